@@ -1,0 +1,15 @@
+//! The protocol between router and worker: the types and services generated from `worker.proto`,
+//! and nothing else.
+
+/// Version of the protocol that [`worker::Hello`] names.
+pub const PROTOCOL: u32 = 1;
+
+/// The most bytes that one message of a session may have, in either direction.
+pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
+
+/// Generated from `worker.proto`, which documents every message.
+#[expect(missing_docs, reason = "the generator does not write them on every item")]
+#[expect(clippy::all, reason = "generated")]
+pub mod worker {
+    tonic::include_proto!("sconce.worker.v1");
+}

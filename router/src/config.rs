@@ -1,0 +1,97 @@
+//! What the router was told at its start, checked once and immutable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The router's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The SQLite file with API keys. Created when absent.
+    pub database: PathBuf,
+    /// Whether requests need a key.
+    pub auth: AuthMode,
+    /// Workers to connect to: `unix:/path/to/socket` or `http://host:port`.
+    pub workers: Vec<String>,
+    /// Longest time that running streams are given at shutdown.
+    pub drain_timeout: Duration,
+    /// What one request may ask for.
+    pub limits: Limits,
+}
+
+/// Whether requests need an API key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Every request needs a key.
+    Keys,
+    /// `--no-auth`.
+    Open,
+}
+
+/// What one request or connection may ask for. Limits of the model itself come from its worker.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a request body.
+    pub max_body_bytes: usize,
+    /// Bytes of a request's headers together.
+    pub max_header_bytes: usize,
+    /// Number of header fields.
+    pub max_headers: usize,
+    /// Time for a whole request head to arrive.
+    pub header_timeout: Duration,
+    /// Time for a whole body to arrive.
+    pub body_timeout: Duration,
+    /// Time that an idle connection is kept.
+    pub idle_timeout: Duration,
+    /// Open connections, all together.
+    pub max_connections: usize,
+    /// Messages of one chat request.
+    pub max_messages: usize,
+    /// `stop` strings of one request, and bytes of each.
+    pub max_stop: usize,
+    /// Bytes of one stop string.
+    pub max_stop_bytes: usize,
+    /// `n`: completions per prompt.
+    pub max_n: u32,
+    /// Prompts of one completions request.
+    pub max_prompts: usize,
+    /// Entries of `logit_bias`.
+    pub max_logit_bias: usize,
+    /// Time that a request may wait for its first step.
+    pub queue_timeout: Duration,
+    /// Headers of a stream are held until its first token, or so long.
+    pub hold_headers: Duration,
+    /// A comment is sent on a stream that was silent for so long.
+    pub keep_alive: Duration,
+    /// A client that takes nothing for so long is hung up on.
+    pub write_timeout: Duration,
+    /// Fuel of a chat template: roughly, instructions.
+    pub template_fuel: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 4 << 20,
+            max_header_bytes: 16 << 10,
+            max_headers: 64,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            max_connections: 12_000,
+            max_messages: 4096,
+            max_stop: 4,
+            max_stop_bytes: 256,
+            max_n: 8,
+            max_prompts: 32,
+            max_logit_bias: 1024,
+            queue_timeout: Duration::from_secs(60),
+            hold_headers: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(15),
+            write_timeout: Duration::from_secs(30),
+            template_fuel: 1_000_000,
+        }
+    }
+}

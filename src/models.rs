@@ -1,0 +1,3 @@
+//! The model families: what a checkpoint's decoder looks like.
+
+pub mod config;
