@@ -1,8 +1,9 @@
 //! Sconce's compute kernels. Every `unsafe` line of the project is in this crate; its public
 //! functions check shapes and are safe.
 
-/// Why a kernel refused its arguments.
 pub mod dtype;
+
+/// Why a kernel refused its arguments.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A buffer's size does not fit the shapes.
