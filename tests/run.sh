@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Runs every test, and installs what they need under target/. Needs Rust, Python 3 with pip, Node.
+# An argument narrows it: `tests/run.sh rust` or `tests/run.sh e2e [pytest arguments]`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+what=${1:-all}
+[ $# -eq 0 ] || shift
+
+say() { printf '\n== %s\n' "$*"; }
+
+# pip by way of uv where it is installed: the same packages, in seconds.
+install_python() {
+    local venv=$1 requirements=$2
+    local stamp=$venv/.installed
+    if cmp -s "$requirements" "$stamp"; then return; fi
+    if command -v uv >/dev/null; then
+        uv venv --quiet --clear "$venv"
+        uv pip install --quiet --python "$venv/bin/python" -r "$requirements"
+    else
+        python3 -m venv --clear "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+    fi
+    cp "$requirements" "$stamp"
+}
+
+install_node() {
+    mkdir -p target/node
+    if cmp -s tests/e2e/package.json target/node/package.json && [ -d target/node/node_modules ]; then
+        return
+    fi
+    cp tests/e2e/package.json target/node/package.json
+    npm install --prefix target/node --no-audit --no-fund --no-package-lock --silent
+}
+
+say "build"
+cargo build --workspace --bins
+export SCONCE_BIN=$root/target/debug/sconce
+
+say "test environments under target/"
+install_python "$root/target/venv" tests/e2e/requirements.txt
+install_python "$root/target/venv-openai2" tests/e2e/requirements-openai2.txt
+install_node
+export SCONCE_TEST_PYTHON=$root/target/venv/bin/python
+export SCONCE_NODE_MODULES=$root/target/node/node_modules
+
+# The tests share one store, so that a model is pulled once.
+export SCONCE_HOME=$root/target/test-home
+say "the real model"
+if "$SCONCE_BIN" pull smollm2:135m; then
+    SCONCE_TEST_MODEL=$("$SCONCE_BIN" list --json | "$SCONCE_TEST_PYTHON" -c '
+import json, sys
+print(next(m["path"] for m in json.load(sys.stdin) if m["name"] == "smollm2:135m"))')
+    export SCONCE_TEST_MODEL
+    export SCONCE_E2E_MODEL=smollm2:135m
+else
+    echo "NOTICE: the real model can't be had; its tests are SKIPPED and the end-to-end tests"
+    echo "NOTICE: run on a tiny random model instead."
+    "$SCONCE_TEST_PYTHON" tests/tiny_model.py target/tiny-model
+    export SCONCE_E2E_MODEL=$root/target/tiny-model
+fi
+
+if [ "$what" = all ] || [ "$what" = rust ]; then
+    say "Rust tests"
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --workspace --no-fail-fast "$@"
+    else
+        cargo test --workspace --no-fail-fast "$@"
+    fi
+    say "documentation tests"
+    cargo test --workspace --doc --quiet
+fi
+
+if [ "$what" = all ] || [ "$what" = e2e ]; then
+    say "end-to-end tests: openai 3 for Python, openai for Node"
+    target/venv/bin/python -m pytest -q -p no:cacheprovider tests/e2e "$@"
+    say "end-to-end tests: openai 2 for Python"
+    target/venv-openai2/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_chat.py tests/e2e/test_errors.py "$@"
+fi
