@@ -8,7 +8,7 @@ tests/imports.sh
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 # Advisories need the network's advisory database: `cargo deny check` runs them too.
 if cargo deny --version >/dev/null 2>&1; then
-    cargo deny --offline check bans licenses sources
+    cargo deny check bans licenses sources
 else
     echo "cargo-deny is not installed: licences and bans were NOT checked"
 fi
