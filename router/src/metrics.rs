@@ -20,7 +20,10 @@ use catalogue::{Kind, METRICS};
 pub use engine::Engine;
 
 static EXPORTER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
-static MODELS: OnceLock<RwLock<HashMap<(String, String), Arc<ModelMetrics>>>> = OnceLock::new();
+static MODELS: OnceLock<RwLock<ByVersion>> = OnceLock::new();
+
+/// Models by name and version.
+type ByVersion = HashMap<(String, String), Arc<ModelMetrics>>;
 
 /// Why a completion ended, as clients are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// Sent to a connection that there is no room for.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-length: 136\r\n\r\n\
+    content-length: 133\r\n\r\n\
     {\"error\":{\"message\":\"the server has too many open connections\",\
     \"type\":\"service_unavailable_error\",\"param\":null,\
     \"code\":\"connections\"}}";
@@ -94,7 +94,7 @@ impl Acceptor {
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let Some(place) = self.room.take(peer.ip()) else {
             measure::connection_refused();
-            return refuse(stream);
+            return refuse(&stream);
         };
         if let Err(error) = configure(&stream, self.write_timeout) {
             // The client is gone already.
@@ -129,9 +129,14 @@ fn configure(stream: &TcpStream, write_timeout: Duration) -> io::Result<()> {
 }
 
 /// Says why in one packet. The socket's buffer is empty, so this neither waits nor fails, except
-/// when the client is gone.
-fn refuse(stream: TcpStream) {
+/// when the client is gone. What it has sent already is read, or closing would reset the
+/// connection and lose the answer.
+fn refuse(stream: &TcpStream) {
     let _ = stream.try_write(BUSY);
+    let mut scratch = [0; 4096];
+    for _ in 0..16 {
+        let Ok(1..) = stream.try_read(&mut scratch) else { return };
+    }
 }
 
 async fn back_off(error: &io::Error) {

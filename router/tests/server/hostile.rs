@@ -62,6 +62,14 @@ const PIECES: &[&str] = &[
     "%6c%69%76%65",
 ];
 
+/// Routes that the dice can spell, and that do not answer 401 to a GET.
+const PUBLIC: &[&str] = &["/live", "/docs", "/locked"];
+
+/// What is left of a target when its query is taken away.
+fn path(target: &str) -> &str {
+    target.split(['?', '#']).next().unwrap_or_default()
+}
+
 #[tokio::test]
 async fn five_thousand_strange_targets_and_hosts_never_get_through() {
     let router = start(|_| {}).await;
@@ -81,6 +89,9 @@ async fn five_thousand_strange_targets_and_hosts_never_get_through() {
         let answer = router.exchange(&request).await;
 
         let status = status(&answer);
+        if case % 3 == 2 && PUBLIC.contains(&path(&target)) {
+            continue;
+        }
         assert!(matches!(status, 400 | 401 | 404), "{request:?}: {answer}");
     }
 }
@@ -125,7 +136,9 @@ async fn targets_for_proxies_are_refused() {
         "get /live extra HTTP/1.1",
         "\u{0} /live HTTP/1.1",
     ] {
-        let answer = router.exchange(format!("{line}\r\nhost: localhost\r\n\r\n")).await;
+        let answer = router
+            .exchange(format!("{line}\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+            .await;
         assert_eq!(status(&answer), 400, "{line}: {answer}");
     }
 }

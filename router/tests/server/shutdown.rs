@@ -81,6 +81,18 @@ async fn a_second_signal_ends_at_once() {
 }
 
 #[tokio::test]
+async fn the_first_signal_drains_and_the_second_stops() {
+    let mut stages = sconce_router::shutdown::on_signals().unwrap();
+    for (signal, expected) in [("-TERM", Stage::Drain), ("-INT", Stage::Stop)] {
+        let pid = std::process::id().to_string();
+        std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
+
+        timeout(LONG, stages.changed()).await.unwrap().unwrap();
+        assert_eq!(*stages.borrow_and_update(), expected);
+    }
+}
+
+#[tokio::test]
 async fn readiness_turns_before_the_port_closes() {
     let router = start(|config| config.shutdown_delay = Duration::from_secs(2)).await;
 

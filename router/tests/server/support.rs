@@ -22,21 +22,21 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Longer than anything here takes; a wait that reaches it has failed.
-pub const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-pub struct Router {
-    pub address: SocketAddr,
-    pub database: PathBuf,
-    pub stage: watch::Sender<Stage>,
-    pub serving: JoinHandle<()>,
+pub(crate) struct Router {
+    pub(crate) address: SocketAddr,
+    pub(crate) database: PathBuf,
+    pub(crate) stage: watch::Sender<Stage>,
+    pub(crate) serving: JoinHandle<()>,
     /// What `/stream` sends on.
-    pub frames: broadcast::Sender<&'static str>,
-    pub key: String,
+    pub(crate) frames: broadcast::Sender<&'static str>,
+    pub(crate) key: String,
     directory: TempDir,
 }
 
 /// The configuration of a test: a free port, a fresh directory.
-pub fn config(directory: &TempDir) -> Config {
+pub(crate) fn config(directory: &TempDir) -> Config {
     Config {
         listen: ([127, 0, 0, 1], 0).into(),
         database: directory.path().join("sconce.db"),
@@ -45,7 +45,7 @@ pub fn config(directory: &TempDir) -> Config {
 }
 
 /// Starts a router with a key, the real routes and those of [`test_routes`].
-pub async fn start(change: impl FnOnce(&mut Config)) -> Router {
+pub(crate) async fn start(change: impl FnOnce(&mut Config)) -> Router {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(&directory);
     change(&mut config);
@@ -112,18 +112,18 @@ fn events(
 }
 
 impl Router {
-    pub async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         Client(TcpStream::connect(self.address).await.unwrap())
     }
 
     /// One request on a connection of its own; everything until the server closes it.
-    pub async fn exchange(&self, request: impl AsRef<[u8]>) -> String {
+    pub(crate) async fn exchange(&self, request: impl AsRef<[u8]>) -> String {
         let mut client = self.connect().await;
         client.send(request).await;
         client.rest().await
     }
 
-    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> String {
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> String {
         let mut request =
             format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
         for (name, value) in headers {
@@ -133,30 +133,30 @@ impl Router {
     }
 
     /// Ends the router and waits until it has.
-    pub async fn end(self, stage: Stage) -> TempDir {
+    pub(crate) async fn end(self, stage: Stage) -> TempDir {
         self.stage.send_replace(stage);
         timeout(LONG, self.serving).await.unwrap().unwrap();
         self.directory
     }
 }
 
-pub struct Client(pub TcpStream);
+pub(crate) struct Client(pub(crate) TcpStream);
 
 impl Client {
     /// Sends what the server takes; it may have hung up.
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.0.write_all(bytes.as_ref()).await;
     }
 
     /// Everything until the server closes the connection.
-    pub async fn rest(&mut self) -> String {
+    pub(crate) async fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
         let _ = timeout(LONG, self.0.read_to_end(&mut bytes)).await.expect("the server hung up");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Reads until the answer contains `text`.
-    pub async fn until(&mut self, text: &str) -> String {
+    pub(crate) async fn until(&mut self, text: &str) -> String {
         let mut bytes = Vec::new();
         let mut chunk = [0; 4096];
         loop {
@@ -172,18 +172,18 @@ impl Client {
 }
 
 /// The status of a raw answer; 0 when there is none.
-pub fn status(answer: &str) -> u16 {
+pub(crate) fn status(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
 }
 
-pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     let head = answer.split("\r\n\r\n").next()?;
     let mut fields = head.lines().filter_map(|line| line.split_once(": "));
     fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
 /// The error body, after checking that it has OpenAI's shape.
-pub fn error(answer: &str) -> serde_json::Value {
+pub(crate) fn error(answer: &str) -> serde_json::Value {
     let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
     let body: serde_json::Value = serde_json::from_str(body).expect(answer);
     let error = body["error"].as_object().expect(answer);
