@@ -57,7 +57,26 @@ pub struct Outputs {
     receiver: mpsc::UnboundedReceiver<Result<TokenOutput, Error>>,
 }
 
+/// One worker as the dispatcher sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerStatus {
+    /// Model and version, once known.
+    pub model: Option<(String, String)>,
+    /// Whether it can take a request now.
+    pub ready: bool,
+}
+
 impl Dispatcher {
+    /// Connects to workers.
+    pub fn new(_config: &crate::config::Config) -> Self {
+        Self { _workers: Arc::new(()) }
+    }
+
+    /// The state of every worker.
+    pub fn status(&self) -> Vec<WorkerStatus> {
+        Vec::new()
+    }
+
     /// The models that are served, by name. A model stays listed while its workers restart.
     pub fn models(&self) -> Vec<Arc<Model>> {
         unimplemented!()
