@@ -1,2 +1,20 @@
 //! The launcher: pulls models, keeps the store, and supervises the processes that serve them.
 //! The only process that talks to the Hugging Face hub.
+//!
+//! [`name`] says what a model is called, [`pull`] brings it into the [`store`] from the [`hub`] or
+//! a [`mirror`], [`supervisor`] keeps a worker and a router running, and [`cli`] is what a user
+//! types.
+
+pub mod catalogue;
+pub mod cli;
+pub mod digest;
+pub mod hub;
+pub mod mirror;
+pub mod name;
+pub mod progress;
+pub mod pull;
+pub mod settings;
+pub mod store;
+pub mod supervisor;
+
+mod lock;

@@ -1,0 +1,141 @@
+//! `sconce up NAME`: a model, a worker, a router, and what to paste to try it.
+
+mod banner;
+mod launch;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use futures::future::BoxFuture;
+
+pub use launch::Launch;
+
+use crate::name::ModelName;
+use crate::settings::{Network, Settings};
+use crate::store::Check;
+
+/// Pulls a model if needed, and serves it
+#[derive(Args, Clone, Debug)]
+pub struct Up {
+    /// `alias:tag`, `hf:owner/repo[@revision][:file]`, or a path
+    name: ModelName,
+
+    /// The port to listen on; 0 lets the system choose
+    #[arg(long, env = "SCONCE_PORT", default_value_t = 8000)]
+    port: u16,
+
+    /// The address to listen on
+    #[arg(long, env = "SCONCE_HOST", default_value = "127.0.0.1")]
+    host: IpAddr,
+
+    /// What clients call the model, where its own name will not do
+    #[arg(long, value_name = "NAME", value_parser = served_name)]
+    served_model_name: Option<String>,
+
+    /// Threads of the forward pass
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<std::num::NonZeroUsize>,
+
+    /// Let everyone in, whoever can reach the address
+    #[arg(long)]
+    no_auth: bool,
+
+    /// Hash every file of the model again before it is loaded
+    #[arg(long)]
+    verify: bool,
+
+    /// Use what is on this machine; never the network
+    #[arg(long)]
+    offline: bool,
+
+    /// Seconds that running requests get at shutdown
+    #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", value_name = "SECONDS", default_value_t = 60)]
+    drain_timeout: u32,
+
+    /// Flags for the worker, as `sconce worker --help` lists them
+    #[arg(last = true, value_name = "WORKER FLAGS")]
+    worker_args: Vec<OsString>,
+}
+
+/// Makes sure that the database has an API key: creates it when there is none, and returns it, for
+/// it can't be shown again.
+pub type FirstKey =
+    Box<dyn FnOnce(PathBuf) -> BoxFuture<'static, anyhow::Result<Option<String>>> + Send>;
+
+/// What `up` needs from other parts of the binary.
+pub struct Hooks {
+    /// When the process started.
+    pub started: Instant,
+    /// Makes sure that the router's database has an API key.
+    pub ensure_first_key: FirstKey,
+}
+
+impl Up {
+    /// Runs the command until it is told to stop (SIGINT, SIGTERM, SIGHUP).
+    pub async fn run(self, hooks: Hooks) -> anyhow::Result<()> {
+        let mut settings = Settings::from_env()?;
+        if self.offline {
+            settings.hub.network = Network::Offline;
+        }
+        let program = std::env::current_exe().context("finding this program")?;
+        self.run_with(settings, program, hooks, &mut std::io::stdout()).await
+    }
+
+    /// Runs the command with another environment and another program for worker and router.
+    pub async fn run_with(
+        self,
+        settings: Settings,
+        program: PathBuf,
+        hooks: Hooks,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        create_private(&settings.home)?;
+        let puller = super::puller(settings.clone())?;
+        let check = if self.verify { Check::Always } else { Check::IfTouched };
+        let pulled = puller.pull(&self.name, check).await?;
+        let _in_use = puller.store().hold(&self.name.to_string())?;
+        let mut model = pulled.into_model(&self.name);
+        if let Some(name) = self.served_model_name {
+            model.name = name;
+        }
+        model.name = served_name(&model.name).map_err(|reason| {
+            anyhow::anyhow!("`{}`: {reason}; choose one with --served-model-name", model.name)
+        })?;
+        let launch = Launch {
+            program,
+            model,
+            listen: SocketAddr::new(self.host, self.port),
+            database: settings.home.join("sconce.db"),
+            threads: self.threads,
+            no_auth: self.no_auth,
+            drain_timeout: Duration::from_secs(self.drain_timeout.into()),
+            worker_args: self.worker_args,
+        };
+        launch.run(&settings, hooks, out).await
+    }
+}
+
+/// A model's name goes into JSON, URLs and a shell's command line.
+fn served_name(name: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-+:/@".contains(c);
+    if name.is_empty() || name.len() > 200 || !name.chars().all(is_plain) {
+        return Err("a model's name has letters, digits and `._-+:/@` only".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
+/// The database has hashes of keys, the run directory sockets: nobody else's business.
+fn create_private(home: &std::path::Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(home)
+        .with_context(|| format!("creating {}", home.display()))
+}

@@ -1,0 +1,225 @@
+//! Starts a worker and a router at the same time, says when they can be used, and stops them in
+//! their order.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use tempfile::TempDir;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Hooks;
+use super::banner::{Access, Banner};
+use crate::cli::started::process_age;
+use crate::pull::Model;
+use crate::settings::Settings;
+use crate::supervisor::{Announcement, Policy, Service, Spec, probe, reachable};
+
+/// The router has closed its streams by then; what it still does is quick.
+const AFTER_DRAIN: Duration = Duration::from_secs(5);
+
+/// A worker whose router is gone has nothing left to do.
+const WORKER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The kernel's limit for the path of a socket, its end mark included.
+const MAX_SOCKET_PATH: usize = 104;
+
+/// A model to serve, and how.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// What runs as worker and router.
+    pub program: PathBuf,
+    /// What the worker loads.
+    pub model: Model,
+    /// Where the router listens.
+    pub listen: SocketAddr,
+    /// The router's database.
+    pub database: PathBuf,
+    /// Threads of the forward pass.
+    pub threads: Option<NonZeroUsize>,
+    /// Whether requests need no key.
+    pub no_auth: bool,
+    /// Time that running requests get at shutdown.
+    pub drain_timeout: Duration,
+    /// Further flags of the worker.
+    pub worker_args: Vec<OsString>,
+}
+
+impl Launch {
+    /// Serves until a signal says otherwise.
+    pub async fn run(
+        self,
+        settings: &Settings,
+        hooks: Hooks,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        let mut signals = Signals::new()?;
+        let run_dir = run_dir(settings)?;
+        let socket = run_dir.path().join("worker.sock");
+        let worker = Service::start(self.worker(&socket), Policy::default());
+        // The database is made before the router opens it: one of them migrates it, not both.
+        let access = self.access(hooks.ensure_first_key).await?;
+        let router = Service::start(self.router(&socket), Policy::default());
+
+        let address = tokio::select! {
+            address = until_ready(&worker, &router) => address,
+            () = signals.next() => {
+                self.stop(router, worker, signals).await;
+                return Ok(());
+            }
+        };
+        let address = match address {
+            Ok(address) => address,
+            Err(error) => {
+                self.stop(router, worker, signals).await;
+                return Err(error);
+            }
+        };
+        let took = process_age().unwrap_or_default().max(hooks.started.elapsed());
+        let banner = Banner { model: &self.model.name, address, access, took };
+        write!(out, "{banner}").and_then(|()| out.flush()).context("printing the address")?;
+
+        signals.next().await;
+        tracing::info!("stopping; a second signal stops at once");
+        self.stop(router, worker, signals).await;
+        Ok(())
+    }
+
+    async fn access(&self, ensure_first_key: super::FirstKey) -> anyhow::Result<Access> {
+        if self.no_auth {
+            return Ok(Access::Open);
+        }
+        let key = ensure_first_key(self.database.clone()).await.context("opening the key store")?;
+        Ok(key.map_or(Access::KnownKey, Access::NewKey))
+    }
+
+    fn worker(&self, socket: &Path) -> Spec {
+        let mut args: Vec<OsString> = vec!["worker".into(), "--model".into()];
+        args.push(self.model.path.clone().into());
+        args.extend(["--name".into(), OsString::from(&self.model.name)]);
+        args.extend(["--version".into(), OsString::from(&self.model.version)]);
+        args.extend(["--listen".into(), unix(socket)]);
+        if let Some(threads) = self.threads {
+            args.extend(["--threads".into(), threads.to_string().into()]);
+        }
+        args.push("--exit-with-stdin".into());
+        args.extend(self.worker_args.iter().cloned());
+        let (program, socket) = (self.program.clone(), Some(socket.to_owned()));
+        Spec { label: "worker", program, args, socket }
+    }
+
+    fn router(&self, socket: &Path) -> Spec {
+        let mut args: Vec<OsString> = vec!["router".into()];
+        args.extend(["--listen".into(), self.listen.to_string().into()]);
+        args.extend(["--worker".into(), unix(socket)]);
+        args.extend(["--database".into(), self.database.clone().into()]);
+        args.extend(["--drain-timeout".into(), self.drain_timeout.as_secs().to_string().into()]);
+        if self.no_auth {
+            args.push("--no-auth".into());
+        }
+        args.push("--exit-with-stdin".into());
+        Spec { label: "router", program: self.program.clone(), args, socket: None }
+    }
+
+    /// The router first, for its streams need the worker. A further signal ends both at once.
+    async fn stop(&self, router: Service, worker: Service, mut signals: Signals) {
+        let killers = [router.killer(), worker.killer()];
+        let orderly = async {
+            router.stop(self.drain_timeout + AFTER_DRAIN).await;
+            worker.stop(WORKER_PATIENCE).await;
+        };
+        let mut orderly = std::pin::pin!(orderly);
+        tokio::select! {
+            () = &mut orderly => return,
+            () = signals.next() => killers.iter().for_each(crate::supervisor::Killer::kill),
+        }
+        orderly.await;
+    }
+}
+
+/// Waits until the router says that the worker has done a step for it.
+async fn until_ready(worker: &Service, router: &Service) -> anyhow::Result<SocketAddr> {
+    let both = tokio::try_join!(worker.ready("worker"), router.ready("router"))?;
+    let Announcement::Listening(address) = both.1 else {
+        anyhow::bail!("the router did not say where it listens");
+    };
+    let address = reachable(address);
+    tokio::select! {
+        () = probe::until_ready(address) => Ok(address),
+        // Either may still die before the first step.
+        error = never_ready(worker, "worker") => Err(error),
+        error = never_ready(router, "router") => Err(error),
+    }
+}
+
+/// Resolves when the service dies.
+async fn never_ready(service: &Service, label: &'static str) -> anyhow::Error {
+    match service.until_dead().await {
+        Some(death) => anyhow::anyhow!("the {label} ended before it was ready: {death}"),
+        None => anyhow::anyhow!("the {label} was stopped"),
+    }
+}
+
+fn unix(socket: &Path) -> OsString {
+    let mut address = OsString::from("unix:");
+    address.push(socket);
+    address
+}
+
+/// A directory for sockets that nobody else can enter. Removed when dropped.
+fn run_dir(settings: &Settings) -> anyhow::Result<TempDir> {
+    let own = settings.home.join("run");
+    let candidates = [settings.runtime_dir.clone(), Some(own), Some(std::env::temp_dir())];
+    let mut last = None;
+    for base in candidates.into_iter().flatten() {
+        if base.as_os_str().len() + "/sconce-XXXXXX/worker.sock".len() >= MAX_SOCKET_PATH {
+            continue;
+        }
+        match private_dir(&base) {
+            Ok(directory) => return Ok(directory),
+            Err(error) => {
+                last = Some(anyhow::Error::new(error).context(base.display().to_string()))
+            }
+        }
+    }
+    let error = last.unwrap_or_else(|| anyhow::anyhow!("every path is too long for a socket"));
+    Err(error.context("creating a directory for sockets"))
+}
+
+fn private_dir(base: &Path) -> std::io::Result<TempDir> {
+    use std::os::unix::fs::PermissionsExt;
+
+    std::fs::create_dir_all(base)?;
+    let private = std::fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().prefix("sconce-").permissions(private).tempdir_in(base)
+}
+
+/// What a user or a service manager says.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listening for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
