@@ -226,7 +226,7 @@ def main():
         servers.append(Server(
             "sconce",
             [options.sconce, "up", options.model, "--port", str(port), "--threads", threads,
-             "--max-num-seqs", "32", "--no-auth", "--database", state.name + "/keys.db"],
+             "--no-auth", "--database", state.name + "/keys.db", "--", "--max-num-seqs", "32"],
             port,
         ))
         servers.append(Server(

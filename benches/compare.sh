@@ -9,7 +9,7 @@ peer=$(benches/build-llama-server.sh)
 "$sconce" pull smollm2:135m
 model=$("$sconce" list --json | python3 -c '
 import json, sys
-print(next(m["path"] for m in json.load(sys.stdin) if m["name"] == "smollm2:135m"))')
+print(next(m["model"] for m in json.load(sys.stdin) if m["name"] == "smollm2:135m"))')
 printf '%s\n' "$(uname -srm), $(nproc) CPUs: $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" \
     "commit $(git describe --always --dirty)"
 exec python3 benches/compare.py --sconce "$sconce" --llama-server "$peer" --model "$model" "$@"

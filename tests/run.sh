@@ -50,7 +50,7 @@ say "the real model"
 if "$SCONCE_BIN" pull smollm2:135m; then
     SCONCE_TEST_MODEL=$("$SCONCE_BIN" list --json | "$SCONCE_TEST_PYTHON" -c '
 import json, sys
-print(next(m["path"] for m in json.load(sys.stdin) if m["name"] == "smollm2:135m"))')
+print(next(m["model"] for m in json.load(sys.stdin) if m["name"] == "smollm2:135m"))')
     export SCONCE_TEST_MODEL
     export SCONCE_E2E_MODEL=smollm2:135m
 else

@@ -57,9 +57,9 @@ class Output:
 
 
 class Server:
-    """`sconce up` in a process group of its own."""
+    """`sconce up` in a process group of its own; `worker` are flags for its worker."""
 
-    def __init__(self, *arguments, model=MODEL, home=None):
+    def __init__(self, *worker, model=MODEL, home=None):
         self.directory = tempfile.TemporaryDirectory(prefix="sconce-e2e-")
         state = pathlib.Path(self.directory.name)
         environment = dict(os.environ, XDG_RUNTIME_DIR=str(state))
@@ -67,7 +67,7 @@ class Server:
             environment["SCONCE_HOME"] = str(home)
         self.log = open(state / "stderr.log", "w+")
         self.process = subprocess.Popen(
-            [BINARY, "up", model, "--port", "0", "--database", str(state / "keys.db"), *arguments],
+            [BINARY, "up", model, "--port", "0", "--database", str(state / "keys.db"), "--", *worker],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
@@ -172,8 +172,8 @@ def start():
     """Starts servers of the test's own."""
     servers = []
 
-    def start(*arguments, **options):
-        servers.append(Server(*arguments, **options))
+    def start(*worker, **options):
+        servers.append(Server(*worker, **options))
         return servers[-1]
 
     yield start

@@ -37,6 +37,10 @@ pub struct Up {
     #[arg(long, value_name = "NAME", value_parser = served_name)]
     served_model_name: Option<String>,
 
+    /// The router's database of API keys; `sconce.db` in the store otherwise
+    #[arg(long, env = "SCONCE_DATABASE", value_name = "FILE")]
+    database: Option<PathBuf>,
+
     /// Threads of the forward pass
     #[arg(long, value_name = "COUNT")]
     threads: Option<std::num::NonZeroUsize>,
@@ -110,7 +114,7 @@ impl Up {
             program,
             model,
             listen: SocketAddr::new(self.host, self.port),
-            database: settings.home.join("sconce.db"),
+            database: self.database.unwrap_or_else(|| settings.home.join("sconce.db")),
             threads: self.threads,
             no_auth: self.no_auth,
             drain_timeout: Duration::from_secs(self.drain_timeout.into()),
