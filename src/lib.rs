@@ -5,5 +5,6 @@
 //! A [`engine::plan::StepPlan`] passes between them.
 
 pub mod engine;
+pub mod layers;
 pub mod models;
 pub mod runner;
