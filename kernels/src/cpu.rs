@@ -30,6 +30,7 @@ pub use self::matrix::{Compute, MatrixPart, PackedMatrix};
 pub use self::rope::{RopeAndCache, RopeStyle, RopeTable};
 
 use self::kernels::Kernels;
+use self::memory::Arena;
 use self::pool::Pool;
 use self::shared::SharedMut;
 use crate::{Error, check_index, check_len, check_multiple};
@@ -41,6 +42,7 @@ pub struct Cpu {
     kernels: &'static Kernels,
     pool: Pool,
     plan: Mutex<attention::Plan>,
+    weights: Mutex<Arena>,
 }
 
 impl Cpu {
@@ -50,7 +52,8 @@ impl Cpu {
             return Err(Error::Isa(isa));
         }
         let pool = Pool::new(num_threads)?;
-        Ok(Self { isa, kernels: Kernels::of(isa), pool, plan: Mutex::default() })
+        let kernels = Kernels::of(isa);
+        Ok(Self { isa, kernels, pool, plan: Mutex::default(), weights: Mutex::default() })
     }
 
     /// The instruction set in use.

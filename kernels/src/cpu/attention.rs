@@ -291,6 +291,7 @@ impl Call<'_> {
                     head_dim,
                     keys: &keys,
                     num_blocks,
+                    prefetch: (base == 0).then_some(&raw const values),
                     scores: weights,
                 });
             }
@@ -340,8 +341,8 @@ impl Call<'_> {
             let block = table[position / block_size] as usize;
             let block = self.kv.head_block(self.args.layer, block, unit.kv_head);
             let inside = position % block_size / LANES * bytes;
-            keys[index] = self.kv.bytes()[block.keys + inside..][..bytes].as_ptr();
-            values[index] = self.kv.bytes()[block.values + inside..][..bytes].as_ptr();
+            keys[index] = self.kv.bytes(block.keys + inside, bytes).as_ptr();
+            values[index] = self.kv.bytes(block.values + inside, bytes).as_ptr();
         }
         (keys, values)
     }

@@ -1,6 +1,7 @@
 //! The paged cache of keys and values.
 //!
-//! Per layer and block: each head's keys as `[block_size / 16][head_dim][16]`, dimension-major so
+//! A block holds its positions in all layers, so that memory is touched block by block as the
+//! pool fills. Per block and layer: each head's keys as `[block_size / 16][head_dim][16]`, dimension-major so
 //! that one vector holds 16 positions, and its values as `[block_size][head_dim]`.
 
 use super::Cpu;
@@ -94,8 +95,8 @@ impl KvCache {
         self.shape.block_size * self.shape.head_dim * self.dtype.num_bytes()
     }
 
-    /// Bytes of one layer's block.
-    fn block_bytes(&self) -> usize {
+    /// Bytes of a block in one layer.
+    fn layer_bytes(&self) -> usize {
         2 * self.shape.num_kv_heads * self.head_bytes()
     }
 
@@ -107,12 +108,14 @@ impl KvCache {
             "the op checked its layer, blocks and heads"
         );
         let keys =
-            (layer * shape.num_blocks + block) * self.block_bytes() + head * self.head_bytes();
+            (block * shape.num_layers + layer) * self.layer_bytes() + head * self.head_bytes();
         HeadBlock { keys, values: keys + shape.num_kv_heads * self.head_bytes() }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        self.memory.as_slice()
+    /// A part of the cache.
+    pub(super) fn bytes(&self, start: usize, len: usize) -> &[u8] {
+        // SAFETY: writers hold the cache mutably.
+        unsafe { self.memory.slice(start, len) }
     }
 
     /// A writer for one layer that several threads can share.
@@ -136,9 +139,15 @@ impl KvWriter<'_> {
     /// Writes a token's key of one head.
     ///
     /// # Safety
-    /// The slot is in the cache, the key `head_dim` long, and no other thread writes keys of
+    /// The slot is in the cache, the table is this machine's, and no other thread writes keys of
     /// this head.
-    pub(super) unsafe fn write_key(&self, slot: usize, head: usize, key: &[f32]) {
+    pub(super) unsafe fn write_key(
+        &self,
+        kernels: &Kernels,
+        slot: usize,
+        head: usize,
+        key: &[f32],
+    ) {
         let KvShape { block_size, head_dim, .. } = self.cache.shape;
         assert_eq!(key.len(), head_dim, "a key fills its place");
         let block = self.cache.head_block(self.layer, slot / block_size, head);
@@ -155,9 +164,13 @@ impl KvWriter<'_> {
                     }
                 }
                 KvDtype::F16 => {
-                    for (dim, &value) in key.iter().enumerate() {
-                        let bits = half::f16::from_f32(value).to_bits();
-                        start.cast::<u16>().add(first + dim * LANES).write(bits);
+                    let mut halves = [0_u16; LANES];
+                    for (chunk, key) in key.as_chunks::<LANES>().0.iter().enumerate() {
+                        (kernels.to_f16)(key, &mut halves);
+                        for (dim, &value) in halves.iter().enumerate() {
+                            let dim = chunk * LANES + dim;
+                            start.cast::<u16>().add(first + dim * LANES).write(value);
+                        }
                     }
                 }
             }
@@ -167,8 +180,8 @@ impl KvWriter<'_> {
     /// Writes a token's value of one head.
     ///
     /// # Safety
-    /// The slot is in the cache, the value `head_dim` long, the table is this machine's, and no
-    /// other thread writes values of this head.
+    /// The slot is in the cache, the table is this machine's, and no other thread writes values of
+    /// this head.
     pub(super) unsafe fn write_value(
         &self,
         kernels: &Kernels,
@@ -196,38 +209,25 @@ impl KvWriter<'_> {
             }
         }
     }
-
-    /// Copies a block of any layer.
-    ///
-    /// # Safety
-    /// All three are in the cache, and no other thread reads or writes this layer.
-    unsafe fn copy_block(&self, layer: usize, from: usize, to: usize) {
-        let bytes = self.cache.block_bytes();
-        let first = layer * self.cache.shape.num_blocks;
-        // SAFETY: both blocks are whole inside the cache; `copy` allows them to be the same.
-        unsafe {
-            let (from, to) =
-                (self.start.add((first + from) * bytes), self.start.add((first + to) * bytes));
-            from.copy_to(to, bytes);
-        }
-    }
 }
 
 impl Cpu {
-    /// Copies whole blocks in every layer, in the order given: `(from, to)`.
+    /// Copies whole blocks, in the order given: `(from, to)`.
     pub fn copy_blocks(&self, kv: &mut KvCache, pairs: &[(u32, u32)]) -> Result<(), Error> {
         for &(from, to) in pairs {
             check_index("block", from as usize, kv.shape.num_blocks)?;
             check_index("block", to as usize, kv.shape.num_blocks)?;
         }
-        let num_layers = kv.shape.num_layers;
-        let writer = kv.writer(0);
-        self.pool.run(num_layers, &|layer| {
-            for &(from, to) in pairs {
-                // SAFETY: both blocks were checked; no other unit touches this layer.
-                unsafe { writer.copy_block(layer, from as usize, to as usize) };
+        let bytes = kv.shape.num_layers * kv.layer_bytes();
+        let start = kv.memory.as_mut_ptr();
+        for &(from, to) in pairs {
+            // SAFETY: both blocks are whole inside the cache, which is borrowed mutably; `copy`
+            // allows them to be the same.
+            unsafe {
+                let (from, to) = (start.add(from as usize * bytes), start.add(to as usize * bytes));
+                from.copy_to(to, bytes);
             }
-        });
+        }
         Ok(())
     }
 }

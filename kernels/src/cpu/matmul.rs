@@ -95,8 +95,6 @@ impl Product<'_> {
         let num_rows = LANES.min(part.rows - row);
         let stride = self.weights.rows();
         let start = token * stride + part.first_row + row;
-        let mut edge = [0.0; LANES * MAX_TILE];
-        let whole = num_rows == LANES;
         let blocks = if part.format.is_dense() { 0 } else { token * (x.cols / BLOCK) };
         let tile = Tile {
             weights: self.weights.panel(part, panel).as_ptr(),
@@ -105,23 +103,29 @@ impl Product<'_> {
             scales: x.scales.as_ptr().wrapping_add(blocks * 2),
             offsets: x.offsets.as_ptr().wrapping_add(blocks * 3),
             dense: x.dense.as_ptr().wrapping_add(token * x.cols),
-            out: if whole { self.out.at(start) } else { edge.as_mut_ptr() },
-            out_stride: if whole { stride } else { LANES },
-            accumulate: self.accumulate && whole,
+            out: self.out.at(start),
+            out_stride: stride,
+            accumulate: self.accumulate,
         };
         let kernel = kernels_of(self.kernels, part.format)[width - 1];
-        // SAFETY: the table is this machine's. The panel is `cols` columns long, the activations
-        // hold the operand that the format reads for every token (`matmul` checked), and so are
-        // its tiles. The output is 16 wide: a whole panel's rows inside `out` (whose length
-        // `matmul` checked), written by this unit alone, or the local edge.
+        if num_rows == LANES {
+            // SAFETY: the table is this machine's. The panel is `cols` columns long, the
+            // activations hold the operand that the format reads for every token (`matmul`
+            // checked), and so are its tiles. The 16 rows of `width` tokens are inside `out`,
+            // whose length `matmul` checked, and written by this unit alone.
+            unsafe { kernel(&tile) };
+            return;
+        }
+        let mut edge = [0.0; LANES * MAX_TILE];
+        let out = edge.as_mut_ptr();
+        let tile = Tile { out, out_stride: LANES, accumulate: false, ..tile };
+        // SAFETY: as above, with an output of its own.
         unsafe { kernel(&tile) };
-        if !whole {
-            for (t, sums) in edge.chunks_exact(LANES).take(width).enumerate() {
-                // SAFETY: these rows of these tokens belong to this unit alone.
-                let out = unsafe { self.out.part(start + t * stride, num_rows) };
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = if self.accumulate { *sum + *out } else { *sum };
-                }
+        for (t, sums) in edge.chunks_exact(LANES).take(width).enumerate() {
+            // SAFETY: these rows of these tokens belong to this unit alone.
+            let out = unsafe { self.out.part(start + t * stride, num_rows) };
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = if self.accumulate { *sum + *out } else { *sum };
             }
         }
     }

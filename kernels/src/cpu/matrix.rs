@@ -1,7 +1,9 @@
 //! Weight matrices, repacked once at load into the panels that the kernels read.
 
+use std::sync::PoisonError;
+
 use super::blocks;
-use super::memory::Region;
+use super::memory::Slab;
 use super::panels::{BLOCK, Format};
 use super::shared::SharedMut;
 use super::simd::LANES;
@@ -69,7 +71,7 @@ impl PackedPart {
 #[derive(Debug)]
 pub struct PackedMatrix {
     pub(super) parts: Vec<PackedPart>,
-    pub(super) memory: Region,
+    memory: Slab,
     rows: usize,
     cols: usize,
 }
@@ -98,9 +100,8 @@ impl PackedMatrix {
             first_panel += part.num_panels();
             packed.push(part);
         }
-        let mut memory = Region::new(start)?;
-        // SAFETY: the region is ours, as long as it says, and nothing else reads it yet.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr(), memory.len()) };
+        let mut memory = cpu.weights.lock().unwrap_or_else(PoisonError::into_inner).slab(start)?;
+        let bytes = memory.as_mut_slice();
         for (from, to) in parts.iter().zip(&packed) {
             let bytes = &mut bytes[to.start..][..to.num_panels() * to.panel_bytes];
             let panels = SharedMut::new(bytes);

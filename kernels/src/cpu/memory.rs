@@ -2,6 +2,7 @@
 //! committed only when touched.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::{io, ptr, slice};
 
 use crate::Error;
@@ -55,19 +56,77 @@ impl Region {
         Ok(Self { start, len, map, map_len })
     }
 
+    /// A part of the region.
+    ///
+    /// # Safety
+    /// Nobody may write to the part while the slice lives.
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &[u8] {
+        assert!(start <= self.len && len <= self.len - start, "a part is inside its region");
+        // SAFETY: the bytes are ours and initialised (zeroed by the system), in bounds by the
+        // line above, and not written to by the caller's promise.
+        unsafe { slice::from_raw_parts(self.start.as_ptr().add(start), len) }
+    }
+
+    /// The start, for writers that keep their parts apart.
+    pub(crate) fn as_mut_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+/// Regions that hold many small slabs, so that these too lie in large pages.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    region: Option<Arc<Region>>,
+    used: usize,
+}
+
+/// The size of an arena's regions; larger slabs have a region of their own.
+const ARENA_BYTES: usize = 32 << 20;
+/// Slabs start on cache lines.
+const CACHE_LINE_BYTES: usize = 64;
+
+impl Arena {
+    /// Reserves `len` zeroed bytes.
+    pub(crate) fn slab(&mut self, len: usize) -> Result<Slab, Error> {
+        if len > ARENA_BYTES / 2 {
+            return Ok(Slab { region: Arc::new(Region::new(len)?), start: 0, len });
+        }
+        let region = match self.region.take().filter(|_| len <= ARENA_BYTES - self.used) {
+            Some(region) => region,
+            None => {
+                self.used = 0;
+                Arc::new(Region::new(ARENA_BYTES)?)
+            }
+        };
+        let slab = Slab { region: Arc::clone(&region), start: self.used, len };
+        self.used = (self.used + len).next_multiple_of(CACHE_LINE_BYTES).min(ARENA_BYTES);
+        self.region = Some(region);
+        Ok(slab)
+    }
+}
+
+/// Bytes that are nobody else's, in a region that others share.
+#[derive(Debug)]
+pub(crate) struct Slab {
+    region: Arc<Region>,
+    start: usize,
+    len: usize,
+}
+
+impl Slab {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: `len` initialised (zeroed by the system) bytes from `start` belong to us, and
-        // `&self` rules out writers (those who write through `as_ptr` hold `&mut` of the owner).
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        // SAFETY: only this slab writes to its part, through `as_mut_slice`, which needs `&mut`.
+        unsafe { self.region.slice(self.start, self.len) }
     }
 
-    /// The start, for writers that share the region between threads.
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.start.as_ptr()
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: the part is inside the region and this slab's alone, and `self` is borrowed
+        // mutably.
+        unsafe { slice::from_raw_parts_mut(self.region.as_mut_ptr().add(self.start), self.len) }
     }
 }
 
@@ -97,8 +156,27 @@ mod tests {
     fn a_large_region_is_zeroed_and_costs_nothing_until_touched() {
         let region = Region::new(1 << 40).unwrap();
 
-        assert_eq!(region.as_slice()[(1 << 40) - 1], 0);
-        assert_eq!(region.as_slice().as_ptr() as usize % HUGE_PAGE_BYTES, 0);
+        // SAFETY: nobody writes.
+        let bytes = unsafe { region.slice(0, 1 << 40) };
+        assert_eq!(bytes[(1 << 40) - 1], 0);
+        assert_eq!(bytes.as_ptr() as usize % HUGE_PAGE_BYTES, 0);
+    }
+
+    #[test]
+    fn slabs_do_not_overlap_and_outlive_their_arena() {
+        let mut arena = Arena::default();
+        let sizes = [100, ARENA_BYTES / 2, 0, 7 << 20, 64, ARENA_BYTES + 1, 9 << 20, 8 << 20];
+        let mut slabs: Vec<_> = sizes.iter().map(|&size| arena.slab(size).unwrap()).collect();
+        drop(arena);
+
+        for (index, slab) in slabs.iter_mut().enumerate() {
+            slab.as_mut_slice().fill(index as u8 + 1);
+        }
+
+        for (index, slab) in slabs.iter().enumerate() {
+            assert_eq!(slab.len(), sizes[index]);
+            assert!(slab.as_slice().iter().all(|&byte| byte == index as u8 + 1));
+        }
     }
 
     #[test]

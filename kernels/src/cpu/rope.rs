@@ -2,7 +2,7 @@
 //! values into the paged cache.
 
 use super::Cpu;
-use super::kv_cache::{KvCache, KvWriter};
+use super::kv_cache::KvCache;
 use super::shared::SharedMut;
 use crate::{Error, check_index, check_len, check_multiple};
 
@@ -143,13 +143,16 @@ impl Cpu {
                     }
                     let head = num_q_heads + shape.num_kv_heads + kv_head;
                     // SAFETY: this unit alone has this value head; `check` saw the slot.
-                    unsafe { self.write_value(&writer, slot, kv_head, heads.head(token, head)) };
+                    unsafe {
+                        let value = heads.head(token, head);
+                        writer.write_value(self.kernels, slot, kv_head, value);
+                    }
                 } else {
                     // SAFETY: this unit alone has this key head.
                     let key = unsafe { heads.head(token, num_q_heads + kv_head) };
                     table.rotate(key, position);
                     // SAFETY: as above; `check` saw the slot.
-                    unsafe { writer.write_key(slot, kv_head, key) };
+                    unsafe { writer.write_key(self.kernels, slot, kv_head, key) };
                 }
             }
         };
@@ -160,13 +163,6 @@ impl Cpu {
             self.pool.run(num_units, &unit);
         }
         Ok(())
-    }
-
-    /// # Safety
-    /// As [`KvWriter::write_value`].
-    unsafe fn write_value(&self, writer: &KvWriter<'_>, slot: usize, head: usize, value: &[f32]) {
-        // SAFETY: the caller's; the table is this machine's.
-        unsafe { writer.write_value(self.kernels, slot, head, value) };
     }
 }
 

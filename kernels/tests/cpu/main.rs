@@ -1,5 +1,6 @@
 //! Every operation of the CPU device, on every instruction set of this machine, against plain
 //! loops in f64.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod attention;
 mod matmul;

@@ -19,6 +19,8 @@ pub(in super::super) struct Scores {
     /// Each block's keys, `[head_dim][16]`.
     pub keys: *const [*const u8; SPLIT_BLOCKS],
     pub num_blocks: usize,
+    /// Each block's values, to be asked for while the keys are read, if memory has them still.
+    pub prefetch: Option<*const [*const u8; SPLIT_BLOCKS]>,
     /// `[M][SPLIT]`; written in whole blocks.
     pub scores: *mut f32,
 }
@@ -85,6 +87,13 @@ unsafe fn scores<S: Simd, const M: usize, E: Element>(args: &Scores) {
     unsafe {
         for block in 0..args.num_blocks {
             let keys = (*args.keys)[block];
+            if let Some(values) = args.prefetch {
+                let next = (*args.keys)[(block + 2).min(args.num_blocks - 1)];
+                for line in (0..args.head_dim * LANES * E::BYTES).step_by(64) {
+                    S::prefetch(next.wrapping_add(line));
+                    S::prefetch((*values)[block].wrapping_add(line));
+                }
+            }
             let mut sums = [S::splat(0.0); M];
             for dim in 0..args.head_dim {
                 let key = E::load::<S>(keys.add(dim * LANES * E::BYTES));
