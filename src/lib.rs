@@ -8,3 +8,4 @@ pub mod engine;
 pub mod layers;
 pub mod models;
 pub mod runner;
+pub mod weights;
