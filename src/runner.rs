@@ -1,5 +1,8 @@
 //! Computes what the engine planned. Tensors, no queues.
 
+pub mod cpu;
+pub(crate) mod input;
+mod memory;
 pub mod sampler;
 
 use crate::engine::plan::{Sampled, StepPlan};

@@ -135,4 +135,82 @@ mod tests {
         assert_close(&linear.inv_freq, &[0.25, 0.025, 0.0025, 0.00025]);
         assert_close(&factors.inv_freq, &[1.0, 0.05, 0.0025, 0.000_125]);
     }
+
+    /// What transformers 5.23 computes, `head_dim` 16.
+    #[test]
+    fn llama3_scaling_equals_transformers() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        let frequencies =
+            Frequencies::new(&RopeConfig { theta: 500_000.0, dim: 16, ..config(scaling) });
+
+        assert_close(
+            &frequencies.inv_freq,
+            &[
+                1.0,
+                0.193_922_758,
+                0.037_606_030_7,
+                0.007_292_665_08,
+                0.000_524_846_022,
+                3.428_102_35e-5,
+                6.647_869_67e-6,
+                1.289_173_16e-6,
+            ],
+        );
+        assert_eq!(frequencies.magnitude, 1.0);
+    }
+
+    /// What transformers 5.23 computes, `head_dim` 16.
+    #[test]
+    fn yarn_equals_transformers() {
+        let defaults = RopeScaling::Yarn {
+            factor: 4.0,
+            original_max_position_embeddings: 32_768,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: None,
+        };
+        let defaults = Frequencies::new(&RopeConfig { theta: 1e6, dim: 16, ..config(defaults) });
+        let given = RopeScaling::Yarn {
+            factor: 16.0,
+            original_max_position_embeddings: 4096,
+            beta_fast: 20.0,
+            beta_slow: 2.0,
+            attention_factor: Some(1.25),
+        };
+        let given = Frequencies::new(&RopeConfig { dim: 16, ..config(given) });
+
+        assert_close(
+            &defaults.inv_freq,
+            &[
+                1.0,
+                0.177_827_939,
+                0.031_622_778_6,
+                0.004_217_559_94,
+                0.000_500_000_024,
+                4.445_698_51e-5,
+                7.905_693_56e-6,
+                1.405_853_37e-6,
+            ],
+        );
+        assert!((defaults.magnitude - 1.138_629_4).abs() < 1e-6);
+        assert_close(
+            &given.inv_freq,
+            &[
+                1.0,
+                0.316_227_764,
+                0.100_000_001,
+                0.031_622_778_6,
+                0.006_874_999_03,
+                0.001_185_854_08,
+                6.250_000_3e-5,
+                1.976_423_66e-5,
+            ],
+        );
+        assert_eq!(given.magnitude, 1.25);
+    }
 }
