@@ -8,11 +8,17 @@ mod consistency;
 #[path = "parity/harness.rs"]
 mod harness;
 #[cfg(test)]
+#[path = "parity/models.rs"]
+mod models;
+#[cfg(test)]
 #[path = "parity/oracle.rs"]
 mod oracle;
 #[cfg(test)]
 #[path = "parity/quality.rs"]
 mod quality;
+#[cfg(test)]
+#[path = "parity/steps.rs"]
+mod steps;
 #[cfg(test)]
 #[path = "parity/tiny.rs"]
 mod tiny;

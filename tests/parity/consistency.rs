@@ -1,6 +1,7 @@
 //! However a sequence is computed, its logits are the same, bit for bit.
 
-use super::harness::{Harness, Sequence, each_model};
+use super::harness::{Harness, Sequence};
+use super::models::each_model;
 use super::tiny;
 
 /// Tokens without pattern, the same every time.

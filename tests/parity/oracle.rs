@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::harness::{Harness, options};
+use super::harness::Harness;
+use super::models::options;
 use super::tiny;
 use sconce::runner::cpu::{CpuRunner, RunnerOptions};
 use sconce::weights::Checkpoint;

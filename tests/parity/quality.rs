@@ -3,7 +3,8 @@
 //! Both modes read the same prose, and every position's logits are compared. Long enough to be
 //! steady, short enough to be run by everyone.
 
-use super::harness::{Harness, options, real_model};
+use super::harness::Harness;
+use super::models::{options, real_model};
 use sconce::runner::cpu::CpuRunner;
 use sconce::weights::Checkpoint;
 use sconce_kernels::cpu::Compute;
