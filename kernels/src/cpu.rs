@@ -99,7 +99,7 @@ impl Cpu {
         out: &mut [f32],
     ) -> Result<(), Error> {
         check_multiple("gather_rows: columns", cols, 1)?;
-        check_len("gather_rows: out", out.len(), indices.len() * cols)?;
+        check_len("gather_rows: out", out.len(), indices.len().saturating_mul(cols))?;
         if !x.len().is_multiple_of(cols) {
             return Err(Error::NotMultiple { what: "gather_rows: x", of: cols, given: x.len() });
         }

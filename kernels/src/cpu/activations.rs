@@ -68,8 +68,8 @@ thread_local! {
 impl Activations {
     /// Reserves room for `max_tokens` rows of at most `max_cols` elements.
     pub fn new(max_tokens: usize, max_cols: usize, operands: Operands) -> Self {
-        let blocks = if operands.int8 { max_tokens * (max_cols / BLOCK) } else { 0 };
-        let floats = if operands.dense { max_tokens * max_cols } else { 0 };
+        let blocks = if operands.int8 { max_tokens.saturating_mul(max_cols / BLOCK) } else { 0 };
+        let floats = if operands.dense { max_tokens.saturating_mul(max_cols) } else { 0 };
         Self {
             operands,
             max_tokens,
@@ -77,9 +77,9 @@ impl Activations {
             num_tokens: 0,
             cols: 0,
             tile: 0,
-            quants: vec![0; blocks * 8],
-            scales: vec![0.0; blocks * 2],
-            offsets: vec![0; blocks * 3],
+            quants: vec![0; blocks.saturating_mul(8)],
+            scales: vec![0.0; blocks.saturating_mul(2)],
+            offsets: vec![0; blocks.saturating_mul(3)],
             dense: vec![0.0; floats],
         }
     }

@@ -12,6 +12,7 @@ use std::ptr;
 use super::Cpu;
 use super::kernels::attend::{Mix, SPLIT, SPLIT_BLOCKS, Scores, Softmax};
 use super::kv_cache::{KvCache, KvDtype};
+use super::rope::row_len;
 use super::shared::SharedMut;
 use super::simd::LANES;
 use crate::{Error, check_index, check_len, check_multiple};
@@ -60,7 +61,7 @@ impl Attention<'_> {
         let shape = kv.shape();
         check_multiple("attention: query heads", self.num_q_heads, shape.num_kv_heads)?;
         check_index("layer", self.layer, shape.num_layers)?;
-        let row = (self.num_q_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+        let row = row_len(self.num_q_heads, shape);
         check_multiple("attention: qkv", self.qkv.len().max(row), row)?;
         let num_tokens = self.qkv.len() / row;
         check_len("attention: out", out.len(), num_tokens * self.num_q_heads * shape.head_dim)?;
@@ -120,6 +121,17 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+}
+
+/// A tile of a unit's query rows, and the split they attend to.
+struct SplitRows<'a> {
+    /// The first row, counted within the unit.
+    base: usize,
+    width: usize,
+    /// Positions that the unit's last row sees.
+    num_positions: usize,
+    keys: &'a [*const u8; SPLIT_BLOCKS],
+    values: &'a [*const u8; SPLIT_BLOCKS],
 }
 
 /// A call, as its units see it.
@@ -244,7 +256,7 @@ impl Call<'_> {
     /// Copies the unit's queries, scaled, into groups of `[head_dim][m]`.
     fn gather_queries(&self, unit: &Unit, queries: &mut [f32]) {
         let (head_dim, tile) = (self.head_dim, self.cpu.kernels.tile());
-        let stride = (self.args.num_q_heads + 2 * self.kv.shape().num_kv_heads) * head_dim;
+        let stride = row_len(self.args.num_q_heads, self.kv.shape());
         let first = self.args.rows[unit.row].first_token + unit.first_token;
         let num_rows = unit.num_tokens * self.group;
         for row in 0..num_rows {
@@ -262,66 +274,70 @@ impl Call<'_> {
 
     /// Adds one split to the sums of all the unit's query rows.
     fn run_split(&self, unit: &Unit, split: usize, scratch: &mut Scratch) {
-        let row = &self.args.rows[unit.row];
         let start = split * SPLIT;
-        // The first token sees this many positions of the split; each one after, one more.
-        let visible = |token: usize| {
-            (row.num_computed + unit.first_token + token + 1).saturating_sub(start).min(SPLIT)
-        };
-        let num_positions = visible(unit.num_tokens - 1);
-        let num_blocks = num_positions.div_ceil(LANES);
-        let (keys, values) = self.blocks(unit, start, num_blocks);
-        let (head_dim, tile) = (self.head_dim, self.cpu.kernels.tile());
+        // The first token sees this many positions from the split on; each one after, one more.
+        let first_sees = self.args.rows[unit.row].num_computed + unit.first_token + 1;
+        let visible = |row: usize| (first_sees + row / self.group).saturating_sub(start).min(SPLIT);
         let num_rows = unit.num_tokens * self.group;
-        let kernels = self.cpu.kernels;
-        let (scores, mix) = match self.kv.dtype() {
-            KvDtype::F16 => (kernels.scores_f16, kernels.mix_f16),
-            KvDtype::F32 => (kernels.scores_f32, kernels.mix_f32),
-        };
+        let num_positions = visible(num_rows - 1);
+        let (keys, values) = self.blocks(unit, start, num_positions.div_ceil(LANES));
+        let tile = self.cpu.kernels.tile();
         for base in (0..num_rows).step_by(tile) {
             let width = tile.min(num_rows - base);
-            let queries = scratch.queries[base * head_dim..].as_ptr();
-            let weights = scratch.scores.as_mut_ptr();
-            let out = scratch.mixed.as_mut_ptr();
-            // SAFETY: the table is this machine's; `queries` has `width` rows of `head_dim`, the
-            // scratch was grown for `tile` rows, and `blocks` points at whole blocks.
-            unsafe {
-                scores[width - 1](&Scores {
-                    queries,
-                    head_dim,
-                    keys: &keys,
-                    num_blocks,
-                    prefetch: (base == 0).then_some(&raw const values),
-                    scores: weights,
-                });
-            }
-            let mut largest_and_sum = [(0.0, 0.0); LANES];
-            for (lane, result) in largest_and_sum[..width].iter_mut().enumerate() {
-                let visible = visible((base + lane) / self.group);
-                let scores = weights.wrapping_add(lane * SPLIT);
-                let mut args = Softmax { scores, visible, num_blocks, largest: 0.0, sum: 0.0 };
-                // SAFETY: the table is this machine's; `num_blocks` blocks fit into a split.
-                unsafe { (kernels.softmax)(&mut args) };
-                *result = (args.largest, args.sum);
-            }
-            // SAFETY: as for the scores.
-            unsafe {
-                mix[width - 1](&Mix { weights, values: &values, num_positions, head_dim, out });
-            }
-            for (lane, &(largest, sum)) in largest_and_sum[..width].iter().enumerate() {
-                if visible((base + lane) / self.group) == 0 {
+            let part = SplitRows { base, width, num_positions, keys: &keys, values: &values };
+            let results = self.attend(&part, &visible, scratch);
+            for (lane, (largest, sum)) in results.into_iter().enumerate().take(width) {
+                if visible(base + lane) == 0 {
                     continue;
                 }
-                let sums = &mut scratch.sums[(base + lane) * (head_dim + 2)..][..head_dim + 2];
-                let mixed = &scratch.mixed[lane * head_dim..][..head_dim];
+                let stride = self.head_dim + 2;
+                let sums = &mut scratch.sums[(base + lane) * stride..][..stride];
+                let mixed = &scratch.mixed[lane * self.head_dim..][..self.head_dim];
                 if split == unit.first_split {
-                    sums[..head_dim].copy_from_slice(mixed);
-                    (sums[head_dim], sums[head_dim + 1]) = (largest, sum);
+                    sums[..self.head_dim].copy_from_slice(mixed);
+                    (sums[self.head_dim], sums[self.head_dim + 1]) = (largest, sum);
                 } else {
                     join(sums, mixed, largest, sum);
                 }
             }
         }
+    }
+
+    /// Computes a split's weighted values for a tile of query rows into `scratch.mixed`, and
+    /// returns each row's largest score and sum of weights.
+    fn attend(
+        &self,
+        part: &SplitRows<'_>,
+        visible: &dyn Fn(usize) -> usize,
+        scratch: &mut Scratch,
+    ) -> [(f32, f32); LANES] {
+        let &SplitRows { base, width, num_positions, keys, values } = part;
+        let (head_dim, kernels) = (self.head_dim, self.cpu.kernels);
+        let num_blocks = num_positions.div_ceil(LANES);
+        let (scores, mix) = match self.kv.dtype() {
+            KvDtype::F16 => (kernels.scores_f16, kernels.mix_f16),
+            KvDtype::F32 => (kernels.scores_f32, kernels.mix_f32),
+        };
+        let queries = scratch.queries[base * head_dim..].as_ptr();
+        let weights = scratch.scores.as_mut_ptr();
+        let out = scratch.mixed.as_mut_ptr();
+        let prefetch = (base == 0).then_some(&raw const *values);
+        let args = Scores { queries, head_dim, keys, num_blocks, prefetch, scores: weights };
+        // SAFETY: the table is this machine's; `queries` has `width` rows of `head_dim`, the
+        // scratch was grown for whole tiles, and `blocks` found `num_blocks` whole blocks.
+        unsafe { scores[width - 1](&args) };
+        let mut results = [(0.0, 0.0); LANES];
+        for (lane, result) in results[..width].iter_mut().enumerate() {
+            let visible = visible(base + lane);
+            let scores = weights.wrapping_add(lane * SPLIT);
+            let mut args = Softmax { scores, visible, num_blocks, largest: 0.0, sum: 0.0 };
+            // SAFETY: the table is this machine's; `num_blocks` blocks fit into a split.
+            unsafe { (kernels.softmax)(&mut args) };
+            *result = (args.largest, args.sum);
+        }
+        // SAFETY: as for the scores.
+        unsafe { mix[width - 1](&Mix { weights, values, num_positions, head_dim, out }) };
+        results
     }
 
     /// Finds the split's blocks of 16 positions.

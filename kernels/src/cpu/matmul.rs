@@ -58,7 +58,7 @@ impl Cpu {
             Output::Store(out) => (false, out),
             Output::Add(out) => (true, out),
         };
-        check_len("matmul: out", out.len(), x.num_tokens * weights.rows())?;
+        check_len("matmul: out", out.len(), x.num_tokens.saturating_mul(weights.rows()))?;
         let out = SharedMut::new(out);
         let product = Product { kernels: self.kernels, weights, x, out, accumulate };
         let num_panels = weights.num_panels();

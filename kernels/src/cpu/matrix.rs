@@ -165,7 +165,7 @@ impl PackedMatrix {
 impl Cpu {
     /// Looks rows up: `out` (`[num_ids, cols]`) gets row `ids[i]` of the table as f32.
     pub fn embed(&self, table: &PackedMatrix, ids: &[u32], out: &mut [f32]) -> Result<(), Error> {
-        check_len("embed: out", out.len(), ids.len() * table.cols)?;
+        check_len("embed: out", out.len(), ids.len().saturating_mul(table.cols))?;
         for &id in ids {
             check_index("token id", id as usize, table.rows)?;
         }

@@ -2,7 +2,7 @@
 //! values into the paged cache.
 
 use super::Cpu;
-use super::kv_cache::KvCache;
+use super::kv_cache::{KvCache, KvShape};
 use super::shared::SharedMut;
 use crate::{Error, check_index, check_len, check_multiple};
 
@@ -101,9 +101,9 @@ impl RopeAndCache<'_> {
     fn check(&self, kv: &KvCache) -> Result<(), Error> {
         let shape = kv.shape();
         let num_tokens = self.positions.len();
-        let row = (self.num_q_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+        let row = row_len(self.num_q_heads, shape);
         check_multiple("rope: query heads", self.num_q_heads, shape.num_kv_heads)?;
-        check_len("rope: qkv", self.qkv.len(), num_tokens * row)?;
+        check_len("rope: qkv", self.qkv.len(), num_tokens.saturating_mul(row))?;
         check_len("rope: slot_mapping", self.slot_mapping.len(), num_tokens)?;
         check_index("layer", self.layer, shape.num_layers)?;
         check_index("rotary dimension", self.table.rotary_dim(), shape.head_dim + 1)?;
@@ -127,7 +127,7 @@ impl Cpu {
         let RopeAndCache { qkv, num_q_heads, positions, table, slot_mapping, layer } = args;
         let head_dim = shape.head_dim;
         let group = num_q_heads / shape.num_kv_heads;
-        let row = (num_q_heads + 2 * shape.num_kv_heads) * head_dim;
+        let row = row_len(num_q_heads, shape);
         let qkv = SharedMut::new(qkv);
         let writer = kv.writer(layer);
         let heads = RowHeads { qkv: &qkv, row, head_dim };
@@ -164,6 +164,11 @@ impl Cpu {
         }
         Ok(())
     }
+}
+
+/// Elements of a token's queries, keys and values.
+pub(super) fn row_len(num_q_heads: usize, shape: KvShape) -> usize {
+    num_q_heads.saturating_add(2 * shape.num_kv_heads).saturating_mul(shape.head_dim)
 }
 
 /// Elements below which waking the pool costs more than it saves.

@@ -43,6 +43,7 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// Where either lane is NaN, that of `b`; so too `min`.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, in one rounding where the instruction set has it.
@@ -83,7 +84,8 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn exp(x: Self::F) -> Self::F {
         // SAFETY: the caller has the instruction set.
         unsafe {
-            let x = Self::min(Self::max(x, Self::splat(-87.3)), Self::splat(88.0));
+            // A comparison with NaN gives the second operand, so that NaN stays NaN.
+            let x = Self::min(Self::splat(88.0), Self::max(Self::splat(-87.3), x));
             let n = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
             let r = Self::fma(n, Self::splat(-0.693_359_4), x);
             let r = Self::fma(n, Self::splat(2.121_944_4e-4), r);

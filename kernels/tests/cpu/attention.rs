@@ -227,6 +227,20 @@ fn positions_not_seen_may_hold_anything() {
 }
 
 #[test]
+fn a_nan_in_a_query_reaches_the_output() {
+    for cpu in devices() {
+        let heads = SHAPES[0];
+        let (kv, mut sequences) = fill(&cpu, heads, &[20], KvDtype::F16);
+        sequences[0].qkv[19 * heads.row()] = f32::NAN;
+
+        let out = attend(&cpu, heads, &kv, &[(&sequences[0], 18, 20)]);
+
+        assert!(out[576..640].iter().all(|value| value.is_nan()));
+        assert!(out[..576].iter().chain(&out[640..]).all(|value| value.is_finite()));
+    }
+}
+
+#[test]
 fn attention_refuses_what_is_out_of_range() {
     let cpu = &devices()[0];
     let heads = SHAPES[0];

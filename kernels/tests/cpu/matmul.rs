@@ -181,6 +181,50 @@ fn a_token_alone_and_in_a_batch_gives_the_same_bits() {
 }
 
 #[test]
+fn many_long_rows_go_in_chunks() {
+    let mut random = Random(7);
+    for cpu in devices() {
+        for dtype in [Dtype::Q8_0, Dtype::BF16] {
+            let (rows, cols, num_tokens) = (20, 8192, 61);
+            let data = random_weights(dtype, rows * cols, &mut random);
+            let part = MatrixPart { dtype, rows, cols, data: &data };
+            let matrix = PackedMatrix::pack(&cpu, &[part], Compute::Int8).unwrap();
+            let x = random.floats(num_tokens * cols);
+
+            let out = multiply(&cpu, &matrix, &x);
+
+            for (x, out) in x.chunks(cols).zip(out.chunks(rows)) {
+                assert_eq!(multiply(&cpu, &matrix, x), out);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nan_or_an_infinity_reaches_the_product() {
+    let mut random = Random(8);
+    for cpu in devices() {
+        for dtype in DTYPES {
+            let (rows, cols) = (16, 256);
+            let data = random_weights(dtype, rows * cols, &mut random);
+            let part = MatrixPart { dtype, rows, cols, data: &data };
+            let matrix = PackedMatrix::pack(&cpu, &[part], Compute::Int8).unwrap();
+            for value in [f32::NAN, f32::INFINITY] {
+                for column in [0, 17, 250] {
+                    let mut x = random.floats(2 * cols);
+                    x[column] = value;
+
+                    let out = multiply(&cpu, &matrix, &x);
+
+                    assert!(out[..rows].iter().all(|sum| !sum.is_finite()), "{dtype:?}");
+                    assert!(out[rows..].iter().all(|sum| sum.is_finite()), "{dtype:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn add_adds_to_what_is_there() {
     let mut random = Random(6);
     for cpu in devices() {

@@ -67,18 +67,22 @@ pub(super) unsafe fn silu_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]
     }
 }
 
-/// Quantizes a row per 32 elements: the largest magnitude becomes 127.
+/// Quantizes a row per 32 elements: the largest magnitude becomes 127. A row with an infinity or
+/// a NaN gets a NaN for its first scale, and so makes every product NaN.
 ///
 /// # Safety
 /// The instruction set must be there, the row a multiple of 32 long and the slot as large.
 #[inline(always)]
 pub(super) unsafe fn quantize<S: Simd>(row: &[f32], slot: &RowSlot) {
     let width = slot.width;
+    let num_blocks = row.len() / 32;
     // SAFETY: the row has 32 elements per block, the slot room for each block.
     unsafe {
-        for block in 0..row.len() / 32 {
+        let mut differences = S::splat(0.0);
+        for block in 0..num_blocks {
             let from = row.as_ptr().add(block * 32);
             let (a, b) = (S::load(from), S::load(from.add(LANES)));
+            differences = S::add(differences, S::add(S::sub(a, a), S::sub(b, b)));
             let zero = S::splat(0.0);
             let magnitude = |v: S::F| S::max(v, S::sub(zero, v));
             let largest = S::largest(S::max(magnitude(a), magnitude(b)));
@@ -93,10 +97,14 @@ pub(super) unsafe fn quantize<S: Simd>(row: &[f32], slot: &RowSlot) {
                 *slot.quants.add((block * 8 + j) * width) = four;
             }
             *slot.scales.add(block * 2 * width) = scale;
-            *slot.scales.add((block * 2 + 1) * width) = scale * (sum_a + sum_b) as f32;
-            *slot.offsets.add(block * 3 * width) = -128 * (sum_a + sum_b);
-            *slot.offsets.add((block * 3 + 1) * width) = -128 * sum_a;
-            *slot.offsets.add((block * 3 + 2) * width) = -128 * sum_b;
+            let sum = sum_a.wrapping_add(sum_b);
+            *slot.scales.add((block * 2 + 1) * width) = scale * sum as f32;
+            for (part, sum) in [sum, sum_a, sum_b].into_iter().enumerate() {
+                *slot.offsets.add((block * 3 + part) * width) = sum.wrapping_mul(-128);
+            }
+        }
+        if num_blocks > 0 && S::sum(differences).is_nan() {
+            *slot.scales = f32::NAN;
         }
     }
 }

@@ -125,7 +125,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn pow2(value: Floats) -> Floats {
-        value.map(|v| f32::from_bits(((v as i32 + 127) as u32) << 23))
+        value.map(|v| f32::from_bits((v as i32).wrapping_add(127).cast_unsigned() << 23))
     }
 
     #[inline(always)]
@@ -169,7 +169,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn sum_int(value: [i32; LANES]) -> i32 {
-        value.into_iter().sum()
+        value.into_iter().fold(0, i32::wrapping_add)
     }
 
     #[inline(always)]
@@ -196,10 +196,8 @@ impl Simd for Portable {
         let x = x.to_le_bytes().map(|byte| i32::from(byte as i8));
         let mut out = sum;
         for (out, w) in out.iter_mut().zip(weights.as_chunks::<4>().0) {
-            *out += i32::from(w[0]) * x[0]
-                + i32::from(w[1]) * x[1]
-                + i32::from(w[2]) * x[2]
-                + i32::from(w[3]) * x[3];
+            let dot: i32 = w.iter().zip(x).map(|(&w, x)| i32::from(w) * x).sum();
+            *out = out.wrapping_add(dot);
         }
         out
     }
