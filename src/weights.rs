@@ -7,10 +7,12 @@
 mod error;
 mod file;
 mod gguf;
+mod hugging_face;
 mod layout;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ffi::OsStr,
     path::Path,
 };
 
@@ -19,18 +21,24 @@ use half::{bf16, f16};
 use sconce_kernels::dtype::Dtype;
 
 pub use self::error::Error;
-use self::{file::Span, gguf::Gguf};
+use self::{
+    file::{Span, WeightFile},
+    gguf::Gguf,
+    hugging_face::HuggingFace,
+};
 use crate::models::config::DecoderConfig;
 
 /// An open checkpoint. Tensors are read when asked for, from any thread.
 pub struct Checkpoint {
-    source: Source,
     config: DecoderConfig,
     text: TextConfig,
+    spans: HashMap<String, Span>,
+    source: Source,
 }
 
 enum Source {
     Gguf(Gguf),
+    HuggingFace(HuggingFace),
 }
 
 /// What a checkpoint says of prompts and their ends.
@@ -44,13 +52,34 @@ struct TextConfig {
 }
 
 impl Checkpoint {
-    /// Opens the GGUF file at `path` and checks everything but the tensors' contents.
+    /// Opens a GGUF file, a safetensors file with `config.json` beside it, or a directory with
+    /// both, and checks everything but the tensors' contents.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let gguf = Gguf::open(path)?;
-        let (config, text) = (gguf.config()?, gguf.text()?);
-        let checkpoint = Self { source: Source::Gguf(gguf), config, text };
-        layout::check(&checkpoint.config, checkpoint.spans())?;
-        Ok(checkpoint)
+        let checkpoint = match kind(path)? {
+            Kind::Gguf => {
+                let mut gguf = Gguf::open(path)?;
+                let (config, text) = (gguf.config()?, gguf.text()?);
+                Self { config, text, spans: gguf.take_spans(), source: Source::Gguf(gguf) }
+            }
+            Kind::Safetensors => Self::of_hugging_face(HuggingFace::of_file(path))?,
+            Kind::Directory => Self::of_hugging_face(HuggingFace::of_dir(path)?)?,
+        };
+        layout::check(&checkpoint.config, &checkpoint.spans)?;
+        let (text, vocab_size) = (&checkpoint.text, checkpoint.config.vocab_size);
+        let mut ids = text.eos_token_ids.iter().chain(&text.bos_token_id);
+        match ids.find(|id| **id as usize >= vocab_size) {
+            Some(id) => {
+                let reason = format!("token {id} is special and the vocabulary has {vocab_size}");
+                Err(Error::malformed(path, reason))
+            }
+            None => Ok(checkpoint),
+        }
+    }
+
+    fn of_hugging_face(dir: HuggingFace) -> Result<Self, Error> {
+        let config = dir.config()?;
+        let (text, spans) = (dir.text()?, dir.spans()?);
+        Ok(Self { config, text, spans, source: Source::HuggingFace(dir) })
     }
 
     /// The shape of the decoder.
@@ -60,7 +89,7 @@ impl Checkpoint {
 
     /// Whether there is a tensor with this Hugging Face name.
     pub fn has_tensor(&self, name: &str) -> bool {
-        self.spans().contains_key(name)
+        self.spans.contains_key(name)
     }
 
     /// Every tensor's element type and number of elements.
@@ -70,17 +99,15 @@ impl Checkpoint {
 
     /// Reads the tensor with this Hugging Face name, such as `model.embed_tokens.weight`.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
-        let span = self.spans().get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
-        let data = match &self.source {
-            Source::Gguf(gguf) => gguf.read(span)?,
-        };
-        Ok(Tensor { dtype: span.dtype, shape: span.shape.clone(), data })
+        let span = self.spans.get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
+        Ok(Tensor { dtype: span.dtype, shape: span.shape.clone(), data: span.read()? })
     }
 
     /// The tokenizer as a Hugging Face `tokenizer.json`.
     pub fn tokenizer_json(&self) -> Result<Vec<u8>, Error> {
         match &self.source {
             Source::Gguf(gguf) => gguf.tokenizer_json(),
+            Source::HuggingFace(dir) => dir.tokenizer_json(),
         }
     }
 
@@ -108,12 +135,35 @@ impl Checkpoint {
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.text.eos_token_ids
     }
+}
 
-    fn spans(&self) -> &HashMap<String, Span> {
-        match &self.source {
-            Source::Gguf(gguf) => gguf.spans(),
-        }
+enum Kind {
+    Gguf,
+    Safetensors,
+    Directory,
+}
+
+/// What lies at `path`, by its contents where they tell: a store may name files by their hashes.
+fn kind(path: &Path) -> Result<Kind, Error> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    if std::fs::metadata(path).map_err(io)?.is_dir() {
+        return Ok(Kind::Directory);
     }
+    let magic = WeightFile::open(path)?.head(4)?;
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    if magic == *b"GGUF" || extension == "gguf" {
+        return Ok(Kind::Gguf);
+    }
+    if extension == "safetensors" {
+        return Ok(Kind::Safetensors);
+    }
+    let found = match magic.as_slice() {
+        // A zip, as torch.save writes it, or a bare pickle of protocol 2 and up.
+        [b'P', b'K', ..] | [0x80, 2..=5, ..] => "pickled weights, whose loading can run code",
+        _ => "of another kind",
+    };
+    let supported = "a GGUF file, a .safetensors file, a directory with config.json";
+    Err(Error::unsupported(path.display().to_string(), found, supported))
 }
 
 /// One tensor as the checkpoint stores it.

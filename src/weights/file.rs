@@ -4,6 +4,7 @@ use std::{
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use sconce_kernels::dtype::Dtype;
@@ -18,8 +19,8 @@ pub(super) struct WeightFile {
 }
 
 /// Where one tensor lies. [`WeightFile::span`] is the only way to one, so its bytes are in the file.
-#[derive(Clone, Debug)]
 pub(super) struct Span {
+    file: Arc<WeightFile>,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     offset: u64,
@@ -61,7 +62,7 @@ impl WeightFile {
 
     /// Checks that a tensor of `shape` fits into the file at `offset`.
     pub(super) fn span(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         dtype: Dtype,
         shape: &[usize],
@@ -82,11 +83,14 @@ impl WeightFile {
             );
             return Err(self.malformed(reason));
         }
-        Ok(Span { dtype, shape: shape.to_vec(), offset, num_bytes })
+        Ok(Span { file: Arc::clone(self), dtype, shape: shape.to_vec(), offset, num_bytes })
     }
+}
 
-    pub(super) fn read_span(&self, span: &Span) -> Result<Vec<u8>, Error> {
-        self.read(span.offset, span.num_bytes as u64)
+impl Span {
+    /// Reads the tensor's bytes.
+    pub(super) fn read(&self) -> Result<Vec<u8>, Error> {
+        self.file.read(self.offset, self.num_bytes as u64)
     }
 }
 

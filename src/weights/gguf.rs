@@ -11,7 +11,7 @@ mod scan;
 mod text;
 mod tokenizer;
 
-use std::{collections::HashMap, io::Cursor, path::Path};
+use std::{collections::HashMap, io::Cursor, path::Path, sync::Arc};
 
 use candle_core::quantized::gguf_file::Content;
 
@@ -27,14 +27,13 @@ const FIRST_READ_BYTES: u64 = 4 << 20;
 
 /// An open GGUF file.
 pub(super) struct Gguf {
-    file: WeightFile,
     metadata: Metadata,
     spans: HashMap<String, Span>,
 }
 
 impl Gguf {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let file = WeightFile::open(path)?;
+        let file = Arc::new(WeightFile::open(path)?);
         let header = read_header(&file)?;
         let content = Content::read(&mut Cursor::new(&header))
             .map_err(|source| Error::Candle { path: path.to_owned(), source })?;
@@ -53,7 +52,7 @@ impl Gguf {
             }
         }
         let metadata = Metadata { path: path.to_owned(), values: content.metadata };
-        Ok(Self { file, metadata, spans })
+        Ok(Self { metadata, spans })
     }
 
     pub(super) fn config(&self) -> Result<DecoderConfig, Error> {
@@ -69,16 +68,13 @@ impl Gguf {
         tokenizer::json(&self.metadata)
     }
 
-    pub(super) fn spans(&self) -> &HashMap<String, Span> {
-        &self.spans
+    /// Where the tensors lie, by their Hugging Face names.
+    pub(super) fn take_spans(&mut self) -> HashMap<String, Span> {
+        std::mem::take(&mut self.spans)
     }
 
-    pub(super) fn span(&self, name: &str) -> Result<&Span, Error> {
+    fn span(&self, name: &str) -> Result<&Span, Error> {
         self.spans.get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))
-    }
-
-    pub(super) fn read(&self, span: &Span) -> Result<Vec<u8>, Error> {
-        self.file.read_span(span)
     }
 }
 

@@ -169,7 +169,7 @@ fn factors(gguf: &Gguf, dim: usize) -> Result<Option<Vec<f32>>, Error> {
             format!("{ROPE_FREQS} is {:?} {:?}, not F32 [{}]", span.dtype, span.shape, dim / 2);
         return Err(gguf.metadata.malformed(reason));
     }
-    let bytes = gguf.file.read_span(span)?;
+    let bytes = span.read()?;
     let (values, _) = bytes.as_chunks::<4>();
     Ok(Some(values.iter().map(|value| f32::from_le_bytes(*value)).collect()))
 }

@@ -1,0 +1,169 @@
+//! Directories as `save_pretrained` writes them: safetensors beside `config.json` and the
+//! tokenizer's files.
+
+mod config;
+mod safetensors;
+mod text;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::Deserialize;
+
+use super::{
+    Error, TextConfig,
+    file::{Span, WeightFile},
+};
+use crate::models::config::DecoderConfig;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const TOKENIZER: &str = "tokenizer.json";
+/// Bounds any JSON file here; vocabularies of 262,144 tokens take 35 MB.
+const MAX_JSON_BYTES: u64 = 100 << 20;
+const MAX_SHARDS: usize = 1024;
+
+/// The directory of a checkpoint and the files of its tensors.
+pub(super) struct HuggingFace {
+    dir: PathBuf,
+    files: Vec<PathBuf>,
+    /// The file of each tensor, where an index says it.
+    index: BTreeMap<String, PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl HuggingFace {
+    /// The checkpoint whose one file of tensors is `path`.
+    pub(super) fn of_file(path: &Path) -> Self {
+        let dir = path.parent().unwrap_or(Path::new("")).to_owned();
+        Self { dir, files: vec![path.to_owned()], index: BTreeMap::new() }
+    }
+
+    /// The checkpoint in `dir`, of one file or of shards.
+    pub(super) fn of_dir(dir: &Path) -> Result<Self, Error> {
+        if dir.join(SINGLE).is_file() {
+            return Ok(Self::of_file(&dir.join(SINGLE)));
+        }
+        let path = dir.join(INDEX);
+        let Some(Index { weight_map }) = optional_json(&path)? else {
+            return Err(nothing_in(dir));
+        };
+        let mut index = BTreeMap::new();
+        for (tensor, shard) in weight_map {
+            if shard.contains(['/', '\\', '\0']) || !shard.ends_with(".safetensors") {
+                let reason = format!("{tensor} is in {shard:?}, which is no safetensors file here");
+                return Err(Error::malformed(&path, reason));
+            }
+            index.insert(tensor, dir.join(shard));
+        }
+        let mut files: Vec<_> = index.values().cloned().collect();
+        files.sort_unstable();
+        files.dedup();
+        if files.len() > MAX_SHARDS {
+            let reason = format!("it names {} shards, at most {MAX_SHARDS}", files.len());
+            return Err(Error::malformed(&path, reason));
+        }
+        Ok(Self { dir: dir.to_owned(), files, index })
+    }
+
+    /// Where the tensors lie.
+    pub(super) fn spans(&self) -> Result<HashMap<String, Span>, Error> {
+        let mut spans: HashMap<String, Span> = HashMap::new();
+        for path in &self.files {
+            let file = Arc::new(WeightFile::open(path)?);
+            for (name, span) in safetensors::spans(&file)? {
+                if self.index.get(&name).is_some_and(|indexed| indexed != path) {
+                    let reason = format!("the index has {name} in another shard");
+                    return Err(Error::malformed(path, reason));
+                }
+                // Frequencies that old versions of transformers saved; they follow from the config.
+                if name.ends_with(".rotary_emb.inv_freq") {
+                    continue;
+                }
+                if spans.contains_key(&name) {
+                    return Err(Error::malformed(path, format!("{name} is in another shard too")));
+                }
+                spans.insert(name, span);
+            }
+        }
+        match self
+            .index
+            .keys()
+            .find(|name| !spans.contains_key(*name) && !name.ends_with(".rotary_emb.inv_freq"))
+        {
+            Some(name) => Err(Error::MissingTensor(name.clone())),
+            None => Ok(spans),
+        }
+    }
+
+    pub(super) fn config(&self) -> Result<DecoderConfig, Error> {
+        config::read(&self.dir.join("config.json"))
+    }
+
+    pub(super) fn text(&self) -> Result<TextConfig, Error> {
+        text::read(&self.dir)
+    }
+
+    pub(super) fn tokenizer_json(&self) -> Result<Vec<u8>, Error> {
+        let path = self.dir.join(TOKENIZER);
+        read_bounded(&path).map_err(|source| Error::Io { path, source })
+    }
+}
+
+fn nothing_in(dir: &Path) -> Error {
+    let holds = |extensions: &[&str]| {
+        fs::read_dir(dir).is_ok_and(|entries| {
+            entries.flatten().any(|entry| {
+                let path = entry.path();
+                path.extension().is_some_and(|e| extensions.iter().any(|known| e == *known))
+            })
+        })
+    };
+    let mut reason = format!("neither {SINGLE} nor {INDEX}");
+    if holds(&["bin", "pt", "pth", "pkl"]) {
+        reason.push_str("; pickled weights are not read, since loading them can run code");
+    } else if holds(&["gguf"]) {
+        reason.push_str("; name the GGUF file itself");
+    }
+    Error::NotFound { path: dir.to_owned(), reason }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs::File::open(path)?;
+    if file.metadata()?.len() > MAX_JSON_BYTES {
+        let reason = format!("longer than {MAX_JSON_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_JSON_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a text file that may be absent.
+fn optional_text(path: &Path) -> Result<Option<String>, Error> {
+    let bytes = match read_bounded(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::Io { path: path.to_owned(), source }),
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) => Err(Error::malformed(path, error.to_string())),
+    }
+}
+
+/// Reads a JSON file that may be absent.
+fn optional_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Error> {
+    let Some(text) = optional_text(path)? else { return Ok(None) };
+    let json = serde_json::from_str(&text);
+    json.map(Some).map_err(|error| Error::malformed(path, error.to_string()))
+}
