@@ -94,7 +94,7 @@ impl Checkpoint {
 
     /// Every tensor's element type and number of elements.
     pub fn sizes(&self) -> impl Iterator<Item = (Dtype, usize)> {
-        self.spans().values().map(|span| (span.dtype, span.shape.iter().product()))
+        self.spans.values().map(|span| (span.dtype, span.shape.iter().product()))
     }
 
     /// Reads the tensor with this Hugging Face name, such as `model.embed_tokens.weight`.
