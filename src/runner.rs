@@ -1,5 +1,10 @@
 //! Computes what the engine planned. Tensors, no queues.
 
+pub mod cpu;
+pub(crate) mod input;
+mod memory;
+pub mod sampler;
+
 use crate::engine::plan::{Sampled, StepPlan};
 
 /// Runs steps: a model on a device, or the hash model.

@@ -92,6 +92,11 @@ impl Checkpoint {
         self.spans.contains_key(name)
     }
 
+    /// Every tensor's element type and number of elements.
+    pub fn sizes(&self) -> impl Iterator<Item = (Dtype, usize)> {
+        self.spans.values().map(|span| (span.dtype, span.shape.iter().product()))
+    }
+
     /// Reads the tensor with this Hugging Face name, such as `model.embed_tokens.weight`.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let span = self.spans.get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
