@@ -16,7 +16,6 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::model::Model;
 
 mod address;
-mod gauges;
 mod outputs;
 mod session;
 mod status;

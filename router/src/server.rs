@@ -18,13 +18,14 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 pub use trace::RequestId;
 
 use crate::app::App;
 use crate::auth::Authenticator;
 use crate::config::{AuthMode, Config};
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{self, Dispatcher};
 use crate::error::refusal::Refusal;
 use crate::keys::{self, Keys};
 use crate::metrics;
@@ -50,6 +51,9 @@ pub enum Error {
     /// The keys can't be read.
     #[error(transparent)]
     Keys(#[from] keys::Error),
+    /// A worker's address is none.
+    #[error(transparent)]
+    Worker(#[from] dispatch::AddressError),
     /// Nobody could use it, and a key made later might be made by the wrong one.
     #[error(
         "{0} can be reached from other machines and there is no API key: make one with \
@@ -73,7 +77,9 @@ pub struct Server {
 /// Runs a router until the stage asks for its end. Prints one line with its address when it
 /// listens.
 pub async fn run(config: Config, stage: watch::Receiver<Stage>) -> Result<(), Error> {
-    let dispatcher = Dispatcher::new(&config);
+    let sessions = CancellationToken::new();
+    let _ended = sessions.clone().drop_guard();
+    let dispatcher = Dispatcher::new(&config.workers, config.limits.queue_timeout, sessions)?;
     let server = Server::bind(config, dispatcher, stage).await?;
     announce(server.address());
     server.serve().await;

@@ -26,8 +26,8 @@ use tonic::transport::Channel;
 use tracing::{debug, warn};
 
 use super::Error;
-use super::gauges::Gauges;
 use super::worker::{Link, Lost, Worker, in_time};
+use crate::metrics;
 use crate::model::Model;
 
 // Together below three seconds: the time in which a frozen engine is found.
@@ -51,7 +51,7 @@ pub(super) struct Session {
     model: Arc<Model>,
     epoch: u64,
     link: Arc<Link>,
-    gauges: Gauges,
+    engine: metrics::Engine,
     inbound: Option<Streaming<WorkerMessage>>,
     outbound: mpsc::Sender<RouterMessage>,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -109,7 +109,7 @@ impl Session {
         }
         let (sender, commands) = mpsc::unbounded_channel();
         Ok(Self {
-            gauges: Gauges::new(&model.info, &worker.address().to_string()),
+            engine: metrics::Engine::join(metrics::of(&model.info.model, &model.info.version)),
             link: Arc::new(Link::new(Arc::clone(&model), sender)),
             worker,
             model,
@@ -224,7 +224,7 @@ impl Session {
         if self.standing == Standing::Probed {
             self.standing = Standing::Admitted;
             self.worker.admit(&self.link);
-            self.gauges.ready();
+            self.engine.ready();
         }
     }
 
@@ -277,7 +277,7 @@ impl Session {
         let _ = request.outputs.send(output);
         if request.num_unfinished == 0 {
             if let Some(at) = request.cancelled_at {
-                self.gauges.freed_after(at.elapsed());
+                self.engine.cancelled(at.elapsed());
             }
             self.requests.remove(&id);
             self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -289,7 +289,7 @@ impl Session {
         let in_engine = stats.num_running.saturating_add(stats.num_waiting);
         self.link.num_in_engine.store(in_engine, Ordering::Relaxed);
         let before = self.worker.update(stats, self.epoch);
-        self.gauges.publish(&before, &stats);
+        self.engine.report(&before, &stats);
     }
 }
 
