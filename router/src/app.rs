@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::shutdown::Stage;
 
 /// The router's shared state. Cheap to clone.
 #[derive(Clone)]
@@ -12,6 +15,7 @@ pub struct App {
     pub config: Arc<Config>,
     /// The workers, and the models they serve.
     pub dispatcher: Dispatcher,
+    stage: watch::Receiver<Stage>,
 }
 
 /// Who makes a request: what authentication found out.
@@ -21,4 +25,26 @@ pub struct Principal {
     pub key_id: Arc<str>,
     /// Salt of this principal's prefix-cache entries, derived from a server secret.
     pub cache_salt: [u8; 16],
+}
+
+impl App {
+    /// An app that serves until the process ends.
+    pub fn new(config: Config, dispatcher: Dispatcher) -> Self {
+        let (_, stage) = watch::channel(Stage::Serve);
+        Self::with_stage(config, dispatcher, stage)
+    }
+
+    /// An app that sees the stages of its shutdown.
+    pub fn with_stage(
+        config: Config,
+        dispatcher: Dispatcher,
+        stage: watch::Receiver<Stage>,
+    ) -> Self {
+        Self { config: Arc::new(config), dispatcher, stage }
+    }
+
+    /// Whether a shutdown has begun: what runs is finished, and nobody should send more.
+    pub fn is_draining(&self) -> bool {
+        *self.stage.borrow() != Stage::Serve
+    }
 }

@@ -17,8 +17,44 @@ pub struct Config {
     pub workers: Vec<String>,
     /// Longest time that running streams are given at shutdown.
     pub drain_timeout: Duration,
+    /// Time between `/ready` turning 503 and the last new connection, for load balancers to notice.
+    pub shutdown_delay: Duration,
+    /// Names that the `Host` header may carry, beside the loopback names. Empty on an address that
+    /// is not loopback: any.
+    pub allowed_hosts: Vec<String>,
+    /// Web origins whose pages may call the API. Empty: none.
+    pub cors_origins: Vec<String>,
+    /// Who may read `/metrics`.
+    pub metrics: MetricsAccess,
     /// What one request may ask for.
     pub limits: Limits,
+}
+
+impl Default for Config {
+    /// A router on loopback with keys and no workers.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            database: PathBuf::from("sconce.db"),
+            auth: AuthMode::Keys,
+            workers: Vec::new(),
+            drain_timeout: Duration::from_secs(60),
+            shutdown_delay: Duration::ZERO,
+            allowed_hosts: Vec::new(),
+            cors_origins: Vec::new(),
+            metrics: MetricsAccess::Keys,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Who may read `/metrics`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsAccess {
+    /// Whoever may use the API.
+    Keys,
+    /// `--public-metrics`.
+    Public,
 }
 
 /// Whether requests need an API key.
@@ -35,6 +71,8 @@ pub enum AuthMode {
 pub struct Limits {
     /// Bytes of a request body.
     pub max_body_bytes: usize,
+    /// Bytes of a request's path and query.
+    pub max_uri_bytes: usize,
     /// Bytes of a request's headers together.
     pub max_header_bytes: usize,
     /// Number of header fields.
@@ -47,6 +85,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Open connections, all together.
     pub max_connections: usize,
+    /// Open connections of one address, loopback excepted.
+    pub max_connections_per_ip: usize,
     /// Messages of one chat request.
     pub max_messages: usize,
     /// `stop` strings of one request, and bytes of each.
@@ -75,12 +115,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_body_bytes: 4 << 20,
+            max_uri_bytes: 2 << 10,
             max_header_bytes: 16 << 10,
             max_headers: 64,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             max_connections: 12_000,
+            max_connections_per_ip: 256,
             max_messages: 4096,
             max_stop: 4,
             max_stop_bytes: 256,

@@ -1,6 +1,8 @@
 //! Every answer that is not a success: status, OpenAI's error body, retry headers. The one file
 //! of the router that names HTTP statuses.
 
+pub mod refusal;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;

@@ -1,0 +1,7 @@
+//! The router's command lines: what was typed becomes what was meant, once.
+
+mod keys;
+mod router;
+
+pub use keys::{Keys, KeysError};
+pub use router::Router;

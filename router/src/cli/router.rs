@@ -1,0 +1,211 @@
+//! `sconce router`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::config::{AuthMode, Config, Limits, MetricsAccess};
+
+/// Serves the OpenAI API in front of workers.
+#[derive(Args, Clone, Debug)]
+pub struct Router {
+    /// Where to listen. An address that is not loopback needs a key in the database, or --no-auth
+    #[arg(long, env = "SCONCE_LISTEN", default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+
+    /// A worker: `unix:/path/to/socket` or `http://host:port`. May be repeated
+    #[arg(
+        long = "worker",
+        env = "SCONCE_WORKERS",
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        required = true
+    )]
+    #[arg(value_parser = worker)]
+    workers: Vec<String>,
+
+    /// The SQLite file with API keys. Created when absent
+    #[arg(long, env = "SCONCE_DATABASE", default_value = "sconce.db")]
+    database: PathBuf,
+
+    /// Let everyone in, whoever can reach the address
+    #[arg(long)]
+    no_auth: bool,
+
+    /// A host name that clients may use, beside the loopback names. May be repeated. Without it, a
+    /// loopback listener takes only those, and any other listener takes all
+    #[arg(
+        long = "allowed-host",
+        env = "SCONCE_ALLOWED_HOSTS",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = host)]
+    allowed_hosts: Vec<String>,
+
+    /// A web origin whose pages may call the API, such as `https://chat.example`, or `*`. May be
+    /// repeated
+    #[arg(
+        long = "cors-origin",
+        env = "SCONCE_CORS_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    #[arg(value_parser = origin)]
+    cors_origins: Vec<String>,
+
+    /// Serve /metrics without a key
+    #[arg(long)]
+    public_metrics: bool,
+
+    /// Seconds that running requests get at shutdown
+    #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "60")]
+    #[arg(value_parser = seconds)]
+    drain_timeout: Duration,
+
+    /// Seconds that new connections are still taken after /ready has turned to 503 at shutdown
+    #[arg(long, env = "SCONCE_SHUTDOWN_DELAY", value_name = "SECONDS", default_value = "0")]
+    #[arg(value_parser = seconds)]
+    shutdown_delay: Duration,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// Limits that an operator may have to move; the others are fixed.
+#[derive(Args, Clone, Debug)]
+struct LimitArgs {
+    /// Bytes of a request's body
+    #[arg(long, env = "SCONCE_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = Limits::default().max_body_bytes)]
+    max_body_bytes: usize,
+
+    /// Open connections
+    #[arg(long, env = "SCONCE_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = Limits::default().max_connections)]
+    max_connections: usize,
+
+    /// Open connections of one address; loopback is not counted
+    #[arg(long, env = "SCONCE_MAX_CONNECTIONS_PER_IP", value_name = "COUNT", default_value_t = Limits::default().max_connections_per_ip)]
+    max_connections_per_ip: usize,
+
+    /// Completions that one request may ask for
+    #[arg(long, env = "SCONCE_MAX_N", value_name = "COUNT", default_value_t = Limits::default().max_n)]
+    max_n: u32,
+
+    /// Seconds that a request may wait for its first step
+    #[arg(long, env = "SCONCE_QUEUE_TIMEOUT", value_name = "SECONDS", default_value = "60")]
+    #[arg(value_parser = seconds)]
+    queue_timeout: Duration,
+}
+
+impl From<Router> for Config {
+    fn from(args: Router) -> Self {
+        Self {
+            listen: args.listen,
+            database: args.database,
+            auth: if args.no_auth { AuthMode::Open } else { AuthMode::Keys },
+            workers: args.workers,
+            drain_timeout: args.drain_timeout,
+            shutdown_delay: args.shutdown_delay,
+            allowed_hosts: args.allowed_hosts,
+            cors_origins: args.cors_origins,
+            metrics: if args.public_metrics { MetricsAccess::Public } else { MetricsAccess::Keys },
+            limits: Limits {
+                max_body_bytes: args.limits.max_body_bytes,
+                max_connections: args.limits.max_connections,
+                max_connections_per_ip: args.limits.max_connections_per_ip,
+                max_n: args.limits.max_n,
+                queue_timeout: args.limits.queue_timeout,
+                ..Limits::default()
+            },
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn worker(text: &str) -> Result<String, String> {
+    let path = text.strip_prefix("unix:").filter(|path| path.starts_with('/'));
+    let uri: Option<http::Uri> = text.parse().ok();
+    let uri = uri.filter(|uri| {
+        uri.scheme_str() == Some("http") && uri.port_u16().is_some() && uri.path() == "/"
+    });
+    match (path, uri) {
+        (Some(_), _) | (_, Some(_)) => Ok(text.to_owned()),
+        (None, None) => Err("expected unix:/path/to/socket or http://host:port".to_owned()),
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let fits = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !text.is_empty() && text.bytes().all(name),
+    };
+    if fits { Ok(text.to_owned()) } else { Err("expected a host name without a port".to_owned()) }
+}
+
+/// An origin as browsers send it: scheme and host, a port unless it is the default, no path.
+fn origin(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let plain = rest.is_some_and(|rest| {
+        !rest.is_empty() && !rest.contains(['/', '?', '#', '@', ' ']) && rest.is_ascii()
+    });
+    if text == "*" || plain {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("expected an origin such as https://chat.example, without a path".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        router: Router,
+    }
+
+    fn parse(args: &[&str]) -> Result<Config, clap::Error> {
+        let args = ["sconce", "--worker", "unix:/run/w.sock"].iter().chain(args);
+        Cli::try_parse_from(args).map(|cli| cli.router.into())
+    }
+
+    #[test]
+    fn the_defaults_are_the_configurations() {
+        let (typed, meant) = (parse(&[]).unwrap(), Config::default());
+
+        assert_eq!(typed.listen, meant.listen);
+        assert_eq!(typed.database, meant.database);
+        assert_eq!(typed.auth, AuthMode::Keys);
+        assert_eq!(typed.metrics, MetricsAccess::Keys);
+        assert_eq!(typed.drain_timeout, meant.drain_timeout);
+        assert_eq!(typed.limits.queue_timeout, meant.limits.queue_timeout);
+        assert_eq!(typed.workers, ["unix:/run/w.sock"]);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for args in [
+            ["--worker", "unix:relative"],
+            ["--worker", "https://host:1"],
+            ["--worker", "http://host"],
+            ["--cors-origin", "https://chat.example/"],
+            ["--cors-origin", "chat.example"],
+            ["--allowed-host", "host:80"],
+            ["--drain-timeout", "-1"],
+            ["--listen", "localhost"],
+        ] {
+            assert!(parse(&args).is_err(), "{args:?}");
+        }
+        assert!(Cli::try_parse_from(["sconce"]).is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! The API's description: the OpenAPI document, and a page made of it that needs no other host.
+
+mod page;
+
+use axum::Json;
+use axum::http::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::response::{Html, IntoResponse, Response};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use crate::{health, metrics};
+
+/// The document of every route.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Sconce",
+        description = "A server for large language models that speaks OpenAI's API.",
+    ),
+    paths(
+        health::live,
+        health::ready,
+        health::health,
+        metrics::scrape,
+        openapi_json,
+        page,
+    ),
+    modifiers(&ApiKey),
+)]
+pub struct Document;
+
+/// How a key is sent.
+struct ApiKey;
+
+impl Modify for ApiKey {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+        let scheme = bearer.description(Some("`x-api-key: <key>` is accepted as well.")).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("api_key", SecurityScheme::Http(scheme));
+    }
+}
+
+/// `GET /openapi.json`.
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "documentation", summary = "This API as an OpenAPI document",
+    responses((status = 200, body = Object)),
+)]
+pub(crate) async fn openapi_json() -> Response {
+    Json(Document::openapi()).into_response()
+}
+
+/// `GET /docs`.
+#[utoipa::path(
+    get, path = "/docs", tag = "documentation", summary = "This page",
+    responses((status = 200, body = String, content_type = "text/html")),
+)]
+pub(crate) async fn page() -> Response {
+    let headers = [
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, Html(page::render(&Document::openapi()))).into_response()
+}

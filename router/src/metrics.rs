@@ -1,0 +1,272 @@
+//! What the router counts and measures, for `/metrics`.
+//!
+//! [`of`] gives the handles of one model version; a request fetches them once and then records
+//! without a lock, a lookup or an allocation. Labels are models, versions and statuses, never
+//! keys, users or requests.
+
+pub mod catalogue;
+mod engine;
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use catalogue::{Kind, METRICS};
+pub use engine::Engine;
+
+static EXPORTER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+static MODELS: OnceLock<RwLock<ByVersion>> = OnceLock::new();
+
+/// Models by name and version.
+type ByVersion = HashMap<(String, String), Arc<ModelMetrics>>;
+
+/// Why a completion ended, as clients are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// A stop string or an end token.
+    Stop,
+    /// The token limit.
+    Length,
+    /// The client went away.
+    Abort,
+    /// The worker was lost, or something else failed.
+    Error,
+}
+
+/// Why a generation was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// No worker serves the model now.
+    NoWorker,
+    /// The worker's queue is full.
+    QueueFull,
+    /// It waited too long.
+    Deadline,
+    /// The worker would not take it.
+    Refused,
+}
+
+/// The handles of one model version.
+pub struct ModelMetrics {
+    labels: [(&'static str, String); 2],
+    ttft: Histogram,
+    itl: Histogram,
+    tpot: Histogram,
+    e2e: Histogram,
+    prompt_length: Histogram,
+    generation_length: Histogram,
+    max_tokens: Histogram,
+    n: Histogram,
+    cancel_to_free: Histogram,
+    prompt_tokens: Counter,
+    cached_tokens: Counter,
+    generation_tokens: Counter,
+    open_streams: Gauge,
+    engines: engine::Sums,
+}
+
+/// Counts an event stream for as long as it is held.
+pub struct OpenStream(Gauge);
+
+/// The metrics of a model version. Looks them up under a lock: once for each request.
+pub fn of(model: &str, version: &str) -> Arc<ModelMetrics> {
+    install();
+    let models = MODELS.get_or_init(RwLock::default);
+    let key = (model.to_owned(), version.to_owned());
+    let known = models.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+    known.unwrap_or_else(|| {
+        let mut models = models.write().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Arc::new(ModelMetrics::register(model, version));
+        Arc::clone(models.entry(key).or_insert_with(fresh))
+    })
+}
+
+impl ModelMetrics {
+    fn register(model: &str, version: &str) -> Self {
+        use catalogue::*;
+        let labels = [("model_name", model.to_owned()), ("version", version.to_owned())];
+        Self {
+            ttft: histogram!(TIME_TO_FIRST_TOKEN, &labels),
+            itl: histogram!(INTER_TOKEN_LATENCY, &labels),
+            tpot: histogram!(TIME_PER_OUTPUT_TOKEN, &labels),
+            e2e: histogram!(E2E_LATENCY, &labels),
+            prompt_length: histogram!(PROMPT_LENGTH, &labels),
+            generation_length: histogram!(GENERATION_LENGTH, &labels),
+            max_tokens: histogram!(MAX_TOKENS, &labels),
+            n: histogram!(PARAM_N, &labels),
+            cancel_to_free: histogram!(CANCEL_TO_FREE, &labels),
+            prompt_tokens: counter!(PROMPT_TOKENS, &labels),
+            cached_tokens: counter!(CACHED_TOKENS, &labels),
+            generation_tokens: counter!(GENERATION_TOKENS, &labels),
+            open_streams: gauge!(OPEN_STREAMS, &labels),
+            engines: engine::Sums::register(&labels),
+            labels,
+        }
+    }
+
+    /// A generation was accepted: its prompt's tokens, and what it asks for.
+    pub fn accepted(&self, num_prompt_tokens: usize, max_tokens: u32, n: u32) {
+        self.prompt_length.record(num_prompt_tokens as f64);
+        self.prompt_tokens.increment(num_prompt_tokens as u64);
+        self.max_tokens.record(max_tokens);
+        self.n.record(n);
+    }
+
+    /// Prompt tokens that the prefix cache held.
+    pub fn cached(&self, num_tokens: usize) {
+        self.cached_tokens.increment(num_tokens as u64);
+    }
+
+    /// The first token came, so long after the request.
+    pub fn first_token(&self, since_arrival: Duration) {
+        self.ttft.record(since_arrival);
+        self.generation_tokens.increment(1);
+    }
+
+    /// A later token came, so long after the one before it.
+    pub fn next_token(&self, since_previous: Duration) {
+        self.itl.record(since_previous);
+        self.generation_tokens.increment(1);
+    }
+
+    /// A completion ended with so many tokens, the first and the last so far apart.
+    pub fn completed(&self, reason: Finished, num_tokens: usize, first_to_last: Duration) {
+        let reason = match reason {
+            Finished::Stop => "stop",
+            Finished::Length => "length",
+            Finished::Abort => "abort",
+            Finished::Error => "error",
+        };
+        self.count(catalogue::REQUEST_SUCCESS, ("finished_reason", reason));
+        self.generation_length.record(num_tokens as f64);
+        if num_tokens > 1 {
+            self.tpot.record(first_to_last.as_secs_f64() / (num_tokens - 1) as f64);
+        }
+    }
+
+    /// A request was answered to its end, so long after it came.
+    pub fn answered(&self, since_arrival: Duration) {
+        self.e2e.record(since_arrival);
+    }
+
+    /// A generation was refused.
+    pub fn rejected(&self, reason: Rejection) {
+        let reason = match reason {
+            Rejection::NoWorker => "no_worker",
+            Rejection::QueueFull => "queue_full",
+            Rejection::Deadline => "deadline",
+            Rejection::Refused => "refused",
+        };
+        self.count(catalogue::REJECTED, ("reason", reason));
+    }
+
+    /// A cancelled request's blocks are free, so long after its cancellation.
+    pub fn cancelled(&self, to_free: Duration) {
+        self.cancel_to_free.record(to_free);
+    }
+
+    /// Counts an event stream until the returned guard is dropped.
+    pub fn stream_opened(&self) -> OpenStream {
+        self.open_streams.increment(1);
+        OpenStream(self.open_streams.clone())
+    }
+
+    fn count(&self, name: &'static str, label: (&'static str, &'static str)) {
+        let [(model, model_name), (version, version_name)] = &self.labels;
+        counter!(
+            name,
+            *model => model_name.clone(), *version => version_name.clone(), label.0 => label.1
+        )
+        .increment(1);
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
+}
+
+/// Makes this process's metrics readable through [`render`]. Later calls do nothing.
+pub fn install() {
+    EXPORTER.get_or_init(|| {
+        let exporter = builder().and_then(PrometheusBuilder::install_recorder);
+        if let Ok(handle) = &exporter {
+            describe();
+            return Some(handle.clone());
+        }
+        tracing::error!("another recorder is installed; /metrics stays empty");
+        None
+    });
+}
+
+fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in METRICS {
+        if let Kind::Histogram(buckets) = metric.kind {
+            let name = Matcher::Full(metric.name.to_owned());
+            builder = builder.set_buckets_for_metric(name, buckets)?;
+        }
+    }
+    Ok(builder)
+}
+
+fn describe() {
+    for metric in METRICS {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.help),
+        }
+    }
+}
+
+/// All metrics in Prometheus' text format.
+pub fn render() -> String {
+    EXPORTER.get().and_then(Option::as_ref).map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// Folds what histograms gathered into their buckets, so that they stay small between scrapes.
+pub(crate) fn upkeep() {
+    if let Some(Some(exporter)) = EXPORTER.get() {
+        exporter.run_upkeep();
+    }
+}
+
+/// `GET /metrics`.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations", summary = "Metrics in Prometheus' text format",
+    security(("api_key" = [])),
+    responses((status = 200, body = String, content_type = "text/plain; version=0.0.4")),
+)]
+pub(crate) async fn scrape() -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render()).into_response()
+}
+
+/// An answer's head was made.
+pub(crate) fn http_answered(route: &str, status: u16) {
+    counter!(
+        catalogue::HTTP_REQUESTS, "route" => route.to_owned(), "status" => status.to_string()
+    )
+    .increment(1);
+}
+
+/// An answer ended, so long after its request.
+pub(crate) fn http_ended(route: &str, took: Duration) {
+    histogram!(catalogue::HTTP_DURATION, "route" => route.to_owned()).record(took);
+}
+
+/// The gauge of open connections.
+pub(crate) fn connections() -> Gauge {
+    gauge!(catalogue::CONNECTIONS)
+}
+
+/// A connection was closed because too many were open.
+pub(crate) fn connection_refused() {
+    counter!(catalogue::CONNECTIONS_REFUSED).increment(1);
+}

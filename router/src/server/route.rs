@@ -1,0 +1,146 @@
+//! The table of routes, and the policy that each of them must name.
+//!
+//! A [`Route`] has no constructor of its own. It can only be made through a [`Policy`], so a route
+//! whose policy nobody chose does not compile:
+//!
+//! ```
+//! use sconce_router::server::route::{NeedsKey, Policy, Public};
+//!
+//! async fn hello() -> &'static str { "hello" }
+//! let open = Public::get("/hello", hello);
+//! let closed = NeedsKey::get("/secret", hello);
+//! ```
+//!
+//! ```compile_fail
+//! use sconce_router::server::route::Route;
+//!
+//! async fn hello() -> &'static str { "hello" }
+//! let forgotten = Route::get("/hello", hello);
+//! ```
+//!
+//! ```compile_fail
+//! use sconce_router::server::route::{Access, Policy};
+//!
+//! struct Lax;
+//! impl Policy for Lax { const ACCESS: Access = Access::Public; }
+//! ```
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use http::Method;
+
+use super::body;
+use crate::app::App;
+use crate::auth::{self, Authenticator};
+use crate::config::MetricsAccess;
+use crate::{docs, health, metrics};
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone who can reach the port.
+    Public,
+    /// The holder of a key.
+    Key,
+    /// Whoever the configuration lets read the metrics.
+    Scraper,
+}
+
+/// An access policy as a type. Sealed: the policies are the ones in this file.
+pub trait Policy: sealed::Sealed {
+    /// What the policy demands.
+    const ACCESS: Access;
+
+    /// A route for GET and HEAD.
+    fn get<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
+        let access = Self::ACCESS;
+        Route { method: Method::GET, path, access, handler: on(MethodFilter::GET, handler) }
+    }
+
+    /// A route for POST, with a JSON body.
+    fn post<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
+        let access = Self::ACCESS;
+        Route { method: Method::POST, path, access, handler: on(MethodFilter::POST, handler) }
+    }
+}
+
+/// Needs no key: what says nothing that is not public, and what probes must reach.
+pub struct Public;
+
+/// Needs an API key, whose principal the handler gets.
+pub struct NeedsKey;
+
+/// Needs what the configuration says of `/metrics`.
+pub struct Scraper;
+
+impl Policy for Public {
+    const ACCESS: Access = Access::Public;
+}
+
+impl Policy for NeedsKey {
+    const ACCESS: Access = Access::Key;
+}
+
+impl Policy for Scraper {
+    const ACCESS: Access = Access::Scraper;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Public {}
+    impl Sealed for super::NeedsKey {}
+    impl Sealed for super::Scraper {}
+}
+
+/// One method of one path, its handler, and who may call it.
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path, with axum's placeholders.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    handler: MethodRouter<App>,
+}
+
+/// Every route of the router.
+pub fn routes() -> Vec<Route> {
+    vec![
+        Public::get("/live", health::live),
+        Public::get("/ready", health::ready),
+        Public::get("/health", health::health),
+        Public::get("/openapi.json", docs::openapi_json),
+        Public::get("/docs", docs::page),
+        Scraper::get("/metrics", metrics::scrape),
+    ]
+}
+
+/// Puts the routes behind their policies. The checks see only requests that matched: they are
+/// inside the routing, and no path is ever compared twice.
+pub(super) fn mount(routes: Vec<Route>, app: &App, authenticator: &Authenticator) -> Router<App> {
+    let mut router = Router::new();
+    for Route { method, path, access, mut handler } in routes {
+        if method == Method::POST {
+            let limits = from_fn_with_state(app.clone(), body::receive);
+            handler = handler.route_layer(limits);
+        } else {
+            handler = handler.route_layer(from_fn(body::ignore));
+        }
+        if needs_key(access, app) {
+            let check = from_fn_with_state(authenticator.clone(), auth::require_key);
+            handler = handler.route_layer(check);
+        }
+        router = router.route(path, handler);
+    }
+    router
+}
+
+fn needs_key(access: Access, app: &App) -> bool {
+    match access {
+        Access::Public => false,
+        Access::Key => true,
+        Access::Scraper => app.config.metrics == MetricsAccess::Keys,
+    }
+}
