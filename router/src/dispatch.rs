@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sconce_proto::worker::{SamplingParams, Submit};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::config::Config;
 use crate::model::Model;
 
-mod address;
+mod connect;
 mod outputs;
 mod session;
 mod status;
@@ -23,11 +23,9 @@ mod status;
 mod tests;
 mod worker;
 
-pub use address::AddressError;
 pub use outputs::Outputs;
-pub use status::{WorkerState, WorkerStatus};
+pub use status::WorkerStatus;
 
-use address::Address;
 use worker::{Link, ModelCache, Worker};
 
 /// The workers and what they serve. Cheap to clone; when the last clone is dropped, the sessions
@@ -41,7 +39,6 @@ struct Shared {
     workers: ArcSwap<Vec<Arc<Connected>>>,
     models: Arc<ModelCache>,
     queue_timeout: Duration,
-    shutdown: CancellationToken,
     next_request_id: AtomicU64,
     // Where the search for the least loaded worker starts, so that ties go round.
     turn: AtomicUsize,
@@ -93,61 +90,50 @@ pub enum Error {
 }
 
 impl Dispatcher {
-    /// Connects to `workers` (`unix:/path/to/socket` or `http://host:port`), now and whenever a
-    /// connection breaks, until `shutdown`. A request may wait `queue_timeout` for its first step.
-    ///
-    /// Needs a Tokio runtime, and does not wait for any worker.
-    pub fn new(
-        workers: &[String],
-        queue_timeout: Duration,
-        shutdown: CancellationToken,
-    ) -> Result<Self, AddressError> {
+    /// Connects to the configured workers, now and whenever a connection breaks. Needs a Tokio
+    /// runtime, and waits for no worker.
+    pub fn new(config: &Config) -> Self {
         let shared = Shared {
             workers: ArcSwap::default(),
             models: Arc::default(),
-            queue_timeout,
-            shutdown,
+            queue_timeout: config.limits.queue_timeout,
             next_request_id: AtomicU64::new(1),
             turn: AtomicUsize::new(0),
         };
         let dispatcher = Self { shared: Arc::new(shared) };
-        for address in workers {
-            dispatcher.add_worker(address)?;
+        for address in &config.workers {
+            dispatcher.add_worker(address);
         }
-        Ok(dispatcher)
+        dispatcher
     }
 
-    /// Connects to one more worker. Does nothing when it is known already.
-    pub fn add_worker(&self, address: &str) -> Result<(), AddressError> {
-        let address: Address = address.parse()?;
+    /// Connects to one more worker, at `unix:/path/to/socket` or `http://host:port`. Does nothing
+    /// when it is known already.
+    pub fn add_worker(&self, address: &str) {
         let known = |workers: &[Arc<Connected>]| {
-            workers.iter().any(|connected| *connected.worker.address() == address)
+            workers.iter().any(|connected| connected.worker.address() == address)
         };
         if known(&self.shared.workers.load()) {
-            return Ok(());
+            return;
         }
-        let worker = Arc::new(Worker::new(address.clone()));
-        let run =
-            Arc::clone(&worker).run(Arc::clone(&self.shared.models), self.shared.shutdown.clone());
+        let worker = Arc::new(Worker::new(address.to_owned()));
+        let run = Arc::clone(&worker).run(Arc::clone(&self.shared.models));
         let task = AbortOnDropHandle::new(tokio::spawn(run));
         let connected = Arc::new(Connected { worker, _task: task });
         self.shared.workers.rcu(|workers| {
             if known(workers) {
                 return Arc::clone(workers);
             }
-            Arc::new(workers.iter().chain([&connected]).cloned().collect::<Vec<_>>())
+            Arc::new(workers.iter().chain([&connected]).cloned().collect())
         });
-        Ok(())
     }
 
     /// Ends the session with a worker: its streams break off. The caller drains it first.
-    pub fn remove_worker(&self, address: &str) -> Result<(), AddressError> {
-        let address: Address = address.parse()?;
+    pub fn remove_worker(&self, address: &str) {
         self.shared.workers.rcu(|workers| {
-            let stays = |connected: &&Arc<Connected>| *connected.worker.address() != address;
+            let stays = |connected: &&Arc<Connected>| connected.worker.address() != address;
             workers.iter().filter(stays).cloned().collect::<Vec<_>>()
         });
-        Ok(())
     }
 
     /// The models that are served, by name. A model stays listed while its workers restart.

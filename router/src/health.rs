@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::dispatch::{WorkerState, WorkerStatus};
+use crate::dispatch::WorkerStatus;
 use crate::error::refusal::Unready;
 
 /// What a probe is told.
@@ -38,8 +38,8 @@ struct WorkerHealth {
     model: Option<String>,
     /// The version of what it serves.
     version: Option<String>,
-    /// `ready`, `lost` or `draining`.
-    state: &'static str,
+    /// `ready`, or what it is doing instead.
+    state: String,
 }
 
 /// `GET /live`.
@@ -77,7 +77,7 @@ pub(crate) async fn health(State(app): State<App>) -> Response {
 
 fn answer(app: &App) -> Response {
     let workers = app.dispatcher.status();
-    let status = match (app.is_draining(), workers.iter().any(WorkerStatus::ready)) {
+    let status = match (app.is_draining(), workers.iter().any(|worker| worker.ready)) {
         (true, _) => Status::Draining,
         (false, true) => Status::Ready,
         (false, false) => Status::NotReady,
@@ -87,10 +87,7 @@ fn answer(app: &App) -> Response {
 }
 
 fn worker(status: WorkerStatus) -> WorkerHealth {
-    let state = match status.state {
-        WorkerState::Lost => "lost",
-        WorkerState::Ready => "ready",
-        WorkerState::Draining => "draining",
-    };
-    WorkerHealth { model: status.model, version: status.version, state }
+    let (model, version) = status.model.unzip();
+    let state = if status.ready { "ready" } else { "not_ready" };
+    WorkerHealth { model, version, state: state.to_owned() }
 }

@@ -165,6 +165,11 @@ impl ModelMetrics {
         self.count(catalogue::REJECTED, ("reason", reason));
     }
 
+    /// A cancelled request's blocks are free, so long after its cancellation.
+    pub fn cancelled(&self, to_free: Duration) {
+        self.cancel_to_free.record(to_free);
+    }
+
     /// Counts an event stream until the returned guard is dropped.
     pub fn stream_opened(&self) -> OpenStream {
         self.open_streams.increment(1);

@@ -18,14 +18,13 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
 
 pub use trace::RequestId;
 
 use crate::app::App;
 use crate::auth::Authenticator;
 use crate::config::{AuthMode, Config};
-use crate::dispatch::{self, Dispatcher};
+use crate::dispatch::Dispatcher;
 use crate::error::refusal::Refusal;
 use crate::keys::{self, Keys};
 use crate::metrics;
@@ -51,9 +50,6 @@ pub enum Error {
     /// The keys can't be read.
     #[error(transparent)]
     Keys(#[from] keys::Error),
-    /// A worker's address is none.
-    #[error(transparent)]
-    Worker(#[from] dispatch::AddressError),
     /// Nobody could use it, and a key made later might be made by the wrong one.
     #[error(
         "{0} can be reached from other machines and there is no API key: make one with \
@@ -77,9 +73,7 @@ pub struct Server {
 /// Runs a router until the stage asks for its end. Prints one line with its address when it
 /// listens.
 pub async fn run(config: Config, stage: watch::Receiver<Stage>) -> Result<(), Error> {
-    let sessions = CancellationToken::new();
-    let _ended = sessions.clone().drop_guard();
-    let dispatcher = Dispatcher::new(&config.workers, config.limits.queue_timeout, sessions)?;
+    let dispatcher = Dispatcher::new(&config);
     let server = Server::bind(config, dispatcher, stage).await?;
     announce(server.address());
     server.serve().await;

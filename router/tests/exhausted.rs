@@ -14,7 +14,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 const REQUEST: &[u8] = b"GET /live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
@@ -34,8 +33,7 @@ async fn accepting_goes_on_once_there_are_descriptors_again() {
     let config =
         Config { listen: ([127, 0, 0, 1], 0).into(), auth: AuthMode::Open, ..Config::default() };
     let (_stage, stages) = watch::channel(Stage::Serve);
-    let dispatcher =
-        Dispatcher::new(&[], config.limits.queue_timeout, CancellationToken::new()).unwrap();
+    let dispatcher = Dispatcher::new(&config);
     let server = Server::bind(config, dispatcher, stages).await.unwrap();
     let address = server.address();
     let serving = tokio::spawn(server.serve());

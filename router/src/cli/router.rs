@@ -23,6 +23,7 @@ pub struct Router {
         value_delimiter = ',',
         required = true
     )]
+    #[arg(value_parser = worker)]
     workers: Vec<String>,
 
     /// The SQLite file with API keys. Created when absent
@@ -127,6 +128,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
+fn worker(text: &str) -> Result<String, String> {
+    let path = text.strip_prefix("unix:").filter(|path| path.starts_with('/'));
+    let uri: Option<http::Uri> = text.parse().ok();
+    let uri = uri.filter(|uri| {
+        uri.scheme_str() == Some("http") && uri.port_u16().is_some() && uri.path() == "/"
+    });
+    match (path, uri) {
+        (Some(_), _) | (_, Some(_)) => Ok(text.to_owned()),
+        (None, None) => Err("expected unix:/path/to/socket or http://host:port".to_owned()),
+    }
+}
+
 fn host(text: &str) -> Result<String, String> {
     let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let address = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
@@ -182,6 +195,9 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused() {
         for args in [
+            ["--worker", "unix:relative"],
+            ["--worker", "https://host:1"],
+            ["--worker", "http://host"],
             ["--cors-origin", "https://chat.example/"],
             ["--cors-origin", "chat.example"],
             ["--allowed-host", "host:80"],

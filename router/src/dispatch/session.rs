@@ -27,7 +27,7 @@ use tracing::{debug, warn};
 
 use super::Error;
 use super::worker::{Link, Lost, Worker, in_time};
-use crate::metrics;
+use crate::metrics::{self, Engine, ModelMetrics};
 use crate::model::Model;
 
 // Together below three seconds: the time in which a frozen engine is found.
@@ -49,9 +49,10 @@ pub(super) enum Command {
 pub(super) struct Session {
     worker: Arc<Worker>,
     model: Arc<Model>,
-    epoch: u64,
     link: Arc<Link>,
-    engine: metrics::Engine,
+    metrics: Arc<ModelMetrics>,
+    /// The worker's share of the model's figures, from its first report on.
+    engine: Option<Engine>,
     inbound: Option<Streaming<WorkerMessage>>,
     outbound: mpsc::Sender<RouterMessage>,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -109,11 +110,11 @@ impl Session {
         }
         let (sender, commands) = mpsc::unbounded_channel();
         Ok(Self {
-            engine: metrics::Engine::join(metrics::of(&model.info.model, &model.info.version)),
+            metrics: metrics::of(&model.info.model, &model.info.version),
+            engine: None,
             link: Arc::new(Link::new(Arc::clone(&model), sender)),
             worker,
             model,
-            epoch,
             inbound: Some(inbound),
             outbound,
             commands,
@@ -224,7 +225,6 @@ impl Session {
         if self.standing == Standing::Probed {
             self.standing = Standing::Admitted;
             self.worker.admit(&self.link);
-            self.engine.ready();
         }
     }
 
@@ -277,7 +277,7 @@ impl Session {
         let _ = request.outputs.send(output);
         if request.num_unfinished == 0 {
             if let Some(at) = request.cancelled_at {
-                self.engine.cancelled(at.elapsed());
+                self.metrics.cancelled(at.elapsed());
             }
             self.requests.remove(&id);
             self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -288,8 +288,11 @@ impl Session {
     fn update(&mut self, stats: EngineStats) {
         let in_engine = stats.num_running.saturating_add(stats.num_waiting);
         self.link.num_in_engine.store(in_engine, Ordering::Relaxed);
-        let before = self.worker.update(stats, self.epoch);
-        self.engine.report(&before, &stats);
+        self.worker.update(stats);
+        match &mut self.engine {
+            Some(engine) => engine.report(&stats),
+            None => self.engine = Some(Engine::join(Arc::clone(&self.metrics), &stats)),
+        }
     }
 }
 

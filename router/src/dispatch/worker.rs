@@ -12,15 +12,14 @@ use sconce_proto::worker::{
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::address::Address;
+use super::connect::connect;
 use super::outputs::Outputs;
 use super::session::{Command, Session};
-use super::status::{WorkerState, WorkerStatus};
+use super::status::WorkerStatus;
 use crate::model::{self, Model};
 
 /// Longest time that a living worker takes to answer a call.
@@ -33,7 +32,7 @@ const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
 /// A worker, and whether it can take requests.
 pub(super) struct Worker {
-    address: Address,
+    address: String,
     /// What it serves, or served before it was lost.
     model: ArcSwapOption<Model>,
     /// The way into its session, while it takes requests.
@@ -42,12 +41,21 @@ pub(super) struct Worker {
 }
 
 struct State {
-    state: WorkerState,
+    standing: Standing,
     since: SystemTime,
+    /// Why it is not ready.
     error: Option<String>,
     stats: Option<EngineStats>,
-    /// Which process counted `stats`.
-    epoch: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// There is no session: the worker is starting, dead or frozen.
+    Lost,
+    /// It answered a probe with a decode step.
+    Ready,
+    /// It finishes what it runs and takes nothing more.
+    Draining,
 }
 
 /// The way into a worker's session. One per session.
@@ -123,22 +131,21 @@ impl Link {
 }
 
 impl Worker {
-    pub(super) fn new(address: Address) -> Self {
+    pub(super) fn new(address: String) -> Self {
         Self {
             address,
             model: ArcSwapOption::empty(),
             link: ArcSwapOption::empty(),
             state: Mutex::new(State {
-                state: WorkerState::Lost,
+                standing: Standing::Lost,
                 since: SystemTime::now(),
-                error: None,
+                error: Some("not connected yet".to_owned()),
                 stats: None,
-                epoch: 0,
             }),
         }
     }
 
-    pub(super) fn address(&self) -> &Address {
+    pub(super) fn address(&self) -> &str {
         &self.address
     }
 
@@ -157,9 +164,8 @@ impl Worker {
         let state = self.state();
         WorkerStatus {
             address: self.address.to_string(),
-            model: model.as_ref().map(|model| model.info.model.clone()),
-            version: model.as_ref().map(|model| model.info.version.clone()),
-            state: state.state,
+            model: model.map(|model| (model.info.model.clone(), model.info.version.clone())),
+            ready: state.standing == Standing::Ready,
             since: state.since,
             num_in_flight,
             stats: state.stats,
@@ -167,14 +173,11 @@ impl Worker {
         }
     }
 
-    /// Stays connected until `shutdown`.
-    pub(super) async fn run(self: Arc<Self>, models: Arc<ModelCache>, shutdown: CancellationToken) {
+    /// Stays connected until it is aborted.
+    pub(super) async fn run(self: Arc<Self>, models: Arc<ModelCache>) {
         let mut backoff = FIRST_BACKOFF;
         loop {
-            let lost = tokio::select! {
-                lost = self.serve(&models) => lost,
-                () = shutdown.cancelled() => break,
-            };
+            let lost = self.serve(&models).await;
             if self.lose(&lost) {
                 backoff = FIRST_BACKOFF;
             }
@@ -185,7 +188,6 @@ impl Worker {
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(MAX_BACKOFF);
         }
-        self.link.store(None);
     }
 
     /// One connection: until it breaks.
@@ -197,7 +199,7 @@ impl Worker {
     }
 
     async fn open(self: &Arc<Self>, models: &ModelCache) -> Result<Session, Lost> {
-        let connect = self.address.connect(CALL_TIMEOUT);
+        let connect = connect(&self.address, CALL_TIMEOUT);
         let channel = in_time("the connection", connect).await?.map_err(Lost::Connect)?;
         let mut client = WorkerClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -217,25 +219,21 @@ impl Worker {
     /// The worker answered with a decode step: from now on it is chosen.
     pub(super) fn admit(&self, link: &Arc<Link>) {
         self.link.store(Some(Arc::clone(link)));
-        self.enter(WorkerState::Ready, None);
+        self.enter(Standing::Ready, None);
         info!(worker = %self.address, model = link.model.info.model, "worker ready");
     }
 
     /// The worker refuses requests and finishes what it runs.
     pub(super) fn retire(&self) {
         self.link.store(None);
-        if self.enter(WorkerState::Draining, None) {
+        if self.enter(Standing::Draining, Some("draining".to_owned())) {
             info!(worker = %self.address, "worker draining");
         }
     }
 
-    /// Keeps the newest stats and returns the ones before them, of the same process.
-    pub(super) fn update(&self, stats: EngineStats, epoch: u64) -> EngineStats {
-        let mut state = self.state();
-        let before = if state.epoch == epoch { state.stats } else { None };
-        state.epoch = epoch;
-        state.stats = Some(stats);
-        before.unwrap_or_default()
+    /// Keeps what the engine said last.
+    pub(super) fn update(&self, stats: EngineStats) {
+        self.state().stats = Some(stats);
     }
 
     /// Notes why there is no session. Returns whether there was one.
@@ -243,22 +241,22 @@ impl Worker {
         self.link.store(None);
         let error = describe(lost);
         let before = self.state().error.replace(error.clone());
-        let had_session = self.enter(WorkerState::Lost, Some(error.clone()));
+        let had_session = self.enter(Standing::Lost, Some(error.clone()));
         if had_session {
             warn!(worker = %self.address, error, "worker lost");
         } else if before.as_deref() != Some(&error) {
-            debug!(worker = %self.address, error, "worker can't be reached");
+            info!(worker = %self.address, error, "worker not ready");
         }
         had_session
     }
 
     /// Returns whether this is another state than before.
-    fn enter(&self, state: WorkerState, error: Option<String>) -> bool {
+    fn enter(&self, standing: Standing, error: Option<String>) -> bool {
         let mut now = self.state();
-        let changed = now.state != state;
+        let changed = now.standing != standing;
         now.error = error;
         if changed {
-            now.state = state;
+            now.standing = standing;
             now.since = SystemTime::now();
         }
         changed

@@ -91,8 +91,6 @@ metrics! {
         "Times that a sequence lost its blocks to others and was computed again.";
     ENGINE_STEPS = "sconce_engine_steps_total", Kind::Counter,
         "Engine iterations.";
-    WORKERS_READY = "sconce_workers_ready", Kind::Gauge,
-        "Workers that answered their last probe with a decode step.";
     RUNNING = "sconce_num_requests_running", Kind::Gauge,
         "Sequences that are being computed.";
     WAITING = "sconce_num_requests_waiting", Kind::Gauge,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
 use sconce_proto::worker::EngineStats;
@@ -11,7 +10,6 @@ use super::{ModelMetrics, catalogue};
 
 /// The sums of one model version, and the handles that show them.
 pub(super) struct Sums {
-    ready: Sum,
     running: Sum,
     waiting: Sum,
     used_blocks: AtomicI64,
@@ -32,8 +30,6 @@ struct Sum {
 pub struct Engine {
     metrics: Arc<ModelMetrics>,
     last: EngineStats,
-    /// 1 once it takes requests.
-    ready: u32,
 }
 
 impl Sums {
@@ -41,7 +37,6 @@ impl Sums {
         let sum =
             |name: &'static str| Sum { value: AtomicI64::new(0), gauge: gauge!(name, labels) };
         Self {
-            ready: sum(catalogue::WORKERS_READY),
             running: sum(catalogue::RUNNING),
             waiting: sum(catalogue::WAITING),
             used_blocks: AtomicI64::new(0),
@@ -77,40 +72,30 @@ fn add(sum: &AtomicI64, from: u32, to: u32) -> i64 {
 }
 
 impl Engine {
-    /// A session with a worker of this model version has begun.
-    pub fn join(metrics: Arc<ModelMetrics>) -> Self {
-        Self { metrics, last: EngineStats::default(), ready: 0 }
+    /// A worker of this model version has joined. Its first report is the base of its counters:
+    /// what it counted before belongs to an earlier session.
+    pub fn join(metrics: Arc<ModelMetrics>, first: &EngineStats) -> Self {
+        metrics.engines.change(&EngineStats::default(), first);
+        Self { metrics, last: *first }
     }
 
-    /// The worker answered its probe: it takes requests.
-    pub fn ready(&mut self) {
-        self.metrics.engines.ready.change(self.ready, 1);
-        self.ready = 1;
-    }
-
-    /// The worker's next report. `before` is what its totals gain on: the report before this one,
-    /// of an earlier session perhaps, but of the same process.
-    pub fn report(&mut self, before: &EngineStats, now: &EngineStats) {
+    /// The worker's next report.
+    pub fn report(&mut self, stats: &EngineStats) {
         let sums = &self.metrics.engines;
-        sums.change(&self.last, now);
-        let gained = |total: fn(&EngineStats) -> u64| total(now).saturating_sub(total(before));
-        sums.preemptions.increment(gained(|stats| stats.num_preemptions));
-        sums.prefix_queries.increment(gained(|stats| stats.num_prompt_tokens));
-        sums.prefix_hits.increment(gained(|stats| stats.num_cached_tokens));
-        sums.steps.increment(gained(|stats| stats.num_steps));
-        self.last = *now;
-    }
-
-    /// A cancelled request's blocks are free, so long after its cancellation.
-    pub fn cancelled(&self, to_free: Duration) {
-        self.metrics.cancel_to_free.record(to_free);
+        let last = &self.last;
+        sums.change(last, stats);
+        let rise = |to: u64, from: u64| to.saturating_sub(from);
+        sums.preemptions.increment(rise(stats.num_preemptions, last.num_preemptions));
+        sums.prefix_queries.increment(rise(stats.num_prompt_tokens, last.num_prompt_tokens));
+        sums.prefix_hits.increment(rise(stats.num_cached_tokens, last.num_cached_tokens));
+        sums.steps.increment(rise(stats.num_steps, last.num_steps));
+        self.last = *stats;
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         self.metrics.engines.change(&self.last, &EngineStats::default());
-        self.metrics.engines.ready.change(self.ready, 0);
     }
 }
 
@@ -139,23 +124,18 @@ mod tests {
     fn workers_of_one_model_are_summed_and_leave_nothing_behind() {
         let metrics = super::super::of("summed", "1");
 
-        let mut first = Engine::join(Arc::clone(&metrics));
-        let mut second = Engine::join(Arc::clone(&metrics));
-        first.ready();
-        first.report(&stats(3, 5, 100), &stats(3, 5, 100));
-        second.report(&stats(0, 0, 0), &stats(1, 10, 1));
-        first.report(&stats(3, 5, 100), &stats(2, 5, 103));
+        let mut first = Engine::join(Arc::clone(&metrics), &stats(3, 5, 100));
+        let second = Engine::join(Arc::clone(&metrics), &stats(1, 10, 7));
+        first.report(&stats(2, 5, 104));
 
         assert_eq!(value(catalogue::RUNNING, "summed"), 3.0);
         assert_eq!(value(catalogue::KV_CACHE_USAGE, "summed"), 0.75);
         assert_eq!(value(catalogue::ENGINE_STEPS, "summed"), 4.0);
-        assert_eq!(value(catalogue::WORKERS_READY, "summed"), 1.0);
 
         drop(second);
         assert_eq!(value(catalogue::KV_CACHE_USAGE, "summed"), 0.5);
         drop(first);
         assert_eq!(value(catalogue::RUNNING, "summed"), 0.0);
         assert_eq!(value(catalogue::KV_CACHE_BLOCKS, "summed"), 0.0);
-        assert_eq!(value(catalogue::WORKERS_READY, "summed"), 0.0);
     }
 }

@@ -8,7 +8,6 @@ use sconce_router::dispatch::Dispatcher;
 use sconce_router::server::{Error, Server};
 use sconce_router::shutdown::Stage;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::{Router, config, error, header, start, status};
 
@@ -195,8 +194,7 @@ async fn an_address_that_others_reach_needs_a_key_or_the_word_no_auth() {
     config.listen = ([0, 0, 0, 0], 0).into();
     let bind = async |config: &sconce_router::config::Config| {
         let (_stage, stages) = watch::channel(Stage::Serve);
-        let dispatcher =
-            Dispatcher::new(&[], config.limits.queue_timeout, CancellationToken::new()).unwrap();
+        let dispatcher = Dispatcher::new(config);
         Server::bind(config.clone(), dispatcher, stages).await.map(|server| server.address())
     };
 

@@ -20,7 +20,6 @@ use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes; a wait that reaches it has failed.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -56,8 +55,7 @@ pub(crate) async fn start(change: impl FnOnce(&mut Config)) -> Router {
         AuthMode::Open => String::new(),
     };
     let (stage, stages) = watch::channel(Stage::Serve);
-    let dispatcher =
-        Dispatcher::new(&[], config.limits.queue_timeout, CancellationToken::new()).unwrap();
+    let dispatcher = Dispatcher::new(&config);
     let server = Server::bind(config, dispatcher, stages).await.unwrap();
     let address = server.address();
     let (frames, _) = broadcast::channel(64);
