@@ -1,6 +1,7 @@
 //! Computes what the engine planned. Tensors, no queues.
 
 pub mod cpu;
+pub mod hash;
 pub(crate) mod input;
 mod memory;
 pub mod sampler;
