@@ -131,6 +131,27 @@ async fn wrong_bytes_are_refused_and_deleted() {
 }
 
 #[tokio::test]
+async fn every_flipped_bit_and_every_lost_tail_is_caught() {
+    let content = bytes(20_000);
+    let site = Site::with("model.gguf", &content).await;
+    for round in 0..100_usize {
+        let place = round.wrapping_mul(7919);
+        let fault = if round % 2 == 0 {
+            Fault::Flip(place % 160_000)
+        } else {
+            Fault::Short(place % 20_000)
+        };
+        site.hub.misbehave(std::slice::from_ref(&fault));
+
+        let error = site.refuse(&hf("model.gguf")).await;
+
+        assert!(error.contains("corrupt") || error.contains("must have"), "{fault:?}: {error}");
+        assert!(site.blobs().is_empty(), "{fault:?}");
+    }
+    site.fetch(&hf("model.gguf")).await;
+}
+
+#[tokio::test]
 async fn a_wrong_tail_of_a_resumed_file_is_refused_and_deleted() {
     let (site, error) = fails(&[Fault::Cut(100_000), Fault::WrongBytes]).await;
 

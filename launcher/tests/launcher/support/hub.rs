@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     RetryAfter(u16, u64),
     /// Sends other bytes of the right length.
     WrongBytes,
+    /// Sends the right length with one bit flipped.
+    Flip(usize),
     /// Sends less, and says so.
     Short(usize),
     /// Sends more, without saying how much.
@@ -253,12 +255,12 @@ async fn cdn(State(shared): State<Shared>, request: Request) -> Response {
         .filter(|_| is_current && !matches!(fault, Some(Fault::NoRange)))
         .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
         .unwrap_or(0);
-    content_answer(&shared, content, from, (&etag, fault))
+    content_answer(&shared, &content, from, (&etag, fault))
 }
 
 fn content_answer(
     shared: &Shared,
-    content: Bytes,
+    content: &Bytes,
     from: usize,
     (etag, fault): (&str, Option<Fault>),
 ) -> Response {
@@ -276,6 +278,12 @@ fn content_answer(
         Some(Fault::Cut(after)) => (body, end) = (full.slice(..after), End::HangUp),
         Some(Fault::Stall(after)) => (body, end) = (full.slice(..after), End::Stall),
         Some(Fault::WrongBytes) => body = full.iter().map(|byte| !byte).collect(),
+        Some(Fault::Flip(bit)) => {
+            let mut bytes = full.to_vec();
+            let place = bit / 8 % bytes.len();
+            bytes[place] ^= 1 << (bit % 8);
+            body = bytes.into();
+        }
         Some(Fault::Short(len)) => (body, length) = (full.slice(..len), Some(len)),
         Some(Fault::Long(extra)) => {
             (body, length) = ([&full[..], &vec![0; extra]].concat().into(), None);
