@@ -153,19 +153,33 @@ impl Hub {
             return if is_offline { Err(absent()) } else { Ok(None) };
         }
         let remotes = if name.file.is_some() { remotes } else { select::select_files(remotes)? };
+        if name.file.is_none() && !select::is_whole(&remotes) {
+            return Err(absent());
+        }
+        let Some(files) = self.check_cached(remotes).await? else { return Ok(None) };
+        Ok(Some(Snapshot { commit, directory, files }))
+    }
+
+    /// Hashes files of the cache. `None` if one is not what its name says and the hub can be asked.
+    async fn check_cached(
+        &self,
+        remotes: Vec<Remote>,
+    ) -> Result<Option<Vec<(RepoPath, Fetched)>>, Error> {
         let mut files = Vec::new();
         for remote in remotes {
-            let path = self.cache.snapshot_file(&name.repo, &commit, &remote.file);
+            let path = self.cache.snapshot_file(&remote.repo, &remote.commit, &remote.file);
             let owned = path.clone();
             match blocking(move || hash_regular(&owned)).await {
                 Ok(hashes) if hashes.matches(&remote.id) => {
                     files.push((remote.file, Fetched { path, hashes, origin: Origin::Found }));
                 }
-                _ if is_offline => return Err(Error::Unverifiable(path)),
+                _ if self.settings.network == Network::Offline => {
+                    return Err(Error::Unverifiable(path));
+                }
                 _ => return Ok(None),
             }
         }
-        Ok(Some(Snapshot { commit, directory, files }))
+        Ok(Some(files))
     }
 
     fn cached_remote(&self, repo: &RepoId, commit: &Revision, file: RepoPath) -> Option<Remote> {

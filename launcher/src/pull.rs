@@ -108,15 +108,16 @@ impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "could not pull {}; tried:", self.name)?;
         for (source, error) in &self.attempts {
-            write!(f, "\n  {source}\n    {error}")?;
-            let mut cause = std::error::Error::source(error);
-            while let Some(error) = cause {
-                write!(f, ": {error}")?;
-                cause = error.source();
-            }
+            write!(f, "\n  {source}\n    {}", with_causes(error))?;
         }
         Ok(())
     }
+}
+
+/// The error and what caused it, on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Files, what is to be loaded of them, and where they came from.
@@ -258,7 +259,7 @@ impl Puller {
         attempts: &mut Vec<(String, SourceError)>,
     ) {
         let error = error.into();
-        self.progress.note(&format!("{source}: {error}"));
+        self.progress.note(&format!("{source}: {}", with_causes(&error)));
         attempts.push((source.to_owned(), error));
     }
 

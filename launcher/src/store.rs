@@ -16,7 +16,7 @@ pub use manifest::{Check, Damage, Manifest, ManifestFile, Source};
 use crate::digest::{Hashes, Sha256Hash};
 use crate::lock::{Hold, LockFile};
 use crate::name::RepoPath;
-use files::{remove_if_exists, write_atomic};
+use files::{create_private, remove_if_exists, write_atomic};
 
 /// A file that is on this machine and was checked.
 #[derive(Clone, Debug)]
@@ -171,6 +171,8 @@ impl Store {
         name: &str,
         on_wait: impl FnOnce(),
     ) -> Result<LockFile, Error> {
+        // The router's database will lie here too, and sockets: nobody else's business.
+        create_private(&self.home).map_err(Error::io(&self.home))?;
         let path = self.lock_path(name, "pull");
         LockFile::take(&path, Hold::Exclusive, on_wait).await.map_err(Error::io(&path))
     }

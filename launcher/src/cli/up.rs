@@ -2,6 +2,7 @@
 
 mod banner;
 mod launch;
+mod run_dir;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -18,6 +19,7 @@ pub use launch::Launch;
 use crate::name::ModelName;
 use crate::settings::{Network, Settings};
 use crate::store::Check;
+use crate::store::files::create_private;
 
 /// Pulls a model if needed, and serves it
 #[derive(Args, Clone, Debug)]
@@ -98,7 +100,8 @@ impl Up {
         hooks: Hooks,
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
-        create_private(&settings.home)?;
+        create_private(&settings.home)
+            .with_context(|| format!("creating {}", settings.home.display()))?;
         let puller = super::puller(settings.clone())?;
         let check = if self.verify { Check::Always } else { Check::IfTouched };
         let pulled = puller.pull(&self.name, check).await?;
@@ -131,15 +134,4 @@ fn served_name(name: &str) -> Result<String, String> {
         return Err("a model's name has letters, digits and `._-+:/@` only".to_owned());
     }
     Ok(name.to_owned())
-}
-
-/// The database has hashes of keys, the run directory sockets: nobody else's business.
-fn create_private(home: &std::path::Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(home)
-        .with_context(|| format!("creating {}", home.display()))
 }

@@ -181,6 +181,7 @@ impl Client {
     /// A request with a small answer: tried again when it fails, but not for long.
     async fn small(&self, method: Method, url: &Url, follow: Follow) -> Result<Response, Error> {
         let mut backoff = Backoff::new(self.settings.retries);
+        let mut was_unreachable = false;
         loop {
             let sent = self.send(method.clone(), url, HeaderMap::new(), follow);
             let answer = match sent.await {
@@ -189,10 +190,13 @@ impl Client {
             };
             match answer {
                 Ok(response) => return Ok(response),
-                // A host that cannot be connected to will hardly be there a second later, and
-                // somebody is waiting for a mirror.
-                Err(error @ Error::Transport { .. }) if is_connect(&error) => return Err(error),
-                Err(error) => backoff.wait(error).await?,
+                // A host that twice cannot be connected to is not there, and somebody is waiting
+                // for a mirror.
+                Err(error) if is_connect(&error) && was_unreachable => return Err(error),
+                Err(error) => {
+                    was_unreachable = is_connect(&error);
+                    backoff.wait(error).await?;
+                }
             }
         }
     }

@@ -38,12 +38,31 @@ fn safetensors_model(mut files: Vec<Remote>) -> Vec<Remote> {
     files
 }
 
+/// Whether files that happen to be here make up a model: the configuration, and every shard that
+/// the shards' names speak of.
+pub(crate) fn is_whole(files: &[Remote]) -> bool {
+    let has = |name: &str| files.iter().any(|remote| remote.file.as_ref() == name);
+    if !files.iter().any(|remote| remote.file.kind() == "safetensors") {
+        return true;
+    }
+    let shards = files.iter().filter_map(|remote| {
+        let stem = remote.file.as_ref().strip_suffix(".safetensors")?;
+        let (first, total) = stem.rsplit_once("-of-")?;
+        let (prefix, _) = first.rsplit_once('-')?;
+        Some((prefix, total))
+    });
+    let are_all_there = shards.clone().all(|(prefix, total)| {
+        total.parse() == Ok(shards.clone().filter(|shard| *shard == (prefix, total)).count())
+    });
+    has("config.json") && are_all_there
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::digest::{ContentId, Sha256Hash};
 
-    fn select(names: &[&str]) -> Result<Vec<String>, Error> {
+    fn remotes(names: &[&str]) -> Vec<Remote> {
         let remote = |name: &&str| Remote {
             repo: "o/r".parse().unwrap(),
             commit: "main".parse().unwrap(),
@@ -51,7 +70,11 @@ mod tests {
             id: ContentId::Sha256(Sha256Hash::of(b"")),
             size: 1,
         };
-        let chosen = select_files(names.iter().map(remote).collect())?;
+        names.iter().map(remote).collect()
+    }
+
+    fn select(names: &[&str]) -> Result<Vec<String>, Error> {
+        let chosen = select_files(remotes(names))?;
         Ok(chosen.iter().map(|remote| remote.file.to_string()).collect())
     }
 
@@ -86,5 +109,16 @@ mod tests {
         let error = select(&["a.Q4_0.gguf", "a.Q8_0.gguf"]).unwrap_err();
         assert!(error.to_string().ends_with("a.Q4_0.gguf, a.Q8_0.gguf"), "{error}");
         assert!(matches!(select(&["config.json"]), Err(Error::NoWeights)));
+    }
+
+    #[test]
+    fn a_model_that_lacks_a_shard_or_its_configuration_is_not_whole() {
+        let one = "model-00001-of-00002.safetensors";
+        let two = "model-00002-of-00002.safetensors";
+        assert!(is_whole(&remotes(&["config.json", one, two])));
+        assert!(is_whole(&remotes(&["config.json", "model.safetensors"])));
+        assert!(is_whole(&remotes(&["a.gguf"])));
+        assert!(!is_whole(&remotes(&["config.json", two])));
+        assert!(!is_whole(&remotes(&[one, two])));
     }
 }

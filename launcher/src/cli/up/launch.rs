@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Hooks;
 use super::banner::{Access, Banner};
+use super::run_dir::RunDir;
 use crate::cli::started::process_age;
 use crate::pull::Model;
 use crate::settings::Settings;
@@ -24,9 +24,6 @@ const AFTER_DRAIN: Duration = Duration::from_secs(5);
 
 /// A worker whose router is gone has nothing left to do.
 const WORKER_PATIENCE: Duration = Duration::from_secs(10);
-
-/// The kernel's limit for the path of a socket, its end mark included.
-const MAX_SOCKET_PATH: usize = 104;
 
 /// A model to serve, and how.
 #[derive(Clone, Debug)]
@@ -58,8 +55,8 @@ impl Launch {
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
-        let run_dir = run_dir(settings)?;
-        let socket = run_dir.path().join("worker.sock");
+        let run_dir = RunDir::create(settings)?;
+        let socket = run_dir.socket();
         let worker = Service::start(self.worker(&socket), Policy::default());
         // The database is made before the router opens it: one of them migrates it, not both.
         let access = self.access(hooks.ensure_first_key).await?;
@@ -168,34 +165,6 @@ fn unix(socket: &Path) -> OsString {
     let mut address = OsString::from("unix:");
     address.push(socket);
     address
-}
-
-/// A directory for sockets that nobody else can enter. Removed when dropped.
-fn run_dir(settings: &Settings) -> anyhow::Result<TempDir> {
-    let own = settings.home.join("run");
-    let candidates = [settings.runtime_dir.clone(), Some(own), Some(std::env::temp_dir())];
-    let mut last = None;
-    for base in candidates.into_iter().flatten() {
-        if base.as_os_str().len() + "/sconce-XXXXXX/worker.sock".len() >= MAX_SOCKET_PATH {
-            continue;
-        }
-        match private_dir(&base) {
-            Ok(directory) => return Ok(directory),
-            Err(error) => {
-                last = Some(anyhow::Error::new(error).context(base.display().to_string()))
-            }
-        }
-    }
-    let error = last.unwrap_or_else(|| anyhow::anyhow!("every path is too long for a socket"));
-    Err(error.context("creating a directory for sockets"))
-}
-
-fn private_dir(base: &Path) -> std::io::Result<TempDir> {
-    use std::os::unix::fs::PermissionsExt;
-
-    std::fs::create_dir_all(base)?;
-    let private = std::fs::Permissions::from_mode(0o700);
-    tempfile::Builder::new().prefix("sconce-").permissions(private).tempdir_in(base)
 }
 
 /// What a user or a service manager says.

@@ -1,0 +1,110 @@
+//! Files that the hub's own tools put into the cache are taken, once they were looked at.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use sconce_launcher::digest::Sha256Hash;
+use sconce_launcher::store::Origin;
+
+use crate::support::hub::COMMIT;
+use crate::support::{REPO, Site, bytes, entry, hf};
+
+/// Lays out `content` as `huggingface_hub` does; returns the blob.
+fn lay_out(site: &Site, file: &str, content: &[u8]) -> PathBuf {
+    let repo = site.repo_dir();
+    let sha256 = Sha256Hash::of(content).to_string();
+    let blob = repo.join("blobs").join(&sha256);
+    let snapshot = repo.join("snapshots").join(COMMIT);
+    for directory in [&repo.join("blobs"), &repo.join("refs"), &snapshot] {
+        std::fs::create_dir_all(directory).unwrap();
+    }
+    std::fs::write(&blob, content).unwrap();
+    std::fs::write(repo.join("refs/main"), COMMIT).unwrap();
+    symlink(format!("../../blobs/{sha256}"), snapshot.join(file)).unwrap();
+    blob
+}
+
+#[tokio::test]
+async fn a_file_of_another_tool_is_used_and_outlives_the_model() {
+    let content = bytes(5000);
+    let site = Site::with("model.gguf", &content).await;
+    let blob = lay_out(&site, "model.gguf", &content);
+
+    let manifest = site.fetch(&hf("model.gguf")).await;
+    assert_eq!(site.hub.num_bytes(), 0);
+    assert_eq!(manifest.files[0].origin, Origin::Found);
+
+    site.puller().remove(&hf("model.gguf").parse().unwrap()).unwrap();
+    assert!(blob.exists());
+}
+
+#[tokio::test]
+async fn a_pinned_file_of_another_tool_needs_no_network() {
+    let content = bytes(5000);
+    let mut site = Site::new().await;
+    site.catalogue = entry("model.gguf", &content);
+    lay_out(&site, "model.gguf", &content);
+
+    site.fetch("tiny:1").await;
+    site.fetch(&format!("hf:{REPO}@{COMMIT}:model.gguf")).await;
+
+    assert!(site.hub.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_blob_in_a_store_that_repositories_share_is_read_through() {
+    let content = bytes(5000);
+    let site = Site::with("model.gguf", &content).await;
+    let blob = lay_out(&site, "model.gguf", &content);
+    let shared = site.settings.hub.cache.join("blobs/ab/abcd");
+    std::fs::create_dir_all(shared.parent().unwrap()).unwrap();
+    std::fs::rename(&blob, &shared).unwrap();
+    symlink("../../blobs/ab/abcd", &blob).unwrap();
+
+    let manifest = site.fetch(&hf("model.gguf")).await;
+
+    assert_eq!(std::fs::read(manifest.model).unwrap(), content);
+    assert_eq!(site.hub.num_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_corrupt_shared_blob_is_let_go_of_but_not_deleted() {
+    let content = bytes(5000);
+    let site = Site::with("model.gguf", &content).await;
+    let blob = lay_out(&site, "model.gguf", &content);
+    let shared = site.settings.hub.cache.join("shared");
+    std::fs::write(&shared, b"something else").unwrap();
+    std::fs::remove_file(&blob).unwrap();
+    symlink("../../shared", &blob).unwrap();
+
+    let manifest = site.fetch(&hf("model.gguf")).await;
+
+    assert_eq!(std::fs::read(manifest.model).unwrap(), content);
+    assert_eq!(std::fs::read(&shared).unwrap(), b"something else");
+}
+
+#[tokio::test]
+async fn a_corrupt_file_of_another_tool_is_fetched_again() {
+    let content = bytes(5000);
+    let site = Site::with("model.gguf", &content).await;
+    let blob = lay_out(&site, "model.gguf", &content);
+    std::fs::write(&blob, bytes(4999)).unwrap();
+
+    let manifest = site.fetch(&hf("model.gguf")).await;
+
+    assert_eq!(std::fs::read(manifest.model).unwrap(), content);
+    assert_eq!(site.hub.num_bytes(), 5000);
+}
+
+#[tokio::test]
+async fn a_device_in_the_place_of_a_blob_is_never_read() {
+    let content = bytes(5000);
+    let site = Site::with("model.gguf", &content).await;
+    let blob = lay_out(&site, "model.gguf", &content);
+    std::fs::remove_file(&blob).unwrap();
+    symlink("/dev/zero", &blob).unwrap();
+
+    let manifest = site.fetch(&hf("model.gguf")).await;
+
+    assert_eq!(std::fs::read(manifest.model).unwrap(), content);
+}

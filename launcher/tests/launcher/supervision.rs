@@ -1,0 +1,180 @@
+//! Children that die, hang, and talk too much.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sconce_launcher::supervisor::{Announcement, Death, Error, Policy, Service, Spec, State};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn spec(script: &str) -> Spec {
+    let args = ["-c", script, "sh", "--listen", "127.0.0.1:0"].map(Into::into).to_vec();
+    Spec { label: "child", program: "/bin/sh".into(), args, socket: None }
+}
+
+fn quick() -> Policy {
+    Policy { first: Duration::from_millis(1), ..Policy::default() }
+}
+
+/// Waits for a state that `wanted` likes.
+async fn until(service: &Service, wanted: impl Fn(&State) -> bool) -> State {
+    let mut state = service.state();
+    let found = tokio::time::timeout(PATIENCE, state.wait_for(|state| wanted(state))).await;
+    found.unwrap().unwrap().clone()
+}
+
+/// A script that counts its lives in a file and is ready in each.
+fn counting(directory: &TempDir, then: &str) -> String {
+    let lives = directory.path().join("lives");
+    format!("echo life >> '{}'; echo 'ready {{}}'; {then}", lives.display())
+}
+
+fn lives(directory: &TempDir) -> usize {
+    std::fs::read_to_string(directory.path().join("lives")).unwrap_or_default().lines().count()
+}
+
+#[tokio::test]
+async fn the_announcement_is_found_among_other_lines() {
+    let script = "echo loading; echo noise >&2; echo 'ready {\"model\":\"m\"}'; exec cat";
+    let service = Service::start(spec(script), quick());
+
+    let announcement = service.ready("child").await.unwrap();
+
+    assert_eq!(announcement, Announcement::Ready(serde_json::json!({ "model": "m" })));
+    service.stop(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_child_that_dies_after_it_was_ready_is_started_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = counting(&directory, "[ $(wc -l < LIVES) -ge 4 ] && exec cat; kill -9 $$");
+    let script = script.replace("LIVES", directory.path().join("lives").to_str().unwrap());
+    let service = Service::start(spec(&script), quick());
+
+    let mut state = service.state();
+    let mut deaths = 0;
+    while lives(&directory) < 4 {
+        state.changed().await.unwrap();
+        deaths += usize::from(matches!(*state.borrow_and_update(), State::Restarting(_)));
+    }
+    until(&service, |state| matches!(state, State::Ready(_))).await;
+
+    assert!(deaths >= 1);
+    assert_eq!(lives(&directory), 4);
+    service.stop(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_crash_loop_is_reported_with_its_status_and_slows_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = Policy { first: Duration::from_secs(30), ..Policy::default() };
+    let service = Service::start(spec(&counting(&directory, "exit 7")), policy);
+
+    let state = until(&service, |state| matches!(state, State::Restarting(_))).await;
+
+    let State::Restarting(Death::Exited(status)) = state else { panic!("{state:?}") };
+    assert_eq!(status.code(), Some(7));
+    // It is waiting now: stopping does not wait for the delay, nor start it again.
+    let started = Instant::now();
+    service.stop(PATIENCE).await;
+    assert!(started.elapsed() < PATIENCE);
+    assert_eq!(lives(&directory), 1);
+}
+
+#[tokio::test]
+async fn a_child_that_dies_before_it_was_ready_is_an_error_with_its_status() {
+    let service = Service::start(spec("echo 'bad model' >&2; exit 3"), quick());
+
+    let error = service.ready("worker").await.unwrap_err();
+
+    let Error::Failed { label: "worker", death: Death::Exited(status) } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(status.code(), Some(3));
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_an_error() {
+    let mut spec = spec("");
+    spec.program = "/nonexistent/sconce".into();
+
+    let error = Service::start(spec, quick()).ready("worker").await.unwrap_err();
+
+    assert!(error.to_string().contains("could not be started"), "{error}");
+}
+
+#[tokio::test]
+async fn stopping_asks_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let done = directory.path().join("done");
+    let script = format!(
+        "trap 'echo drained > {}; exit 0' TERM; echo 'ready {{}}'; while :; do read x; done",
+        done.display()
+    );
+    let service = Service::start(spec(&script), quick());
+    service.ready("child").await.unwrap();
+
+    service.stop(PATIENCE).await;
+
+    assert!(done.exists());
+}
+
+#[tokio::test]
+async fn a_child_that_does_not_listen_is_killed_in_time() {
+    let script = "trap '' TERM; echo 'ready {}'; while :; do read x; done";
+    let service = Service::start(spec(script), quick());
+    service.ready("child").await.unwrap();
+    let started = Instant::now();
+
+    service.stop(Duration::from_millis(100)).await;
+
+    assert!(started.elapsed() < PATIENCE);
+}
+
+#[tokio::test]
+async fn a_killer_cuts_the_patience_short() {
+    let script = "trap '' TERM; echo 'ready {}'; while :; do read x; done";
+    let service = Service::start(spec(script), quick());
+    service.ready("child").await.unwrap();
+    let killer = service.killer();
+    let started = Instant::now();
+
+    tokio::join!(service.stop(Duration::from_secs(3600)), async { killer.kill() });
+
+    assert!(started.elapsed() < PATIENCE);
+}
+
+#[tokio::test]
+async fn the_port_that_was_announced_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let seen = directory.path().join("seen");
+    let script = format!(
+        "echo $2 >> '{0}'; echo 'listening http://127.0.0.1:4711'; \
+         [ $(wc -l < '{0}') -ge 2 ] && exec cat; exit 1",
+        seen.display()
+    );
+    let service = Service::start(spec(&script), quick());
+
+    until(&service, |state| matches!(state, State::Restarting(_))).await;
+    until(&service, |state| matches!(state, State::Ready(_))).await;
+
+    let seen = std::fs::read_to_string(Path::new(&seen)).unwrap();
+    assert_eq!(seen, "127.0.0.1:0\n127.0.0.1:4711\n");
+    service.stop(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_a_dead_child_left_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("worker.sock");
+    std::fs::write(&socket, b"").unwrap();
+    let script = format!("[ -e '{}' ] || echo 'ready {{}}'; exec cat", socket.display());
+    let mut spec = spec(&script);
+    spec.socket = Some(socket);
+    let service = Service::start(spec, quick());
+
+    tokio::time::timeout(PATIENCE, service.ready("child")).await.unwrap().unwrap();
+
+    service.stop(PATIENCE).await;
+}
