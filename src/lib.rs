@@ -5,5 +5,7 @@
 //! A [`engine::plan::StepPlan`] passes between them.
 
 pub mod engine;
+pub mod layers;
 pub mod models;
 pub mod runner;
+pub mod weights;

@@ -1,6 +1,10 @@
 //! Computes what the engine planned. Tensors, no queues.
 
+pub mod cpu;
 pub mod hash;
+pub(crate) mod input;
+mod memory;
+pub mod sampler;
 
 use crate::engine::plan::{Sampled, StepPlan};
 

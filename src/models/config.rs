@@ -29,6 +29,41 @@ pub struct DecoderConfig {
     pub attention_bias: bool,
 }
 
+/// No model reads further, and tables of this many rows still fit into memory.
+const MAX_POSITIONS: usize = 1 << 24;
+
+impl DecoderConfig {
+    /// Says what is impossible about the numbers. A checkpoint gives them, so anything may come.
+    pub fn validate(&self) -> Result<(), String> {
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("vocab_size", self.vocab_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        // Below 2^28, products of two sizes fit into 64 bits, and indices into `u32`.
+        if let Some((name, size)) = sizes.iter().find(|(_, size)| !(1..1 << 28).contains(size)) {
+            return Err(format!("{name} is {size}"));
+        }
+        if self.max_position_embeddings > MAX_POSITIONS {
+            let given = self.max_position_embeddings;
+            return Err(format!("max_position_embeddings is {given}, at most {MAX_POSITIONS}"));
+        }
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(format!("{heads} query heads do not share {kv_heads} key and value heads"));
+        }
+        if !(self.rms_norm_eps >= 0.0 && self.rms_norm_eps < 1.0) {
+            return Err(format!("rms_norm_eps is {}", self.rms_norm_eps));
+        }
+        self.rope.validate(self.head_dim)
+    }
+}
+
 /// Rotary position embedding (Su et al., 2021).
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
@@ -40,6 +75,18 @@ pub struct RopeConfig {
     pub style: RopeStyle,
     /// How frequencies are changed for longer contexts.
     pub scaling: RopeScaling,
+}
+
+impl RopeConfig {
+    fn validate(&self, head_dim: usize) -> Result<(), String> {
+        if !self.theta.is_finite() || self.theta <= 1.0 {
+            return Err(format!("rope_theta is {}", self.theta));
+        }
+        if self.dim == 0 || self.dim > head_dim || !self.dim.is_multiple_of(2) {
+            return Err(format!("RoPE rotates {} of {head_dim} dimensions", self.dim));
+        }
+        self.scaling.validate(self.dim)
+    }
 }
 
 /// Which two dimensions of a head rotate together.
@@ -87,4 +134,36 @@ pub enum RopeScaling {
     },
     /// `[dim / 2]` divisors of the frequencies, as GGUF's `rope_freqs.weight` holds them.
     Factors(Vec<f32>),
+}
+
+impl RopeScaling {
+    fn validate(&self, dim: usize) -> Result<(), String> {
+        let positive = |numbers: &[f32]| numbers.iter().all(|x| x.is_finite() && *x > 0.0);
+        let possible = match self {
+            Self::None => true,
+            Self::Linear { factor } => positive(&[*factor]),
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
+                positive(&[*factor, *low_freq_factor, *high_freq_factor])
+                    && low_freq_factor < high_freq_factor
+                    && (1..=MAX_POSITIONS).contains(original_max_position_embeddings)
+            }
+            Self::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+            } => {
+                positive(&[*factor, *beta_fast, *beta_slow, attention_factor.unwrap_or(1.0)])
+                    && (1..=MAX_POSITIONS).contains(original_max_position_embeddings)
+            }
+            Self::Factors(factors) => factors.len() == dim / 2 && positive(factors),
+        };
+        if possible { Ok(()) } else { Err(format!("the scaling of RoPE is impossible: {self:?}")) }
+    }
 }

@@ -1,0 +1,144 @@
+//! The blocks that GGUF files store quantized weights in, read as groups of 32 elements.
+
+use half::{bf16, f16};
+
+use super::panels::BLOCK;
+use crate::dtype::Dtype;
+
+/// 32 elements: `(code - zero) * scale + min`, the first 16 with the first scale.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub codes: [u8; BLOCK],
+    pub zero: u8,
+    pub scales: [f32; 2],
+    pub min: f32,
+}
+
+impl Group {
+    fn new(codes: [u8; BLOCK], zero: u8, scale: f32, min: f32) -> Self {
+        Self { codes, zero, scales: [scale; 2], min }
+    }
+
+    /// Writes the elements as floats.
+    pub(super) fn dequantize(&self, out: &mut [f32]) {
+        for (i, (out, &code)) in out.iter_mut().zip(&self.codes).enumerate() {
+            let code = f32::from(i16::from(code) - i16::from(self.zero));
+            *out = code * self.scales[i / 16] + self.min;
+        }
+    }
+}
+
+/// Reads the group that starts at element `32 * index` of a row of quantized blocks.
+pub(super) fn group(dtype: Dtype, row: &[u8], index: usize) -> Group {
+    let groups_per_block = (dtype.block_len() / BLOCK).max(1);
+    let start = index / groups_per_block * dtype.block_bytes();
+    let block = &row[start..start + dtype.block_bytes()];
+    let index = index % groups_per_block;
+    match dtype {
+        Dtype::Q4_0 => Group::new(nibbles(&block[2..]), 8, f16_at(block, 0), 0.0),
+        Dtype::Q4_1 => Group::new(nibbles(&block[4..]), 0, f16_at(block, 0), f16_at(block, 2)),
+        Dtype::Q5_0 => Group::new(fifths(&block[2..]), 16, f16_at(block, 0), 0.0),
+        Dtype::Q5_1 => Group::new(fifths(&block[4..]), 0, f16_at(block, 0), f16_at(block, 2)),
+        Dtype::Q8_0 => {
+            let codes = std::array::from_fn(|i| block[2 + i].wrapping_add(128));
+            Group::new(codes, 128, f16_at(block, 0), 0.0)
+        }
+        Dtype::Q4K => {
+            let (scale, min) = k_scale(block, index);
+            Group::new(k_nibbles(&block[16..], index), 0, scale, min)
+        }
+        Dtype::Q5K => {
+            let (scale, min) = k_scale(block, index);
+            let mut codes = k_nibbles(&block[48..], index);
+            for (code, high) in codes.iter_mut().zip(&block[16..48]) {
+                *code |= (high >> index & 1) << 4;
+            }
+            Group::new(codes, 0, scale, min)
+        }
+        Dtype::Q6K => q6k(block, index),
+        Dtype::F32 | Dtype::F16 | Dtype::BF16 => {
+            unreachable!("a plain float is in no group")
+        }
+    }
+}
+
+/// Writes a row of any type as floats.
+pub(super) fn dequantize_row(dtype: Dtype, row: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => {
+            for (out, bytes) in out.iter_mut().zip(row.as_chunks().0) {
+                *out = f32::from_le_bytes(*bytes);
+            }
+        }
+        Dtype::F16 => {
+            for (out, bytes) in out.iter_mut().zip(row.as_chunks().0) {
+                *out = f16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        Dtype::BF16 => {
+            for (out, bytes) in out.iter_mut().zip(row.as_chunks().0) {
+                *out = bf16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        Dtype::Q4_0
+        | Dtype::Q4_1
+        | Dtype::Q5_0
+        | Dtype::Q5_1
+        | Dtype::Q8_0
+        | Dtype::Q4K
+        | Dtype::Q5K
+        | Dtype::Q6K => {
+            for (index, out) in out.chunks_mut(BLOCK).enumerate() {
+                group(dtype, row, index).dequantize(out);
+            }
+        }
+    }
+}
+
+fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+}
+
+/// 16 bytes: elements 0..16 in the low halves, 16..32 in the high halves.
+fn nibbles(bytes: &[u8]) -> [u8; BLOCK] {
+    std::array::from_fn(|i| bytes[i % 16] >> (i / 16 * 4) & 15)
+}
+
+/// Four bytes with the fifth bit of each element, then the nibbles.
+fn fifths(bytes: &[u8]) -> [u8; BLOCK] {
+    let high = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let low = nibbles(&bytes[4..]);
+    std::array::from_fn(|i| low[i] | ((high >> i & 1) << 4) as u8)
+}
+
+/// Two groups share 32 bytes: the even one has the low halves.
+fn k_nibbles(bytes: &[u8], index: usize) -> [u8; BLOCK] {
+    let pair = &bytes[index / 2 * BLOCK..][..BLOCK];
+    std::array::from_fn(|i| pair[i] >> (index % 2 * 4) & 15)
+}
+
+/// A group's scale and (negative) minimum: two half floats times 6-bit factors, twelve bytes of
+/// which hold eight pairs.
+fn k_scale(block: &[u8], index: usize) -> (f32, f32) {
+    let packed = &block[4..16];
+    let (scale, min) = if index < 4 {
+        (packed[index] & 63, packed[index + 4] & 63)
+    } else {
+        let (low, scale_high, min_high) = (packed[index + 4], packed[index - 4], packed[index]);
+        (low & 15 | scale_high >> 6 << 4, low >> 4 | min_high >> 6 << 4)
+    };
+    (f16_at(block, 0) * f32::from(scale), -(f16_at(block, 2) * f32::from(min)))
+}
+
+/// 128 bytes of low halves, 64 of high quarters, 16 signed scales, one half float.
+fn q6k(block: &[u8], index: usize) -> Group {
+    let (half, quarter) = (index / 4, index % 4);
+    let low = &block[64 * half + 32 * (quarter % 2)..][..BLOCK];
+    let high = &block[128 + 32 * half..][..BLOCK];
+    let codes = std::array::from_fn(|i| {
+        low[i] >> (quarter / 2 * 4) & 15 | (high[i] >> (2 * quarter) & 3) << 4
+    });
+    let scale = f16_at(block, 208);
+    let scales = [0, 1].map(|i| scale * f32::from(block[192 + 2 * index + i] as i8));
+    Group { codes, zero: 32, scales, min: 0.0 }
+}

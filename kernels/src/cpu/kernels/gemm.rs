@@ -1,0 +1,285 @@
+//! Matrix times a tile of tokens: one panel of 16 rows, all columns, `M` tokens at once.
+//!
+//! Sums run over the columns in order, per token, whatever `M` is, so a token's result does not
+//! depend on its neighbors.
+#![expect(clippy::needless_range_loop, reason = "a loop over `t` is the unrolled register tile")]
+
+use super::super::panels::{P4_BYTES, P8_BYTES, P8_HALF_BYTES, P8_MIN_BYTES};
+use super::super::simd::{LANES, Simd};
+
+/// How far ahead weights are asked for: far enough for DRAM, near enough to stay in L1.
+const PREFETCH_BLOCKS: usize = 8;
+
+/// A panel, a tile of `M` tokens, and where the 16 x `M` results go.
+pub(in super::super) struct Tile {
+    /// The panel: `num_blocks` blocks of 16 rows x 32 columns, or dense columns of 16 rows.
+    pub weights: *const u8,
+    /// Blocks of 32 columns, or columns of a dense panel.
+    pub num_blocks: usize,
+    /// `[num_blocks][8][M]`: four int8 each.
+    pub x: *const i32,
+    /// `[num_blocks][2][M]`: the scale, and the scale times the sum of the int8.
+    pub scales: *const f32,
+    /// `[num_blocks][3][M]`: -128 times the sum of all, of the first and of the last 16 int8.
+    pub offsets: *const i32,
+    /// `[columns][M]`, for a dense panel.
+    pub dense: *const f32,
+    /// `[M]` rows, `out_stride` floats apart, of 16 floats.
+    pub out: *mut f32,
+    pub out_stride: usize,
+    /// Whether to add to `out`.
+    pub accumulate: bool,
+}
+
+/// # Safety
+/// The tile's output must be writable for `M` rows of 16.
+#[inline(always)]
+unsafe fn finish<S: Simd, const M: usize>(tile: &Tile, sums: [S::F; M]) {
+    // SAFETY: the caller's.
+    unsafe {
+        for (t, sum) in sums.into_iter().enumerate() {
+            let out = tile.out.add(t * tile.out_stride);
+            let sum = if tile.accumulate { S::add(sum, S::load(out)) } else { sum };
+            S::store(out, sum);
+        }
+    }
+}
+
+/// # Safety
+/// As for any prefetch, none: the address need not be valid.
+#[inline(always)]
+unsafe fn prefetch<S: Simd>(block: *const u8, block_bytes: usize) {
+    let ahead = block.wrapping_add(PREFETCH_BLOCKS * block_bytes);
+    for line in 0..block_bytes.div_ceil(64) {
+        // SAFETY: the caller has the instruction set.
+        unsafe { S::prefetch(ahead.wrapping_add(64 * line)) };
+    }
+}
+
+/// 4-bit codes, a scale and a minimum per 32.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p4<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
+    unsafe {
+        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
+        let mut sums = [S::splat(0.0); M];
+        for _ in 0..tile.num_blocks {
+            if M > 1 {
+                prefetch::<S>(w, P4_BYTES);
+            }
+            let mut dots = [S::splat_int(0); M];
+            for j in 0..4 {
+                let (low, high) = S::load_nibbles(w.add(64 * j));
+                for t in 0..M {
+                    dots[t] = S::dot_small(dots[t], low, *x.add(j * M + t));
+                }
+                for t in 0..M {
+                    dots[t] = S::dot_small(dots[t], high, *x.add((j + 4) * M + t));
+                }
+            }
+            let scale = S::load_f16(w.add(256).cast());
+            let min = S::load_f16(w.add(288).cast());
+            for t in 0..M {
+                let scale = S::mul(scale, S::splat(*scales.add(t)));
+                sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
+                sums[t] = S::fma(min, S::splat(*scales.add(M + t)), sums[t]);
+            }
+            (w, x, scales) = (w.add(P4_BYTES), x.add(8 * M), scales.add(2 * M));
+        }
+        finish::<S, M>(tile, sums);
+    }
+}
+
+/// 8-bit codes around 128, a scale per 32.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p8<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
+    unsafe {
+        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
+        let mut offsets = tile.offsets;
+        let mut sums = [S::splat(0.0); M];
+        for _ in 0..tile.num_blocks {
+            if M > 1 {
+                prefetch::<S>(w, P8_BYTES);
+            }
+            let mut dots = [S::splat_int(0); M];
+            for t in 0..M {
+                dots[t] = S::splat_int(*offsets.add(t));
+            }
+            for j in 0..8 {
+                let codes = S::load_bytes(w.add(64 * j));
+                for t in 0..M {
+                    dots[t] = S::dot(dots[t], codes, *x.add(j * M + t));
+                }
+            }
+            let scale = S::load_f16(w.add(512).cast());
+            for t in 0..M {
+                let scale = S::mul(scale, S::splat(*scales.add(t)));
+                sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
+            }
+            (w, x, scales) = (w.add(P8_BYTES), x.add(8 * M), scales.add(2 * M));
+            offsets = offsets.add(3 * M);
+        }
+        finish::<S, M>(tile, sums);
+    }
+}
+
+/// 5-bit codes in bytes, a scale and a minimum per 32.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p8_min<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
+    unsafe {
+        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
+        let mut sums = [S::splat(0.0); M];
+        for _ in 0..tile.num_blocks {
+            if M > 1 {
+                prefetch::<S>(w, P8_MIN_BYTES);
+            }
+            let mut dots = [S::splat_int(0); M];
+            for j in 0..8 {
+                let codes = S::load_bytes(w.add(64 * j));
+                for t in 0..M {
+                    dots[t] = S::dot_small(dots[t], codes, *x.add(j * M + t));
+                }
+            }
+            let scale = S::load_f16(w.add(512).cast());
+            let min = S::load_f16(w.add(544).cast());
+            for t in 0..M {
+                let scale = S::mul(scale, S::splat(*scales.add(t)));
+                sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
+                sums[t] = S::fma(min, S::splat(*scales.add(M + t)), sums[t]);
+            }
+            (w, x, scales) = (w.add(P8_MIN_BYTES), x.add(8 * M), scales.add(2 * M));
+        }
+        finish::<S, M>(tile, sums);
+    }
+}
+
+/// 8-bit codes around 128, a scale per 16.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p8_half<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
+    unsafe {
+        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
+        let mut offsets = tile.offsets;
+        let mut sums = [S::splat(0.0); M];
+        for _ in 0..tile.num_blocks {
+            if M > 1 {
+                prefetch::<S>(w, P8_HALF_BYTES);
+            }
+            for half in 0..2 {
+                let mut dots = [S::splat_int(0); M];
+                for t in 0..M {
+                    dots[t] = S::splat_int(*offsets.add((half + 1) * M + t));
+                }
+                for j in 4 * half..4 * half + 4 {
+                    let codes = S::load_bytes(w.add(64 * j));
+                    for t in 0..M {
+                        dots[t] = S::dot(dots[t], codes, *x.add(j * M + t));
+                    }
+                }
+                let scale = S::load_f16(w.add(512 + 32 * half).cast());
+                for t in 0..M {
+                    let scale = S::mul(scale, S::splat(*scales.add(t)));
+                    sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
+                }
+            }
+            (w, x, scales) = (w.add(P8_HALF_BYTES), x.add(8 * M), scales.add(2 * M));
+            offsets = offsets.add(3 * M);
+        }
+        finish::<S, M>(tile, sums);
+    }
+}
+
+/// How a dense panel stores an element.
+trait Element {
+    const BYTES: usize;
+    /// # Safety
+    /// The instruction set must be there and 16 elements readable.
+    unsafe fn load<S: Simd>(from: *const u8) -> S::F;
+}
+
+struct F32;
+struct F16;
+struct BF16;
+
+impl Element for F32 {
+    const BYTES: usize = 4;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const u8) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load(from.cast()) }
+    }
+}
+
+impl Element for F16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const u8) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load_f16(from.cast()) }
+    }
+}
+
+impl Element for BF16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const u8) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load_bf16(from.cast()) }
+    }
+}
+
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+unsafe fn dense<S: Simd, const M: usize, E: Element>(tile: &Tile) {
+    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
+    unsafe {
+        let mut sums = [S::splat(0.0); M];
+        for column in 0..tile.num_blocks {
+            let w = E::load::<S>(tile.weights.add(column * LANES * E::BYTES));
+            let x = tile.dense.add(column * M);
+            for t in 0..M {
+                sums[t] = S::fma(w, S::splat(*x.add(t)), sums[t]);
+            }
+        }
+        finish::<S, M>(tile, sums);
+    }
+}
+
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn f32<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { dense::<S, M, F32>(tile) }
+}
+
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn f16<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { dense::<S, M, F16>(tile) }
+}
+
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn bf16<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { dense::<S, M, BF16>(tile) }
+}

@@ -1,0 +1,138 @@
+//! Kernels over one row: normalization, activation, quantization, the largest element.
+
+use super::super::simd::{LANES, Simd};
+
+/// Root-mean-square normalization of one row.
+pub(in super::super) struct Norm<'a> {
+    pub row: &'a [f32],
+    /// As long as the row.
+    pub weight: &'a [f32],
+    pub eps: f32,
+}
+
+/// Where a token's int8 go in its tile; each pointer is at the token's own lane.
+pub(in super::super) struct RowSlot {
+    /// Tokens in the tile.
+    pub width: usize,
+    /// `[num_blocks][8][width]`
+    pub quants: *mut i32,
+    /// `[num_blocks][2][width]`
+    pub scales: *mut f32,
+    /// `[num_blocks][3][width]`
+    pub offsets: *mut i32,
+}
+
+/// `out = row / sqrt(mean(row^2) + eps) * weight`.
+///
+/// # Safety
+/// The instruction set must be there; the three slices must be of one length.
+#[inline(always)]
+pub(super) unsafe fn rms_norm<S: Simd>(args: &Norm<'_>, out: &mut [f32]) {
+    let len = out.len();
+    // SAFETY: indexes are below the slices' common length.
+    unsafe {
+        let mut squares = S::splat(0.0);
+        for i in (0..len).step_by(LANES) {
+            let x = S::load_first(args.row.as_ptr().add(i), LANES.min(len - i));
+            squares = S::fma(x, x, squares);
+        }
+        let scale = 1.0 / (S::sum(squares) / len as f32 + args.eps).sqrt();
+        for i in (0..len).step_by(LANES) {
+            let count = LANES.min(len - i);
+            let x = S::load_first(args.row.as_ptr().add(i), count);
+            let weight = S::load_first(args.weight.as_ptr().add(i), count);
+            let y = S::mul(S::mul(x, S::splat(scale)), weight);
+            S::store_first(out.as_mut_ptr().add(i), y, count);
+        }
+    }
+}
+
+/// `out = gate * sigmoid(gate) * up`.
+///
+/// # Safety
+/// The instruction set must be there; the three slices must be of one length.
+#[inline(always)]
+pub(super) unsafe fn silu_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let len = out.len();
+    // SAFETY: indexes are below the slices' common length.
+    unsafe {
+        for i in (0..len).step_by(LANES) {
+            let count = LANES.min(len - i);
+            let gate = S::load_first(gate.as_ptr().add(i), count);
+            let up = S::load_first(up.as_ptr().add(i), count);
+            let e = S::exp(S::sub(S::splat(0.0), gate));
+            let silu = S::div(gate, S::add(S::splat(1.0), e));
+            S::store_first(out.as_mut_ptr().add(i), S::mul(silu, up), count);
+        }
+    }
+}
+
+/// Quantizes a row per 32 elements: the largest magnitude becomes 127.
+///
+/// # Safety
+/// The instruction set must be there, the row a multiple of 32 long and the slot as large.
+#[inline(always)]
+pub(super) unsafe fn quantize<S: Simd>(row: &[f32], slot: &RowSlot) {
+    let width = slot.width;
+    // SAFETY: the row has 32 elements per block, the slot room for each block.
+    unsafe {
+        for block in 0..row.len() / 32 {
+            let from = row.as_ptr().add(block * 32);
+            let (a, b) = (S::load(from), S::load(from.add(LANES)));
+            let zero = S::splat(0.0);
+            let magnitude = |v: S::F| S::max(v, S::sub(zero, v));
+            let largest = S::largest(S::max(magnitude(a), magnitude(b)));
+            let scale = largest / 127.0;
+            let inverse = S::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
+            let (a, b) = (S::to_int(S::mul(a, inverse)), S::to_int(S::mul(b, inverse)));
+            let (sum_a, sum_b) = (S::sum_int(a), S::sum_int(b));
+            let mut bytes = [0_i32; 8];
+            S::store_bytes(bytes.as_mut_ptr().cast(), a);
+            S::store_bytes(bytes.as_mut_ptr().add(4).cast(), b);
+            for (j, four) in bytes.into_iter().enumerate() {
+                *slot.quants.add((block * 8 + j) * width) = four;
+            }
+            *slot.scales.add(block * 2 * width) = scale;
+            *slot.scales.add((block * 2 + 1) * width) = scale * (sum_a + sum_b) as f32;
+            *slot.offsets.add(block * 3 * width) = -128 * (sum_a + sum_b);
+            *slot.offsets.add((block * 3 + 1) * width) = -128 * sum_a;
+            *slot.offsets.add((block * 3 + 2) * width) = -128 * sum_b;
+        }
+    }
+}
+
+/// Rounds a row, a multiple of 16 long, to half precision.
+///
+/// # Safety
+/// The instruction set must be there; `to` must be as long as `from`.
+#[inline(always)]
+pub(super) unsafe fn to_f16<S: Simd>(from: &[f32], to: &mut [u16]) {
+    // SAFETY: indexes are below the slices' common length, a multiple of 16.
+    unsafe {
+        for i in (0..from.len()).step_by(LANES) {
+            S::store_f16(to.as_mut_ptr().add(i), S::load(from.as_ptr().add(i)));
+        }
+    }
+}
+
+/// The lowest index of the largest element; 0 where every element is NaN.
+///
+/// # Safety
+/// The instruction set must be there.
+#[inline(always)]
+pub(super) unsafe fn argmax<S: Simd>(row: &[f32]) -> usize {
+    let (whole, rest) = row.as_chunks::<LANES>();
+    // SAFETY: a chunk has 16 elements. A comparison with NaN keeps the second operand of `max`.
+    let mut largest = unsafe {
+        let mut largest = [S::splat(f32::NEG_INFINITY); 4];
+        for (i, chunk) in whole.iter().enumerate() {
+            largest[i % 4] = S::max(S::load(chunk.as_ptr()), largest[i % 4]);
+        }
+        let [a, b, c, d] = largest;
+        S::largest(S::max(S::max(a, b), S::max(c, d)))
+    };
+    for &value in rest {
+        largest = largest.max(value);
+    }
+    row.iter().position(|&value| value == largest).unwrap_or(0)
+}

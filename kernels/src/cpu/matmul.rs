@@ -1,0 +1,144 @@
+//! Matrix multiplication: every token times a packed matrix.
+//!
+//! A unit of work is a few panels. Within it, tokens go in chunks whose activations stay in the
+//! second-level cache, so weights come from memory once however many tokens there are.
+
+use super::kernels::gemm::Tile;
+use super::kernels::{Kernels, Widths};
+use super::matrix::{PackedMatrix, PackedPart};
+use super::panels::{BLOCK, Format};
+use super::shared::SharedMut;
+use super::simd::LANES;
+use super::{Activations, Cpu};
+use crate::{Error, check_len};
+
+/// Bytes of activations that a pass over a unit's panels reads.
+const CHUNK_BYTES: usize = 384 << 10;
+/// Units per thread: enough that a thread that loses its processor is made up for.
+const UNITS_PER_THREAD: usize = 8;
+/// Panels per unit at most.
+const MAX_UNIT_PANELS: usize = 32;
+/// The widest register tile of any instruction set.
+const MAX_TILE: usize = 8;
+
+/// What happens to a product: row-major `[num_tokens, rows]`.
+#[derive(Debug)]
+pub enum Output<'a> {
+    /// It replaces what is there.
+    Store(&'a mut [f32]),
+    /// It is added to what is there.
+    Add(&'a mut [f32]),
+}
+
+/// One multiplication, as its units see it.
+struct Product<'a> {
+    kernels: &'a Kernels,
+    weights: &'a PackedMatrix,
+    x: &'a Activations,
+    out: SharedMut<'a, f32>,
+    accumulate: bool,
+}
+
+impl Cpu {
+    /// Multiplies every token with the matrix. A token's result does not depend on which other
+    /// tokens there are.
+    pub fn matmul(
+        &self,
+        weights: &PackedMatrix,
+        x: &Activations,
+        out: Output<'_>,
+    ) -> Result<(), Error> {
+        check_len("matmul: the activations' columns", x.cols, weights.cols())?;
+        let (needs, holds) = (weights.operands(), x.holds());
+        let held = (holds.int8 || !needs.int8) && (holds.dense || !needs.dense);
+        if !held || x.tile != self.kernels.tile() {
+            return Err(Error::Operand);
+        }
+        let (accumulate, out) = match out {
+            Output::Store(out) => (false, out),
+            Output::Add(out) => (true, out),
+        };
+        check_len("matmul: out", out.len(), x.num_tokens * weights.rows())?;
+        let out = SharedMut::new(out);
+        let product = Product { kernels: self.kernels, weights, x, out, accumulate };
+        let num_panels = weights.num_panels();
+        let unit = (num_panels / (self.num_threads() * UNITS_PER_THREAD)).clamp(1, MAX_UNIT_PANELS);
+        self.pool.run(num_panels.div_ceil(unit), &|index| {
+            product.run(index * unit, num_panels.min((index + 1) * unit));
+        });
+        Ok(())
+    }
+}
+
+impl Product<'_> {
+    /// Multiplies all tokens with panels `first..end`.
+    fn run(&self, first: usize, end: usize) {
+        let tile = self.x.tile;
+        let token_bytes = if self.x.holds().dense { 5 } else { 2 } * self.x.cols.max(1);
+        let chunk = (CHUNK_BYTES / token_bytes).max(tile) / tile * tile;
+        for chunk_start in (0..self.x.num_tokens).step_by(chunk) {
+            let chunk_end = self.x.num_tokens.min(chunk_start + chunk);
+            for panel in first..end {
+                let part = self.weights.part_of_panel(panel);
+                for token in (chunk_start..chunk_end).step_by(tile) {
+                    self.run_tile(part, panel, token);
+                }
+            }
+        }
+    }
+
+    /// Multiplies one panel with the tile that starts at a token.
+    fn run_tile(&self, part: &PackedPart, panel: usize, token: usize) {
+        let x = self.x;
+        let width = x.tile.min(x.num_tokens - token);
+        let row = (panel - part.first_panel) * LANES;
+        let num_rows = LANES.min(part.rows - row);
+        let stride = self.weights.rows();
+        let start = token * stride + part.first_row + row;
+        let blocks = if part.format.is_dense() { 0 } else { token * (x.cols / BLOCK) };
+        let tile = Tile {
+            weights: self.weights.panel(part, panel).as_ptr(),
+            num_blocks: x.cols / part.format.block_len(),
+            x: x.quants.as_ptr().wrapping_add(blocks * 8),
+            scales: x.scales.as_ptr().wrapping_add(blocks * 2),
+            offsets: x.offsets.as_ptr().wrapping_add(blocks * 3),
+            dense: x.dense.as_ptr().wrapping_add(token * x.cols),
+            out: self.out.at(start),
+            out_stride: stride,
+            accumulate: self.accumulate,
+        };
+        let kernel = kernels_of(self.kernels, part.format)[width - 1];
+        if num_rows == LANES {
+            // SAFETY: the table is this machine's. The panel is `cols` columns long, the
+            // activations hold the operand that the format reads for every token (`matmul`
+            // checked), and so are its tiles. The 16 rows of `width` tokens are inside `out`,
+            // whose length `matmul` checked, and written by this unit alone.
+            unsafe { kernel(&tile) };
+            return;
+        }
+        let mut edge = [0.0; LANES * MAX_TILE];
+        let out = edge.as_mut_ptr();
+        let tile = Tile { out, out_stride: LANES, accumulate: false, ..tile };
+        // SAFETY: as above, with an output of its own.
+        unsafe { kernel(&tile) };
+        for (t, sums) in edge.chunks_exact(LANES).take(width).enumerate() {
+            // SAFETY: these rows of these tokens belong to this unit alone.
+            let out = unsafe { self.out.part(start + t * stride, num_rows) };
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = if self.accumulate { *sum + *out } else { *sum };
+            }
+        }
+    }
+}
+
+fn kernels_of(kernels: &Kernels, format: Format) -> Widths<Tile> {
+    match format {
+        Format::P4 => kernels.p4,
+        Format::P8 => kernels.p8,
+        Format::P8Min => kernels.p8_min,
+        Format::P8Half => kernels.p8_half,
+        Format::F32 => kernels.f32,
+        Format::F16 => kernels.f16,
+        Format::BF16 => kernels.bf16,
+    }
+}

@@ -1,0 +1,206 @@
+//! Weight matrices, repacked once at load into the panels that the kernels read.
+
+use std::sync::PoisonError;
+
+use super::blocks;
+use super::memory::Slab;
+use super::panels::{BLOCK, Format};
+use super::shared::SharedMut;
+use super::simd::LANES;
+use super::{Cpu, Operands};
+use crate::dtype::Dtype;
+use crate::{Error, check_index, check_len, check_multiple};
+
+/// What a matrix multiplication computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compute {
+    /// Quantized weights stay quantized and meet activations quantized per 32 elements. Plain
+    /// float weights stay what they are and meet f32 activations.
+    Int8,
+    /// All weights become f32: exact, and several times slower and larger.
+    F32,
+}
+
+/// Rows of a matrix as a checkpoint has them: row-major, `rows * cols` elements of `dtype`.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixPart<'a> {
+    /// The element type.
+    pub dtype: Dtype,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// The checkpoint's bytes.
+    pub data: &'a [u8],
+}
+
+impl MatrixPart<'_> {
+    fn row_bytes(&self) -> usize {
+        self.cols / self.dtype.block_len() * self.dtype.block_bytes()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        check_multiple("a matrix's columns", self.cols, self.dtype.block_len())?;
+        check_multiple("a matrix's rows", self.rows, 1)?;
+        let expected = self.rows.saturating_mul(self.row_bytes());
+        check_len("a matrix's bytes", self.data.len(), expected)
+    }
+}
+
+/// Where a part lies in the packed memory.
+#[derive(Debug)]
+pub(super) struct PackedPart {
+    pub format: Format,
+    pub rows: usize,
+    /// The part's first row in the matrix.
+    pub first_row: usize,
+    /// The part's first panel, counted over all parts.
+    pub first_panel: usize,
+    /// The part's first byte.
+    pub start: usize,
+    pub panel_bytes: usize,
+}
+
+impl PackedPart {
+    fn num_panels(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+}
+
+/// A weight matrix `[rows, cols]` ready for [`Cpu::matmul`].
+#[derive(Debug)]
+pub struct PackedMatrix {
+    pub(super) parts: Vec<PackedPart>,
+    memory: Slab,
+    rows: usize,
+    cols: usize,
+}
+
+impl PackedMatrix {
+    /// Packs the parts, stacked along the rows; their types may differ, their columns may not.
+    ///
+    /// 4-, 5- and 6-bit super-block types (`Q4K`, `Q5K`, `Q6K`) have their two-level scales
+    /// multiplied out and rounded to half precision; every other type is kept exactly.
+    pub fn pack(cpu: &Cpu, parts: &[MatrixPart<'_>], compute: Compute) -> Result<Self, Error> {
+        let cols = parts.first().ok_or(Error::Empty("a matrix's parts"))?.cols;
+        let mut packed: Vec<PackedPart> = Vec::with_capacity(parts.len());
+        let (mut start, mut first_row, mut first_panel) = (0, 0, 0);
+        for part in parts {
+            part.check()?;
+            check_len("the columns of a matrix's part", part.cols, cols)?;
+            let format = match compute {
+                Compute::Int8 => Format::of(part.dtype),
+                Compute::F32 => Format::F32,
+            };
+            let panel_bytes = format.panel_bytes(cols);
+            let part =
+                PackedPart { format, rows: part.rows, first_row, first_panel, start, panel_bytes };
+            start += part.num_panels() * panel_bytes;
+            first_row += part.rows;
+            first_panel += part.num_panels();
+            packed.push(part);
+        }
+        let mut memory = cpu.weights.lock().unwrap_or_else(PoisonError::into_inner).slab(start)?;
+        let bytes = memory.as_mut_slice();
+        for (from, to) in parts.iter().zip(&packed) {
+            let bytes = &mut bytes[to.start..][..to.num_panels() * to.panel_bytes];
+            let panels = SharedMut::new(bytes);
+            cpu.pool.run(to.num_panels(), &|panel| {
+                // SAFETY: each panel is taken once.
+                let bytes = unsafe { panels.part(panel * to.panel_bytes, to.panel_bytes) };
+                pack_panel(from, to.format, panel, bytes);
+            });
+        }
+        Ok(Self { parts: packed, memory, rows: first_row, cols })
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes of the packed weights.
+    pub fn num_bytes(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// What the matrix needs of the activations it is multiplied with.
+    pub fn operands(&self) -> Operands {
+        Operands {
+            int8: self.parts.iter().any(|part| !part.format.is_dense()),
+            dense: self.parts.iter().any(|part| part.format.is_dense()),
+        }
+    }
+
+    pub(super) fn num_panels(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.first_panel + part.num_panels())
+    }
+
+    /// The part that holds a panel.
+    pub(super) fn part_of_panel(&self, panel: usize) -> &PackedPart {
+        let after = self.parts.partition_point(|part| part.first_panel <= panel);
+        &self.parts[after - 1]
+    }
+
+    /// A panel's bytes.
+    pub(super) fn panel(&self, part: &PackedPart, panel: usize) -> &[u8] {
+        let start = part.start + (panel - part.first_panel) * part.panel_bytes;
+        &self.memory.as_slice()[start..start + part.panel_bytes]
+    }
+
+    fn read_row(&self, row: usize, out: &mut [f32]) {
+        let after = self.parts.partition_point(|part| part.first_row <= row);
+        let part = &self.parts[after - 1];
+        let row = row - part.first_row;
+        let panel = self.panel(part, part.first_panel + row / LANES);
+        part.format.read_row(panel, row % LANES, out);
+    }
+}
+
+impl Cpu {
+    /// Looks rows up: `out` (`[num_ids, cols]`) gets row `ids[i]` of the table as f32.
+    pub fn embed(&self, table: &PackedMatrix, ids: &[u32], out: &mut [f32]) -> Result<(), Error> {
+        check_len("embed: out", out.len(), ids.len() * table.cols)?;
+        for &id in ids {
+            check_index("token id", id as usize, table.rows)?;
+        }
+        let out = SharedMut::new(out);
+        self.pool.run(ids.len(), &|i| {
+            // SAFETY: each row is taken once.
+            let row = unsafe { out.part(i * table.cols, table.cols) };
+            table.read_row(ids[i] as usize, row);
+        });
+        Ok(())
+    }
+}
+
+/// Packs rows `16 * panel..` of a part; rows past its end stay zero.
+fn pack_panel(part: &MatrixPart<'_>, format: Format, panel: usize, out: &mut [u8]) {
+    let rows = part.data.chunks_exact(part.row_bytes()).skip(panel * LANES).take(LANES);
+    let plain = Format::of(part.dtype).is_dense();
+    let mut floats = vec![0.0; if format == Format::F32 { part.cols } else { 0 }];
+    for (lane, row) in rows.enumerate() {
+        if format == Format::F32 {
+            blocks::dequantize_row(part.dtype, row, &mut floats);
+            for (column, value) in floats.iter().enumerate() {
+                let at = 4 * (column * LANES + lane);
+                out[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            }
+        } else if plain {
+            for (column, element) in row.as_chunks::<2>().0.iter().enumerate() {
+                let at = 2 * (column * LANES + lane);
+                out[at..at + 2].copy_from_slice(element);
+            }
+        } else {
+            for (index, block) in out.chunks_exact_mut(format.block_bytes()).enumerate() {
+                format.put_group(block, lane, &blocks::group(part.dtype, row, index));
+            }
+        }
+    }
+    debug_assert!(plain || part.cols.is_multiple_of(BLOCK));
+}

@@ -1,0 +1,214 @@
+//! 512-bit vectors: one register each.
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// AVX-512 F, BW, DQ, VL and VNNI.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Avx512Vnni;
+
+#[inline]
+fn first(count: usize) -> __mmask16 {
+    ((1_u32 << count) - 1) as __mmask16
+}
+
+impl Simd for Avx512Vnni {
+    type F = __m512;
+    type I = __m512i;
+    type B = __m512i;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn splat(value: f32) -> __m512 {
+        _mm512_set1_ps(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(from: *const f32) -> __m512 {
+        // SAFETY: the caller gives 16 readable floats.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load_first(from: *const f32, count: usize) -> __m512 {
+        // SAFETY: the caller gives `count` readable floats; masked lanes are not read.
+        unsafe { _mm512_maskz_loadu_ps(first(count), from) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store(to: *mut f32, value: __m512) {
+        // SAFETY: the caller gives 16 writable floats.
+        unsafe { _mm512_storeu_ps(to, value) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store_first(to: *mut f32, value: __m512, count: usize) {
+        // SAFETY: the caller gives `count` writable floats; masked lanes are not written.
+        unsafe { _mm512_mask_storeu_ps(to, first(count), value) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load_f16(from: *const u16) -> __m512 {
+        // SAFETY: the caller gives 16 readable half floats.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load_bf16(from: *const u16) -> __m512 {
+        // SAFETY: the caller gives 16 readable half floats.
+        let bits = unsafe { _mm256_loadu_si256(from.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store_f16(to: *mut u16, value: __m512) {
+        let bits = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value);
+        // SAFETY: the caller gives room for 16 half floats.
+        unsafe { _mm256_storeu_si256(to.cast(), bits) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        _mm512_add_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+        _mm512_sub_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        _mm512_mul_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn div(a: __m512, b: __m512) -> __m512 {
+        _mm512_div_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn max(a: __m512, b: __m512) -> __m512 {
+        _mm512_max_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn min(a: __m512, b: __m512) -> __m512 {
+        _mm512_min_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        _mm512_fmadd_ps(a, b, c)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn round(value: __m512) -> __m512 {
+        _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn pow2(value: __m512) -> __m512 {
+        _mm512_scalef_ps(_mm512_set1_ps(1.0), value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn sum(value: __m512) -> f32 {
+        _mm512_reduce_add_ps(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn largest(value: __m512) -> f32 {
+        _mm512_reduce_max_ps(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn first_or(value: __m512, count: usize, other: __m512) -> __m512 {
+        _mm512_mask_mov_ps(other, first(count), value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn splat_int(value: i32) -> __m512i {
+        _mm512_set1_epi32(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn to_int(value: __m512) -> __m512i {
+        _mm512_cvtps_epi32(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn to_float(value: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn sum_int(value: __m512i) -> i32 {
+        _mm512_reduce_add_epi32(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store_bytes(to: *mut i8, value: __m512i) {
+        // SAFETY: the caller gives 16 writable bytes.
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(value)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load_bytes(from: *const u8) -> __m512i {
+        // SAFETY: the caller gives 64 readable bytes.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn load_nibbles(from: *const u8) -> (__m512i, __m512i) {
+        // SAFETY: the caller gives 64 readable bytes.
+        let bytes = unsafe { _mm512_loadu_si512(from.cast()) };
+        let low = _mm512_set1_epi8(15);
+        (_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn dot_small(sum: __m512i, weights: __m512i, x: i32) -> __m512i {
+        _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn dot(sum: __m512i, weights: __m512i, x: i32) -> __m512i {
+        _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x))
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: a prefetch of an invalid address does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+}

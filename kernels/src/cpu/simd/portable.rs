@@ -1,0 +1,215 @@
+//! The vectors as arrays: the reference for the others, and what other processors run.
+
+use half::{bf16, f16};
+
+use super::{LANES, Simd};
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Portable;
+
+type Floats = [f32; LANES];
+
+#[inline(always)]
+fn map2(a: Floats, b: Floats, f: impl Fn(f32, f32) -> f32) -> Floats {
+    let mut out = a;
+    for (out, b) in out.iter_mut().zip(b) {
+        *out = f(*out, b);
+    }
+    out
+}
+
+impl Simd for Portable {
+    type F = Floats;
+    type I = [i32; LANES];
+    type B = [u8; 64];
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Floats {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Floats {
+        // SAFETY: the caller gives 16 readable floats.
+        unsafe { from.cast::<Floats>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Floats {
+        let mut out = [0.0; LANES];
+        // SAFETY: the caller gives `count` readable floats, at most 16.
+        unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), count) };
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, value: Floats) {
+        // SAFETY: the caller gives 16 writable floats.
+        unsafe { to.cast::<Floats>().write_unaligned(value) };
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, value: Floats, count: usize) {
+        // SAFETY: the caller gives `count` writable floats, at most 16.
+        unsafe { value.as_ptr().copy_to_nonoverlapping(to, count) };
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Floats {
+        // SAFETY: the caller gives 16 readable half floats.
+        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        bits.map(|bits| f16::from_bits(bits).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Floats {
+        // SAFETY: the caller gives 16 readable half floats.
+        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        bits.map(|bits| bf16::from_bits(bits).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(to: *mut u16, value: Floats) {
+        let bits = value.map(|value| f16::from_f32(value).to_bits());
+        // SAFETY: the caller gives room for 16 half floats.
+        unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) };
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Floats, b: Floats) -> Floats {
+        map2(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: Floats, b: Floats) -> Floats {
+        map2(a, b, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Floats, b: Floats) -> Floats {
+        map2(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    unsafe fn div(a: Floats, b: Floats) -> Floats {
+        map2(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: Floats, b: Floats) -> Floats {
+        map2(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: Floats, b: Floats) -> Floats {
+        map2(a, b, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Floats, b: Floats, c: Floats) -> Floats {
+        let mut out = c;
+        for lane in 0..LANES {
+            out[lane] += a[lane] * b[lane];
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn round(value: Floats) -> Floats {
+        // Adding and taking away 1.5 * 2^23 rounds what is below 2^22; larger values are rare
+        // enough for the library's function.
+        const MAGIC: f32 = 12_582_912.0;
+        value.map(|v| if v.abs() < 4_194_304.0 { (v + MAGIC) - MAGIC } else { v.round_ties_even() })
+    }
+
+    #[inline(always)]
+    unsafe fn pow2(value: Floats) -> Floats {
+        value.map(|v| f32::from_bits(((v as i32 + 127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(value: Floats) -> f32 {
+        let mut v = value;
+        for half in [8, 4, 2, 1] {
+            for lane in 0..half {
+                v[lane] += v[lane + half];
+            }
+        }
+        v[0]
+    }
+
+    #[inline(always)]
+    unsafe fn largest(value: Floats) -> f32 {
+        value.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    #[inline(always)]
+    unsafe fn first_or(value: Floats, count: usize, other: Floats) -> Floats {
+        let mut out = other;
+        out[..count].copy_from_slice(&value[..count]);
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn splat_int(value: i32) -> [i32; LANES] {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn to_int(value: Floats) -> [i32; LANES] {
+        // SAFETY: nothing is needed for plain Rust.
+        unsafe { Self::round(value) }.map(|v| v as i32)
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(value: [i32; LANES]) -> Floats {
+        value.map(|v| v as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn sum_int(value: [i32; LANES]) -> i32 {
+        value.into_iter().sum()
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut i8, value: [i32; LANES]) {
+        // SAFETY: the caller gives 16 writable bytes.
+        unsafe { to.cast::<[i8; LANES]>().write_unaligned(value.map(|v| v as i8)) };
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> [u8; 64] {
+        // SAFETY: the caller gives 64 readable bytes.
+        unsafe { from.cast::<[u8; 64]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(from: *const u8) -> ([u8; 64], [u8; 64]) {
+        // SAFETY: the caller gives 64 readable bytes.
+        let bytes = unsafe { Self::load_bytes(from) };
+        (bytes.map(|byte| byte & 15), bytes.map(|byte| byte >> 4))
+    }
+
+    #[inline(always)]
+    unsafe fn dot_small(sum: [i32; LANES], weights: [u8; 64], x: i32) -> [i32; LANES] {
+        let x = x.to_le_bytes().map(|byte| i32::from(byte as i8));
+        let mut out = sum;
+        for (out, w) in out.iter_mut().zip(weights.as_chunks::<4>().0) {
+            *out += i32::from(w[0]) * x[0]
+                + i32::from(w[1]) * x[1]
+                + i32::from(w[2]) * x[2]
+                + i32::from(w[3]) * x[3];
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sum: [i32; LANES], weights: [u8; 64], x: i32) -> [i32; LANES] {
+        // SAFETY: nothing is needed for plain Rust.
+        unsafe { Self::dot_small(sum, weights, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(_address: *const u8) {}
+}

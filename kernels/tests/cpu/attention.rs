@@ -1,0 +1,266 @@
+//! Paged attention against a plain softmax in f64, and its independence of batch and chunk.
+
+use half::f16;
+use sconce_kernels::cpu::{
+    Attention, AttentionRow, Cpu, KvCache, KvDtype, KvShape, RopeAndCache, RopeStyle, RopeTable,
+};
+
+use crate::{Random, devices};
+
+/// A model's attention dimensions.
+#[derive(Clone, Copy)]
+struct Heads {
+    num_q: usize,
+    num_kv: usize,
+    dim: usize,
+    block_size: usize,
+}
+
+impl Heads {
+    fn row(self) -> usize {
+        (self.num_q + 2 * self.num_kv) * self.dim
+    }
+}
+
+/// A sequence: its queries, keys and values (`[len, row]`), and the blocks it lives in.
+struct Sequence {
+    qkv: Vec<f32>,
+    blocks: Vec<u32>,
+}
+
+/// Sequences in scattered blocks, with all their keys and values in the cache.
+fn fill(cpu: &Cpu, heads: Heads, lens: &[usize], dtype: KvDtype) -> (KvCache, Vec<Sequence>) {
+    let mut random = Random(lens.len() as u64 + heads.dim as u64);
+    let blocks_of = |len: usize| len.div_ceil(heads.block_size);
+    let num_blocks = lens.iter().map(|&len| blocks_of(len)).sum::<usize>() + 3;
+    let mut free: Vec<u32> = (0..num_blocks as u32).collect();
+    let shape = KvShape {
+        num_layers: 2,
+        num_blocks,
+        block_size: heads.block_size,
+        num_kv_heads: heads.num_kv,
+        head_dim: heads.dim,
+    };
+    let mut kv = KvCache::new(shape, dtype).unwrap();
+    let table = RopeTable::new(&[0.0], 1 << 16, 1.0, RopeStyle::Half).unwrap();
+    let mut sequences = Vec::new();
+    for &len in lens {
+        let blocks: Vec<u32> =
+            (0..blocks_of(len)).map(|_| free.swap_remove(random.below(free.len()))).collect();
+        let mut qkv = random.floats(len * heads.row());
+        let slot = |i: usize| {
+            blocks[i / heads.block_size] * heads.block_size as u32 + (i % heads.block_size) as u32
+        };
+        let args = RopeAndCache {
+            qkv: &mut qkv,
+            num_q_heads: heads.num_q,
+            positions: &(0..len as u32).collect::<Vec<_>>(),
+            table: &table,
+            slot_mapping: &(0..len).map(slot).collect::<Vec<_>>(),
+            layer: 1,
+        };
+        cpu.rope_and_cache(args, &mut kv).unwrap();
+        sequences.push(Sequence { qkv, blocks });
+    }
+    (kv, sequences)
+}
+
+/// Runs the last tokens of each sequence in one call.
+fn attend(cpu: &Cpu, heads: Heads, kv: &KvCache, rows: &[(&Sequence, usize, usize)]) -> Vec<f32> {
+    let (mut qkv, mut tables, mut args_rows) = (Vec::new(), vec![0; 5], Vec::new());
+    let mut first_token = 0;
+    for &(sequence, start, end) in rows {
+        qkv.extend_from_slice(&sequence.qkv[start * heads.row()..end * heads.row()]);
+        args_rows.push(AttentionRow {
+            first_token,
+            num_tokens: end - start,
+            num_computed: start,
+            first_block: tables.len(),
+            num_blocks: sequence.blocks.len(),
+        });
+        tables.extend_from_slice(&sequence.blocks);
+        first_token += end - start;
+    }
+    let mut out = vec![f32::NAN; first_token * heads.num_q * heads.dim];
+    let args = Attention {
+        qkv: &qkv,
+        num_q_heads: heads.num_q,
+        scale: 1.0,
+        layer: 1,
+        rows: &args_rows,
+        block_tables: &tables,
+    };
+    cpu.attention(args, kv, &mut out).unwrap();
+    out
+}
+
+fn naive(heads: Heads, sequence: &Sequence, token: usize, dtype: KvDtype) -> Vec<f64> {
+    let stored = |value: f32| match dtype {
+        KvDtype::F16 => f16::from_f32(value).to_f64(),
+        KvDtype::F32 => f64::from(value),
+    };
+    let at = |token: usize, head: usize| {
+        &sequence.qkv[token * heads.row() + head * heads.dim..][..heads.dim]
+    };
+    let mut out = Vec::new();
+    for head in 0..heads.num_q {
+        let kv_head = head / (heads.num_q / heads.num_kv);
+        let query = at(token, head);
+        let score = |position: usize| -> f64 {
+            let key = at(position, heads.num_q + kv_head);
+            query.iter().zip(key).map(|(q, k)| f64::from(*q) * stored(*k)).sum()
+        };
+        let scores: Vec<f64> = (0..=token).map(score).collect();
+        let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        out.extend((0..heads.dim).map(|dim| {
+            let value = |p: usize| stored(at(p, heads.num_q + heads.num_kv + kv_head)[dim]);
+            (0..=token).map(|p| weights[p] * value(p)).sum::<f64>() / total
+        }));
+    }
+    out
+}
+
+const SHAPES: [Heads; 4] = [
+    Heads { num_q: 9, num_kv: 3, dim: 64, block_size: 16 },
+    Heads { num_q: 4, num_kv: 4, dim: 128, block_size: 32 },
+    Heads { num_q: 14, num_kv: 1, dim: 16, block_size: 16 },
+    Heads { num_q: 8, num_kv: 2, dim: 80, block_size: 48 },
+];
+
+#[test]
+fn ragged_mixes_match_a_plain_softmax() {
+    for cpu in devices() {
+        for heads in SHAPES {
+            for dtype in [KvDtype::F16, KvDtype::F32] {
+                let (kv, sequences) = fill(&cpu, heads, &[1, 300, 40, 16, 257, 600], dtype);
+                let [a, b, c, d, e, f] = &sequences[..] else { unreachable!() };
+                let rows = [
+                    (a, 0, 1),
+                    (b, 299, 300),
+                    (c, 3, 40),
+                    (d, 15, 16),
+                    (e, 250, 257),
+                    (f, 590, 600),
+                ];
+
+                let out = attend(&cpu, heads, &kv, &rows);
+
+                let width = heads.num_q * heads.dim;
+                let mut tokens = out.chunks(width);
+                for (sequence, start, end) in rows {
+                    for token in start..end {
+                        let expected = naive(heads, sequence, token, dtype);
+                        for (given, expected) in tokens.next().unwrap().iter().zip(expected) {
+                            let error = (f64::from(*given) - expected).abs();
+                            assert!(error < 3e-6, "{} {given} {expected}", cpu.isa());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn chunks_and_batches_change_no_bit() {
+    for cpu in devices() {
+        for heads in SHAPES {
+            let (kv, sequences) = fill(&cpu, heads, &[700, 90], KvDtype::F16);
+            let [long, short] = &sequences[..] else { unreachable!() };
+            let width = heads.num_q * heads.dim;
+
+            let whole = attend(&cpu, heads, &kv, &[(long, 0, 700)]);
+
+            for (start, end) in [(0, 1), (0, 100), (100, 101), (250, 263), (511, 700), (699, 700)] {
+                let alone = attend(&cpu, heads, &kv, &[(long, start, end)]);
+                assert_eq!(alone, whole[start * width..end * width], "{start}..{end}");
+                let rows = [(short, 0, 90), (long, start, end), (short, 89, 90)];
+                let batch = attend(&cpu, heads, &kv, &rows);
+                assert_eq!(batch[90 * width..][..alone.len()], alone);
+            }
+        }
+    }
+}
+
+#[test]
+fn copied_blocks_hold_the_same_in_every_layer() {
+    for cpu in devices() {
+        let heads = SHAPES[0];
+        let (mut kv, mut sequences) = fill(&cpu, heads, &[40], KvDtype::F16);
+        let before = attend(&cpu, heads, &kv, &[(&sequences[0], 0, 40)]);
+        let used = sequences[0].blocks.clone();
+        let free: Vec<u32> = (0..6).filter(|block| !used.contains(block)).collect();
+
+        let pairs: Vec<_> = used.iter().copied().zip(free.iter().copied()).collect();
+        cpu.copy_blocks(&mut kv, &pairs).unwrap();
+
+        sequences[0].blocks = free;
+        assert_eq!(attend(&cpu, heads, &kv, &[(&sequences[0], 0, 40)]), before);
+        assert!(cpu.copy_blocks(&mut kv, &[(0, 6)]).is_err());
+        assert!(cpu.copy_blocks(&mut kv, &[(6, 0)]).is_err());
+        cpu.copy_blocks(&mut kv, &[(0, 0)]).unwrap();
+    }
+}
+
+#[test]
+fn positions_not_seen_may_hold_anything() {
+    for cpu in devices() {
+        let heads = SHAPES[0];
+        let (mut kv, sequences) = fill(&cpu, heads, &[20], KvDtype::F16);
+        let before = attend(&cpu, heads, &kv, &[(&sequences[0], 18, 19)]);
+        let table = RopeTable::new(&[0.0], 100, 1.0, RopeStyle::Half).unwrap();
+
+        let args = RopeAndCache {
+            qkv: &mut vec![f32::NAN; heads.row()],
+            num_q_heads: heads.num_q,
+            positions: &[19],
+            table: &table,
+            slot_mapping: &[sequences[0].blocks[1] * 16 + 3],
+            layer: 1,
+        };
+        cpu.rope_and_cache(args, &mut kv).unwrap();
+
+        assert_eq!(attend(&cpu, heads, &kv, &[(&sequences[0], 18, 19)]), before);
+    }
+}
+
+#[test]
+fn attention_refuses_what_is_out_of_range() {
+    let cpu = &devices()[0];
+    let heads = SHAPES[0];
+    let (kv, sequences) = fill(cpu, heads, &[40], KvDtype::F16);
+    let tables = &sequences[0].blocks;
+    let qkv = vec![0.0; 2 * heads.row()];
+    let good = AttentionRow {
+        first_token: 0,
+        num_tokens: 2,
+        num_computed: 38,
+        first_block: 0,
+        num_blocks: 3,
+    };
+    let run = |row: AttentionRow, block_tables: &[u32], layer, num_q_heads| {
+        let rows = [row];
+        let args =
+            Attention { qkv: &qkv, num_q_heads, scale: 1.0, layer, rows: &rows, block_tables };
+        cpu.attention(args, &kv, &mut vec![0.0; 2 * 576]).is_ok()
+    };
+
+    assert!(run(good, tables, 1, 9));
+    assert!(!run(good, tables, 2, 9));
+    assert!(!run(good, tables, 1, 8));
+    assert!(!run(good, &[0, 1, 6], 1, 9));
+    assert!(!run(good, &tables[..2], 1, 9));
+    assert!(!run(AttentionRow { num_computed: 47, ..good }, tables, 1, 9));
+    assert!(!run(AttentionRow { num_tokens: 1, ..good }, tables, 1, 9));
+    assert!(!run(AttentionRow { num_tokens: 3, ..good }, tables, 1, 9));
+    assert!(!run(AttentionRow { first_token: 1, ..good }, tables, 1, 9));
+    assert!(!run(AttentionRow { first_block: 1, ..good }, tables, 1, 9));
+    assert!(!run(AttentionRow { num_blocks: usize::MAX, ..good }, tables, 1, 9));
+    let shape = kv.shape();
+    assert!(KvCache::new(KvShape { head_dim: 40, ..shape }, KvDtype::F16).is_err());
+    assert!(KvCache::new(KvShape { block_size: 8, ..shape }, KvDtype::F16).is_err());
+    assert!(KvCache::new(KvShape { num_blocks: 0, ..shape }, KvDtype::F16).is_err());
+    assert!(KvCache::new(KvShape { num_blocks: usize::MAX, ..shape }, KvDtype::F16).is_err());
+}

@@ -1,0 +1,250 @@
+//! The decoder of the Llama-shaped families on the CPU, described by a [`DecoderConfig`].
+//!
+//! The forward pass reads a ragged batch and preallocated buffers, and writes the KV cache and
+//! the logits of the tokens that will be sampled from.
+
+use sconce_kernels::cpu::{
+    Activations, Attention, Cpu, KvCache, Operands, Output, PackedMatrix, RmsNorm, RopeAndCache,
+    RopeTable,
+};
+
+use super::config::DecoderConfig;
+use crate::engine::plan::StepPlan;
+use crate::runner::input::Input;
+
+/// A model's weights, packed for the processor. Named as in Hugging Face's checkpoints.
+#[derive(Debug)]
+pub struct Decoder {
+    pub(super) config: DecoderConfig,
+    /// `[vocab_size, hidden_size]`
+    pub(super) embed_tokens: PackedMatrix,
+    pub(super) layers: Vec<DecoderLayer>,
+    /// `[hidden_size]`
+    pub(super) norm: Vec<f32>,
+    /// `[vocab_size, hidden_size]`; `None` when it is the embedding table.
+    pub(super) lm_head: Option<PackedMatrix>,
+    pub(super) rope: RopeTable,
+}
+
+/// One layer's weights.
+#[derive(Debug)]
+pub(super) struct DecoderLayer {
+    /// `[hidden_size]`
+    pub(super) input_layernorm: Vec<f32>,
+    /// `[(num_attention_heads + 2 * num_key_value_heads) * head_dim, hidden_size]`
+    pub(super) qkv_proj: PackedMatrix,
+    /// `[(num_attention_heads + 2 * num_key_value_heads) * head_dim]`
+    pub(super) qkv_bias: Option<Vec<f32>>,
+    /// `[hidden_size, num_attention_heads * head_dim]`
+    pub(super) o_proj: PackedMatrix,
+    /// `[hidden_size]`
+    pub(super) post_attention_layernorm: Vec<f32>,
+    /// `[2 * intermediate_size, hidden_size]`: gate, then up.
+    pub(super) gate_up_proj: PackedMatrix,
+    /// `[hidden_size, intermediate_size]`
+    pub(super) down_proj: PackedMatrix,
+}
+
+impl DecoderLayer {
+    fn matrices(&self) -> [&PackedMatrix; 4] {
+        [&self.qkv_proj, &self.o_proj, &self.gate_up_proj, &self.down_proj]
+    }
+}
+
+/// Every buffer of a forward pass, sized for the largest batch.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    /// `[max_tokens, hidden_size]`: the residual stream.
+    hidden_states: Vec<f32>,
+    /// `[max_tokens, (num_attention_heads + 2 * num_key_value_heads) * head_dim]`
+    qkv: Vec<f32>,
+    /// `[max_tokens, num_attention_heads * head_dim]`
+    attended: Vec<f32>,
+    /// `[max_tokens, 2 * intermediate_size]`
+    gate_up: Vec<f32>,
+    /// `[max_logits_rows, hidden_size]`
+    last_hidden_states: Vec<f32>,
+    /// `[max_logits_rows, vocab_size]`
+    logits: Vec<f32>,
+    activations: Activations,
+}
+
+/// What the layers of a forward pass share.
+struct Pass<'a> {
+    cpu: &'a Cpu,
+    plan: &'a StepPlan,
+    input: &'a Input,
+    kv: &'a mut KvCache,
+    workspace: &'a mut Workspace,
+}
+
+/// A device, and the memory that a forward pass changes.
+pub(crate) struct Device<'a> {
+    pub(crate) cpu: &'a Cpu,
+    pub(crate) kv: &'a mut KvCache,
+    pub(crate) workspace: &'a mut Workspace,
+}
+
+impl DecoderConfig {
+    /// Width of the queries.
+    pub(crate) fn q_size(&self) -> usize {
+        self.num_attention_heads * self.head_dim
+    }
+
+    /// Width of the keys, and of the values.
+    pub(crate) fn kv_size(&self) -> usize {
+        self.num_key_value_heads * self.head_dim
+    }
+
+    /// Width of queries, keys and values together.
+    pub(crate) fn qkv_size(&self) -> usize {
+        self.q_size() + 2 * self.kv_size()
+    }
+}
+
+impl Decoder {
+    /// The shape.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Bytes of the packed matrices.
+    pub fn num_bytes(&self) -> usize {
+        self.matrices().map(PackedMatrix::num_bytes).sum()
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
+        self.layers
+            .iter()
+            .flat_map(DecoderLayer::matrices)
+            .chain([&self.embed_tokens])
+            .chain(&self.lm_head)
+    }
+
+    /// Allocates the buffers for batches of up to `max_tokens` tokens, of which up to
+    /// `max_logits_rows` are sampled from.
+    pub(crate) fn workspace(&self, max_tokens: usize, max_logits_rows: usize) -> Workspace {
+        let config = &self.config;
+        let operands = (self.matrices())
+            .map(PackedMatrix::operands)
+            .fold(Operands::default(), |all, one| all | one);
+        let max_cols = config.hidden_size.max(config.q_size()).max(config.intermediate_size);
+        Workspace {
+            hidden_states: vec![0.0; max_tokens * config.hidden_size],
+            qkv: vec![0.0; max_tokens * config.qkv_size()],
+            attended: vec![0.0; max_tokens * config.q_size()],
+            gate_up: vec![0.0; max_tokens * 2 * config.intermediate_size],
+            last_hidden_states: vec![0.0; max_logits_rows * config.hidden_size],
+            logits: vec![0.0; max_logits_rows * config.vocab_size],
+            activations: Activations::new(max_tokens.max(max_logits_rows), max_cols, operands),
+        }
+    }
+
+    /// Computes the batch. Keys and values go to the cache, logits to
+    /// [`Workspace::logits`].
+    pub(crate) fn forward(
+        &self,
+        device: Device<'_>,
+        plan: &StepPlan,
+        input: &Input,
+    ) -> Result<(), sconce_kernels::Error> {
+        let Device { cpu, kv, workspace } = device;
+        let hidden_states =
+            &mut workspace.hidden_states[..input.num_tokens * self.config.hidden_size];
+        cpu.embed(&self.embed_tokens, &plan.token_ids, hidden_states)?;
+        let mut pass = Pass { cpu, plan, input, kv, workspace };
+        for (index, layer) in self.layers.iter().enumerate() {
+            self.attend(layer, index, &mut pass)?;
+            self.feed_forward(layer, &mut pass)?;
+        }
+        self.project_to_vocabulary(&mut pass)
+    }
+
+    fn rms_norm<'a>(&self, weight: &'a [f32]) -> Option<RmsNorm<'a>> {
+        Some(RmsNorm { weight, eps: self.config.rms_norm_eps })
+    }
+
+    fn attend(
+        &self,
+        layer: &DecoderLayer,
+        index: usize,
+        pass: &mut Pass<'_>,
+    ) -> Result<(), sconce_kernels::Error> {
+        let (config, num_tokens) = (&self.config, pass.input.num_tokens);
+        let Workspace { hidden_states, qkv, attended, activations, .. } = &mut *pass.workspace;
+        let hidden_states = &mut hidden_states[..num_tokens * config.hidden_size];
+        let qkv = &mut qkv[..num_tokens * config.qkv_size()];
+        let attended = &mut attended[..num_tokens * config.q_size()];
+
+        let norm = self.rms_norm(&layer.input_layernorm);
+        pass.cpu.activations(hidden_states, num_tokens, norm, activations)?;
+        pass.cpu.matmul(&layer.qkv_proj, activations, Output::Store(&mut *qkv))?;
+        if let Some(bias) = &layer.qkv_bias {
+            pass.cpu.add_bias(qkv, bias)?;
+        }
+        let rope = RopeAndCache {
+            qkv: &mut *qkv,
+            num_q_heads: config.num_attention_heads,
+            positions: &pass.plan.positions,
+            table: &self.rope,
+            slot_mapping: &pass.plan.slot_mapping,
+            layer: index,
+        };
+        pass.cpu.rope_and_cache(rope, pass.kv)?;
+        let attention = Attention {
+            qkv,
+            num_q_heads: config.num_attention_heads,
+            scale: (config.head_dim as f32).sqrt().recip(),
+            layer: index,
+            rows: &pass.input.rows,
+            block_tables: &pass.input.block_tables,
+        };
+        pass.cpu.attention(attention, pass.kv, attended)?;
+        pass.cpu.activations(attended, num_tokens, None, activations)?;
+        pass.cpu.matmul(&layer.o_proj, activations, Output::Add(hidden_states))
+    }
+
+    fn feed_forward(
+        &self,
+        layer: &DecoderLayer,
+        pass: &mut Pass<'_>,
+    ) -> Result<(), sconce_kernels::Error> {
+        let (config, num_tokens) = (&self.config, pass.input.num_tokens);
+        let Workspace { hidden_states, gate_up, activations, .. } = &mut *pass.workspace;
+        let hidden_states = &mut hidden_states[..num_tokens * config.hidden_size];
+        let gate_up = &mut gate_up[..num_tokens * 2 * config.intermediate_size];
+
+        let norm = self.rms_norm(&layer.post_attention_layernorm);
+        pass.cpu.activations(hidden_states, num_tokens, norm, activations)?;
+        pass.cpu.matmul(&layer.gate_up_proj, activations, Output::Store(&mut *gate_up))?;
+        pass.cpu.silu_mul(gate_up, num_tokens, activations)?;
+        pass.cpu.matmul(&layer.down_proj, activations, Output::Add(hidden_states))
+    }
+
+    /// Only of the tokens that are sampled from: a prompt's other tokens need no logits.
+    fn project_to_vocabulary(&self, pass: &mut Pass<'_>) -> Result<(), sconce_kernels::Error> {
+        let (config, tokens) = (&self.config, &pass.input.logits_tokens);
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let Workspace { hidden_states, last_hidden_states, logits, activations, .. } =
+            &mut *pass.workspace;
+        let hidden_states = &hidden_states[..pass.input.num_tokens * config.hidden_size];
+        let last_hidden_states = &mut last_hidden_states[..tokens.len() * config.hidden_size];
+        let logits = &mut logits[..tokens.len() * config.vocab_size];
+
+        let cols = config.hidden_size;
+        pass.cpu.gather_rows(hidden_states, cols, tokens, last_hidden_states)?;
+        let norm = self.rms_norm(&self.norm);
+        pass.cpu.activations(last_hidden_states, tokens.len(), norm, activations)?;
+        let lm_head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
+        pass.cpu.matmul(lm_head, activations, Output::Store(logits))
+    }
+}
+
+impl Workspace {
+    /// `[num_rows, vocab_size]`
+    pub(crate) fn logits(&self, num_rows: usize, vocab_size: usize) -> &[f32] {
+        &self.logits[..num_rows * vocab_size]
+    }
+}

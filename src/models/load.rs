@@ -1,0 +1,123 @@
+//! Packs a checkpoint's tensors into a [`Decoder`].
+
+use sconce_kernels::cpu::{Compute, Cpu, MatrixPart, PackedMatrix, RopeStyle, RopeTable};
+
+use super::config::{self, DecoderConfig};
+use super::decoder::{Decoder, DecoderLayer};
+use crate::layers::rope::Frequencies;
+use crate::weights::{self, Checkpoint, Tensor};
+
+/// Why a checkpoint cannot be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A tensor cannot be read.
+    #[error("cannot read the weights")]
+    Checkpoint(#[from] weights::Error),
+    /// The kernels have no form for it.
+    #[error("cannot pack {name}")]
+    Pack {
+        /// What should be packed.
+        name: String,
+        /// What the kernels refused.
+        #[source]
+        source: sconce_kernels::Error,
+    },
+}
+
+/// Packs the decoder of `checkpoint` on all of `cpu`'s threads, for sequences of up to
+/// `max_positions` tokens.
+pub fn decoder(
+    cpu: &Cpu,
+    checkpoint: &Checkpoint,
+    compute: Compute,
+    max_positions: usize,
+) -> Result<Decoder, Error> {
+    let config = checkpoint.config().clone();
+    let source = Source { cpu, checkpoint, compute };
+    let embed_tokens = source.matrix(&["model.embed_tokens.weight".into()])?;
+    let lm_head = if config.tie_word_embeddings {
+        None
+    } else {
+        Some(source.matrix(&["lm_head.weight".into()])?)
+    };
+    let layers = (0..config.num_hidden_layers).map(|index| source.layer(&config, index));
+    Ok(Decoder {
+        embed_tokens,
+        layers: layers.collect::<Result<_, _>>()?,
+        norm: source.vector("model.norm.weight")?,
+        lm_head,
+        rope: rope_table(&config, max_positions)?,
+        config,
+    })
+}
+
+/// Estimates the bytes of the packed weights, within a fifth.
+pub(crate) fn packed_bytes(checkpoint: &Checkpoint, compute: Compute) -> u64 {
+    let bytes = checkpoint.sizes().map(|(dtype, num_elements)| match compute {
+        Compute::Int8 => num_elements / dtype.block_len() * dtype.block_bytes(),
+        Compute::F32 => num_elements * size_of::<f32>(),
+    });
+    bytes.map(|bytes| bytes as u64).sum()
+}
+
+fn rope_table(config: &DecoderConfig, max_positions: usize) -> Result<RopeTable, Error> {
+    let Frequencies { inv_freq, magnitude } = Frequencies::new(&config.rope);
+    let style = match config.rope.style {
+        config::RopeStyle::Half => RopeStyle::Half,
+        config::RopeStyle::Interleaved => RopeStyle::Interleaved,
+    };
+    RopeTable::new(&inv_freq, max_positions, magnitude, style)
+        .map_err(|source| Error::Pack { name: "the rotary embedding".into(), source })
+}
+
+/// Where weights come from and what they become.
+struct Source<'a> {
+    cpu: &'a Cpu,
+    checkpoint: &'a Checkpoint,
+    compute: Compute,
+}
+
+impl Source<'_> {
+    fn layer(&self, config: &DecoderConfig, index: usize) -> Result<DecoderLayer, Error> {
+        let name = |rest: &str| format!("model.layers.{index}.{rest}");
+        let qkv = ["q", "k", "v"];
+        let qkv_bias = if config.attention_bias {
+            let parts = qkv.map(|part| self.vector(&name(&format!("self_attn.{part}_proj.bias"))));
+            Some(parts.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+        } else {
+            None
+        };
+        let qkv = qkv.map(|part| name(&format!("self_attn.{part}_proj.weight")));
+        let gate_up = ["gate", "up"].map(|part| name(&format!("mlp.{part}_proj.weight")));
+        Ok(DecoderLayer {
+            input_layernorm: self.vector(&name("input_layernorm.weight"))?,
+            qkv_proj: self.matrix(&qkv)?,
+            qkv_bias,
+            o_proj: self.matrix(&[name("self_attn.o_proj.weight")])?,
+            post_attention_layernorm: self.vector(&name("post_attention_layernorm.weight"))?,
+            gate_up_proj: self.matrix(&gate_up)?,
+            down_proj: self.matrix(&[name("mlp.down_proj.weight")])?,
+        })
+    }
+
+    /// Stacks tensors along their rows. The checkpoint has checked all shapes.
+    fn matrix(&self, names: &[String]) -> Result<PackedMatrix, Error> {
+        let tensors = names.iter().map(|name| self.checkpoint.tensor(name));
+        let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
+        let parts: Vec<_> = tensors.iter().map(part).collect();
+        PackedMatrix::pack(self.cpu, &parts, self.compute)
+            .map_err(|source| Error::Pack { name: names.join(", "), source })
+    }
+
+    fn vector(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let tensor = self.checkpoint.tensor(name)?;
+        let quantized = || weights::Error::NotFloat { name: name.into(), dtype: tensor.dtype };
+        Ok(tensor.to_f32().ok_or_else(quantized)?)
+    }
+}
+
+fn part(tensor: &Tensor) -> MatrixPart<'_> {
+    let cols = tensor.shape.last().copied().unwrap_or(0);
+    let rows = tensor.shape.first().copied().unwrap_or(0);
+    MatrixPart { dtype: tensor.dtype, rows, cols, data: &tensor.data }
+}

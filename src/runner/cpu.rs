@@ -1,0 +1,270 @@
+//! A model on the processor: packed weights, the KV cache, the buffers of a step, and the sampler.
+
+use std::num::NonZeroUsize;
+
+use sconce_kernels::cpu::{Compute, Cpu, Isa, KvCache, KvDtype, KvShape};
+
+use super::input::Input;
+use super::sampler::{Logits, Sampler};
+use super::{Error, Executor, ExecutorLimits, memory};
+use crate::engine::plan::{Sampled, StepPlan};
+use crate::models::config::DecoderConfig;
+use crate::models::decoder::{Decoder, Device, Workspace};
+use crate::models::load;
+use crate::weights::Checkpoint;
+
+/// How to run a model.
+#[derive(Clone, Debug)]
+pub struct RunnerOptions {
+    /// Threads that compute, the caller's among them.
+    pub num_threads: NonZeroUsize,
+    /// `None`: the best that the processor has.
+    pub isa: Option<Isa>,
+    /// What matrix multiplications compute in.
+    pub compute: Compute,
+    /// How the KV cache stores an element.
+    pub kv_dtype: KvDtype,
+    /// Size of the KV cache.
+    pub kv_cache: KvCacheSize,
+    /// Tokens per block of the KV cache, a multiple of 16.
+    pub block_size: u32,
+    /// Most tokens of one step.
+    pub max_num_batched_tokens: u32,
+    /// Most sequences alive at once.
+    pub max_num_seqs: u32,
+    /// Most tokens of one sequence. `None`: as many as the model was trained for, or as fit into
+    /// the KV cache if that is less.
+    pub max_model_len: Option<u32>,
+}
+
+/// Size of a KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvCacheSize {
+    /// So many blocks.
+    Blocks(u32),
+    /// As many whole blocks as fit into so many bytes.
+    Bytes(u64),
+}
+
+impl Default for RunnerOptions {
+    /// One thread, int8, a half-precision cache of 512 MiB, 2048 tokens and 64 sequences a step.
+    fn default() -> Self {
+        Self {
+            num_threads: NonZeroUsize::MIN,
+            isa: None,
+            compute: Compute::Int8,
+            kv_dtype: KvDtype::F16,
+            kv_cache: KvCacheSize::Bytes(512 << 20),
+            block_size: 16,
+            max_num_batched_tokens: 2048,
+            max_num_seqs: 64,
+            max_model_len: None,
+        }
+    }
+}
+
+/// Why a model cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The weights are not what the shape asks for.
+    #[error("the checkpoint cannot be loaded")]
+    Weights(#[from] load::Error),
+    /// The device or a buffer could not be made, or a shape is none that the kernels take.
+    #[error("the processor cannot run this model")]
+    Kernel(#[from] sconce_kernels::Error),
+    /// A limit is zero.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    /// A longer context was asked for than the model knows positions.
+    #[error("max_model_len is {given} and the model has {limit} positions")]
+    ModelLen {
+        /// Asked for.
+        given: u32,
+        /// What the model has.
+        limit: usize,
+    },
+    /// Slots are numbered in 32 bits.
+    #[error("a KV cache of {num_blocks} blocks has more slots than can be numbered")]
+    TooManySlots {
+        /// Asked for.
+        num_blocks: u64,
+    },
+    /// One sequence of the greatest length would not fit.
+    #[error(
+        "the KV cache has room for {capacity} tokens, less than one sequence of max_model_len \
+         {max_model_len}"
+    )]
+    KvCacheTooSmall {
+        /// Tokens that fit.
+        capacity: u64,
+        /// Tokens of one sequence.
+        max_model_len: u32,
+    },
+    /// The machine does not have the memory.
+    #[error("{what} needs {needed} bytes, and {available} bytes of memory are available")]
+    Memory {
+        /// What it is for.
+        what: &'static str,
+        /// Bytes asked for.
+        needed: u64,
+        /// Bytes that the system can give.
+        available: u64,
+    },
+}
+
+/// Runs a decoder on the processor.
+pub struct CpuRunner {
+    cpu: Cpu,
+    decoder: Decoder,
+    kv: KvCache,
+    workspace: Workspace,
+    input: Input,
+    sampler: Sampler,
+    limits: ExecutorLimits,
+}
+
+impl CpuRunner {
+    /// Packs the checkpoint's weights for this processor and allocates all that a step needs.
+    pub fn load(checkpoint: &Checkpoint, options: &RunnerOptions) -> Result<Self, LoadError> {
+        let config = checkpoint.config();
+        let shape = kv_shape(config, options)?;
+        let limits = limits(config, options, shape)?;
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        let cpu = Cpu::new(options.num_threads, isa)?;
+        let needed = load::packed_bytes(checkpoint, options.compute);
+        check_memory("the model's weights", needed)?;
+        let max_positions = limits.max_model_len as usize;
+        let decoder = load::decoder(&cpu, checkpoint, options.compute, max_positions)?;
+        let kv_bytes = shape.num_bytes(options.kv_dtype).map_or(u64::MAX, |bytes| bytes as u64);
+        check_memory("the KV cache", kv_bytes)?;
+        let kv = KvCache::new(shape, options.kv_dtype)?;
+        let max_tokens = limits.max_num_batched_tokens as usize;
+        let workspace = decoder.workspace(max_tokens, limits.max_num_seqs as usize);
+        let sampler = Sampler::new(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
+        Ok(Self { cpu, decoder, kv, workspace, input: Input::default(), sampler, limits })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &DecoderConfig {
+        self.decoder.config()
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.cpu.isa()
+    }
+
+    /// Bytes of the packed weights.
+    pub fn weight_bytes(&self) -> usize {
+        self.decoder.num_bytes()
+    }
+
+    /// Bytes of the whole KV cache. Memory is committed when a block is first written.
+    pub fn kv_bytes(&self) -> usize {
+        self.kv.shape().num_bytes(self.kv.dtype()).unwrap_or(usize::MAX)
+    }
+
+    /// The last step's logits as the model gave them: `[num_rows, vocab_size]`, one row for each
+    /// distinct [`Sample::token_index`](crate::engine::plan::Sample::token_index), in the order
+    /// in which the plan's samples first named them.
+    pub fn last_logits(&self) -> &[f32] {
+        let num_rows = self.input.logits_tokens.len();
+        self.workspace.logits(num_rows, self.limits.vocab_size as usize)
+    }
+}
+
+impl Executor for CpuRunner {
+    fn limits(&self) -> ExecutorLimits {
+        self.limits
+    }
+
+    fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
+        self.input.fill(plan, &self.limits)?;
+        self.sampler.update(plan)?;
+        let (alive, limit) = (self.sampler.num_sequences(), self.limits.max_num_seqs as usize);
+        if alive > limit {
+            return Err(Error::Plan(format!("{alive} sequences are alive, at most {limit}")));
+        }
+        self.cpu.copy_blocks(&mut self.kv, &self.input.copies)?;
+        if plan.rows.is_empty() {
+            return Ok(());
+        }
+        let Self { cpu, kv, workspace, .. } = self;
+        self.decoder.forward(Device { cpu, kv, workspace }, plan, &self.input)?;
+        let vocab_size = self.limits.vocab_size as usize;
+        let logits = Logits {
+            values: self.workspace.logits(self.input.logits_tokens.len(), vocab_size),
+            vocab_size,
+            rows: &self.input.logits_rows,
+        };
+        self.sampler.sample(&self.cpu, &plan.samples, logits, sampled)
+    }
+}
+
+fn kv_shape(config: &DecoderConfig, options: &RunnerOptions) -> Result<KvShape, LoadError> {
+    let mut shape = KvShape {
+        num_layers: config.num_hidden_layers,
+        num_blocks: 1,
+        block_size: options.block_size as usize,
+        num_kv_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+    };
+    let num_blocks = match options.kv_cache {
+        KvCacheSize::Blocks(num_blocks) => u64::from(num_blocks),
+        KvCacheSize::Bytes(bytes) => {
+            let block = shape.num_bytes(options.kv_dtype).map_or(u64::MAX, |bytes| bytes as u64);
+            bytes.checked_div(block).unwrap_or(0)
+        }
+    };
+    if num_blocks == 0 {
+        return Err(LoadError::Zero("the number of KV-cache blocks"));
+    }
+    if num_blocks.saturating_mul(options.block_size.into()) > u32::MAX.into() {
+        return Err(LoadError::TooManySlots { num_blocks });
+    }
+    shape.num_blocks = num_blocks as usize;
+    Ok(shape)
+}
+
+fn limits(
+    config: &DecoderConfig,
+    options: &RunnerOptions,
+    shape: KvShape,
+) -> Result<ExecutorLimits, LoadError> {
+    let zeros = [
+        ("block_size", options.block_size),
+        ("max_num_batched_tokens", options.max_num_batched_tokens),
+        ("max_num_seqs", options.max_num_seqs),
+        ("max_model_len", options.max_model_len.unwrap_or(1)),
+    ];
+    if let Some((what, _)) = zeros.into_iter().find(|(_, given)| *given == 0) {
+        return Err(LoadError::Zero(what));
+    }
+    let capacity = shape.num_blocks as u64 * shape.block_size as u64;
+    let trained = config.max_position_embeddings;
+    let max_model_len = match options.max_model_len {
+        None => capacity.min(trained as u64) as u32,
+        Some(given) if given as usize > trained => {
+            return Err(LoadError::ModelLen { given, limit: trained });
+        }
+        Some(given) if u64::from(given) > capacity => {
+            return Err(LoadError::KvCacheTooSmall { capacity, max_model_len: given });
+        }
+        Some(given) => given,
+    };
+    Ok(ExecutorLimits {
+        block_size: options.block_size,
+        num_blocks: shape.num_blocks as u32,
+        max_num_batched_tokens: options.max_num_batched_tokens,
+        max_num_seqs: options.max_num_seqs,
+        max_model_len,
+        vocab_size: config.vocab_size as u32,
+    })
+}
+
+fn check_memory(what: &'static str, needed: u64) -> Result<(), LoadError> {
+    match memory::available_bytes() {
+        Some(available) if available < needed => Err(LoadError::Memory { what, needed, available }),
+        Some(_) | None => Ok(()),
+    }
+}

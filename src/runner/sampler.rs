@@ -1,0 +1,285 @@
+//! Chooses the next token of each sequence from the model's logits.
+//!
+//! The order is vLLM's: log-probabilities of the model's own distribution; then end tokens are
+//! masked until `min_tokens`, logit biases added, and penalties applied (repetition, frequency,
+//! presence). Greedy sampling takes the likeliest of what results. Otherwise temperature, min-p,
+//! top-k, top-p and, which vLLM has not, typical-p follow, each on what its predecessors left,
+//! renormalized.
+//!
+//! A draw is a pure function of the logits, the request's seed, the completion's index and the
+//! token's position, so that a stream goes on identically wherever it is taken up.
+//!
+//! Logits that are not numbers never win. When nothing is left, because all is masked or nothing
+//! was a number, the likeliest token of the model's own distribution is taken, or token 0.
+
+mod candidates;
+mod logprobs;
+mod philox;
+mod token_counts;
+mod vector;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sconce_kernels::cpu::Cpu;
+
+use self::candidates::Candidates;
+use self::logprobs::Logprobs;
+use self::token_counts::TokenCounts;
+use crate::engine::plan::{Admission, Sample, Sampled, SequenceId, StepPlan};
+use crate::engine::request::{SamplingParams, TokenId};
+use crate::runner::Error;
+
+/// The live sequences' sampling states, and room to sample in.
+#[derive(Debug)]
+pub struct Sampler {
+    /// The model's own end tokens.
+    eos_token_ids: Vec<TokenId>,
+    sequences: HashMap<SequenceId, SequenceState>,
+    workers: Vec<Worker>,
+    step: u64,
+}
+
+/// Sampled from: a `[num_rows, vocab_size]` matrix, and which row each sample uses.
+#[derive(Clone, Copy, Debug)]
+pub struct Logits<'a> {
+    /// Row-major.
+    pub values: &'a [f32],
+    /// Width of a row.
+    pub vocab_size: usize,
+    /// One per sample; samples may share a row.
+    pub rows: &'a [u32],
+}
+
+/// What sampling a sequence needs beside the logits, from admission to release.
+#[derive(Debug)]
+struct SequenceState {
+    params: Arc<SamplingParams>,
+    /// Which of its request's completions it is.
+    index: u32,
+    /// Kept only when a penalty needs them.
+    token_counts: Option<TokenCounts>,
+    /// The last step that sampled it, to find one that does so twice.
+    sampled_in: u64,
+}
+
+/// One thread's room, and what it has sampled.
+#[derive(Debug, Default)]
+struct Worker {
+    scratch: Scratch,
+    sampled: Vec<(usize, Sampled)>,
+}
+
+#[derive(Debug, Default)]
+struct Scratch {
+    adjusted: Vec<f32>,
+    candidates: Candidates,
+    logprobs: Logprobs,
+}
+
+impl Sampler {
+    /// Makes a sampler of a model that ends its completions with any of `eos_token_ids`, for up
+    /// to `num_threads` threads.
+    pub fn new(eos_token_ids: Vec<TokenId>, num_threads: usize) -> Self {
+        let workers = (0..num_threads.max(1)).map(|_| Worker::default()).collect();
+        Self { eos_token_ids, sequences: HashMap::new(), workers, step: 0 }
+    }
+
+    /// Sequences admitted and not released.
+    pub fn num_sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Forgets the plan's released sequences, also ones never admitted, and learns its admitted
+    /// ones.
+    pub fn update(&mut self, plan: &StepPlan) -> Result<(), Error> {
+        for sequence in &plan.released {
+            self.sequences.remove(sequence);
+        }
+        for admission in &plan.admitted {
+            let state = SequenceState::new(admission);
+            if self.sequences.insert(admission.sequence, state).is_some() {
+                let SequenceId(id) = admission.sequence;
+                return Err(Error::Plan(format!("sequence {id} is admitted and alive already")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Samples one token for each of `samples` and appends them to `sampled`, on `cpu`'s threads.
+    pub fn sample(
+        &mut self,
+        cpu: &Cpu,
+        samples: &[Sample],
+        logits: Logits<'_>,
+        sampled: &mut Vec<Sampled>,
+    ) -> Result<(), Error> {
+        self.check(samples, logits)?;
+        let next = AtomicUsize::new(0);
+        let (sequences, eos_token_ids) = (&self.sequences, &self.eos_token_ids);
+        let num_workers = self.workers.len().min(samples.len());
+        cpu.parallel(&mut self.workers[..num_workers], |_, worker| {
+            while let Some((i, sample)) = take(&next, samples) {
+                let start = logits.rows[i] as usize * logits.vocab_size;
+                let row = &logits.values[start..start + logits.vocab_size];
+                let one = One { state: &sequences[&sample.sequence], eos_token_ids, sample };
+                worker.sampled.push((i, one.sample(row, &mut worker.scratch)));
+            }
+        });
+        self.collect(samples, sampled);
+        Ok(())
+    }
+
+    fn check(&mut self, samples: &[Sample], logits: Logits<'_>) -> Result<(), Error> {
+        self.step += 1;
+        let num_rows = logits.values.len() / logits.vocab_size.max(1);
+        if logits.rows.len() != samples.len()
+            || logits.rows.iter().any(|&row| row as usize >= num_rows)
+        {
+            return Err(Error::Plan("samples do not fit the rows of logits".into()));
+        }
+        for sample in samples {
+            let SequenceId(id) = sample.sequence;
+            let Some(state) = self.sequences.get_mut(&sample.sequence) else {
+                return Err(Error::Plan(format!("sequence {id} is sampled and was not admitted")));
+            };
+            if std::mem::replace(&mut state.sampled_in, self.step) == self.step {
+                return Err(Error::Plan(format!("sequence {id} is sampled twice in a step")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what the workers sampled to `sampled`, in the order of `samples`, and counts it.
+    fn collect(&mut self, samples: &[Sample], sampled: &mut Vec<Sampled>) {
+        let start = sampled.len();
+        let none = || Sampled { token: 0, logprobs: None };
+        sampled.resize_with(start + samples.len(), none);
+        for worker in &mut self.workers {
+            for (i, one) in worker.sampled.drain(..) {
+                if let Some(state) = self.sequences.get_mut(&samples[i].sequence)
+                    && let Some(counts) = &mut state.token_counts
+                {
+                    counts.add(one.token);
+                }
+                sampled[start + i] = one;
+            }
+        }
+    }
+}
+
+/// Takes the next sample that no thread has taken.
+fn take<'a>(next: &AtomicUsize, samples: &'a [Sample]) -> Option<(usize, &'a Sample)> {
+    let i = next.fetch_add(1, Ordering::Relaxed);
+    samples.get(i).map(|sample| (i, sample))
+}
+
+impl SequenceState {
+    fn new(admission: &Admission) -> Self {
+        Self {
+            params: Arc::clone(&admission.sampling),
+            index: admission.index,
+            token_counts: TokenCounts::needed_by(&admission.sampling, &admission.prompt),
+            sampled_in: 0,
+        }
+    }
+}
+
+/// One token to sample, and what decides it.
+struct One<'a> {
+    state: &'a SequenceState,
+    eos_token_ids: &'a [TokenId],
+    sample: &'a Sample,
+}
+
+impl One<'_> {
+    /// `logits`: `[vocab_size]`, as the model gave them.
+    fn sample(&self, logits: &[f32], scratch: &mut Scratch) -> Sampled {
+        let token = self.token(logits, scratch);
+        let logprobs = self
+            .state
+            .params
+            .num_logprobs
+            .map(|n| Box::new(scratch.logprobs.of(logits, token, n as usize)));
+        Sampled { token, logprobs }
+    }
+
+    fn token(&self, logits: &[f32], scratch: &mut Scratch) -> TokenId {
+        let adjusted = if self.adjusts() {
+            scratch.adjusted.clear();
+            scratch.adjusted.extend_from_slice(logits);
+            self.adjust(&mut scratch.adjusted);
+            &scratch.adjusted
+        } else {
+            logits
+        };
+        let chosen = if self.state.params.temperature > 0.0 {
+            self.draw(adjusted, &mut scratch.candidates)
+        } else {
+            vector::argmax(adjusted)
+        };
+        chosen.or_else(|| vector::argmax(logits)).unwrap_or(0)
+    }
+
+    fn adjusts(&self) -> bool {
+        self.masks_end_tokens()
+            || !self.state.params.logit_bias.is_empty()
+            || self.state.token_counts.is_some()
+    }
+
+    fn masks_end_tokens(&self) -> bool {
+        self.sample.num_generated < self.state.params.min_tokens
+    }
+
+    /// Tokens outside the vocabulary, which no sequence can gain, are passed over.
+    fn adjust(&self, logits: &mut [f32]) {
+        let params = &*self.state.params;
+        for &(token, bias) in &params.logit_bias {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit += bias;
+            }
+        }
+        if let Some(counts) = &self.state.token_counts {
+            counts.penalize(params, logits);
+        }
+        if self.masks_end_tokens() {
+            let eos: &[TokenId] = if params.ignore_eos { &[] } else { self.eos_token_ids };
+            for &token in eos.iter().chain(&params.stop_token_ids) {
+                if let Some(logit) = logits.get_mut(token as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+
+    fn draw(&self, logits: &[f32], candidates: &mut Candidates) -> Option<TokenId> {
+        let params = &*self.state.params;
+        filter(params, logits, candidates);
+        candidates.draw(philox::uniform(params.seed, self.state.index, self.sample.position))
+    }
+}
+
+/// Leaves the tokens that may be drawn in `candidates`, weighed.
+fn filter(params: &SamplingParams, logits: &[f32], candidates: &mut Candidates) {
+    let minimum = if params.min_p > 0.0 {
+        // p / p_max >= min_p, without the exponentials.
+        vector::max(logits).min(f32::MAX) + params.temperature * params.min_p.ln()
+    } else {
+        f32::MIN
+    };
+    candidates.collect(logits, minimum);
+    if let Some(k) = params.top_k {
+        candidates.keep_top_k(k as usize);
+    }
+    candidates.weigh(params.temperature);
+    if params.top_p < 1.0 {
+        candidates.keep_top_p(params.top_p);
+    }
+    if params.typical_p < 1.0 {
+        candidates.keep_typical(params.typical_p);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! A file of tensors, read by position: threads share it without a lock.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use sconce_kernels::dtype::Dtype;
+
+use super::Error;
+
+/// An open file and its length.
+pub(super) struct WeightFile {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+/// Where one tensor lies. [`WeightFile::span`] is the only way to one, so its bytes are in the file.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    offset: u64,
+    num_bytes: usize,
+}
+
+impl WeightFile {
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(Error::malformed(path, "it is not a regular file"));
+        }
+        Ok(Self { path: path.to_owned(), file, len: metadata.len() })
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn malformed(&self, reason: impl Into<String>) -> Error {
+        Error::malformed(&self.path, reason)
+    }
+
+    /// Reads the first `len` bytes, fewer when the file ends before.
+    pub(super) fn head(&self, len: u64) -> Result<Vec<u8>, Error> {
+        self.read(0, len.min(self.len))
+    }
+
+    fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, Error> {
+        let len = usize::try_from(len).map_err(|_| self.malformed("larger than the memory"))?;
+        let mut bytes = vec![0; len];
+        self.file
+            .read_exact_at(&mut bytes, offset)
+            .map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        Ok(bytes)
+    }
+
+    /// Checks that a tensor of `shape` fits into the file at `offset`.
+    pub(super) fn span(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        offset: u64,
+    ) -> Result<Span, Error> {
+        let Some(num_bytes) = num_bytes(dtype, shape) else {
+            let reason = format!(
+                "{name} of type {dtype:?} has the impossible shape {shape:?} (blocks of {})",
+                dtype.block_len()
+            );
+            return Err(self.malformed(reason));
+        };
+        let end = offset.checked_add(num_bytes as u64);
+        if end.is_none_or(|end| end > self.len) {
+            let reason = format!(
+                "{name} has {num_bytes} bytes at offset {offset}, the file ends at {}",
+                self.len
+            );
+            return Err(self.malformed(reason));
+        }
+        Ok(Span { dtype, shape: shape.to_vec(), offset, num_bytes })
+    }
+
+    pub(super) fn read_span(&self, span: &Span) -> Result<Vec<u8>, Error> {
+        self.read(span.offset, span.num_bytes as u64)
+    }
+}
+
+/// `None` for a dimension of zero, rows that are no multiple of a block, and overflow.
+fn num_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
+    let (row, outer) = shape.split_last()?;
+    if shape.contains(&0) || !row.is_multiple_of(dtype.block_len()) {
+        return None;
+    }
+    let row_bytes = (row / dtype.block_len()).checked_mul(dtype.block_bytes())?;
+    outer.iter().try_fold(row_bytes, |bytes, dim| bytes.checked_mul(*dim))
+}

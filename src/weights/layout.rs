@@ -1,0 +1,85 @@
+//! The tensors that a configuration asks for: all must be there, in the right shape, and no other.
+
+use std::collections::HashMap;
+
+use sconce_kernels::dtype::Dtype;
+
+use super::{Error, file::Span};
+use crate::models::config::DecoderConfig;
+
+/// Checks the tensors against the configuration.
+pub(super) fn check(config: &DecoderConfig, spans: &HashMap<String, Span>) -> Result<(), Error> {
+    let expect = |name: &str, shape: &[usize]| {
+        let span = spans.get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
+        if span.shape != shape {
+            let (found, expected) = (span.shape.clone(), shape.to_vec());
+            return Err(Error::Shape { name: name.to_owned(), found, expected });
+        }
+        let is_float = matches!(span.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        if shape.len() == 1 && !is_float {
+            return Err(Error::NotFloat { name: name.to_owned(), dtype: span.dtype });
+        }
+        Ok(())
+    };
+    let hidden = config.hidden_size;
+    expect("model.embed_tokens.weight", &[config.vocab_size, hidden])?;
+    expect("model.norm.weight", &[hidden])?;
+    if !config.tie_word_embeddings {
+        expect("lm_head.weight", &[config.vocab_size, hidden])?;
+    }
+    let parts = layer(config);
+    for number in 0..config.num_hidden_layers {
+        for (part, shape) in &parts {
+            expect(&format!("model.layers.{number}.{part}"), shape)?;
+        }
+    }
+    refuse_others(config, spans)
+}
+
+/// Names and shapes of one layer's tensors.
+fn layer(config: &DecoderConfig) -> Vec<(&'static str, Vec<usize>)> {
+    let (hidden, ff) = (config.hidden_size, config.intermediate_size);
+    let q = config.num_attention_heads * config.head_dim;
+    let kv = config.num_key_value_heads * config.head_dim;
+    let mut parts = vec![
+        ("input_layernorm.weight", vec![hidden]),
+        ("self_attn.q_proj.weight", vec![q, hidden]),
+        ("self_attn.k_proj.weight", vec![kv, hidden]),
+        ("self_attn.v_proj.weight", vec![kv, hidden]),
+        ("self_attn.o_proj.weight", vec![hidden, q]),
+        ("post_attention_layernorm.weight", vec![hidden]),
+        ("mlp.gate_proj.weight", vec![ff, hidden]),
+        ("mlp.up_proj.weight", vec![ff, hidden]),
+        ("mlp.down_proj.weight", vec![hidden, ff]),
+    ];
+    if config.attention_bias {
+        parts.extend([
+            ("self_attn.q_proj.bias", vec![q]),
+            ("self_attn.k_proj.bias", vec![kv]),
+            ("self_attn.v_proj.bias", vec![kv]),
+        ]);
+    }
+    parts
+}
+
+/// A tensor that nothing reads means that the model is more than the configuration says.
+fn refuse_others(config: &DecoderConfig, spans: &HashMap<String, Span>) -> Result<(), Error> {
+    let parts = layer(config);
+    let known = |name: &str| match name.strip_prefix("model.layers.") {
+        Some(rest) => rest.split_once('.').is_some_and(|(number, part)| {
+            number.parse().is_ok_and(|number: usize| number < config.num_hidden_layers)
+                && parts.iter().any(|(known, _)| *known == part)
+        }),
+        None => matches!(
+            name,
+            "model.embed_tokens.weight"
+                | "model.norm.weight"
+                | "lm_head.weight"
+                | "rope_freqs.weight"
+        ),
+    };
+    match spans.keys().find(|name| !known(name)) {
+        Some(name) => Err(Error::unsupported("a tensor", name, "those of a dense llama")),
+        None => Ok(()),
+    }
+}

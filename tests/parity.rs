@@ -1,0 +1,18 @@
+//! The decoder on the processor against other implementations, and against itself: batched and
+//! alone, in chunks and whole, on shared blocks and on its own.
+
+#[cfg(test)]
+#[path = "parity/consistency.rs"]
+mod consistency;
+#[cfg(test)]
+#[path = "parity/harness.rs"]
+mod harness;
+#[cfg(test)]
+#[path = "parity/oracle.rs"]
+mod oracle;
+#[cfg(test)]
+#[path = "parity/quality.rs"]
+mod quality;
+#[cfg(test)]
+#[path = "parity/tiny.rs"]
+mod tiny;
