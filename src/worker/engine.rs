@@ -38,19 +38,33 @@ pub(crate) struct SessionId(pub(crate) u64);
 
 /// What a session, or the process, asks of the engine.
 pub(crate) enum Command {
-    Open { session: SessionId, outbox: Outbox },
-    Submit { session: SessionId, checked: Box<Checked> },
-    Cancel { session: SessionId, id: u64 },
+    Open {
+        session: SessionId,
+        outbox: Outbox,
+    },
+    Submit {
+        session: SessionId,
+        checked: Box<Checked>,
+    },
+    Cancel {
+        session: SessionId,
+        id: u64,
+    },
     Probe(Probe),
     /// The session has ended, and with it its requests.
-    Close { session: SessionId },
+    Close {
+        session: SessionId,
+    },
     /// Takes no more requests; the engine ends after its last one.
     Drain,
 }
 
 /// Who waits for a step.
 pub(crate) enum Probe {
-    Session { session: SessionId, nonce: u64 },
+    Session {
+        session: SessionId,
+        nonce: u64,
+    },
     /// The process itself, before it says that it is ready.
     Start(oneshot::Sender<()>),
 }
@@ -93,7 +107,6 @@ pub(crate) struct Engine {
     /// Requests that have not ended, for whoever asks from outside.
     num_unfinished: Arc<AtomicU32>,
 }
-
 
 struct Session {
     outbox: Outbox,

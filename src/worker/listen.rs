@@ -56,7 +56,9 @@ impl Listener {
     /// The address that a router is given.
     pub(crate) fn address(&self) -> Result<String, Error> {
         match self {
-            Self::Unix(_, file) => Ok(format!("unix:{}", std::path::absolute(&file.path)?.display())),
+            Self::Unix(_, file) => {
+                Ok(format!("unix:{}", std::path::absolute(&file.path)?.display()))
+            }
             Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
         }
     }

@@ -49,8 +49,7 @@ struct Shared {
 pub(crate) fn outbox() -> (Outbox, Messages) {
     let shared = Arc::<Mutex<Shared>>::default();
     let hung_up = CancellationToken::new();
-    let messages =
-        Messages { shared: Arc::clone(&shared), _hang_up: hung_up.clone().drop_guard() };
+    let messages = Messages { shared: Arc::clone(&shared), _hang_up: hung_up.clone().drop_guard() };
     (Outbox { shared, hung_up }, messages)
 }
 
@@ -65,8 +64,9 @@ impl Outbox {
     /// Adds a step's tokens, and leaves `outputs` empty.
     pub(crate) fn add(&self, outputs: &mut Vec<TokenOutput>, stats: EngineStats) {
         let mut shared = lock(&self.shared);
-        let num_logprobs =
-            |output: &TokenOutput| output.logprobs.as_ref().map_or(0, |logprobs| logprobs.top.len());
+        let num_logprobs = |output: &TokenOutput| {
+            output.logprobs.as_ref().map_or(0, |logprobs| logprobs.top.len())
+        };
         shared.num_tokens += outputs.iter().map(|output| 1 + num_logprobs(output)).sum::<usize>();
         shared.outputs.append(outputs);
         shared.stats = Some(stats);

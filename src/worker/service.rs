@@ -70,17 +70,11 @@ impl worker_server::Worker for Service {
     type TokenizerStream = Pieces;
     type SessionStream = Messages;
 
-    async fn describe(
-        &self,
-        _: Request<DescribeRequest>,
-    ) -> Result<Response<ModelInfo>, Status> {
+    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<ModelInfo>, Status> {
         Ok(Response::new(self.loaded()?.info.clone()))
     }
 
-    async fn tokenizer(
-        &self,
-        _: Request<TokenizerRequest>,
-    ) -> Result<Response<Pieces>, Status> {
+    async fn tokenizer(&self, _: Request<TokenizerRequest>) -> Result<Response<Pieces>, Status> {
         self.loaded()?;
         let served = Arc::clone(&self.served);
         let mut start = 0;
@@ -116,17 +110,13 @@ impl worker_server::Worker for Service {
         info!(session = id.0, router = printable(&hello.router), "session began");
         let open = Command::Open { session: id, outbox: outbox.clone() };
         self.engine.send(open).await.map_err(|_| stopped())?;
-        let session =
-            Session { id, info, engine: self.engine.clone(), outbox, _permit: permit };
+        let session = Session { id, info, engine: self.engine.clone(), outbox, _permit: permit };
         // Ends with its router, or when it was hung up on.
         tokio::spawn(session.run(inbound));
         Ok(Response::new(messages))
     }
 
-    async fn drain(
-        &self,
-        request: Request<DrainRequest>,
-    ) -> Result<Response<DrainReply>, Status> {
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
         self.engine.send(Command::Drain).await.map_err(|_| stopped())?;
         let patience = Duration::from_millis(request.into_inner().deadline_ms.into());
         // The engine ends with its last request.
@@ -222,9 +212,7 @@ impl Session {
     fn check(&self, submit: Submit) -> Option<Command> {
         let id = submit.request_id;
         match submit::check(submit, &self.info) {
-            Ok(checked) => {
-                Some(Command::Submit { session: self.id, checked: Box::new(checked) })
-            }
+            Ok(checked) => Some(Command::Submit { session: self.id, checked: Box::new(checked) }),
             Err(invalid) => {
                 let message = invalid.to_string();
                 warn!(session = self.id.0, id, message, "invalid request");

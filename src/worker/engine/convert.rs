@@ -27,9 +27,7 @@ fn finish(finish: Finish) -> wire::Finish {
 }
 
 fn logprobs(logprobs: &TokenLogprobs) -> wire::TokenLogprobs {
-    let top = logprobs.top.iter().map(|(token, logprob)| TopLogprob {
-        token: *token,
-        logprob: *logprob,
-    });
+    let top =
+        logprobs.top.iter().map(|(token, logprob)| TopLogprob { token: *token, logprob: *logprob });
     wire::TokenLogprobs { logprob: logprobs.logprob, top: top.collect() }
 }
