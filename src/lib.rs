@@ -9,3 +9,4 @@ pub mod layers;
 pub mod models;
 pub mod runner;
 pub mod weights;
+pub mod worker;

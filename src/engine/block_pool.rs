@@ -214,8 +214,7 @@ impl BlockPool {
     }
 
     fn unlink_free(&mut self, id: u32) {
-        let (previous, next) =
-            (self.blocks[id as usize].previous, self.blocks[id as usize].next);
+        let (previous, next) = (self.blocks[id as usize].previous, self.blocks[id as usize].next);
         match previous {
             NONE => self.free_head = next,
             previous => self.blocks[previous as usize].next = next,

@@ -52,7 +52,9 @@ pub enum Refusal {
     #[error("the worker is draining")]
     Draining,
     /// It would not fit even alone.
-    #[error("prompt and max_tokens need {needed} tokens of KV cache, and the cache has {available}")]
+    #[error(
+        "prompt and max_tokens need {needed} tokens of KV cache, and the cache has {available}"
+    )]
     TooLarge {
         /// Prompt plus `max_tokens`.
         needed: usize,

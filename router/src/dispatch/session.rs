@@ -204,6 +204,10 @@ impl Session {
                 self.rejected(rejected);
                 Ok(())
             }
+            FromWorker::Draining(_) => {
+                self.retire();
+                Ok(())
+            }
             FromWorker::Step(StepOutput { outputs, stats }) => {
                 for output in outputs {
                     self.deliver(output)?;
@@ -235,8 +239,7 @@ impl Session {
         let error = match reason {
             Reason::QueueFull => Error::QueueFull { max_queue: self.model.info.max_queue },
             Reason::Draining => {
-                self.standing = Standing::Draining;
-                self.worker.retire();
+                self.retire();
                 Error::NoWorker { model: self.model.info.model.clone() }
             }
             Reason::Unknown | Reason::Invalid => {
@@ -246,6 +249,11 @@ impl Session {
             Reason::TooLarge => Error::Refused(message),
         };
         self.refuse(id, error);
+    }
+
+    fn retire(&mut self) {
+        self.standing = Standing::Draining;
+        self.worker.retire();
     }
 
     fn refuse(&mut self, id: u64, error: Error) {

@@ -125,7 +125,9 @@ impl Scheduler {
 
 /// The number of cached tokens, once.
 fn first_cached(sequence: &mut Sequence) -> Option<u32> {
-    if sequence.reported { None } else {
+    if sequence.reported {
+        None
+    } else {
         sequence.reported = true;
         sequence.num_cached
     }

@@ -110,7 +110,9 @@ impl Scheduler {
     fn break_deadlock(&mut self) {
         let mut holders: Vec<u32> =
             self.order.iter().copied().filter(|slot| self.holds_blocks(*slot)).collect();
-        if holders.len() > 1 && let Some(last) = holders.pop() {
+        if holders.len() > 1
+            && let Some(last) = holders.pop()
+        {
             self.preempt(last);
         }
     }

@@ -1,0 +1,320 @@
+//! `sconce worker`: what is typed, and what is meant by it.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use sconce_kernels::cpu::{Compute, Isa, KvDtype};
+
+use super::Error;
+use super::listen::Address;
+use crate::runner::cpu::{KvCacheSize, RunnerOptions};
+
+/// Serves one model to routers: tokens in, tokens out
+#[derive(Args, Clone, Debug)]
+pub struct Worker {
+    /// The GGUF file to load, or `hash`: a model without weights, for tests
+    #[arg(long, env = "SCONCE_MODEL", value_name = "PATH")]
+    model: PathBuf,
+
+    /// What clients call the model
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// What the files are: a revision or a content hash
+    #[arg(long, value_name = "VERSION", default_value = "unversioned")]
+    version: String,
+
+    /// Where routers connect: `unix:PATH` or `ADDRESS:PORT`
+    #[arg(long, env = "SCONCE_WORKER_LISTEN", value_name = "ADDRESS")]
+    listen: Address,
+
+    /// Listen on an address that other machines can reach. The protocol has neither encryption nor
+    /// passwords: only inside a network where everyone may use the model and see its prompts
+    #[arg(long)]
+    allow_remote: bool,
+
+    #[command(flatten)]
+    compute: ComputeArgs,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+
+    #[command(flatten)]
+    hash: HashArgs,
+
+    /// Drain and exit when standard input ends: whoever started this process has died
+    #[arg(long)]
+    exit_with_stdin: bool,
+}
+
+/// How to compute.
+#[derive(Args, Clone, Debug)]
+struct ComputeArgs {
+    /// Threads of the forward pass. The number of cores, unless said otherwise
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<NonZeroUsize>,
+
+    /// Instruction set of the forward pass. The best that the machine has, unless said otherwise
+    #[arg(long, value_name = "NAME")]
+    isa: Option<Isa>,
+
+    /// What matrix products compute in
+    #[arg(long, value_enum, default_value_t = Precision::Int8)]
+    compute: Precision,
+
+    /// What the KV cache stores
+    #[arg(long, value_enum, default_value_t = KvPrecision::F16)]
+    kv_cache_dtype: KvPrecision,
+
+    /// Bytes of the KV cache
+    #[arg(long, value_name = "BYTES", default_value_t = 512 << 20, conflicts_with = "num_blocks")]
+    kv_cache_bytes: u64,
+
+    /// Blocks of the KV cache
+    #[arg(long, value_name = "COUNT")]
+    num_blocks: Option<NonZeroU32>,
+
+    /// Tokens in a block of the KV cache
+    #[arg(long, value_name = "COUNT", default_value = "16")]
+    block_size: NonZeroU32,
+}
+
+/// What runs at once, and what waits.
+#[derive(Args, Clone, Debug)]
+struct LimitArgs {
+    /// Most sequences that run at once
+    #[arg(long, value_name = "COUNT", default_value = "64")]
+    max_num_seqs: NonZeroU32,
+
+    /// Most tokens that one step computes
+    #[arg(long, value_name = "COUNT", default_value = "2048")]
+    max_num_batched_tokens: NonZeroU32,
+
+    /// Most tokens of prompt and completion together. The model's own limit, or what fits into the
+    /// KV cache, unless said otherwise
+    #[arg(long, value_name = "COUNT")]
+    max_model_len: Option<NonZeroU32>,
+
+    /// Most requests that wait
+    #[arg(long, value_name = "COUNT", default_value = "256")]
+    max_queue: NonZeroU32,
+
+    /// Milliseconds that a running stream may wait for its next token because of other prompts
+    #[arg(long, value_name = "MILLISECONDS", default_value = "200")]
+    max_itl_ms: NonZeroU32,
+}
+
+/// The hash model's. Testing aids.
+#[derive(Args, Clone, Debug)]
+struct HashArgs {
+    /// Tokens in the hash model's vocabulary
+    #[arg(long, value_name = "COUNT", default_value_t = 512)]
+    #[arg(value_parser = clap::value_parser!(u32).range(300..=1_000_000))]
+    hash_vocab: u32,
+
+    /// Microseconds that a step of the hash model takes at least: a testing aid
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    hash_step_us: u64,
+
+    /// The hash model fails at the step that samples its first token at this position: a testing
+    /// aid for the death of workers
+    #[arg(long, value_name = "POSITION", hide = true)]
+    hash_fail_at: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Precision {
+    /// Weights as the file has them, activations in blocks of 8-bit integers
+    Int8,
+    /// Everything in 32-bit floats: slower, exact
+    F32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KvPrecision {
+    /// 16-bit floats
+    F16,
+    /// 32-bit floats
+    F32,
+}
+
+/// A worker's configuration, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) model: ModelSource,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) listen: Address,
+    pub(crate) max_queue: u32,
+    pub(crate) max_itl: Duration,
+    pub(crate) exit_with_stdin: bool,
+}
+
+/// What is served.
+#[derive(Clone, Debug)]
+pub(crate) enum ModelSource {
+    /// A checkpoint on the processor.
+    Cpu { path: PathBuf, options: RunnerOptions },
+    /// The model without weights.
+    Hash(HashOptions),
+}
+
+/// The hash model's shape and faults.
+#[derive(Clone, Debug)]
+pub(crate) struct HashOptions {
+    pub(crate) vocab_size: u32,
+    pub(crate) block_size: u32,
+    pub(crate) num_blocks: u32,
+    pub(crate) max_num_seqs: u32,
+    pub(crate) max_num_batched_tokens: u32,
+    pub(crate) max_model_len: u32,
+    pub(crate) step: Duration,
+    pub(crate) fail_at: Option<u32>,
+}
+
+impl TryFrom<Worker> for Config {
+    type Error = Error;
+
+    fn try_from(args: Worker) -> Result<Self, Error> {
+        if let Address::Tcp(address) = args.listen
+            && !is_local(address)
+            && !args.allow_remote
+        {
+            return Err(Error::Flags(format!(
+                "{address} can be reached from other machines; --allow-remote permits that"
+            )));
+        }
+        let is_hash = args.model.as_os_str() == "hash";
+        let name = match args.name {
+            Some(name) if name.is_empty() || name.len() > 200 => {
+                return Err(Error::Flags("--name must have 1 to 200 bytes".to_owned()));
+            }
+            Some(name) => name,
+            None => match args.model.file_stem() {
+                Some(stem) => stem.to_string_lossy().into_owned(),
+                None => return Err(Error::Flags("--model is no file".to_owned())),
+            },
+        };
+        let model = if is_hash {
+            ModelSource::Hash(hash_options(&args.compute, &args.limits, &args.hash)?)
+        } else {
+            let options = runner_options(&args.compute, &args.limits)?;
+            ModelSource::Cpu { path: args.model, options }
+        };
+        Ok(Self {
+            model,
+            name,
+            version: args.version,
+            listen: args.listen,
+            max_queue: args.limits.max_queue.get(),
+            max_itl: Duration::from_millis(args.limits.max_itl_ms.get().into()),
+            exit_with_stdin: args.exit_with_stdin,
+        })
+    }
+}
+
+fn is_local(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+fn runner_options(compute: &ComputeArgs, limits: &LimitArgs) -> Result<RunnerOptions, Error> {
+    let num_threads = match compute.threads {
+        Some(threads) => threads,
+        None => std::thread::available_parallelism()
+            .map_err(|source| Error::Process { what: "can't count the cores", source })?,
+    };
+    Ok(RunnerOptions {
+        num_threads,
+        isa: compute.isa,
+        compute: match compute.compute {
+            Precision::Int8 => Compute::Int8,
+            Precision::F32 => Compute::F32,
+        },
+        kv_dtype: match compute.kv_cache_dtype {
+            KvPrecision::F16 => KvDtype::F16,
+            KvPrecision::F32 => KvDtype::F32,
+        },
+        kv_cache: match compute.num_blocks {
+            Some(num_blocks) => KvCacheSize::Blocks(num_blocks.get()),
+            None => KvCacheSize::Bytes(compute.kv_cache_bytes),
+        },
+        block_size: compute.block_size.get(),
+        max_num_batched_tokens: limits.max_num_batched_tokens.get(),
+        max_num_seqs: limits.max_num_seqs.get(),
+        max_model_len: limits.max_model_len.map(NonZeroU32::get),
+    })
+}
+
+fn hash_options(
+    compute: &ComputeArgs,
+    limits: &LimitArgs,
+    hash: &HashArgs,
+) -> Result<HashOptions, Error> {
+    let block_size = compute.block_size.get();
+    let num_blocks = compute.num_blocks.map_or(4096, NonZeroU32::get);
+    let capacity = block_size.checked_mul(num_blocks).filter(|slots| *slots <= 1 << 28);
+    let Some(capacity) = capacity else {
+        return Err(Error::Flags("the KV cache has more than 2^28 tokens".to_owned()));
+    };
+    let max_model_len = limits.max_model_len.map_or(capacity.min(8192), NonZeroU32::get);
+    if max_model_len > capacity {
+        return Err(Error::Flags(format!(
+            "the KV cache has room for {capacity} tokens, and --max-model-len is {max_model_len}"
+        )));
+    }
+    Ok(HashOptions {
+        vocab_size: hash.hash_vocab,
+        block_size,
+        num_blocks,
+        max_num_seqs: limits.max_num_seqs.get(),
+        max_num_batched_tokens: limits.max_num_batched_tokens.get(),
+        max_model_len,
+        step: Duration::from_micros(hash.hash_step_us),
+        fail_at: hash.hash_fail_at,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        worker: Worker,
+    }
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        let all = ["sconce", "--model", "hash"].iter().chain(args);
+        let cli = Cli::try_parse_from(all).map_err(|error| error.to_string())?;
+        Config::try_from(cli.worker).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn other_machines_are_let_in_only_when_that_is_said() {
+        assert!(parse(&["--listen", "127.0.0.1:0"]).is_ok());
+        assert!(parse(&["--listen", "unix:/run/worker.sock"]).is_ok());
+        assert!(parse(&["--listen", "0.0.0.0:9000"]).unwrap_err().contains("--allow-remote"));
+        assert!(parse(&["--listen", "0.0.0.0:9000", "--allow-remote"]).is_ok());
+    }
+
+    #[test]
+    fn limits_that_serve_nobody_are_refused() {
+        for args in [
+            ["--max-queue", "0"],
+            ["--max-num-seqs", "0"],
+            ["--num-blocks", "0"],
+            ["--hash-vocab", "10"],
+            ["--max-model-len", "1000000"],
+            ["--num-blocks", "4294967295"],
+        ] {
+            let args: Vec<_> = ["--listen", "unix:/w"].into_iter().chain(args).collect();
+            assert!(parse(&args).is_err(), "{args:?}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The engine's outputs as the protocol's.
+
+use sconce_proto::worker::{self as wire, TokenOutput, TopLogprob};
+
+use crate::engine::output::{Finish, Output};
+use crate::engine::plan::TokenLogprobs;
+
+/// `output` for the router that calls its request `id`.
+pub(super) fn output(output: &Output, id: u64) -> TokenOutput {
+    TokenOutput {
+        request_id: id,
+        index: output.index,
+        token: output.token,
+        finish: output.finish.map_or(wire::Finish::NotFinished, finish).into(),
+        logprobs: output.logprobs.as_deref().map(logprobs),
+        num_cached: output.num_cached,
+    }
+}
+
+fn finish(finish: Finish) -> wire::Finish {
+    match finish {
+        Finish::StopToken => wire::Finish::StopToken,
+        Finish::Length => wire::Finish::Length,
+        Finish::Cancelled => wire::Finish::Cancelled,
+        Finish::Deadline => wire::Finish::Deadline,
+    }
+}
+
+fn logprobs(logprobs: &TokenLogprobs) -> wire::TokenLogprobs {
+    let top =
+        logprobs.top.iter().map(|(token, logprob)| TopLogprob { token: *token, logprob: *logprob });
+    wire::TokenLogprobs { logprob: logprobs.logprob, top: top.collect() }
+}

@@ -1,0 +1,137 @@
+//! Makes an executor of what was configured, and the description that routers get.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+use sconce_proto::worker::ModelInfo;
+
+use super::Error;
+use super::cli::{Config, ModelSource};
+use super::hash;
+use super::service::Served;
+use crate::engine::scheduler::{Scheduler, SchedulerConfig};
+use crate::runner::cpu::{CpuRunner, RunnerOptions};
+use crate::runner::{Executor, ExecutorLimits};
+use crate::weights::Checkpoint;
+
+// As many as OpenAI's API allows.
+const MAX_LOGPROBS: u32 = 20;
+
+/// A model that can run.
+pub(crate) struct Loaded {
+    pub(crate) executor: Box<dyn Executor>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) served: Served,
+    /// What took how many milliseconds.
+    pub(crate) phases: Vec<(&'static str, f64)>,
+}
+
+/// Loads the model. Takes seconds: not for an async thread.
+pub(crate) fn load(config: &Config) -> Result<Loaded, Error> {
+    match &config.model {
+        ModelSource::Cpu { path, options } => load_checkpoint(config, path, options),
+        ModelSource::Hash(options) => {
+            let start = Instant::now();
+            let executor = hash::HashExecutor::new(options);
+            let info = ModelInfo {
+                chat_template: hash::CHAT_TEMPLATE.to_owned(),
+                special_tokens: hash::special_tokens().into_iter().collect(),
+                eos_token_ids: vec![hash::EOS],
+                ..describe(config, executor.limits())
+            };
+            let tokenizer = hash::tokenizer_json(options.vocab_size);
+            let phases = vec![("load", ms(start))];
+            Ok(loaded(config, Box::new(executor), Served { info, tokenizer }, phases))
+        }
+    }
+}
+
+fn load_checkpoint(config: &Config, path: &Path, options: &RunnerOptions) -> Result<Loaded, Error> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Load {
+        model: path.display().to_string(),
+        source,
+    };
+    let start = Instant::now();
+    let checkpoint = Checkpoint::open(path).map_err(|error| failed(error.into()))?;
+    let opened = ms(start);
+    // The tokenizer needs one thread while the weights are packed by others.
+    let (tokenizer, runner) = std::thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| (checkpoint.tokenizer_json(), ms(start)));
+        let runner = CpuRunner::load(&checkpoint, options);
+        (tokenizer.join(), (runner, ms(start)))
+    });
+    let (tokenizer, tokenizer_at) = tokenizer.map_err(|_| Error::Panicked)?;
+    let tokenizer = tokenizer.map_err(|error| failed(error.into()))?;
+    let (runner, packed_at) = runner;
+    let runner = runner.map_err(|error| failed(error.into()))?;
+    tracing::info!(
+        isa = %runner.isa(),
+        weight_bytes = runner.weight_bytes(),
+        kv_cache_bytes = runner.kv_bytes(),
+        num_threads = options.num_threads,
+        "model loaded"
+    );
+    let special_tokens = checkpoint.special_tokens().clone().into_iter().collect();
+    let info = ModelInfo {
+        chat_template: checkpoint.chat_template().unwrap_or_default().to_owned(),
+        special_tokens,
+        bos_token_id: checkpoint.bos_token_id(),
+        add_bos_token: checkpoint.add_bos_token(),
+        eos_token_ids: checkpoint.eos_token_ids().to_vec(),
+        ..describe(config, runner.limits())
+    };
+    let phases = vec![
+        ("open", opened),
+        ("tokenizer", tokenizer_at - opened),
+        ("weights", packed_at - opened),
+    ];
+    Ok(loaded(config, Box::new(runner), Served { info, tokenizer }, phases))
+}
+
+fn loaded(
+    config: &Config,
+    executor: Box<dyn Executor>,
+    served: Served,
+    phases: Vec<(&'static str, f64)>,
+) -> Loaded {
+    let limits = executor.limits();
+    let keys = RandomState::new();
+    let scheduler = Scheduler::new(SchedulerConfig {
+        block_size: limits.block_size,
+        num_blocks: limits.num_blocks,
+        max_num_batched_tokens: limits.max_num_batched_tokens,
+        max_num_seqs: limits.max_num_seqs,
+        max_model_len: limits.max_model_len,
+        max_queue: config.max_queue,
+        max_itl: config.max_itl,
+        eos_token_ids: served.info.eos_token_ids.clone(),
+        hash_key: (keys.hash_one(1), keys.hash_one(2)),
+    });
+    Loaded { executor, scheduler, served, phases }
+}
+
+/// What every model's description has.
+fn describe(config: &Config, limits: ExecutorLimits) -> ModelInfo {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    ModelInfo {
+        model: config.name.clone(),
+        version: config.version.clone(),
+        max_model_len: limits.max_model_len,
+        vocab_size: limits.vocab_size,
+        max_num_seqs: limits.max_num_seqs,
+        block_size: limits.block_size,
+        num_blocks: limits.num_blocks,
+        created: i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX),
+        epoch: RandomState::new().hash_one(since_1970),
+        max_queue: config.max_queue,
+        max_logprobs: MAX_LOGPROBS.min(limits.vocab_size),
+        ..ModelInfo::default()
+    }
+}
+
+/// Milliseconds since `start`.
+pub(crate) fn ms(start: Instant) -> f64 {
+    (start.elapsed().as_secs_f64() * 1e4).round() / 10.0
+}

@@ -1,0 +1,226 @@
+//! What a router can ask of the worker, as gRPC delivers it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use sconce_proto::PROTOCOL;
+use sconce_proto::worker::rejected::Reason;
+use sconce_proto::worker::router_message::Message as FromRouter;
+use sconce_proto::worker::worker_message::Message as ToRouter;
+use sconce_proto::worker::{
+    DescribeRequest, DrainReply, DrainRequest, Hello, ModelInfo, Rejected, RouterMessage, Submit,
+    TokenizerPiece, TokenizerRequest, Welcome, worker_server,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info, warn};
+
+use super::engine::{Command, Probe, SessionId};
+use super::outbox::{Messages, Outbox, outbox};
+use super::submit;
+
+const MAX_SESSIONS: usize = 64;
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+const PIECE_BYTES: usize = 1 << 20;
+
+/// What the worker serves, once it is loaded.
+pub(crate) struct Served {
+    pub(crate) info: ModelInfo,
+    pub(crate) tokenizer: Vec<u8>,
+}
+
+/// The service. Answers from the start; without a model, that there is none yet.
+pub(crate) struct Service {
+    served: Arc<OnceLock<Served>>,
+    engine: mpsc::Sender<Command>,
+    num_unfinished: Arc<AtomicU32>,
+    sessions: Arc<Semaphore>,
+    next_session: AtomicU64,
+}
+
+impl Service {
+    pub(crate) fn new(
+        served: Arc<OnceLock<Served>>,
+        engine: mpsc::Sender<Command>,
+        num_unfinished: Arc<AtomicU32>,
+    ) -> Self {
+        Self {
+            served,
+            engine,
+            num_unfinished,
+            sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
+            next_session: AtomicU64::new(1),
+        }
+    }
+
+    fn loaded(&self) -> Result<&Served, Status> {
+        self.served.get().ok_or_else(|| Status::unavailable("the model is still being loaded"))
+    }
+}
+
+type Pieces = Pin<Box<dyn Stream<Item = Result<TokenizerPiece, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl worker_server::Worker for Service {
+    type TokenizerStream = Pieces;
+    type SessionStream = Messages;
+
+    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<ModelInfo>, Status> {
+        Ok(Response::new(self.loaded()?.info.clone()))
+    }
+
+    async fn tokenizer(&self, _: Request<TokenizerRequest>) -> Result<Response<Pieces>, Status> {
+        self.loaded()?;
+        let served = Arc::clone(&self.served);
+        let mut start = 0;
+        // One piece at a time is copied: a router that stops reading costs nothing.
+        let pieces = std::iter::from_fn(move || {
+            let rest = &served.get()?.tokenizer[start..];
+            let data = rest[..rest.len().min(PIECE_BYTES)].to_vec();
+            start += data.len();
+            (!data.is_empty()).then_some(Ok(TokenizerPiece { data }))
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<RouterMessage>>,
+    ) -> Result<Response<Messages>, Status> {
+        let info = self.loaded()?.info.clone();
+        let permit = Arc::clone(&self.sessions).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{MAX_SESSIONS} routers are connected already"))
+        })?;
+        let mut inbound = request.into_inner();
+        let hello = timeout(HELLO_TIMEOUT, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no Hello in time"))??;
+        let Some(RouterMessage { message: Some(FromRouter::Hello(hello)) }) = hello else {
+            return Err(Status::invalid_argument("the first message must be Hello"));
+        };
+        check_protocol(&hello)?;
+        let (outbox, messages) = outbox();
+        outbox.notify(ToRouter::Welcome(Welcome { epoch: info.epoch }));
+        let id = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
+        info!(session = id.0, router = printable(&hello.router), "session began");
+        let open = Command::Open { session: id, outbox: outbox.clone() };
+        self.engine.send(open).await.map_err(|_| stopped())?;
+        let session = Session { id, info, engine: self.engine.clone(), outbox, _permit: permit };
+        // Ends with its router, or when it was hung up on.
+        tokio::spawn(session.run(inbound));
+        Ok(Response::new(messages))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
+        self.engine.send(Command::Drain).await.map_err(|_| stopped())?;
+        let patience = Duration::from_millis(request.into_inner().deadline_ms.into());
+        // The engine ends with its last request.
+        let num_unfinished = match timeout(patience, self.engine.closed()).await {
+            Ok(()) => 0,
+            Err(_) => self.num_unfinished.load(Ordering::Relaxed),
+        };
+        Ok(Response::new(DrainReply { num_unfinished }))
+    }
+}
+
+fn check_protocol(hello: &Hello) -> Result<(), Status> {
+    if hello.protocol == PROTOCOL {
+        return Ok(());
+    }
+    let given = hello.protocol;
+    Err(Status::failed_precondition(format!("protocol {given} is not {PROTOCOL}")))
+}
+
+fn stopped() -> Status {
+    Status::unavailable("the worker is stopping")
+}
+
+/// A router's name for the log: short, and in one line.
+fn printable(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+/// The task that reads what a router sends.
+struct Session {
+    id: SessionId,
+    info: ModelInfo,
+    engine: mpsc::Sender<Command>,
+    outbox: Outbox,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Why no more is read of a session.
+#[derive(Debug)]
+enum End {
+    Router,
+    Engine,
+    Violation(&'static str),
+}
+
+impl Session {
+    async fn run(self, inbound: Streaming<RouterMessage>) {
+        let end = tokio::select! {
+            end = self.read(inbound) => end,
+            () = self.outbox.hung_up() => End::Router,
+        };
+        if let End::Violation(what) = end {
+            warn!(session = self.id.0, what, "the router broke the protocol");
+            self.outbox.fail(Status::invalid_argument(what));
+        }
+        // The engine has ended, and the session with it.
+        let _ = self.engine.send(Command::Close { session: self.id }).await;
+    }
+
+    async fn read(&self, mut inbound: Streaming<RouterMessage>) -> End {
+        loop {
+            let message = match inbound.message().await {
+                Ok(Some(RouterMessage { message: Some(message) })) => message,
+                Ok(Some(RouterMessage { message: None })) => {
+                    return End::Violation("a message of no known kind");
+                }
+                Ok(None) => return End::Router,
+                Err(status) => {
+                    debug!(session = self.id.0, code = ?status.code(), "session broke");
+                    return End::Router;
+                }
+            };
+            let command = match message {
+                FromRouter::Hello(_) => return End::Violation("a second Hello"),
+                FromRouter::Submit(submit) => match self.check(submit) {
+                    Some(command) => command,
+                    None => continue,
+                },
+                FromRouter::Cancel(cancel) => {
+                    Command::Cancel { session: self.id, id: cancel.request_id }
+                }
+                FromRouter::Probe(probe) => {
+                    Command::Probe(Probe::Session { session: self.id, nonce: probe.nonce })
+                }
+            };
+            // Full when the engine is busy: the router waits in gRPC's window.
+            if self.engine.send(command).await.is_err() {
+                return End::Engine;
+            }
+        }
+    }
+
+    fn check(&self, submit: Submit) -> Option<Command> {
+        let id = submit.request_id;
+        match submit::check(submit, &self.info) {
+            Ok(checked) => Some(Command::Submit { session: self.id, checked: Box::new(checked) }),
+            Err(invalid) => {
+                let message = invalid.to_string();
+                warn!(session = self.id.0, id, message, "invalid request");
+                let reason = Reason::Invalid.into();
+                let rejected = Rejected { request_id: id, reason, message };
+                self.outbox.notify(ToRouter::Rejected(rejected));
+                None
+            }
+        }
+    }
+}
