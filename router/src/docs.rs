@@ -10,7 +10,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::{Modify, OpenApi};
 
 use crate::server::route::{self, Access};
-use crate::{health, metrics};
+use crate::{api, health, metrics};
 
 /// The name of the one security scheme.
 const SCHEME: &str = "api_key";
@@ -23,6 +23,10 @@ const SCHEME: &str = "api_key";
         description = "A server for large language models that speaks OpenAI's API.",
     ),
     paths(
+        api::chat::create,
+        api::completions::create,
+        api::models::list,
+        api::models::retrieve,
         health::live,
         health::ready,
         health::health,
