@@ -1,2 +1,137 @@
-//!
-fn main() {}
+//! The one binary: its subcommands are the processes and the tools around them.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
+
+/// A server for large language models
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    /// What the log is written as, on standard error. RUST_LOG chooses what is in it
+    #[arg(long, global = true, value_enum, env = "SCONCE_LOG_FORMAT", default_value_t = LogFormat::Plain)]
+    log_format: LogFormat,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Up(sconce_launcher::cli::Up),
+    Pull(sconce_launcher::cli::Pull),
+    List(sconce_launcher::cli::List),
+    Rm(sconce_launcher::cli::Rm),
+    Keys(sconce_router::cli::Keys),
+    Router(Box<sconce_router::cli::Router>),
+    Worker(Box<sconce::worker::Worker>),
+}
+
+/// What the log is written as.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    Plain,
+    /// One JSON object a line
+    Json,
+}
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let cli = parse();
+    start_log(cli.log_format);
+    match run(cli.command, started) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command line, with the store's database as the one that keys and routers mean.
+fn parse() -> Cli {
+    let mut command = Cli::command();
+    if let Ok(settings) = sconce_launcher::settings::Settings::from_env() {
+        let database = settings.home.join("sconce.db").into_os_string();
+        for name in ["keys", "router"] {
+            let default = clap::builder::OsStr::from(database.clone());
+            command = command.mut_subcommand(name, |subcommand| {
+                subcommand.mut_arg("database", |argument| argument.default_value(default))
+            });
+        }
+    }
+    let parsed = Cli::from_arg_matches(&command.get_matches());
+    parsed.unwrap_or_else(|error| error.exit())
+}
+
+fn run(command: Command, started: Instant) -> anyhow::Result<()> {
+    match command {
+        Command::Up(up) => {
+            let hooks = sconce_launcher::cli::Hooks {
+                started,
+                ensure_first_key: Box::new(|database| {
+                    Box::pin(async move { Ok(sconce_router::keys::ensure_first(&database).await?) })
+                }),
+            };
+            one_thread()?.block_on(up.run(hooks))
+        }
+        Command::Pull(pull) => all_cores()?.block_on(pull.run()),
+        Command::List(list) => one_thread()?.block_on(list.run()),
+        Command::Rm(rm) => one_thread()?.block_on(rm.run()),
+        Command::Keys(keys) => {
+            Ok(one_thread()?.block_on(keys.run(&mut std::io::stdout().lock()))?)
+        }
+        Command::Router(router) => all_cores()?.block_on(serve(*router)),
+        Command::Worker(worker) => {
+            die_of_panics();
+            Ok(one_thread()?.block_on(sconce::worker::run(*worker))?)
+        }
+    }
+}
+
+async fn serve(router: sconce_router::cli::Router) -> anyhow::Result<()> {
+    let stage = sconce_router::shutdown::on_signals(router.exit_with_stdin)
+        .context("listening for signals")?;
+    Ok(sconce_router::server::run(router.into(), stage).await?)
+}
+
+/// A worker is crash-only: a thread that died must not leave the others behind. The hook before
+/// has said where it happened.
+fn die_of_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+fn one_thread() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("starting the runtime")
+}
+
+fn all_cores() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build().context("starting the runtime")
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Plain => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the last word to whoever typed the command")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}

@@ -124,8 +124,9 @@ impl Process {
         signals: &mut Signals,
         start: Start,
     ) -> Result<(), Error> {
+        let loaded = self.loaded.take();
         tokio::select! {
-            ready = self.become_ready(&start) => ready?,
+            ready = become_ready(&self.engine, &self.served, loaded, &start) => ready?,
             ended = &mut self.ended => return engine_result(ended),
             failed = &mut self.server => return server_result(failed),
             () = signals.next() => return Ok(()),
@@ -146,24 +147,6 @@ impl Process {
         }
     }
 
-    /// Waits for the model and for one real step, and prints the ready line.
-    async fn become_ready(&mut self, start: &Start) -> Result<(), Error> {
-        let Some(loaded) = self.loaded.take() else { return Ok(()) };
-        // Without an answer the engine has ended, and says why.
-        let Ok(mut phases) = loaded.await else { return std::future::pending().await };
-        let before = Instant::now();
-        let (answer, answered) = oneshot::channel();
-        let _ = self.engine.send(Command::Probe(Probe::Start(answer))).await;
-        if answered.await.is_err() {
-            return std::future::pending().await;
-        }
-        phases.push(("first_step", ms(before)));
-        phases.push(("total", ms(start.start)));
-        let Some(served) = self.served.get() else { return std::future::pending().await };
-        announce(served, &start.address, &phases)
-            .map_err(|source| Error::Process { what: "can't print the ready line", source })
-    }
-
     /// Lets the last messages out, and closes the listener.
     async fn stop_server(mut self) {
         self.stop.cancel();
@@ -173,6 +156,29 @@ impl Process {
             self.server.abort();
         }
     }
+}
+
+/// Waits for the model and for one real step, and prints the ready line.
+async fn become_ready(
+    engine: &mpsc::Sender<Command>,
+    served: &OnceLock<Served>,
+    loaded: Option<oneshot::Receiver<Vec<(&'static str, f64)>>>,
+    start: &Start,
+) -> Result<(), Error> {
+    let Some(loaded) = loaded else { return Ok(()) };
+    // Without an answer the engine has ended, and says why.
+    let Ok(mut phases) = loaded.await else { return std::future::pending().await };
+    let before = Instant::now();
+    let (answer, answered) = oneshot::channel();
+    let _ = engine.send(Command::Probe(Probe::Start(answer))).await;
+    if answered.await.is_err() {
+        return std::future::pending().await;
+    }
+    phases.push(("first_step", ms(before)));
+    phases.push(("total", ms(start.start)));
+    let Some(served) = served.get() else { return std::future::pending().await };
+    announce(served, &start.address, &phases)
+        .map_err(|source| Error::Process { what: "can't print the ready line", source })
 }
 
 type Inbox = (mpsc::Receiver<Command>, Arc<AtomicU32>);

@@ -70,6 +70,10 @@ pub struct Router {
     #[arg(value_parser = seconds)]
     shutdown_delay: Duration,
 
+    /// Drain and exit when standard input ends: whoever started this process has died
+    #[arg(long)]
+    pub exit_with_stdin: bool,
+
     #[command(flatten)]
     limits: LimitArgs,
 }
