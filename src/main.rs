@@ -58,9 +58,9 @@ fn main() -> ExitCode {
 fn parse() -> Cli {
     let mut command = Cli::command();
     if let Ok(settings) = sconce_launcher::settings::Settings::from_env() {
-        let database = settings.home.join("sconce.db").into_os_string();
+        let database = settings.home.join("sconce.db");
         for name in ["keys", "router"] {
-            let default = clap::builder::OsStr::from(database.clone());
+            let default = clap::builder::OsStr::from(database.clone().into_os_string());
             command = command.mut_subcommand(name, |subcommand| {
                 subcommand.mut_arg("database", |argument| argument.default_value(default))
             });

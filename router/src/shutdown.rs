@@ -52,7 +52,7 @@ async fn end_of_stdin(wanted: bool) {
     let (ended, end) = oneshot::channel();
     let read = move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        drop(ended.send(()));
+        let _ = ended.send(());
     };
     let thread = std::thread::Builder::new().name("stdin".to_owned());
     if !wanted || thread.spawn(read).is_err() || end.await.is_err() {

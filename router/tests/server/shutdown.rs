@@ -82,7 +82,7 @@ async fn a_second_signal_ends_at_once() {
 
 #[tokio::test]
 async fn the_first_signal_drains_and_the_second_stops() {
-    let mut stages = sconce_router::shutdown::on_signals().unwrap();
+    let mut stages = sconce_router::shutdown::on_signals(false).unwrap();
     for (signal, expected) in [("-TERM", Stage::Drain), ("-INT", Stage::Stop)] {
         let pid = std::process::id().to_string();
         std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
