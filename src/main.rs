@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 /// A server for large language models
 #[derive(Parser)]
-#[command(version, propagate_version = true)]
+#[command(version)]
 struct Cli {
     /// What the log is written as, on standard error. RUST_LOG chooses what is in it
     #[arg(long, global = true, value_enum, env = "SCONCE_LOG_FORMAT", default_value_t = LogFormat::Plain)]
@@ -134,4 +134,14 @@ fn start_log(format: LogFormat) {
 #[expect(clippy::print_stderr, reason = "the last word to whoever typed the command")]
 fn complain(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
 }
