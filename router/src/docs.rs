@@ -8,7 +8,7 @@ use axum::response::{Html, IntoResponse, Response};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::{health, metrics};
+use crate::{api, health, metrics};
 
 /// The document of every route.
 #[derive(OpenApi)]
@@ -18,6 +18,10 @@ use crate::{health, metrics};
         description = "A server for large language models that speaks OpenAI's API.",
     ),
     paths(
+        api::chat::create,
+        api::completions::create,
+        api::models::list,
+        api::models::retrieve,
         health::live,
         health::ready,
         health::health,

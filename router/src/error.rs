@@ -1,14 +1,18 @@
-//! Every answer that is not a success: status, OpenAI's error body, retry headers. The one file
-//! of the router that names HTTP statuses.
+//! Every answer of the API that is not a success: status, OpenAI's error body, retry headers.
+//! With [`refusal`], the only files of the router that name HTTP statuses.
 
 pub mod refusal;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
-use serde_json::json;
+use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
 
 use crate::dispatch;
+
+/// Longest message that a client is sent. What it quotes of the request may be long.
+const MAX_MESSAGE_CHARS: usize = 400;
 
 /// An error as a client sees it.
 #[derive(Debug, thiserror::Error)]
@@ -23,24 +27,192 @@ pub enum ApiError {
         /// OpenAI's machine-readable code.
         code: &'static str,
     },
-    /// The generation could not start.
+    /// Nothing of this name is served.
+    #[error("the model `{model}` does not exist; GET /v1/models lists those that do")]
+    ModelNotFound {
+        /// As the client named it.
+        model: String,
+    },
+    /// The model's own chat template does not compile.
+    #[error("the chat template of the model `{model}` can't be used; /v1/completions still works")]
+    BrokenTemplate {
+        /// The model's name.
+        model: String,
+    },
+    /// A bug: something failed that no request can cause.
+    #[error("the server failed to answer this request")]
+    Internal,
+    /// The generation could not start, or broke off.
     #[error(transparent)]
     Dispatch(#[from] dispatch::Error),
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let (status, kind, param, code) = match &self {
-            Self::Invalid { param, code, .. } => {
-                (StatusCode::BAD_REQUEST, "invalid_request_error", param.clone(), *code)
+/// One row of the table that every answer is made from.
+struct Shape {
+    status: StatusCode,
+    kind: &'static str,
+    code: &'static str,
+    retry: Retry,
+}
+
+/// What a client is told about trying again. SDKs retry 408, 409, 429 and 5xx by themselves.
+enum Retry {
+    /// Nothing: the status says it.
+    AsStatus,
+    /// After so many seconds. SDKs ignore more than 60.
+    After(u8),
+    /// It would end the same way.
+    Never,
+}
+
+impl ApiError {
+    /// The parameter at `param` is wrong.
+    pub fn invalid(
+        param: impl Into<String>,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        let message = shorten(message.into());
+        Self::Invalid { message, param: Some(shorten(param.into())), code }
+    }
+
+    /// The body as a whole is wrong.
+    pub fn malformed(message: impl Into<String>) -> Self {
+        Self::Invalid { message: shorten(message.into()), param: None, code: "invalid_json" }
+    }
+
+    /// OpenAI's error body.
+    pub fn body(&self) -> Value {
+        let Shape { kind, code, .. } = self.shape();
+        let param = match self {
+            Self::Invalid { param, .. } => param.as_deref(),
+            Self::ModelNotFound { .. } => Some("model"),
+            Self::BrokenTemplate { .. } | Self::Internal | Self::Dispatch(_) => None,
+        };
+        json!({ "error": {
+            "message": self.to_string(), "type": kind, "param": param, "code": code,
+        }})
+    }
+
+    fn shape(&self) -> Shape {
+        use dispatch::Error;
+        const REQUEST: &str = "invalid_request_error";
+        const SERVER: &str = "server_error";
+        let (status, kind, code, retry) = match self {
+            Self::Invalid { code, .. } => {
+                (StatusCode::BAD_REQUEST, REQUEST, *code, Retry::AsStatus)
             }
-            Self::Dispatch(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "server_error", None, "unavailable")
+            Self::ModelNotFound { .. } => {
+                (StatusCode::NOT_FOUND, REQUEST, "model_not_found", Retry::AsStatus)
+            }
+            Self::BrokenTemplate { .. } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "broken_template", Retry::Never)
+            }
+            Self::Internal => {
+                (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error", Retry::AsStatus)
+            }
+            Self::Dispatch(Error::NoWorker { .. }) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "model_unavailable",
+                Retry::After(2),
+            ),
+            Self::Dispatch(Error::QueueFull { .. }) => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", Retry::After(1))
+            }
+            Self::Dispatch(Error::Deadline) => {
+                let status = StatusCode::GATEWAY_TIMEOUT;
+                (status, "timeout_error", "deadline_exceeded", Retry::AsStatus)
+            }
+            Self::Dispatch(Error::Refused(_)) => {
+                (StatusCode::BAD_REQUEST, REQUEST, "request_refused", Retry::AsStatus)
+            }
+            Self::Dispatch(Error::WorkerLost) => {
+                (StatusCode::BAD_GATEWAY, SERVER, "worker_lost", Retry::After(1))
             }
         };
-        let body = json!({ "error": {
-            "message": self.to_string(), "type": kind, "param": param, "code": code,
-        }});
-        (status, Json(body)).into_response()
+        Shape { status, kind, code, retry }
+    }
+}
+
+impl Retry {
+    fn headers(&self) -> HeaderMap {
+        const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+        let mut headers = HeaderMap::new();
+        match self {
+            Self::AsStatus => {}
+            Self::After(seconds) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(u16::from(*seconds)));
+                headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("true"));
+            }
+            Self::Never => {
+                headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+        }
+        headers
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Shape { status, retry, .. } = self.shape();
+        (status, retry.headers(), Json(self.body())).into_response()
+    }
+}
+
+fn shorten(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_MESSAGE_CHARS) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<ApiError> {
+        vec![
+            ApiError::invalid("n", "integer_above_max_value", "`n` is 9 and may be at most 8"),
+            ApiError::malformed("not JSON"),
+            ApiError::ModelNotFound { model: "m".into() },
+            ApiError::BrokenTemplate { model: "m".into() },
+            ApiError::Internal,
+            dispatch::Error::NoWorker { model: "m".into() }.into(),
+            dispatch::Error::QueueFull { max_queue: 1 }.into(),
+            dispatch::Error::Deadline.into(),
+            dispatch::Error::Refused("too large".into()).into(),
+            dispatch::Error::WorkerLost.into(),
+        ]
+    }
+
+    #[test]
+    fn every_body_has_the_four_keys_of_openai() {
+        for error in all() {
+            let body = error.body();
+            let keys: Vec<_> = body["error"].as_object().unwrap().keys().cloned().collect();
+            assert_eq!(keys.len(), 4, "{keys:?}");
+            assert!(body["error"]["message"].is_string() && body["error"]["code"].is_string());
+        }
+    }
+
+    #[test]
+    fn overload_says_when_to_come_back_within_a_minute() {
+        for error in all() {
+            let response = error.into_response();
+            let after = response.headers().get(RETRY_AFTER);
+            let after = after.map(|value| value.to_str().unwrap().parse::<u32>().unwrap());
+            assert!(after.is_none_or(|seconds| (1..=60).contains(&seconds)));
+            if matches!(response.status().as_u16(), 429 | 503) {
+                assert!(after.is_some(), "{}", response.status());
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_message_quotes_is_cut() {
+        let error = ApiError::invalid("stop", "invalid_type", "é".repeat(1_000_000));
+        assert!(error.to_string().len() < 2 * MAX_MESSAGE_CHARS + 8);
     }
 }

@@ -1,17 +1,24 @@
 //! The public process: HTTP, API keys, chat templates, tokens and text. Holds no weights and never
 //! imports the engine; a worker is on the other end of a session.
 
+pub mod api;
 pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod detokenizer;
 pub mod dispatch;
 pub mod docs;
 pub mod error;
+pub mod generation;
 pub mod health;
 pub mod keys;
 pub mod metrics;
 pub mod model;
+mod prompt;
 pub mod server;
 pub mod shutdown;
+pub mod stop;
 pub mod store;
+pub mod stream;
+mod validate;

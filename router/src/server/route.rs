@@ -35,7 +35,7 @@ use super::body;
 use crate::app::App;
 use crate::auth::{self, Authenticator};
 use crate::config::MetricsAccess;
-use crate::{docs, health, metrics};
+use crate::{api, docs, health, metrics};
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,10 @@ pub struct Route {
 /// Every route of the router.
 pub fn routes() -> Vec<Route> {
     vec![
+        NeedsKey::post("/v1/chat/completions", api::chat::create),
+        NeedsKey::post("/v1/completions", api::completions::create),
+        NeedsKey::get("/v1/models", api::models::list),
+        NeedsKey::get("/v1/models/{*id}", api::models::retrieve),
         Public::get("/live", health::live),
         Public::get("/ready", health::ready),
         Public::get("/health", health::health),

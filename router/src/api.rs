@@ -1,0 +1,8 @@
+//! The endpoints of the OpenAI API. Its types never leave this folder.
+
+pub mod chat;
+pub mod completions;
+pub(crate) mod fields;
+pub mod models;
+pub(crate) mod options;
+pub mod reply;

@@ -1,0 +1,78 @@
+//! `POST /v1/chat/completions`.
+
+pub mod reply;
+pub(crate) mod request;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+
+use super::reply::{ErrorBody, collect, id, now};
+use crate::app::{App, Principal};
+use crate::error::ApiError;
+use crate::generation::TextStream;
+use crate::stream::{self, Dialect, Frames, Head};
+use crate::validate::{self, Mode};
+use crate::{api, prompt};
+use reply::{ChatChoice, ChatCompletion};
+use request::ChatCompletionRequest;
+
+/// Continues a conversation.
+///
+/// With `stream`, the answer is `text/event-stream`: events whose data are chunks, then `[DONE]`.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "Chat",
+    security(("api_key" = [])),
+    request_body = ChatCompletionRequest,
+    responses(
+        (status = 200, description = "The completions", content(
+            (ChatCompletion = "application/json"),
+            (reply::ChatCompletionChunk = "text/event-stream"),
+        )),
+        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "The model does not exist", body = ErrorBody),
+        (status = 429, description = "The queue is full", body = ErrorBody),
+        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+    ),
+)]
+pub async fn create(
+    State(app): State<App>,
+    principal: Principal,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let limits = &app.config.limits;
+    let request = ChatCompletionRequest::read(&body)?;
+    drop(body);
+    let model = api::models::find(&app, &request.options.model)?;
+    let request = validate::chat(request, &model.info, limits)?;
+    let reply = request.reply;
+    let prompts = prompt::encode(&model, request, limits.template_fuel).await?;
+    let mut stream = TextStream::start(&app, &principal, Arc::clone(&model), prompts)?;
+
+    let id = id("chatcmpl");
+    let head =
+        Head { id: &id, object: "chat.completion.chunk", created: now(), model: &model.info.model };
+    if let Mode::Stream(usage) = reply.mode {
+        let frames =
+            Frames::new(Dialect::Chat, &head, (usage, reply.logprobs.map(|_| Arc::clone(&model))));
+        return stream::respond(stream, frames, limits).await;
+    }
+    let choices = collect(&mut stream).await?;
+    let tokens = reply.logprobs.map(|_| &model.tokens);
+    let choices = choices.into_iter().enumerate();
+    let completion = ChatCompletion {
+        object: "chat.completion".into(),
+        created: head.created,
+        model: model.info.model.clone(),
+        choices: choices.map(|(i, choice)| ChatChoice::new(i, choice, tokens)).collect(),
+        usage: stream.usage().into(),
+        id,
+    };
+    Ok(Json(completion).into_response())
+}

@@ -1,0 +1,136 @@
+//! A chat request as OpenAI defines it.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Ref, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::api::fields::{Door, Fields, request_schema};
+use crate::api::options::{LogitBias, Options, Stop, StreamOptions, TokenIds};
+use crate::error::ApiError;
+
+/// The body of `POST /v1/chat/completions`.
+pub(crate) struct ChatCompletionRequest {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) max_completion_tokens: Option<u32>,
+    pub(crate) logprobs: bool,
+    pub(crate) top_logprobs: Option<u32>,
+    pub(crate) add_generation_prompt: bool,
+    pub(crate) options: Options,
+}
+
+/// One message of a conversation.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct Message {
+    /// `system`, `developer`, `user` or `assistant`.
+    #[schema(required)]
+    pub(crate) role: Option<String>,
+    /// A text, or a list of text parts.
+    #[schema(required)]
+    pub(crate) content: Option<Content>,
+    /// Who speaks; some chat templates write it.
+    pub(crate) name: Option<String>,
+    #[schema(ignore)]
+    pub(crate) tool_calls: Option<Vec<IgnoredAny>>,
+    #[schema(ignore)]
+    pub(crate) function_call: Option<IgnoredAny>,
+}
+
+/// What a message says.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// As one text.
+    Text(String),
+    /// In parts.
+    Parts(Vec<Part>),
+}
+
+/// A part of a message.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct Part {
+    /// `text`; in an assistant's message also `refusal`.
+    #[serde(rename = "type")]
+    #[schema(required)]
+    pub(crate) kind: Option<String>,
+    /// The text of a part of type `text`.
+    pub(crate) text: Option<String>,
+    /// The text of a part of type `refusal`.
+    pub(crate) refusal: Option<String>,
+}
+
+impl ChatCompletionRequest {
+    /// Reads a body.
+    pub(crate) fn read(body: &[u8]) -> Result<Self, ApiError> {
+        let fields = Fields::read(Door::Chat, body)?;
+        Ok(Self {
+            options: Options::read(&fields)?,
+            messages: Fields::required("messages", fields.parse("messages")?)?,
+            max_completion_tokens: fields.count("max_completion_tokens")?,
+            logprobs: fields.boolean("logprobs")?.unwrap_or(false),
+            top_logprobs: fields.count("top_logprobs")?,
+            add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ContentVisitor;
+
+        impl<'de> Visitor<'de> for ContentVisitor {
+            type Value = Content;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string or a list of parts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+                Ok(Content::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = seq.next_element()? {
+                    parts.push(part);
+                }
+                Ok(Content::Parts(parts))
+            }
+        }
+
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}
+
+impl PartialSchema for Content {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        let parts = ArrayBuilder::new().items(Ref::from_schema_name("Part"));
+        Schema::AnyOf(AnyOfBuilder::new().item(text).item(parts).build()).into()
+    }
+}
+
+impl ToSchema for Content {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((Part::name().into(), Part::schema()));
+    }
+}
+
+impl PartialSchema for ChatCompletionRequest {
+    fn schema() -> RefOr<Schema> {
+        request_schema(Door::Chat)
+    }
+}
+
+impl ToSchema for ChatCompletionRequest {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((Message::name().into(), Message::schema()));
+        schemas.push((Stop::name().into(), Stop::schema()));
+        schemas.push((LogitBias::name().into(), LogitBias::schema()));
+        schemas.push((TokenIds::name().into(), TokenIds::schema()));
+        schemas.push((StreamOptions::name().into(), StreamOptions::schema()));
+        Message::schemas(schemas);
+    }
+}

@@ -1,0 +1,83 @@
+//! `POST /v1/completions`.
+
+pub mod reply;
+pub(crate) mod request;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+
+use super::reply::{ErrorBody, collect, id, now};
+use crate::app::{App, Principal};
+use crate::error::ApiError;
+use crate::generation::TextStream;
+use crate::stream::{self, Dialect, Frames, Head};
+use crate::validate::{self, Mode};
+use crate::{api, prompt};
+use reply::{Completion, CompletionChoice};
+use request::CompletionRequest;
+
+/// What the answer and its chunks are both called.
+const OBJECT: &str = "text_completion";
+
+/// Continues one or several texts.
+///
+/// With `stream`, the answer is `text/event-stream`: events whose data are chunks, then `[DONE]`.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "Completions",
+    security(("api_key" = [])),
+    request_body = CompletionRequest,
+    responses(
+        (status = 200, description = "The completions", content(
+            (Completion = "application/json"),
+            (Completion = "text/event-stream"),
+        )),
+        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "The model does not exist", body = ErrorBody),
+        (status = 429, description = "The queue is full", body = ErrorBody),
+        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+    ),
+)]
+pub async fn create(
+    State(app): State<App>,
+    principal: Principal,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let limits = &app.config.limits;
+    let request = CompletionRequest::read(&body)?;
+    drop(body);
+    let model = api::models::find(&app, &request.options.model)?;
+    let request = validate::completions(request, &model.info, limits)?;
+    let reply = request.reply;
+    let prompts = prompt::encode(&model, request, limits.template_fuel).await?;
+    let mut stream = TextStream::start(&app, &principal, Arc::clone(&model), prompts)?;
+
+    let id = id("cmpl");
+    let head = Head { id: &id, object: OBJECT, created: now(), model: &model.info.model };
+    if let Mode::Stream(usage) = reply.mode {
+        let frames = Frames::new(
+            Dialect::Completions,
+            &head,
+            (usage, reply.logprobs.map(|_| Arc::clone(&model))),
+        );
+        return stream::respond(stream, frames, limits).await;
+    }
+    let choices = collect(&mut stream).await?;
+    let tokens = reply.logprobs.map(|_| &model.tokens);
+    let choices = choices.into_iter().enumerate();
+    let completion = Completion {
+        object: OBJECT.into(),
+        created: head.created,
+        model: model.info.model.clone(),
+        choices: choices.map(|(i, choice)| CompletionChoice::new(i, choice, tokens)).collect(),
+        usage: Some(stream.usage().into()),
+        id,
+    };
+    Ok(Json(completion).into_response())
+}

@@ -1,0 +1,93 @@
+//! Answers to a text-completion request.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::api::reply::{Collected, UsageReport, finite};
+use crate::detokenizer::TokenTable;
+use crate::generation::TokenLogprob;
+
+/// The answer to a text-completion request, or one event of it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Completion {
+    /// Unique, and the same in every event.
+    pub id: String,
+    /// `text_completion`.
+    pub object: String,
+    /// Unix seconds.
+    pub created: u64,
+    /// The model that answers.
+    pub model: String,
+    /// The completions, or what is new of them.
+    pub choices: Vec<CompletionChoice>,
+    /// What they cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageReport>,
+}
+
+/// One completion, or what is new of it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct CompletionChoice {
+    /// Completion `k` of prompt `p` is `p * n + k`.
+    pub index: u32,
+    /// The text.
+    pub text: String,
+    /// Its tokens, if they were asked for.
+    pub logprobs: Option<CompletionLogprobs>,
+    /// `stop` or `length`; `null` in all events but the last.
+    pub finish_reason: Option<String>,
+}
+
+/// Tokens with their log-probabilities: lists of equal length.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CompletionLogprobs {
+    /// Their texts.
+    pub tokens: Vec<String>,
+    /// Their log-probabilities; -9999 for impossible.
+    pub token_logprobs: Vec<f32>,
+    /// For each, the likeliest tokens and their log-probabilities.
+    pub top_logprobs: Vec<Map<String, Value>>,
+    /// Where each begins in the text, in characters.
+    pub text_offset: Vec<usize>,
+}
+
+impl CompletionChoice {
+    pub(crate) fn new(index: usize, choice: Collected, logprobs: Option<&TokenTable>) -> Self {
+        let logprobs = logprobs.map(|tokens| CompletionLogprobs::new(&choice.logprobs, tokens));
+        Self {
+            index: index as u32,
+            text: choice.text,
+            logprobs,
+            finish_reason: Some(choice.finish_reason.into()),
+        }
+    }
+}
+
+impl CompletionLogprobs {
+    pub(crate) fn new(logprobs: &[TokenLogprob], tokens: &TokenTable) -> Self {
+        let mut lists = Self::default();
+        for logprob in logprobs {
+            lists.tokens.push(text(tokens.bytes(logprob.token)));
+            lists.token_logprobs.push(finite(logprob.logprob));
+            let top = logprob.top.iter();
+            let top = top.map(|(token, logprob)| {
+                (text(tokens.bytes(*token)), Value::from(finite(*logprob)))
+            });
+            lists.top_logprobs.push(top.collect());
+            lists.text_offset.push(logprob.offset);
+        }
+        lists
+    }
+}
+
+/// A token's text. Tokens are keys here, so parts of characters must stay apart: they are written as
+/// their bytes, as OpenAI does.
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => {
+            bytes.iter().fold("bytes:".to_owned(), |text, byte| format!("{text}\\x{byte:02x}"))
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Every field of a request, and what is done with it.
+//!
+//! This one table decides how a body is read, what the OpenAPI document says, and what
+//! `docs/openai-compatibility.md` must say (a test compares them). A field that is not in it is
+//! unknown and ignored, as OpenAI's own clients and servers do.
+
+mod body;
+mod schema;
+mod table;
+
+pub(crate) use body::Fields;
+pub(crate) use schema::request_schema;
+pub(crate) use table::FIELDS;
+
+/// An endpoint that generates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Completions,
+}
+
+/// One field of a request body.
+pub(crate) struct Field {
+    pub(crate) name: &'static str,
+    pub(crate) doors: &'static [Door],
+    pub(crate) kind: Kind,
+    pub(crate) treatment: Treatment,
+    /// What the documentation says of it.
+    pub(crate) note: &'static str,
+}
+
+/// What a field may hold. `null` is always the same as leaving it out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Boolean,
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    Number {
+        min: f64,
+        max: f64,
+    },
+    /// Text of at most so many characters.
+    Text {
+        max: usize,
+    },
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// At most 16 pairs of texts of at most 64 and 512 characters.
+    Metadata,
+    /// Read by code of its own; documented by the schema of this name, or in the note.
+    Own(Option<&'static str>),
+}
+
+/// What is done with a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Treatment {
+    /// It does what it says.
+    Used,
+    /// Its type is checked, then it is ignored.
+    Ignored,
+    /// Not supported: anything but `null` and these JSON values is an error.
+    Refused(&'static [&'static str]),
+}
+
+/// The row of a field, if that endpoint knows it.
+pub(crate) fn find(door: Door, name: &str) -> Option<&'static Field> {
+    FIELDS.iter().find(|field| field.name == name && field.doors.contains(&door))
+}

@@ -1,0 +1,189 @@
+//! The table of fields, in the order of the documentation.
+
+use super::Treatment::{Ignored, Refused, Used};
+use super::{Door, Field, Kind};
+
+const CHAT: &[Door] = &[Door::Chat];
+const COMPLETIONS: &[Door] = &[Door::Completions];
+const BOTH: &[Door] = &[Door::Chat, Door::Completions];
+
+const MAX_U32: i64 = u32::MAX as i64;
+const COUNT: Kind = Kind::Integer { min: 1, max: MAX_U32 };
+
+type Doors = &'static [Door];
+
+const fn used(name: &'static str, doors: Doors, kind: Kind, note: &'static str) -> Field {
+    Field { name, doors, kind, treatment: Used, note }
+}
+
+const fn ignored(name: &'static str, doors: Doors, kind: Kind, note: &'static str) -> Field {
+    Field { name, doors, kind, treatment: Ignored, note }
+}
+
+/// A field that may only hold `null` or one of the JSON values in `neutral`.
+const fn refused(
+    name: &'static str,
+    doors: Doors,
+    neutral: &'static [&'static str],
+    note: &'static str,
+) -> Field {
+    Field { name, doors, kind: Kind::Own(None), treatment: Refused(neutral), note }
+}
+
+/// Every field that is known.
+pub(crate) const FIELDS: &[Field] = &[
+    used("model", BOTH, Kind::Text { max: 256 }, "Required. A name from `GET /v1/models`."),
+    used(
+        "messages",
+        CHAT,
+        Kind::Own(Some("Message")),
+        "Required. Roles `system`, `developer` (the same), `user` and `assistant`; content as text \
+         or as text parts, which are joined by line breaks.",
+    ),
+    used(
+        "prompt",
+        COMPLETIONS,
+        Kind::Own(Some("Prompt")),
+        "Required. Text, token ids, or a list of either. Special tokens in text are plain text; \
+         token ids can name them.",
+    ),
+    used("max_completion_tokens", CHAT, COUNT, "Default: what is left of the model's context."),
+    used(
+        "max_tokens",
+        BOTH,
+        COUNT,
+        "Chat: the older name of `max_completion_tokens`, which wins. Completions: default 16.",
+    ),
+    used("n", BOTH, COUNT, "Default 1, at most 8 unless the server is told otherwise."),
+    used("temperature", BOTH, Kind::Number { min: 0.0, max: 2.0 }, "Default 1; 0 is greedy."),
+    used("top_p", BOTH, Kind::Number { min: 0.0, max: 1.0 }, "Above 0. Default 1: all tokens."),
+    used(
+        "top_k",
+        BOTH,
+        Kind::Integer { min: -1, max: MAX_U32 },
+        "Not of OpenAI. Default 0: all tokens; -1 means the same.",
+    ),
+    used("min_p", BOTH, Kind::Number { min: 0.0, max: 1.0 }, "Not of OpenAI. Default 0."),
+    used(
+        "typical_p",
+        BOTH,
+        Kind::Number { min: 0.0, max: 1.0 },
+        "Not of OpenAI. Above 0. Default 1: all tokens.",
+    ),
+    used(
+        "repetition_penalty",
+        BOTH,
+        Kind::Number { min: 0.01, max: 100.0 },
+        "Not of OpenAI. Default 1: none.",
+    ),
+    used("frequency_penalty", BOTH, Kind::Number { min: -2.0, max: 2.0 }, "Default 0."),
+    used("presence_penalty", BOTH, Kind::Number { min: -2.0, max: 2.0 }, "Default 0."),
+    used(
+        "logit_bias",
+        BOTH,
+        Kind::Own(Some("LogitBias")),
+        "Token ids below the width of the logits, to a bias from -100 to 100; at most 1024.",
+    ),
+    used(
+        "seed",
+        BOTH,
+        Kind::Integer { min: i64::MIN, max: i64::MAX },
+        "Equal requests with equal seeds get equal answers.",
+    ),
+    used(
+        "stop",
+        BOTH,
+        Kind::Own(Some("Stop")),
+        "At most 4 texts of 1 to 256 bytes. They are not part of the answer.",
+    ),
+    used(
+        "stop_token_ids",
+        BOTH,
+        Kind::Own(Some("TokenIds")),
+        "Not of OpenAI. More tokens that end a completion; at most 64.",
+    ),
+    used(
+        "min_tokens",
+        BOTH,
+        Kind::Integer { min: 0, max: MAX_U32 },
+        "Not of OpenAI. No end token before so many; at most `max_tokens`.",
+    ),
+    used("ignore_eos", BOTH, Kind::Boolean, "Not of OpenAI. Goes on after the model's end token."),
+    used("logprobs", CHAT, Kind::Boolean, "Log-probabilities of the completion's tokens."),
+    used(
+        "top_logprobs",
+        CHAT,
+        Kind::Integer { min: 0, max: 20 },
+        "Needs `logprobs`. At most what the model's workers report.",
+    ),
+    used(
+        "logprobs",
+        COMPLETIONS,
+        Kind::Integer { min: 0, max: 20 },
+        "Log-probabilities of the tokens and of so many alternatives.",
+    ),
+    used("stream", BOTH, Kind::Boolean, "Answers with server-sent events."),
+    used(
+        "stream_options",
+        BOTH,
+        Kind::Own(Some("StreamOptions")),
+        "Needs `stream`. `include_usage`; `continuous_usage_stats` (not of OpenAI); \
+         `include_obfuscation` is accepted and nothing is obfuscated.",
+    ),
+    used(
+        "add_generation_prompt",
+        CHAT,
+        Kind::Boolean,
+        "Not of OpenAI. Default true: the prompt ends where the assistant's answer begins.",
+    ),
+    ignored("user", BOTH, Kind::Text { max: 1024 }, ""),
+    ignored("safety_identifier", BOTH, Kind::Text { max: 1024 }, ""),
+    ignored("metadata", BOTH, Kind::Metadata, ""),
+    ignored("store", CHAT, Kind::Boolean, "Nothing is stored."),
+    ignored(
+        "service_tier",
+        CHAT,
+        Kind::OneOf(&["auto", "default", "flex", "scale", "priority", "fast"]),
+        "",
+    ),
+    ignored("prompt_cache_key", CHAT, Kind::Text { max: 1024 }, "Prefixes are always cached."),
+    ignored("prompt_cache_retention", CHAT, Kind::Text { max: 64 }, ""),
+    ignored("parallel_tool_calls", CHAT, Kind::Boolean, "There are no tool calls yet."),
+    refused("tools", CHAT, &["[]"], "Not supported yet."),
+    refused("tool_choice", CHAT, &["\"none\"", "\"auto\""], "Not supported yet."),
+    refused("functions", CHAT, &["[]"], "Deprecated by OpenAI."),
+    refused("function_call", CHAT, &["\"none\"", "\"auto\""], "Deprecated by OpenAI."),
+    refused("response_format", BOTH, &["{\"type\":\"text\"}"], "Not supported yet."),
+    refused("modalities", CHAT, &["[\"text\"]"], ""),
+    refused("audio", CHAT, &[], ""),
+    refused("prediction", CHAT, &[], ""),
+    refused("web_search_options", CHAT, &[], ""),
+    refused("moderation", CHAT, &[], ""),
+    refused("prompt_cache_options", CHAT, &["{}"], ""),
+    refused("reasoning_effort", CHAT, &["\"none\""], "Not supported yet."),
+    refused("verbosity", CHAT, &["\"medium\""], ""),
+    refused("best_of", COMPLETIONS, &["1"], "Use `n`."),
+    refused("echo", COMPLETIONS, &["false"], ""),
+    refused("suffix", COMPLETIONS, &["\"\""], ""),
+    refused("chat_template", CHAT, &[], "The template is the model's."),
+    refused("chat_template_kwargs", CHAT, &["{}"], "Not supported yet."),
+    refused("documents", CHAT, &["[]"], ""),
+    refused("continue_final_message", CHAT, &["false"], "Not supported yet."),
+    refused("return_token_ids", BOTH, &["false"], ""),
+    refused("prompt_logprobs", BOTH, &[], ""),
+    refused("skip_special_tokens", BOTH, &["true"], "Special tokens are never part of the text."),
+    refused("include_stop_str_in_output", BOTH, &["false"], ""),
+    refused("add_special_tokens", COMPLETIONS, &["true"], "Send token ids instead."),
+    refused("truncate_prompt_tokens", BOTH, &[], "Nothing is ever cut."),
+    refused("allowed_token_ids", BOTH, &[], ""),
+    refused("bad_words", BOTH, &["[]"], ""),
+    refused("use_beam_search", BOTH, &["false"], ""),
+    refused("structured_outputs", BOTH, &[], "Not supported yet."),
+    refused("guided_json", BOTH, &[], ""),
+    refused("guided_regex", BOTH, &[], ""),
+    refused("guided_choice", BOTH, &[], ""),
+    refused("guided_grammar", BOTH, &[], ""),
+    refused("grammar", BOTH, &[], ""),
+    refused("json_schema", BOTH, &[], ""),
+    refused("cache_salt", BOTH, &[], "Prefixes are shared only between requests of one key."),
+];

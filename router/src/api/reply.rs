@@ -1,0 +1,107 @@
+//! The answers of the endpoints, as OpenAI defines them.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::generation::{TextStream, TokenLogprob, TokenUsage};
+
+/// What a request has cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UsageReport {
+    /// Tokens of the prompts.
+    pub prompt_tokens: u64,
+    /// Tokens of the completions.
+    pub completion_tokens: u64,
+    /// Both.
+    pub total_tokens: u64,
+    /// More of the prompts' tokens.
+    pub prompt_tokens_details: PromptTokensDetails,
+    /// More of the completions' tokens.
+    pub completion_tokens_details: CompletionTokensDetails,
+}
+
+/// More of the prompts' tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PromptTokensDetails {
+    /// Tokens found in the prefix cache.
+    pub cached_tokens: u64,
+}
+
+/// More of the completions' tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CompletionTokensDetails {
+    /// Tokens of the model's reasoning, where it is kept apart.
+    pub reasoning_tokens: u64,
+}
+
+/// OpenAI's error body.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What is wrong.
+    pub error: ErrorReport,
+}
+
+/// What is wrong.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ErrorReport {
+    /// For the developer who reads it.
+    pub message: String,
+    /// The kind of error.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Path of the wrong parameter.
+    pub param: Option<String>,
+    /// For programs.
+    pub code: Option<String>,
+}
+
+impl From<TokenUsage> for UsageReport {
+    fn from(usage: TokenUsage) -> Self {
+        Self {
+            prompt_tokens: usage.num_prompt,
+            completion_tokens: usage.num_completion,
+            total_tokens: usage.num_prompt + usage.num_completion,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens: usage.num_cached },
+            completion_tokens_details: CompletionTokensDetails { reasoning_tokens: 0 },
+        }
+    }
+}
+
+/// A completion as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    pub(crate) text: String,
+    pub(crate) logprobs: Vec<TokenLogprob>,
+    pub(crate) finish_reason: &'static str,
+}
+
+/// Waits for every completion of a request: a whole answer is the same deltas, collected.
+pub(crate) async fn collect(
+    stream: &mut TextStream,
+) -> Result<Vec<Collected>, crate::error::ApiError> {
+    let mut choices: Vec<_> = (0..stream.num_choices()).map(|_| Collected::default()).collect();
+    while let Some(delta) = stream.next().await {
+        let delta = delta?;
+        let Some(choice) = choices.get_mut(delta.choice as usize) else { continue };
+        choice.text.push_str(&delta.text);
+        choice.logprobs.extend(delta.logprobs);
+        choice.finish_reason = delta.finish.map_or(choice.finish_reason, |finish| finish.as_str());
+    }
+    Ok(choices)
+}
+
+/// A log-probability as JSON can write it: minus infinity is OpenAI's -9999.
+pub(crate) fn finite(logprob: f32) -> f32 {
+    if logprob.is_finite() { logprob } else { -9999.0 }
+}
+
+/// The id of an answer.
+pub(crate) fn id(prefix: &str) -> String {
+    format!("{prefix}-{}", uuid::Uuid::now_v7().simple())
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_epoch.map(|since| since.as_secs()).unwrap_or_default()
+}

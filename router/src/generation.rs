@@ -1,0 +1,222 @@
+//! The text of a request's completions, as the workers' tokens arrive.
+//!
+//! Dropping a [`TextStream`] cancels what is still being generated.
+
+mod choice;
+mod meter;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use sconce_proto::worker::TokenOutput;
+
+use crate::app::{App, Principal};
+use crate::dispatch::{self, Outputs};
+use crate::error::ApiError;
+use crate::metrics::OpenStream;
+use crate::model::Model;
+use crate::validate::GenerateRequest;
+use choice::Choice;
+use meter::Meter;
+
+pub use choice::TokenLogprob;
+
+/// Every completion of a request, merged.
+pub struct TextStream {
+    model: Arc<Model>,
+    /// One for each prompt; nothing once all its completions have ended.
+    sources: Vec<Option<Outputs>>,
+    /// Whose turn it is, so that no prompt waits for another.
+    turn: usize,
+    /// Completion `k` of prompt `p` is `p * n + k`.
+    choices: Vec<Choice>,
+    n: usize,
+    stop: Vec<String>,
+    usage: TokenUsage,
+    meter: Meter,
+}
+
+/// What one step adds to one completion.
+#[derive(Debug, Default)]
+pub struct Delta {
+    /// Which completion.
+    pub choice: u32,
+    /// More text.
+    pub text: String,
+    /// The tokens of that text, if they were asked for.
+    pub logprobs: Vec<TokenLogprob>,
+    /// Set on the last delta of a completion.
+    pub finish: Option<FinishReason>,
+}
+
+/// Why a completion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end token or a stop text.
+    Stop,
+    /// The most tokens that were asked for, or the end of the context.
+    Length,
+}
+
+/// Tokens that a request has cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenUsage {
+    /// Tokens of its prompts.
+    pub num_prompt: u64,
+    /// Of those, tokens found in the prefix cache.
+    pub num_cached: u64,
+    /// Tokens of its completions.
+    pub num_completion: u64,
+}
+
+impl FinishReason {
+    /// As OpenAI names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+impl TextStream {
+    /// Sends every prompt of a request to a worker.
+    pub(crate) fn start(
+        app: &App,
+        principal: &Principal,
+        model: Arc<Model>,
+        (request, prompts): (GenerateRequest, Vec<Vec<u32>>),
+    ) -> Result<Self, ApiError> {
+        // Nothing is sent before everything is known to fit.
+        let fits: Result<Vec<_>, _> =
+            prompts.iter().map(|prompt| request.fit(prompt.len(), &model.info)).collect();
+        let n = request.n as usize;
+        let num_choices = prompts.len() * n;
+        let mut meter = Meter::new(&model, num_choices, request.arrived);
+        let mut usage = TokenUsage::default();
+        let mut sources = Vec::with_capacity(prompts.len());
+        for (prompt, sampling) in prompts.into_iter().zip(fits?) {
+            usage.num_prompt += prompt.len() as u64;
+            meter.accepted(prompt.len(), sampling.max_tokens, request.n);
+            let cache_salt = principal.cache_salt;
+            let generation = dispatch::Generation { prompt, n: request.n, sampling, cache_salt };
+            let outputs = app.dispatcher.generate(&model, generation);
+            sources.push(Some(outputs.inspect_err(|error| meter.failed(error))?));
+        }
+        let with_logprobs = request.reply.logprobs.is_some();
+        let choices = (0..num_choices).map(|_| Choice::new(with_logprobs)).collect();
+        Ok(Self { model, sources, turn: 0, choices, n, stop: request.stop, usage, meter })
+    }
+
+    /// How many completions there are.
+    pub fn num_choices(&self) -> u32 {
+        self.choices.len() as u32
+    }
+
+    /// Counts this as an open event stream until the guard is dropped.
+    pub(crate) fn opened(&self) -> OpenStream {
+        self.meter.stream_opened()
+    }
+
+    /// Tokens so far.
+    pub fn usage(&self) -> TokenUsage {
+        self.usage
+    }
+
+    /// Waits for the next delta. Nothing follows an error, or the end of the last completion.
+    pub async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
+        let mut delta = Delta::default();
+        let next = std::future::poll_fn(|cx| self.poll_next(cx, &mut delta)).await;
+        next.map(|result| result.map(|()| delta))
+    }
+
+    /// Puts the next delta into `delta`.
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut Context,
+        delta: &mut Delta,
+    ) -> Poll<Option<Result<(), ApiError>>> {
+        loop {
+            let (source, output) = match self.poll_output(cx) {
+                Poll::Ready(Some(next)) => next,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            };
+            let taken = output.and_then(|output| self.take(source, &output, delta));
+            match taken {
+                Ok(true) => return Poll::Ready(Some(Ok(()))),
+                Ok(false) => {}
+                Err(error) => {
+                    self.meter.failed(&error);
+                    // The other prompts are of no use without this one.
+                    self.sources.clear();
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+            }
+        }
+    }
+
+    /// The next output of any prompt, and which one's.
+    fn poll_output(
+        &mut self,
+        cx: &mut Context,
+    ) -> Poll<Option<(usize, Result<TokenOutput, dispatch::Error>)>> {
+        let num_sources = self.sources.len();
+        let mut is_over = true;
+        for step in 0..num_sources {
+            let i = (self.turn + step) % num_sources;
+            let Some(Some(outputs)) = self.sources.get_mut(i) else { continue };
+            is_over = false;
+            // `Outputs::next` is a receive on a channel: dropping it loses neither an output nor
+            // the wake-up.
+            if let Poll::Ready(next) = pin!(outputs.next()).poll(cx) {
+                self.turn = i + 1;
+                // Every completion reports its end before the outputs end.
+                return Poll::Ready(Some((i, next.unwrap_or(Err(dispatch::Error::WorkerLost)))));
+            }
+        }
+        if is_over { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    /// Adds an output to its completion. Whether `delta` has something to say.
+    fn take(
+        &mut self,
+        source: usize,
+        output: &TokenOutput,
+        delta: &mut Delta,
+    ) -> Result<bool, dispatch::Error> {
+        let first = source * self.n;
+        let index = output.index as usize;
+        let choice = (index < self.n).then(|| self.choices.get_mut(first + index)).flatten();
+        let Some(choice) = choice else {
+            tracing::error!(index, "a worker sent a token of a completion that does not exist");
+            return Err(dispatch::Error::WorkerLost);
+        };
+        if choice.is_finished() {
+            return Ok(false);
+        }
+        if let (0, Some(num_cached)) = (index, output.num_cached) {
+            self.usage.num_cached += u64::from(num_cached);
+            self.meter.cached(num_cached);
+        }
+        if output.token.is_some() {
+            self.usage.num_completion += 1;
+            self.meter.token(first + index);
+        }
+        delta.choice = (first + index) as u32;
+        delta.text.clear();
+        delta.logprobs.clear();
+        delta.finish = choice.take(output, (&self.model.tokens, &self.stop), delta)?;
+        if let Some(reason) = delta.finish {
+            self.meter.finished(first + index, reason);
+            let siblings = self.choices.get(first..first + self.n).unwrap_or_default();
+            if siblings.iter().all(Choice::is_finished)
+                && let Some(outputs) = self.sources.get_mut(source)
+            {
+                *outputs = None;
+            }
+        }
+        Ok(delta.finish.is_some() || !delta.text.is_empty() || !delta.logprobs.is_empty())
+    }
+}

@@ -1,0 +1,131 @@
+//! One completion: its tokens' text, up to where a stop text begins.
+
+use std::collections::VecDeque;
+
+use sconce_proto::worker::{Finish, TokenOutput};
+
+use super::{Delta, FinishReason};
+use crate::detokenizer::{Detokenizer, TokenTable};
+use crate::dispatch::Error;
+use crate::stop::{Scan, scan};
+
+/// A token and how likely it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: u32,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// The likeliest tokens, best first.
+    pub top: Vec<(u32, f32)>,
+    /// Where its text begins in the completion, in characters.
+    pub offset: usize,
+}
+
+/// The state of one completion.
+pub(super) struct Choice {
+    detokenizer: Detokenizer,
+    /// Text that was not sent yet: it may be the beginning of a stop text.
+    held: String,
+    logprobs: Option<Logprobs>,
+    is_finished: bool,
+}
+
+/// Log-probabilities of tokens whose text is still held back.
+#[derive(Default)]
+struct Logprobs {
+    waiting: VecDeque<(TokenLogprob, Span)>,
+    /// Of the text that the tokens make.
+    num_bytes: usize,
+    num_chars: usize,
+    /// Of the text that was sent.
+    num_sent: usize,
+}
+
+/// Bytes of the completion's text.
+struct Span {
+    start: usize,
+    end: usize,
+}
+
+impl Choice {
+    pub(super) fn new(with_logprobs: bool) -> Self {
+        Self {
+            detokenizer: Detokenizer::default(),
+            held: String::new(),
+            logprobs: with_logprobs.then(Logprobs::default),
+            is_finished: false,
+        }
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
+    /// Adds an output, and puts what can be sent of it into `delta`.
+    pub(super) fn take(
+        &mut self,
+        output: &TokenOutput,
+        (tokens, stop): (&TokenTable, &[String]),
+        delta: &mut Delta,
+    ) -> Result<Option<FinishReason>, Error> {
+        let finish = match output.finish() {
+            Finish::NotFinished => None,
+            Finish::StopToken => Some(FinishReason::Stop),
+            Finish::Length => Some(FinishReason::Length),
+            Finish::Deadline => return Err(Error::Deadline),
+            // Only we cancel, and then nobody listens.
+            Finish::Cancelled => return Err(Error::WorkerLost),
+        };
+        // A token that ended the completion is not part of its text.
+        let token = output.token.filter(|_| output.finish() != Finish::StopToken);
+        if let Some(token) = token {
+            let start = self.held.len();
+            self.detokenizer.push(tokens.text(token), &mut self.held);
+            if let Some(logprobs) = &mut self.logprobs {
+                logprobs.push(token, output, self.held.get(start..).unwrap_or_default());
+            }
+        }
+        if finish.is_some() {
+            self.detokenizer.finish(&mut self.held);
+        }
+        let finish = match scan(stop, &mut self.held, &mut delta.text) {
+            Scan::Stopped => Some(FinishReason::Stop),
+            Scan::Open => finish,
+        };
+        if finish.is_some() {
+            self.is_finished = true;
+            delta.text.push_str(&std::mem::take(&mut self.held));
+        }
+        if let Some(logprobs) = &mut self.logprobs {
+            logprobs.release(finish, delta);
+        }
+        Ok(finish)
+    }
+}
+
+impl Logprobs {
+    fn push(&mut self, token: u32, output: &TokenOutput, text: &str) {
+        let (start, offset) = (self.num_bytes, self.num_chars);
+        self.num_bytes += text.len();
+        self.num_chars += text.chars().count();
+        let Some(logprobs) = &output.logprobs else { return };
+        let top = logprobs.top.iter().map(|top| (top.token, top.logprob)).collect();
+        let logprob = TokenLogprob { token, logprob: logprobs.logprob, top, offset };
+        self.waiting.push_back((logprob, Span { start, end: self.num_bytes }));
+    }
+
+    /// Moves the tokens whose text was sent into `delta`. Of a token that runs into a stop text
+    /// the beginning was sent; tokens after it are dropped.
+    fn release(&mut self, finish: Option<FinishReason>, delta: &mut Delta) {
+        self.num_sent += delta.text.len();
+        while let Some((_, span)) = self.waiting.front() {
+            let is_sent = span.end <= self.num_sent;
+            let is_begun = finish.is_some() && span.start < self.num_sent;
+            if !is_sent && !is_begun {
+                break;
+            }
+            delta.logprobs.extend(self.waiting.pop_front().map(|(logprob, _)| logprob));
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What a request's generation adds to the metrics.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::FinishReason;
+use crate::dispatch::Error;
+use crate::metrics::{self, Finished, ModelMetrics, OpenStream, Rejection};
+use crate::model::Model;
+
+/// Measures one request.
+pub(super) struct Meter {
+    metrics: Arc<ModelMetrics>,
+    arrived: Instant,
+    choices: Vec<Times>,
+    /// How completions that are still running at the end will have ended.
+    otherwise: Finished,
+}
+
+/// Of one completion.
+#[derive(Clone, Copy, Default)]
+struct Times {
+    first: Option<Instant>,
+    last: Option<Instant>,
+    num_tokens: usize,
+    is_finished: bool,
+}
+
+impl Meter {
+    pub(super) fn new(model: &Model, num_choices: usize, arrived: Instant) -> Self {
+        let metrics = metrics::of(&model.info.model, &model.info.version);
+        let choices = vec![Times::default(); num_choices];
+        Self { metrics, arrived, choices, otherwise: Finished::Abort }
+    }
+
+    pub(super) fn accepted(&self, num_prompt: usize, max_tokens: u32, n: u32) {
+        self.metrics.accepted(num_prompt, max_tokens, n);
+    }
+
+    pub(super) fn cached(&self, num_tokens: u32) {
+        self.metrics.cached(num_tokens as usize);
+    }
+
+    pub(super) fn token(&mut self, choice: usize) {
+        let Some(times) = self.choices.get_mut(choice) else { return };
+        let now = Instant::now();
+        match times.last {
+            None => self.metrics.first_token(now - self.arrived),
+            Some(last) => self.metrics.next_token(now - last),
+        }
+        times.first.get_or_insert(now);
+        times.last = Some(now);
+        times.num_tokens += 1;
+    }
+
+    pub(super) fn finished(&mut self, choice: usize, reason: FinishReason) {
+        let reason = match reason {
+            FinishReason::Stop => Finished::Stop,
+            FinishReason::Length => Finished::Length,
+        };
+        let Some(times) = self.choices.get_mut(choice) else { return };
+        times.is_finished = true;
+        self.metrics.completed(reason, times.num_tokens, times.took());
+        if self.choices.iter().all(|times| times.is_finished) {
+            self.metrics.answered(self.arrived.elapsed());
+        }
+    }
+
+    pub(super) fn failed(&mut self, error: &Error) {
+        self.otherwise = Finished::Error;
+        let is_before_any_token = self.choices.iter().all(|times| times.first.is_none());
+        let rejection = match error {
+            Error::NoWorker { .. } => Rejection::NoWorker,
+            Error::QueueFull { .. } => Rejection::QueueFull,
+            Error::Deadline => Rejection::Deadline,
+            Error::Refused(_) => Rejection::Refused,
+            Error::WorkerLost => return,
+        };
+        if is_before_any_token {
+            self.metrics.rejected(rejection);
+            // A rejection is not a completion that failed.
+            self.choices.clear();
+        }
+    }
+
+    pub(super) fn stream_opened(&self) -> OpenStream {
+        self.metrics.stream_opened()
+    }
+}
+
+impl Times {
+    fn took(self) -> Duration {
+        self.first.zip(self.last).map(|(first, last)| last - first).unwrap_or_default()
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        for times in self.choices.iter().filter(|times| !times.is_finished) {
+            self.metrics.completed(self.otherwise, times.num_tokens, times.took());
+        }
+    }
+}

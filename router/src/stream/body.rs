@@ -1,0 +1,151 @@
+//! The body of a streamed answer: pulls tokens when the connection can take more.
+//!
+//! Nothing is buffered ahead of the connection but the tokens themselves, which the request's own
+//! limits bound. Dropping the body drops the generation, and that cancels it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use super::frames::{Frames, Merge};
+use crate::error::ApiError;
+use crate::generation::{Delta, TextStream};
+use crate::metrics::OpenStream;
+
+/// A write ends once it has so many bytes, and the next one goes on.
+const MAX_WRITE_BYTES: usize = 16 << 10;
+
+/// A connection that takes so many events in one write is behind, and events begin to be merged.
+const MAX_EVENTS_APART: usize = 8;
+
+/// The body of a streamed answer.
+pub struct EventBody {
+    state: State,
+    frames: Frames,
+    keep_alive: Pin<Box<Interval>>,
+    /// What was written and not sent.
+    written: Vec<u8>,
+    delta: Delta,
+    opening: Opening,
+    _open: OpenStream,
+}
+
+enum State {
+    Open(Box<TextStream>),
+    Done,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    ToBeSent,
+    Sent,
+}
+
+impl EventBody {
+    /// Goes on after `first`, the delta that has arrived already. Without one, a comment says that
+    /// the answer is being worked on.
+    pub fn new(
+        stream: TextStream,
+        frames: Frames,
+        (first, keep_alive): (Option<Delta>, Duration),
+    ) -> Self {
+        let keep_alive = keep_alive.max(Duration::from_millis(1));
+        let mut keep_alive = interval_at(Instant::now() + keep_alive, keep_alive);
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut body = Self {
+            state: State::Done,
+            frames,
+            keep_alive: Box::pin(keep_alive),
+            written: Vec::new(),
+            delta: Delta::default(),
+            opening: Opening::ToBeSent,
+            _open: stream.opened(),
+        };
+        match first {
+            Some(first) => {
+                body.delta = first;
+                body.write_delta(&stream, Merge::Never);
+                body.frames.close(&mut body.written, stream.usage());
+            }
+            None => body.written.extend_from_slice(b": \n\n"),
+        }
+        body.state = State::Open(Box::new(stream));
+        body
+    }
+
+    fn write_delta(&mut self, stream: &TextStream, merge: Merge) {
+        if self.opening == Opening::ToBeSent {
+            self.frames.opening(&mut self.written, stream.num_choices(), stream.usage());
+            self.opening = Opening::Sent;
+        }
+        self.frames.delta(&mut self.written, &self.delta, (stream.usage(), merge));
+    }
+
+    /// Writes what is here. Whether the answer goes on.
+    fn write(&mut self, stream: &mut TextStream, cx: &mut Context) -> bool {
+        let mut num_events = 0;
+        while self.written.len() < MAX_WRITE_BYTES {
+            match stream.poll_next(cx, &mut self.delta) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(()))) => {
+                    let is_behind = num_events >= MAX_EVENTS_APART;
+                    self.write_delta(stream, if is_behind { Merge::IfOpen } else { Merge::Never });
+                    num_events += 1;
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.fail(stream, &error);
+                    return false;
+                }
+                Poll::Ready(None) => {
+                    self.frames.close(&mut self.written, stream.usage());
+                    self.frames.done(&mut self.written, stream.usage());
+                    return false;
+                }
+            }
+        }
+        self.frames.close(&mut self.written, stream.usage());
+        true
+    }
+
+    fn fail(&mut self, stream: &TextStream, error: &ApiError) {
+        tracing::debug!(%error, "a stream broke off");
+        self.frames.error(&mut self.written, error, stream.usage());
+    }
+}
+
+impl Body for EventBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        if let State::Open(mut stream) = std::mem::replace(&mut this.state, State::Done)
+            && this.write(&mut stream, cx)
+        {
+            this.state = State::Open(stream);
+        }
+        if this.written.is_empty() {
+            match this.state {
+                State::Done => return Poll::Ready(None),
+                State::Open(_) => match this.keep_alive.poll_tick(cx) {
+                    Poll::Ready(_) => this.written.extend_from_slice(b": \n\n"),
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+        this.keep_alive.reset();
+        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.written).into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.written.is_empty() && matches!(self.state, State::Done)
+    }
+}

@@ -1,0 +1,279 @@
+//! The one validator: every door's request becomes a [`GenerateRequest`] here, or an error that
+//! names the parameter and the limit. Nothing is clamped. A request that did not pass can't be
+//! generated from, because nothing else makes this type.
+
+mod messages;
+pub(crate) mod number;
+mod prompts;
+mod sampling;
+
+use std::time::Instant;
+
+use sconce_proto::worker::{ModelInfo, SamplingParams};
+
+use crate::api::chat::request::ChatCompletionRequest;
+use crate::api::completions::request::CompletionRequest;
+use crate::api::options::{Options, StreamOptions};
+use crate::config::Limits;
+use crate::error::ApiError;
+use crate::stream::ReportUsage;
+
+pub(crate) use messages::{ChatMessage, Role};
+
+/// Completions' default for `max_tokens`, which OpenAI's users rely on.
+const COMPLETIONS_MAX_TOKENS: u32 = 16;
+
+/// A request that this model can serve, if its prompts fit.
+#[derive(Debug)]
+pub(crate) struct GenerateRequest {
+    /// What to continue.
+    pub prompts: Prompts,
+    /// Completions of each prompt.
+    pub n: u32,
+    /// How to sample. `max_tokens` is set by [`GenerateRequest::fit`].
+    pub sampling: SamplingParams,
+    /// Texts that end a completion.
+    pub stop: Vec<String>,
+    /// How to answer.
+    pub reply: Reply,
+    /// When it came.
+    pub arrived: Instant,
+    max_tokens: MaxTokens,
+}
+
+/// What to continue.
+#[derive(Debug)]
+pub(crate) enum Prompts {
+    /// A conversation.
+    Chat {
+        /// Its messages, at least one.
+        messages: Vec<ChatMessage>,
+        /// Whether the prompt ends where the assistant's answer begins.
+        add_generation_prompt: bool,
+    },
+    /// Texts, at least one.
+    Texts(Vec<String>),
+    /// Tokens of the model, at least one prompt with at least one token each.
+    Tokens(Vec<Vec<u32>>),
+}
+
+/// How to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reply {
+    /// As one object, or as events.
+    pub mode: Mode,
+    /// Log-probabilities of each token and so many alternatives.
+    pub logprobs: Option<u32>,
+}
+
+/// As one object, or as events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// One JSON object.
+    Whole,
+    /// Server-sent events.
+    Stream(ReportUsage),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum MaxTokens {
+    /// What the client asks for.
+    Exactly(u32),
+    /// A default, and less where the context has less.
+    UpTo(u32),
+}
+
+/// What a request is compared with.
+struct Bounds<'a> {
+    info: &'a ModelInfo,
+    limits: &'a Limits,
+}
+
+/// Validates a chat request.
+pub(crate) fn chat(
+    request: ChatCompletionRequest,
+    info: &ModelInfo,
+    limits: &Limits,
+) -> Result<GenerateRequest, ApiError> {
+    let bounds = Bounds { info, limits };
+    let num_logprobs = match (request.logprobs, request.top_logprobs) {
+        (true, top) => Some(top.unwrap_or(0)),
+        (false, None) => None,
+        (false, Some(_)) => {
+            let message = "`top_logprobs` needs `logprobs` to be true";
+            return Err(ApiError::invalid("top_logprobs", "invalid_value", message));
+        }
+    };
+    let logprobs = bounds.logprobs("top_logprobs", num_logprobs)?;
+    let max_tokens = match request.max_completion_tokens.or(request.options.max_tokens) {
+        Some(max) => MaxTokens::Exactly(max),
+        None => MaxTokens::UpTo(u32::MAX),
+    };
+    let prompts = Prompts::Chat {
+        messages: messages::parse(request.messages, limits)?,
+        add_generation_prompt: request.add_generation_prompt,
+    };
+    bounds.request(request.options, prompts, (max_tokens, logprobs))
+}
+
+/// Validates a text-completion request.
+pub(crate) fn completions(
+    request: CompletionRequest,
+    info: &ModelInfo,
+    limits: &Limits,
+) -> Result<GenerateRequest, ApiError> {
+    let bounds = Bounds { info, limits };
+    let logprobs = bounds.logprobs("logprobs", request.logprobs)?;
+    let max_tokens = match request.options.max_tokens {
+        Some(max) => MaxTokens::Exactly(max),
+        None => MaxTokens::UpTo(COMPLETIONS_MAX_TOKENS),
+    };
+    let prompts = prompts::parse(request.prompt, &bounds)?;
+    bounds.request(request.options, prompts, (max_tokens, logprobs))
+}
+
+impl Bounds<'_> {
+    fn request(
+        &self,
+        options: Options,
+        prompts: Prompts,
+        (max_tokens, logprobs): (MaxTokens, Option<u32>),
+    ) -> Result<GenerateRequest, ApiError> {
+        let mut sampling = sampling::lower(options.sampling, self)?;
+        sampling.num_logprobs = logprobs;
+        if let MaxTokens::Exactly(max) = max_tokens
+            && sampling.min_tokens > max
+        {
+            let message = format!(
+                "`min_tokens` is {} and must be at most the {max} of `max_tokens`",
+                sampling.min_tokens
+            );
+            return Err(ApiError::invalid("min_tokens", "integer_above_max_value", message));
+        }
+        Ok(GenerateRequest {
+            n: self.n(options.n)?,
+            stop: self.stop(options.stop)?,
+            reply: Reply { mode: mode(options.stream, options.stream_options)?, logprobs },
+            arrived: Instant::now(),
+            prompts,
+            sampling,
+            max_tokens,
+        })
+    }
+
+    fn n(&self, n: Option<u32>) -> Result<u32, ApiError> {
+        let n = n.unwrap_or(1);
+        let max = self.limits.max_n.min(self.info.max_num_seqs.max(1));
+        if n <= max {
+            return Ok(n);
+        }
+        let message = format!("`n` is {n} and must be at most {max}");
+        Err(ApiError::invalid("n", "integer_above_max_value", message))
+    }
+
+    fn logprobs(&self, param: &str, num: Option<u32>) -> Result<Option<u32>, ApiError> {
+        let max = self.info.max_logprobs;
+        match num {
+            Some(num) if num > max => {
+                let message = format!("`{param}` is {num} and must be at most {max}");
+                Err(ApiError::invalid(param, "integer_above_max_value", message))
+            }
+            num => Ok(num),
+        }
+    }
+
+    fn stop(&self, stop: Vec<String>) -> Result<Vec<String>, ApiError> {
+        let Limits { max_stop, max_stop_bytes, .. } = *self.limits;
+        if stop.len() > max_stop {
+            let message = format!("`stop` has {} texts and may have {max_stop}", stop.len());
+            return Err(ApiError::invalid("stop", "array_above_max_length", message));
+        }
+        for (i, text) in stop.iter().enumerate() {
+            let param = format!("stop[{i}]");
+            if text.is_empty() {
+                let message = format!("`{param}` is empty");
+                return Err(ApiError::invalid(param, "empty_string", message));
+            }
+            if text.len() > max_stop_bytes {
+                let num_bytes = text.len();
+                let message =
+                    format!("`{param}` has {num_bytes} bytes and may have {max_stop_bytes}");
+                return Err(ApiError::invalid(param, "string_above_max_length", message));
+            }
+        }
+        Ok(stop)
+    }
+}
+
+fn mode(stream: bool, options: Option<StreamOptions>) -> Result<Mode, ApiError> {
+    let options = match (stream, options) {
+        (true, options) => options.unwrap_or_default(),
+        (false, None) => return Ok(Mode::Whole),
+        (false, Some(_)) => {
+            let message = "`stream_options` needs `stream` to be true";
+            return Err(ApiError::invalid("stream_options", "invalid_value", message));
+        }
+    };
+    let is_on = |option: Option<bool>| option.unwrap_or(false);
+    Ok(Mode::Stream(match (is_on(options.include_usage), is_on(options.continuous_usage_stats)) {
+        (true, false) => ReportUsage::AtEnd,
+        (_, true) => ReportUsage::Always,
+        (false, false) => ReportUsage::Never,
+    }))
+}
+
+impl GenerateRequest {
+    /// The parameter that prompts come from.
+    pub(crate) fn prompt_param(&self) -> &'static str {
+        match self.prompts {
+            Prompts::Chat { .. } => "messages",
+            Prompts::Texts(_) | Prompts::Tokens(_) => "prompt",
+        }
+    }
+
+    /// The sampling parameters for a prompt of so many tokens, if prompt and completion fit into
+    /// the model's context together.
+    pub(crate) fn fit(
+        &self,
+        num_prompt: usize,
+        info: &ModelInfo,
+    ) -> Result<SamplingParams, ApiError> {
+        let context = u64::from(context(info));
+        let given = num_prompt as u64;
+        let asked = match self.max_tokens {
+            MaxTokens::Exactly(max) => u64::from(max),
+            // A prompt needs room for one token at least.
+            MaxTokens::UpTo(_) => 1,
+        };
+        if given + asked > context {
+            let param = self.prompt_param();
+            let message = format!(
+                "the model's context is {context} tokens; the {param} have {given} and the \
+                 completion may have {asked}"
+            );
+            return Err(ApiError::invalid(param, "context_length_exceeded", message));
+        }
+        let left = context - given;
+        let max_tokens = match self.max_tokens {
+            MaxTokens::Exactly(max) => max,
+            MaxTokens::UpTo(max) => u32::try_from(left).unwrap_or(max).min(max),
+        };
+        if self.sampling.min_tokens > max_tokens {
+            let message = format!(
+                "`min_tokens` is {} and at most {max_tokens} tokens will be generated",
+                self.sampling.min_tokens
+            );
+            return Err(ApiError::invalid("min_tokens", "integer_above_max_value", message));
+        }
+        Ok(SamplingParams { max_tokens, ..self.sampling.clone() })
+    }
+}
+
+/// Tokens that one sequence can have: the model's limit, or the whole cache where that is smaller.
+pub(crate) fn context(info: &ModelInfo) -> u32 {
+    match info.num_blocks.saturating_mul(info.block_size) {
+        // A worker that does not page.
+        0 => info.max_model_len,
+        capacity => info.max_model_len.min(capacity),
+    }
+}
