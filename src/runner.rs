@@ -1,5 +1,7 @@
 //! Computes what the engine planned. Tensors, no queues.
 
+pub mod hash;
+
 use crate::engine::plan::{Sampled, StepPlan};
 
 /// Runs steps: a model on a device, or the hash model.

@@ -1,16 +1,53 @@
 //! Which worker computes a request, and the one session that carries it there.
+//!
+//! Each worker has one task that connects, opens a session, and delivers what comes back to the
+//! requests' own channels. Nothing is locked per token: requests reach the task through a channel,
+//! and only the task knows them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use sconce_proto::worker::{SamplingParams, TokenOutput};
-use tokio::sync::mpsc;
+use arc_swap::ArcSwap;
+use sconce_proto::worker::{SamplingParams, Submit};
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::config::Config;
 use crate::model::Model;
 
-/// The workers and what they serve. Cheap to clone.
+mod connect;
+mod outputs;
+mod session;
+mod status;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use outputs::Outputs;
+pub use status::WorkerStatus;
+
+use worker::{Link, ModelCache, Worker};
+
+/// The workers and what they serve. Cheap to clone; when the last clone is dropped, the sessions
+/// end.
 #[derive(Clone)]
 pub struct Dispatcher {
-    _workers: Arc<()>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    workers: ArcSwap<Vec<Arc<Connected>>>,
+    models: Arc<ModelCache>,
+    queue_timeout: Duration,
+    next_request_id: AtomicU64,
+    // Where the search for the least loaded worker starts, so that ties go round.
+    turn: AtomicUsize,
+}
+
+/// A worker and the task that keeps its session.
+struct Connected {
+    worker: Arc<Worker>,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// What is sent to a worker: one prompt, and how to continue it.
@@ -52,57 +89,120 @@ pub enum Error {
     WorkerLost,
 }
 
-/// The outputs of one generation. Dropping it before every completion has ended cancels it.
-pub struct Outputs {
-    receiver: mpsc::UnboundedReceiver<Result<TokenOutput, Error>>,
-}
-
-/// One worker as the dispatcher sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerStatus {
-    /// Model and version, once known.
-    pub model: Option<(String, String)>,
-    /// Whether it can take a request now.
-    pub ready: bool,
-}
-
 impl Dispatcher {
-    /// Connects to workers.
-    pub fn new(_config: &crate::config::Config) -> Self {
-        Self { _workers: Arc::new(()) }
+    /// Connects to the configured workers, now and whenever a connection breaks. Needs a Tokio
+    /// runtime, and waits for no worker.
+    pub fn new(config: &Config) -> Self {
+        let shared = Shared {
+            workers: ArcSwap::default(),
+            models: Arc::default(),
+            queue_timeout: config.limits.queue_timeout,
+            next_request_id: AtomicU64::new(1),
+            turn: AtomicUsize::new(0),
+        };
+        let dispatcher = Self { shared: Arc::new(shared) };
+        for address in &config.workers {
+            dispatcher.add_worker(address);
+        }
+        dispatcher
     }
 
-    /// The state of every worker.
-    pub fn status(&self) -> Vec<WorkerStatus> {
-        Vec::new()
+    /// Connects to one more worker, at `unix:/path/to/socket` or `http://host:port`. Does nothing
+    /// when it is known already.
+    pub fn add_worker(&self, address: &str) {
+        let known = |workers: &[Arc<Connected>]| {
+            workers.iter().any(|connected| connected.worker.address() == address)
+        };
+        if known(&self.shared.workers.load()) {
+            return;
+        }
+        let worker = Arc::new(Worker::new(address.to_owned()));
+        let run = Arc::clone(&worker).run(Arc::clone(&self.shared.models));
+        let task = AbortOnDropHandle::new(tokio::spawn(run));
+        let connected = Arc::new(Connected { worker, _task: task });
+        self.shared.workers.rcu(|workers| {
+            if known(workers) {
+                return Arc::clone(workers);
+            }
+            Arc::new(workers.iter().chain([&connected]).cloned().collect())
+        });
+    }
+
+    /// Ends the session with a worker: its streams break off. The caller drains it first.
+    pub fn remove_worker(&self, address: &str) {
+        self.shared.workers.rcu(|workers| {
+            let stays = |connected: &&Arc<Connected>| connected.worker.address() != address;
+            workers.iter().filter(stays).cloned().collect::<Vec<_>>()
+        });
     }
 
     /// The models that are served, by name. A model stays listed while its workers restart.
     pub fn models(&self) -> Vec<Arc<Model>> {
-        unimplemented!()
+        let mut models: Vec<Arc<Model>> = Vec::new();
+        for connected in self.shared.workers.load().iter() {
+            let Some(model) = connected.worker.model() else { continue };
+            match models.iter_mut().find(|other| other.info.model == model.info.model) {
+                None => models.push(model),
+                // Of two versions, the one that can answer.
+                Some(other) if connected.worker.link().is_some() => *other = model,
+                Some(_) => {}
+            }
+        }
+        models.sort_by(|a, b| a.info.model.cmp(&b.info.model));
+        models
     }
 
     /// The model that a client names.
-    pub fn model(&self, _name: &str) -> Option<Arc<Model>> {
-        unimplemented!()
+    pub fn model(&self, name: &str) -> Option<Arc<Model>> {
+        let mut found = None;
+        for connected in self.shared.workers.load().iter() {
+            let Some(model) = connected.worker.model() else { continue };
+            if model.info.model == name {
+                if connected.worker.link().is_some() {
+                    return Some(model);
+                }
+                found.get_or_insert(model);
+            }
+        }
+        found
     }
 
     /// Sends a generation to a worker of `model`. Returns once it is on its way; a refusal by the
     /// worker is the first output.
-    pub fn generate(&self, _model: &Model, _generation: Generation) -> Result<Outputs, Error> {
-        unimplemented!()
+    pub fn generate(&self, model: &Model, generation: Generation) -> Result<Outputs, Error> {
+        let id = self.shared.next_request_id.fetch_add(1, Ordering::Relaxed);
+        let n = generation.n;
+        let mut submit = Submit {
+            request_id: id,
+            prompt: generation.prompt,
+            sampling: Some(generation.sampling),
+            n,
+            cache_salt: generation.cache_salt.to_vec(),
+            queue_deadline_ms: u32::try_from(self.shared.queue_timeout.as_millis())
+                .unwrap_or(u32::MAX),
+        };
+        // A link whose task ended a moment ago hands the request back; the next one is tried.
+        while let Some(link) = self.least_loaded(model) {
+            match link.submit(submit, n) {
+                Ok(outputs) => return Ok(outputs),
+                Err(returned) => submit = returned,
+            }
+        }
+        Err(Error::NoWorker { model: model.info.model.clone() })
     }
-}
 
-impl Outputs {
-    /// The next token or end of one of the completions. After an error, or when every completion
-    /// has ended, nothing follows.
-    pub async fn next(&mut self) -> Option<Result<TokenOutput, Error>> {
-        self.receiver.recv().await
+    /// Every worker, in the order in which they were named.
+    pub fn status(&self) -> Vec<WorkerStatus> {
+        self.shared.workers.load().iter().map(|connected| connected.worker.status()).collect()
     }
 
-    /// The next output, when it is here already.
-    pub fn try_next(&mut self) -> Option<Result<TokenOutput, Error>> {
-        self.receiver.try_recv().ok()
+    fn least_loaded(&self, model: &Model) -> Option<Arc<Link>> {
+        let workers = self.shared.workers.load();
+        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
+        let num = workers.len();
+        (0..num)
+            .filter_map(|offset| workers[turn.wrapping_add(offset) % num].worker.link())
+            .filter(|link| link.serves(model) && !link.is_closed())
+            .min_by_key(|link| link.load())
     }
 }

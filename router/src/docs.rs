@@ -5,10 +5,15 @@ mod page;
 use axum::Json;
 use axum::http::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::response::{Html, IntoResponse, Response};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use http::Method;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
+use crate::server::route::{self, Access};
 use crate::{api, health, metrics};
+
+/// The name of the one security scheme.
+const SCHEME: &str = "api_key";
 
 /// The document of every route.
 #[derive(OpenApi)]
@@ -33,7 +38,7 @@ use crate::{api, health, metrics};
 )]
 pub struct Document;
 
-/// How a key is sent.
+/// How a key is sent, and which routes need one: what their policies say.
 struct ApiKey;
 
 impl Modify for ApiKey {
@@ -41,7 +46,20 @@ impl Modify for ApiKey {
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
         let scheme = bearer.description(Some("`x-api-key: <key>` is accepted as well.")).build();
         let components = document.components.get_or_insert_default();
-        components.add_security_scheme("api_key", SecurityScheme::Http(scheme));
+        components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme));
+        for route in route::routes().iter().filter(|route| route.access != Access::Public) {
+            let path = route.path.replace("{*", "{");
+            let item = document.paths.paths.get_mut(&path);
+            let operation = item.and_then(|item| match route.method {
+                Method::GET => item.get.as_mut(),
+                Method::POST => item.post.as_mut(),
+                _ => None,
+            });
+            if let Some(operation) = operation {
+                let needed = SecurityRequirement::new(SCHEME, [""; 0]);
+                operation.security = Some(vec![needed]);
+            }
+        }
     }
 }
 

@@ -241,7 +241,6 @@ pub(crate) fn upkeep() {
 /// `GET /metrics`.
 #[utoipa::path(
     get, path = "/metrics", tag = "operations", summary = "Metrics in Prometheus' text format",
-    security(("api_key" = [])),
     responses((status = 200, body = String, content_type = "text/plain; version=0.0.4")),
 )]
 pub(crate) async fn scrape() -> Response {

@@ -264,3 +264,28 @@ async fn many_slow_clients_do_not_hold_up_an_honest_one() {
         assert_eq!(client.rest().await, "");
     }
 }
+
+#[tokio::test]
+async fn an_idle_stream_takes_little_memory() {
+    const STREAMS: usize = 2_000;
+    let router = start(|_| {}).await;
+    let mut clients = Vec::with_capacity(STREAMS);
+    let before = resident_bytes();
+    for _ in 0..STREAMS {
+        let mut client = router.connect().await;
+        client.send("GET /stream HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+        client.until("\r\n\r\n").await;
+        clients.push(client);
+    }
+
+    // The client's sockets are in this process too.
+    let each = (resident_bytes() - before) / STREAMS;
+    println!("{each} bytes for each idle stream");
+    assert!(each < 40 << 10, "{each}");
+}
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}

@@ -1,0 +1,339 @@
+//! The conversation with one worker: every request of this router goes through it, and one task
+//! delivers every output.
+//!
+//! The session's end is the fence against a worker that was frozen and wakes up: its old outputs
+//! can only come over the old stream, which nobody reads any more. Request ids are never reused.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sconce_proto::PROTOCOL;
+use sconce_proto::worker::rejected::Reason;
+use sconce_proto::worker::router_message::Message as ToWorker;
+use sconce_proto::worker::worker_client::WorkerClient;
+use sconce_proto::worker::worker_message::Message as FromWorker;
+use sconce_proto::worker::{
+    Cancel, EngineStats, Finish, Hello, ModelInfo, Probe, Rejected, RouterMessage, StepOutput,
+    Submit, TokenOutput, WorkerMessage,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant as Deadline, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use tracing::{debug, warn};
+
+use super::Error;
+use super::worker::{Link, Lost, Worker, in_time};
+use crate::metrics::{self, Engine, ModelMetrics};
+use crate::model::Model;
+
+// Together below three seconds: the time in which a frozen engine is found.
+const PROBE_INTERVAL: Duration = Duration::from_millis(900);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+// Messages on their way to a worker. A worker that leaves so many unread is stuck.
+const MAX_OUTBOUND: usize = 16_384;
+
+type OutputSender = mpsc::UnboundedSender<Result<TokenOutput, Error>>;
+
+/// What a request's owner asks of the session.
+pub(super) enum Command {
+    Submit { submit: Box<Submit>, outputs: OutputSender },
+    Cancel { id: u64, at: Instant },
+}
+
+/// An open session.
+pub(super) struct Session {
+    worker: Arc<Worker>,
+    model: Arc<Model>,
+    link: Arc<Link>,
+    metrics: Arc<ModelMetrics>,
+    /// The worker's share of the model's figures, from its first report on.
+    engine: Option<Engine>,
+    inbound: Option<Streaming<WorkerMessage>>,
+    outbound: mpsc::Sender<RouterMessage>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    requests: HashMap<u64, InFlight>,
+    probe: ProbeState,
+    standing: Standing,
+}
+
+#[derive(PartialEq, Eq)]
+enum Standing {
+    /// It has yet to answer its first probe.
+    Probed,
+    Admitted,
+    Draining,
+}
+
+/// A request that has not ended.
+struct InFlight {
+    outputs: OutputSender,
+    /// Which of its completions have ended.
+    ended: Vec<bool>,
+    num_unfinished: u32,
+    cancelled_at: Option<Instant>,
+}
+
+enum ProbeState {
+    /// The next probe is due then.
+    Due(Deadline),
+    /// The probe is out, and must be answered by then.
+    Sent { nonce: u64, deadline: Deadline },
+}
+
+impl Session {
+    /// Says Hello. The worker must be the process that was described: its epoch says so.
+    pub(super) async fn open(
+        worker: Arc<Worker>,
+        model: Arc<Model>,
+        epoch: u64,
+        mut client: WorkerClient<Channel>,
+    ) -> Result<Self, Lost> {
+        let (outbound, messages) = mpsc::channel(MAX_OUTBOUND);
+        let router = format!("{}", std::process::id());
+        let hello = ToWorker::Hello(Hello { protocol: PROTOCOL, router });
+        outbound.try_send(message(hello)).map_err(|_| Lost::Slow)?;
+        let call = client.session(ReceiverStream::new(messages));
+        let mut inbound = in_time("Session", call).await??.into_inner();
+        match in_time("Hello", inbound.message()).await?? {
+            Some(WorkerMessage { message: Some(FromWorker::Welcome(welcome)) }) => {
+                if welcome.epoch != epoch {
+                    return Err(Lost::Epoch);
+                }
+            }
+            Some(_) => return Err(Lost::Violation("the first message is not Welcome")),
+            None => return Err(Lost::Closed),
+        }
+        let (sender, commands) = mpsc::unbounded_channel();
+        Ok(Self {
+            metrics: metrics::of(&model.info.model, &model.info.version),
+            engine: None,
+            link: Arc::new(Link::new(Arc::clone(&model), sender)),
+            worker,
+            model,
+            inbound: Some(inbound),
+            outbound,
+            commands,
+            requests: HashMap::new(),
+            probe: ProbeState::Due(Deadline::now()),
+            standing: Standing::Probed,
+        })
+    }
+
+    /// Runs until the worker is lost. Dropping what is left ends the requests' streams.
+    pub(super) async fn run(mut self) -> Lost {
+        let Some(mut inbound) = self.inbound.take() else { return Lost::Closed };
+        loop {
+            let step = tokio::select! {
+                received = inbound.message() => match received {
+                    Ok(Some(WorkerMessage { message: Some(message) })) => self.receive(message),
+                    Ok(Some(WorkerMessage { message: None })) => {
+                        Err(Lost::Violation("a message of no known kind"))
+                    }
+                    Ok(None) => Err(Lost::Closed),
+                    Err(status) => Err(Lost::Call(status)),
+                },
+                // The link holds a sender, so the channel is open.
+                Some(command) = self.commands.recv() => self.obey(command),
+                () = sleep_until(self.probe.deadline()) => self.probe(),
+            };
+            if let Err(lost) = step {
+                return lost;
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), Lost> {
+        match command {
+            Command::Submit { submit, outputs } => {
+                self.submit(*submit, outputs);
+                Ok(())
+            }
+            Command::Cancel { id, at } => self.cancel(id, at),
+        }
+    }
+
+    fn submit(&mut self, submit: Submit, outputs: OutputSender) {
+        let request = InFlight {
+            outputs,
+            ended: vec![false; submit.n as usize],
+            num_unfinished: submit.n,
+            cancelled_at: None,
+        };
+        let id = submit.request_id;
+        self.requests.insert(id, request);
+        if self.outbound.try_send(message(ToWorker::Submit(submit))).is_err() {
+            self.refuse(id, Error::QueueFull { max_queue: self.model.info.max_queue });
+        }
+    }
+
+    fn cancel(&mut self, id: u64, at: Instant) -> Result<(), Lost> {
+        // It may have ended while the cancel was on its way.
+        let Some(request) = self.requests.get_mut(&id) else { return Ok(()) };
+        request.cancelled_at = Some(at);
+        let cancel = ToWorker::Cancel(Cancel { request_id: id });
+        self.outbound.try_send(message(cancel)).map_err(|_| Lost::Slow)
+    }
+
+    /// A probe is due, or was not answered in time.
+    fn probe(&mut self) -> Result<(), Lost> {
+        match self.probe {
+            ProbeState::Sent { .. } => Err(Lost::Silent("a probe")),
+            ProbeState::Due(_) => {
+                let nonce = rand::random();
+                let deadline = Deadline::now() + PROBE_TIMEOUT;
+                self.probe = ProbeState::Sent { nonce, deadline };
+                let probe = ToWorker::Probe(Probe { nonce });
+                self.outbound.try_send(message(probe)).map_err(|_| Lost::Slow)
+            }
+        }
+    }
+
+    fn receive(&mut self, message: FromWorker) -> Result<(), Lost> {
+        match message {
+            FromWorker::Welcome(_) => Err(Lost::Violation("a second Welcome")),
+            FromWorker::Alive(alive) => {
+                self.alive(alive.nonce);
+                Ok(())
+            }
+            FromWorker::Rejected(rejected) => {
+                self.rejected(rejected);
+                Ok(())
+            }
+            FromWorker::Step(StepOutput { outputs, stats }) => {
+                for output in outputs {
+                    self.deliver(output)?;
+                }
+                if let Some(stats) = stats {
+                    self.update(stats);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn alive(&mut self, nonce: u64) {
+        let ProbeState::Sent { nonce: sent, deadline } = self.probe else { return };
+        if sent != nonce {
+            return;
+        }
+        self.probe = ProbeState::Due(deadline - PROBE_TIMEOUT + PROBE_INTERVAL);
+        if self.standing == Standing::Probed {
+            self.standing = Standing::Admitted;
+            self.worker.admit(&self.link);
+        }
+    }
+
+    fn rejected(&mut self, rejected: Rejected) {
+        let id = rejected.request_id;
+        let reason = rejected.reason();
+        let Rejected { message, .. } = rejected;
+        let error = match reason {
+            Reason::QueueFull => Error::QueueFull { max_queue: self.model.info.max_queue },
+            Reason::Draining => {
+                self.standing = Standing::Draining;
+                self.worker.retire();
+                Error::NoWorker { model: self.model.info.model.clone() }
+            }
+            Reason::Unknown | Reason::Invalid => {
+                warn!(worker = %self.worker.address(), id, message, "the worker refused a request");
+                Error::Refused(message)
+            }
+            Reason::TooLarge => Error::Refused(message),
+        };
+        self.refuse(id, error);
+    }
+
+    fn refuse(&mut self, id: u64, error: Error) {
+        if let Some(request) = self.requests.remove(&id) {
+            self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
+            let _ = request.outputs.send(Err(error));
+        }
+    }
+
+    fn deliver(&mut self, output: TokenOutput) -> Result<(), Lost> {
+        let id = output.request_id;
+        let Some(request) = self.requests.get_mut(&id) else {
+            debug!(worker = %self.worker.address(), id, "an output of no request");
+            return Ok(());
+        };
+        let finish = check(&output, request, &self.model.info).map_err(Lost::Violation)?;
+        if finish != Finish::NotFinished {
+            request.ended[output.index as usize] = true;
+            request.num_unfinished -= 1;
+        }
+        let output = match finish {
+            Finish::NotFinished | Finish::StopToken | Finish::Length => Ok(output),
+            Finish::Cancelled if request.cancelled_at.is_some() => Ok(output),
+            // The worker gave up on its own account.
+            Finish::Cancelled => Err(Error::WorkerLost),
+            Finish::Deadline => Err(Error::Deadline),
+        };
+        // The receiver is gone after a cancel.
+        let _ = request.outputs.send(output);
+        if request.num_unfinished == 0 {
+            if let Some(at) = request.cancelled_at {
+                self.metrics.cancelled(at.elapsed());
+            }
+            self.requests.remove(&id);
+            self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, stats: EngineStats) {
+        let in_engine = stats.num_running.saturating_add(stats.num_waiting);
+        self.link.num_in_engine.store(in_engine, Ordering::Relaxed);
+        self.worker.update(stats);
+        match &mut self.engine {
+            Some(engine) => engine.report(&stats),
+            None => self.engine = Some(Engine::join(Arc::clone(&self.metrics), &stats)),
+        }
+    }
+}
+
+impl ProbeState {
+    fn deadline(&self) -> Deadline {
+        match self {
+            Self::Due(at) => *at,
+            Self::Sent { deadline, .. } => *deadline,
+        }
+    }
+}
+
+/// What the router's other parts rely on: a token of the vocabulary, a completion that was asked
+/// for and has not ended.
+fn check(
+    output: &TokenOutput,
+    request: &InFlight,
+    info: &ModelInfo,
+) -> Result<Finish, &'static str> {
+    let finish = Finish::try_from(output.finish).map_err(|_| "an unknown kind of end")?;
+    match request.ended.get(output.index as usize) {
+        None => return Err("an output of a completion that was not asked for"),
+        Some(true) => return Err("an output after the completion's end"),
+        Some(false) => {}
+    }
+    match output.token {
+        Some(token) if token >= info.vocab_size => return Err("a token outside the vocabulary"),
+        None if finish == Finish::NotFinished => return Err("an output without token and end"),
+        _ => {}
+    }
+    if let Some(logprobs) = &output.logprobs {
+        if logprobs.top.len() > info.max_logprobs as usize {
+            return Err("more log-probabilities than the worker's limit");
+        }
+        if logprobs.top.iter().any(|top| top.token >= info.vocab_size) {
+            return Err("a log-probability of a token outside the vocabulary");
+        }
+    }
+    Ok(finish)
+}
+
+fn message(message: ToWorker) -> RouterMessage {
+    RouterMessage { message: Some(message) }
+}

@@ -1,0 +1,229 @@
+//! The pool of KV-cache blocks, with the prefix cache that finds them again.
+//!
+//! A block is held by the block tables that count a reference to it. A full block whose tokens are
+//! computed is *indexed* under a hash of everything before it and its own tokens; when nobody holds
+//! it any more it keeps its contents until it is handed out again, oldest first, so that a later
+//! prompt with the same beginning takes it back without recomputing.
+
+use std::collections::HashMap;
+use std::hash::Hasher;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use super::plan::BlockId;
+use super::request::TokenId;
+
+/// Identity of a full block's contents: a keyed hash chained over salt, parents and tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockHash(u128);
+
+/// End of a list, and "not in a list".
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Debug)]
+struct Block {
+    ref_count: u32,
+    /// Set while the block can be found by its contents.
+    hash: Option<BlockHash>,
+    parent: Option<BlockHash>,
+    salt: u128,
+    /// The indexed tokens: what a hit is compared with.
+    tokens: Vec<TokenId>,
+    /// Neighbours in the list of free blocks.
+    previous: u32,
+    next: u32,
+}
+
+/// All blocks of one KV cache.
+#[derive(Debug)]
+pub struct BlockPool {
+    block_size: usize,
+    key: (u64, u64),
+    blocks: Vec<Block>,
+    index: HashMap<BlockHash, BlockId>,
+    /// Free blocks, the next to be handed out first.
+    free_head: u32,
+    free_tail: u32,
+    num_free: usize,
+}
+
+impl BlockPool {
+    /// A pool of `num_blocks` blocks of `block_size` tokens. `key` keeps block hashes from being
+    /// predicted.
+    pub fn new(num_blocks: u32, block_size: u32, key: (u64, u64)) -> Self {
+        let block = Block {
+            ref_count: 0,
+            hash: None,
+            parent: None,
+            salt: 0,
+            tokens: Vec::new(),
+            previous: NONE,
+            next: NONE,
+        };
+        let mut pool = Self {
+            block_size: block_size as usize,
+            key,
+            blocks: vec![block; num_blocks as usize],
+            index: HashMap::new(),
+            free_head: NONE,
+            free_tail: NONE,
+            num_free: 0,
+        };
+        for id in 0..num_blocks {
+            pool.push_free(id);
+        }
+        pool
+    }
+
+    /// Tokens per block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// All blocks.
+    pub fn num_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Blocks that nobody holds.
+    pub fn num_free(&self) -> usize {
+        self.num_free
+    }
+
+    /// Block tables that hold `block`.
+    pub fn ref_count(&self, block: BlockId) -> u32 {
+        self.blocks[block.0 as usize].ref_count
+    }
+
+    /// Takes one block and forgets what it held.
+    pub fn allocate(&mut self) -> Option<BlockId> {
+        let id = self.free_head;
+        if id == NONE {
+            return None;
+        }
+        self.unlink_free(id);
+        self.forget(BlockId(id));
+        self.blocks[id as usize].ref_count = 1;
+        Some(BlockId(id))
+    }
+
+    /// Counts one more holder.
+    pub fn share(&mut self, block: BlockId) {
+        if self.blocks[block.0 as usize].ref_count == 0 {
+            self.unlink_free(block.0);
+        }
+        self.blocks[block.0 as usize].ref_count += 1;
+    }
+
+    /// Gives up one reference to each block, last block first, so that the blocks nearest the
+    /// start of a prompt, the likeliest to be shared, are handed out last.
+    pub fn release(&mut self, blocks: &[BlockId]) {
+        for block in blocks.iter().rev() {
+            let entry = &mut self.blocks[block.0 as usize];
+            debug_assert!(entry.ref_count > 0, "block {} was released twice", block.0);
+            entry.ref_count -= 1;
+            if entry.ref_count == 0 {
+                if entry.hash.is_some() {
+                    self.push_free(block.0);
+                } else {
+                    self.push_free_first(block.0);
+                }
+            }
+        }
+    }
+
+    /// The hash of the block that follows `parent` and holds `tokens`.
+    pub fn hash(&self, parent: Option<BlockHash>, salt: u128, tokens: &[TokenId]) -> BlockHash {
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        match parent {
+            Some(parent) => hasher.write_u128(parent.0),
+            // The root of each salt's own tree.
+            None => hasher.write_u128(salt ^ 1),
+        }
+        hasher.write_u128(salt);
+        for token in tokens {
+            hasher.write_u32(*token);
+        }
+        BlockHash(hasher.finish128().as_u128())
+    }
+
+    /// The block that holds `tokens` after `parent`, with that salt: by hash, then by comparison.
+    pub fn find(
+        &self,
+        hash: BlockHash,
+        parent: Option<BlockHash>,
+        salt: u128,
+        tokens: &[TokenId],
+    ) -> Option<BlockId> {
+        let id = *self.index.get(&hash)?;
+        let block = &self.blocks[id.0 as usize];
+        (block.parent == parent && block.salt == salt && block.tokens == tokens).then_some(id)
+    }
+
+    /// Makes a full, computed block findable. The first of several with the same contents wins.
+    pub fn insert(
+        &mut self,
+        id: BlockId,
+        hash: BlockHash,
+        parent: Option<BlockHash>,
+        (salt, tokens): (u128, &[TokenId]),
+    ) {
+        if self.index.contains_key(&hash) || self.blocks[id.0 as usize].hash.is_some() {
+            return;
+        }
+        self.index.insert(hash, id);
+        let block = &mut self.blocks[id.0 as usize];
+        block.hash = Some(hash);
+        block.parent = parent;
+        block.salt = salt;
+        block.tokens.clear();
+        block.tokens.extend_from_slice(tokens);
+    }
+
+    fn forget(&mut self, id: BlockId) {
+        if let Some(hash) = self.blocks[id.0 as usize].hash.take() {
+            self.index.remove(&hash);
+        }
+    }
+
+    fn push_free(&mut self, id: u32) {
+        let tail = self.free_tail;
+        let block = &mut self.blocks[id as usize];
+        block.previous = tail;
+        block.next = NONE;
+        match tail {
+            NONE => self.free_head = id,
+            tail => self.blocks[tail as usize].next = id,
+        }
+        self.free_tail = id;
+        self.num_free += 1;
+    }
+
+    /// A block without contents worth keeping is the next to be handed out.
+    fn push_free_first(&mut self, id: u32) {
+        let head = self.free_head;
+        let block = &mut self.blocks[id as usize];
+        block.previous = NONE;
+        block.next = head;
+        match head {
+            NONE => self.free_tail = id,
+            head => self.blocks[head as usize].previous = id,
+        }
+        self.free_head = id;
+        self.num_free += 1;
+    }
+
+    fn unlink_free(&mut self, id: u32) {
+        let (previous, next) =
+            (self.blocks[id as usize].previous, self.blocks[id as usize].next);
+        match previous {
+            NONE => self.free_head = next,
+            previous => self.blocks[previous as usize].next = next,
+        }
+        match next {
+            NONE => self.free_tail = previous,
+            next => self.blocks[next as usize].previous = previous,
+        }
+        self.num_free -= 1;
+    }
+}

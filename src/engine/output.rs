@@ -1,0 +1,36 @@
+//! What a sequence gains in a step, for whoever asked.
+
+use super::plan::TokenLogprobs;
+use super::request::TokenId;
+use super::sequence::RequestId;
+
+/// A new token of a completion, or its end, or both. Each completion has exactly one output with
+/// `finish`, its last.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// Whose.
+    pub request: RequestId,
+    /// Which of its completions.
+    pub index: u32,
+    /// The sampled token. An end token that ends the completion is reported too.
+    pub token: Option<TokenId>,
+    /// Why the completion ended, if it did.
+    pub finish: Option<Finish>,
+    /// When asked for.
+    pub logprobs: Option<Box<TokenLogprobs>>,
+    /// On a completion's first output: prompt tokens found in the prefix cache.
+    pub num_cached: Option<u32>,
+}
+
+/// Why a completion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// An end token, or one of `stop_token_ids`.
+    StopToken,
+    /// `max_tokens`, or the end of the context.
+    Length,
+    /// It was cancelled, and its blocks are free.
+    Cancelled,
+    /// It waited too long for its first step.
+    Deadline,
+}

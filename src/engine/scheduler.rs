@@ -1,0 +1,235 @@
+//! Decides what each step computes.
+//!
+//! There is no prefill or decode phase: every sequence has tokens and a count of those that are
+//! computed, and a step hands out a budget of tokens so that sequences catch up. Sequences that
+//! need one token come first, so that a running stream waits for at most one step; the budget of a
+//! step is what fits into the bound on inter-token latency.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::block_pool::BlockPool;
+use super::output::{Finish, Output};
+use super::plan::{Admission, BlockCopy, Row, Sample, Sampled, SequenceId, StepPlan};
+use super::request::{Request, TokenId};
+use super::sequence::{RequestId, Sequence, State};
+
+/// What the scheduler plans for.
+#[derive(Clone, Debug)]
+pub struct SchedulerConfig {
+    /// Tokens per block, and blocks.
+    pub block_size: u32,
+    /// Blocks in the cache.
+    pub num_blocks: u32,
+    /// Most tokens of a step.
+    pub max_num_batched_tokens: u32,
+    /// Most sequences that have a slot at once.
+    pub max_num_seqs: u32,
+    /// Most tokens of a sequence.
+    pub max_model_len: u32,
+    /// Most requests that wait.
+    pub max_queue: u32,
+    /// A running stream waits no longer than this for its next token, as far as prefill is the
+    /// reason.
+    pub max_itl: Duration,
+    /// Tokens that end a completion.
+    pub eos_token_ids: Vec<TokenId>,
+    /// Key of the block hashes.
+    pub hash_key: (u64, u64),
+}
+
+/// Why a request was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// As many requests are waiting as may.
+    #[error("the queue is full: {max_queue} requests are waiting")]
+    QueueFull {
+        /// The limit.
+        max_queue: u32,
+    },
+    /// The worker is about to stop.
+    #[error("the worker is draining")]
+    Draining,
+    /// It would not fit even alone.
+    #[error("prompt and max_tokens need {needed} tokens of KV cache, and the cache has {available}")]
+    TooLarge {
+        /// Prompt plus `max_tokens`.
+        needed: usize,
+        /// The whole cache.
+        available: usize,
+    },
+    /// More completions than sequences can run.
+    #[error("n is {n} and at most {max_num_seqs} sequences run at once")]
+    TooMany {
+        /// As asked.
+        n: u32,
+        /// The limit.
+        max_num_seqs: u32,
+    },
+}
+
+/// What an operator wants to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Sequences with a slot, preempted ones included.
+    pub num_running: u32,
+    /// Requests without one.
+    pub num_waiting: u32,
+    /// Blocks in the cache.
+    pub num_blocks: u32,
+    /// Blocks that sequences hold.
+    pub num_used_blocks: u32,
+    /// Totals since the start.
+    pub num_preemptions: u64,
+    /// Prompt tokens of admitted requests.
+    pub num_prompt_tokens: u64,
+    /// Of them, those found in the prefix cache.
+    pub num_cached_tokens: u64,
+    /// Tokens sampled.
+    pub num_generated_tokens: u64,
+    /// Steps planned.
+    pub num_steps: u64,
+}
+
+mod commit;
+mod step;
+
+/// The queues, the block pool, and the rule that makes steps of them.
+#[derive(Debug)]
+pub struct Scheduler {
+    config: SchedulerConfig,
+    pool: BlockPool,
+    waiting: VecDeque<Sequence>,
+    /// Sequences by slot; a slot is a [`SequenceId`].
+    slots: Vec<Option<Sequence>>,
+    free_slots: Vec<u32>,
+    /// Slots in order of arrival.
+    order: Vec<u32>,
+    by_request: HashMap<RequestId, Vec<u32>>,
+    released: Vec<SequenceId>,
+    outputs: Vec<Output>,
+    arrivals: u64,
+    in_flight: bool,
+    draining: bool,
+    /// Seconds per token of steps that were mostly prefill, averaged.
+    seconds_per_token: Option<f64>,
+    /// Slots planned in this step.
+    planned: Vec<bool>,
+    stats: Stats,
+}
+
+impl Scheduler {
+    /// A scheduler with nothing to do.
+    pub fn new(config: SchedulerConfig) -> Self {
+        let slots = config.max_num_seqs as usize;
+        Self {
+            pool: BlockPool::new(config.num_blocks, config.block_size, config.hash_key),
+            waiting: VecDeque::new(),
+            slots: (0..slots).map(|_| None).collect(),
+            free_slots: (0..config.max_num_seqs).rev().collect(),
+            order: Vec::new(),
+            by_request: HashMap::new(),
+            released: Vec::new(),
+            outputs: Vec::new(),
+            arrivals: 0,
+            in_flight: false,
+            draining: false,
+            seconds_per_token: None,
+            planned: vec![false; slots],
+            stats: Stats { num_blocks: config.num_blocks, ..Stats::default() },
+            config,
+        }
+    }
+
+    /// Queues a request, or says why not. `deadline` is on the clock of [`Self::step`]'s `now`.
+    pub fn submit(
+        &mut self,
+        id: RequestId,
+        request: Request,
+        deadline: Option<Duration>,
+    ) -> Result<(), Refusal> {
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        if self.waiting.len() >= self.config.max_queue as usize {
+            return Err(Refusal::QueueFull { max_queue: self.config.max_queue });
+        }
+        if request.n > self.config.max_num_seqs {
+            let max_num_seqs = self.config.max_num_seqs;
+            return Err(Refusal::TooMany { n: request.n, max_num_seqs });
+        }
+        let prompt: Arc<[TokenId]> = request.prompt.into();
+        let sequence = Sequence {
+            request: id,
+            index: 0,
+            tokens: prompt.to_vec(),
+            prompt,
+            sampling: Arc::new(request.sampling),
+            salt: request.cache_salt,
+            arrival: self.arrivals,
+            deadline,
+            num_computed: 0,
+            blocks: Vec::new(),
+            hashes: Vec::new(),
+            num_cached: None,
+            reported: false,
+            num_forks: request.n - 1,
+            fork_slots: Vec::new(),
+            admitted: false,
+            state: State::Preempted,
+        };
+        let needed = sequence.max_len(self.config.max_model_len as usize);
+        let available = self.pool.num_blocks() * self.pool.block_size();
+        if needed > available || sequence.prompt.len() >= self.config.max_model_len as usize {
+            return Err(Refusal::TooLarge { needed, available });
+        }
+        self.arrivals += 1;
+        self.waiting.push_back(sequence);
+        Ok(())
+    }
+
+    /// Ends a request's completions. Blocks that the step in flight may write stay held until it
+    /// is committed; the outputs that say `Cancelled` come when they are free.
+    pub fn cancel(&mut self, id: RequestId) {
+        if let Some(at) = self.waiting.iter().position(|sequence| sequence.request == id) {
+            if let Some(sequence) = self.waiting.remove(at) {
+                self.end_waiting(&sequence, Finish::Cancelled);
+            }
+            return;
+        }
+        for slot in self.by_request.get(&id).cloned().unwrap_or_default() {
+            if let Some(sequence) = &mut self.slots[slot as usize] {
+                sequence.state = State::Cancelled;
+                if !self.in_flight {
+                    self.finish(slot, None, Finish::Cancelled);
+                }
+            }
+        }
+    }
+
+    /// No request is accepted any more; those that are here go on.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Whether nothing is waiting or running.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.order.is_empty()
+    }
+
+    /// Takes the outputs since the last call.
+    pub fn take_outputs(&mut self, into: &mut Vec<Output>) {
+        into.append(&mut self.outputs);
+    }
+
+    /// Figures of now.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            num_running: self.order.len() as u32,
+            num_waiting: self.waiting.len() as u32,
+            num_used_blocks: (self.pool.num_blocks() - self.pool.num_free()) as u32,
+            ..self.stats
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Takes a step's results: tokens, finished sequences, blocks that can be found again.
+
+use super::*;
+
+impl Scheduler {
+    /// Takes the results of the step in flight, which took `elapsed`.
+    pub fn commit(&mut self, plan: &StepPlan, sampled: Vec<Sampled>, elapsed: Duration) {
+        debug_assert_eq!(plan.samples.len(), sampled.len());
+        self.in_flight = false;
+        self.observe(plan, elapsed);
+        for row in &plan.rows {
+            if let Some(sequence) = &mut self.slots[row.sequence.0 as usize] {
+                sequence.num_computed = row.num_computed as usize + row.tokens.len();
+            }
+        }
+        for admission in &plan.admitted {
+            let Some(sequence) = &mut self.slots[admission.sequence.0 as usize] else { continue };
+            // A fork: its parent's row computed its prompt too.
+            if admission.index > 0 {
+                sequence.num_computed = sequence.tokens.len();
+            }
+        }
+        for row in &plan.rows {
+            self.index_blocks(row.sequence.0);
+        }
+        for (sample, sampled) in plan.samples.iter().zip(sampled) {
+            self.append(sample.sequence.0, sampled);
+        }
+        for at in (0..self.order.len()).rev() {
+            let slot = self.order[at];
+            let cancelled =
+                self.slots[slot as usize].as_ref().is_some_and(|s| s.state == State::Cancelled);
+            if cancelled {
+                self.finish(slot, None, Finish::Cancelled);
+            }
+        }
+    }
+
+    /// Learns what a token costs, from steps long enough for it to matter.
+    fn observe(&mut self, plan: &StepPlan, elapsed: Duration) {
+        if plan.token_ids.len() < 16 {
+            return;
+        }
+        let cost = elapsed.as_secs_f64() / plan.token_ids.len() as f64;
+        self.seconds_per_token =
+            Some(self.seconds_per_token.map_or(cost, |average| 0.8 * average + 0.2 * cost));
+    }
+
+    fn index_blocks(&mut self, slot: u32) {
+        let Some(sequence) = &mut self.slots[slot as usize] else { return };
+        let size = self.pool.block_size();
+        while (sequence.hashes.len() + 1) * size <= sequence.num_computed {
+            let at = sequence.hashes.len();
+            let parent = sequence.hashes.last().copied();
+            let tokens = &sequence.tokens[at * size..(at + 1) * size];
+            let hash = self.pool.hash(parent, sequence.salt, tokens);
+            self.pool.insert(sequence.blocks[at], hash, parent, (sequence.salt, tokens));
+            sequence.hashes.push(hash);
+        }
+    }
+
+    fn append(&mut self, slot: u32, sampled: Sampled) {
+        let Some(sequence) = &mut self.slots[slot as usize] else { return };
+        if sequence.state == State::Cancelled {
+            return;
+        }
+        let token = sampled.token;
+        sequence.tokens.push(token);
+        self.stats.num_generated_tokens += 1;
+        let sampling = &sequence.sampling;
+        let stops = (!sampling.ignore_eos && self.config.eos_token_ids.contains(&token))
+            || sampling.stop_token_ids.contains(&token);
+        let full = sequence.tokens.len() >= sequence.max_len(self.config.max_model_len as usize);
+        if stops {
+            self.finish(slot, Some(sampled), Finish::StopToken);
+        } else if full {
+            self.finish(slot, Some(sampled), Finish::Length);
+        } else {
+            let output = Output {
+                request: sequence.request,
+                index: sequence.index,
+                token: Some(token),
+                finish: None,
+                logprobs: sampled.logprobs,
+                num_cached: first_cached(sequence),
+            };
+            self.outputs.push(output);
+        }
+    }
+
+    /// Ends a sequence: its blocks and its slot are free at once.
+    pub(super) fn finish(&mut self, slot: u32, last: Option<Sampled>, finish: Finish) {
+        let Some(mut sequence) = self.slots[slot as usize].take() else { return };
+        self.pool.release(&sequence.blocks);
+        self.order.retain(|other| *other != slot);
+        if let Some(slots) = self.by_request.get_mut(&sequence.request) {
+            slots.retain(|other| *other != slot);
+            if slots.is_empty() {
+                self.by_request.remove(&sequence.request);
+            }
+        }
+        self.released.push(SequenceId(slot));
+        self.free_slots.push(slot);
+        self.free_slots.append(&mut sequence.fork_slots);
+        for index in 1..=sequence.num_forks {
+            self.outputs.push(ended(&sequence, index, finish));
+        }
+        let (token, logprobs) = last.map_or((None, None), |s| (Some(s.token), s.logprobs));
+        let num_cached = first_cached(&mut sequence);
+        self.outputs.push(Output {
+            token,
+            logprobs,
+            num_cached,
+            ..ended(&sequence, sequence.index, finish)
+        });
+    }
+
+    /// Ends a request that has no slot yet.
+    pub(super) fn end_waiting(&mut self, sequence: &Sequence, finish: Finish) {
+        for index in 0..=sequence.num_forks {
+            self.outputs.push(ended(sequence, index, finish));
+        }
+    }
+}
+
+/// The number of cached tokens, once.
+fn first_cached(sequence: &mut Sequence) -> Option<u32> {
+    if sequence.reported { None } else {
+        sequence.reported = true;
+        sequence.num_cached
+    }
+}
+
+fn ended(sequence: &Sequence, index: u32, finish: Finish) -> Output {
+    Output {
+        request: sequence.request,
+        index,
+        token: None,
+        finish: Some(finish),
+        logprobs: None,
+        num_cached: None,
+    }
+}

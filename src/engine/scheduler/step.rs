@@ -1,0 +1,338 @@
+//! Plans a step: who computes how many tokens, in which blocks.
+
+use super::*;
+
+impl Scheduler {
+    /// Plans the next step into `plan`; false when there is nothing to compute. Must be followed
+    /// by [`Scheduler::commit`] before the next call.
+    pub fn step(&mut self, now: Duration, plan: &mut StepPlan) -> bool {
+        assert!(!self.in_flight, "the step before was not committed");
+        plan.clear();
+        plan.released.append(&mut self.released);
+        self.expire(now);
+        self.planned.fill(false);
+        let mut budget = self.budget();
+        self.plan_running(plan, &mut budget, Phase::Decode);
+        self.plan_running(plan, &mut budget, Phase::Prefill);
+        self.resume(plan, &mut budget);
+        self.admit(plan, &mut budget);
+        if plan.rows.is_empty() && self.holders() > 0 {
+            self.break_deadlock();
+            self.plan_running(plan, &mut budget, Phase::Prefill);
+        }
+        if plan.rows.is_empty() {
+            // What was released must reach the runner with the next plan that has rows.
+            self.released.append(&mut plan.released);
+            return false;
+        }
+        self.stats.num_steps += 1;
+        self.in_flight = true;
+        true
+    }
+
+    /// Tokens of this step: all there is room for, unless a running stream would wait too long.
+    fn budget(&self) -> usize {
+        let most = self.config.max_num_batched_tokens as usize;
+        let decoding = self.order.iter().any(|slot| {
+            self.slots[*slot as usize]
+                .as_ref()
+                .is_some_and(|s| s.state == State::Running && s.num_pending() == 1)
+        });
+        match self.seconds_per_token {
+            Some(cost) if decoding && cost > 0.0 => {
+                let fits = self.config.max_itl.as_secs_f64() / cost;
+                most.min((fits as usize).max(self.pool.block_size()))
+            }
+            _ => most,
+        }
+    }
+
+    fn plan_running(&mut self, plan: &mut StepPlan, budget: &mut usize, phase: Phase) {
+        for at in 0..self.order.len() {
+            let slot = self.order[at];
+            if self.planned[slot as usize] {
+                continue;
+            }
+            let Some(sequence) = &self.slots[slot as usize] else { continue };
+            let pending = sequence.num_pending();
+            if sequence.state != State::Running || (pending == 1) != (phase == Phase::Decode) {
+                continue;
+            }
+            let chunk = pending.min((*budget).max(usize::from(phase == Phase::Decode)));
+            if chunk == 0 {
+                continue;
+            }
+            let fits = match phase {
+                Phase::Decode => self.make_room(slot, plan),
+                Phase::Prefill => self.reserve(slot, chunk, plan),
+            };
+            if fits {
+                self.push_row(slot, chunk, plan);
+                *budget = budget.saturating_sub(chunk);
+            }
+        }
+    }
+
+    /// Reserves one token for `slot`, preempting later arrivals if need be; false when it was
+    /// preempted itself.
+    fn make_room(&mut self, slot: u32, plan: &mut StepPlan) -> bool {
+        while !self.reserve(slot, 1, plan) {
+            let victim = self.order.iter().rev().copied().find(|other| {
+                *other != slot && !self.planned[*other as usize] && self.holds_blocks(*other)
+            });
+            match victim {
+                Some(victim) if self.is_later(victim, slot) => self.preempt(victim),
+                _ => {
+                    self.preempt(slot);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn is_later(&self, a: u32, b: u32) -> bool {
+        let at = |slot: u32| self.order.iter().position(|other| *other == slot);
+        at(a) > at(b)
+    }
+
+    fn holds_blocks(&self, slot: u32) -> bool {
+        self.slots[slot as usize]
+            .as_ref()
+            .is_some_and(|s| s.state == State::Running && !s.blocks.is_empty())
+    }
+
+    fn holders(&self) -> usize {
+        self.order.iter().filter(|slot| self.holds_blocks(**slot)).count()
+    }
+
+    /// Sequences that wait for each other's blocks: the latest gives up its own.
+    fn break_deadlock(&mut self) {
+        let mut holders: Vec<u32> =
+            self.order.iter().copied().filter(|slot| self.holds_blocks(*slot)).collect();
+        if holders.len() > 1 && let Some(last) = holders.pop() {
+            self.preempt(last);
+        }
+    }
+
+    fn preempt(&mut self, slot: u32) {
+        if let Some(sequence) = &mut self.slots[slot as usize] {
+            self.pool.release(&sequence.blocks);
+            sequence.blocks.clear();
+            sequence.hashes.clear();
+            sequence.num_computed = 0;
+            sequence.state = State::Preempted;
+            self.stats.num_preemptions += 1;
+        }
+    }
+
+    /// Makes sure that the next `chunk` tokens have blocks of their own to go to.
+    fn reserve(&mut self, slot: u32, chunk: usize, plan: &mut StepPlan) -> bool {
+        let Some(sequence) = &mut self.slots[slot as usize] else { return false };
+        let size = self.pool.block_size();
+        let needed = (sequence.num_computed + chunk).div_ceil(size);
+        let last_is_shared = sequence.num_computed % size != 0
+            && sequence
+                .blocks
+                .get(sequence.num_computed / size)
+                .is_some_and(|block| self.pool.ref_count(*block) > 1);
+        let more = needed.saturating_sub(sequence.blocks.len()) + usize::from(last_is_shared);
+        if more > self.pool.num_free() {
+            return false;
+        }
+        if last_is_shared && let Some(to) = self.pool.allocate() {
+            let at = sequence.num_computed / size;
+            let from = std::mem::replace(&mut sequence.blocks[at], to);
+            plan.copies.push(BlockCopy { from, to });
+            self.pool.release(&[from]);
+        }
+        while sequence.blocks.len() < needed {
+            let Some(block) = self.pool.allocate() else { return false };
+            sequence.blocks.push(block);
+        }
+        true
+    }
+
+    fn push_row(&mut self, slot: u32, chunk: usize, plan: &mut StepPlan) {
+        self.planned[slot as usize] = true;
+        let size = self.pool.block_size();
+        let Some(sequence) = &mut self.slots[slot as usize] else { return };
+        let id = SequenceId(slot);
+        let first = plan.token_ids.len() as u32;
+        let start = sequence.num_computed;
+        plan.token_ids.extend_from_slice(&sequence.tokens[start..start + chunk]);
+        for position in start..start + chunk {
+            plan.positions.push(position as u32);
+            let block = sequence.blocks[position / size];
+            plan.slot_mapping.push(block.0 * size as u32 + (position % size) as u32);
+        }
+        let first_block = plan.block_tables.len() as u32;
+        let num_blocks = (start + chunk).div_ceil(size);
+        plan.block_tables.extend_from_slice(&sequence.blocks[..num_blocks]);
+        plan.rows.push(Row {
+            sequence: id,
+            tokens: first..first + chunk as u32,
+            num_computed: start as u32,
+            blocks: first_block..first_block + num_blocks as u32,
+            cache_salt: sequence.salt,
+        });
+        if start + chunk == sequence.tokens.len() {
+            let sample = Sample {
+                sequence: id,
+                token_index: first + chunk as u32 - 1,
+                position: sequence.tokens.len() as u32,
+                num_generated: sequence.num_generated() as u32,
+            };
+            plan.samples.push(sample);
+            self.fork(slot, sample, plan);
+        }
+    }
+
+    /// The other completions of the same prompt, sampled from the same logits in this step.
+    fn fork(&mut self, slot: u32, sample: Sample, plan: &mut StepPlan) {
+        let Some(parent) = &mut self.slots[slot as usize] else { return };
+        let slots = std::mem::take(&mut parent.fork_slots);
+        parent.num_forks = 0;
+        let children: Vec<Sequence> = (1..).take(slots.len()).map(|i| parent.fork(i)).collect();
+        for (new, child) in slots.into_iter().zip(children) {
+            for block in &child.blocks {
+                self.pool.share(*block);
+            }
+            self.planned[new as usize] = true;
+            self.place(new, child, plan);
+            plan.samples.push(Sample { sequence: SequenceId(new), ..sample });
+        }
+    }
+
+    /// Puts a sequence into a slot and tells the runner.
+    fn place(&mut self, slot: u32, mut sequence: Sequence, plan: &mut StepPlan) {
+        if !sequence.admitted {
+            sequence.admitted = true;
+            plan.admitted.push(Admission {
+                sequence: SequenceId(slot),
+                index: sequence.index,
+                sampling: Arc::clone(&sequence.sampling),
+                prompt: Arc::clone(&sequence.prompt),
+            });
+        }
+        self.by_request.entry(sequence.request).or_default().push(slot);
+        self.slots[slot as usize] = Some(sequence);
+        self.order.push(slot);
+    }
+
+    /// Gives blocks back to preempted sequences, in order of arrival.
+    fn resume(&mut self, plan: &mut StepPlan, budget: &mut usize) {
+        for at in 0..self.order.len() {
+            let slot = self.order[at];
+            let preempted = self.slots[slot as usize]
+                .as_ref()
+                .is_some_and(|sequence| sequence.state == State::Preempted);
+            if preempted && !self.planned[slot as usize] && !self.begin(slot, plan, budget) {
+                return;
+            }
+        }
+    }
+
+    fn admit(&mut self, plan: &mut StepPlan, budget: &mut usize) {
+        let blocked = self.order.iter().any(|slot| {
+            self.slots[*slot as usize].as_ref().is_some_and(|s| s.state == State::Preempted)
+        });
+        if blocked {
+            return;
+        }
+        while *budget > 0
+            && let Some(next) = self.waiting.front()
+            && self.free_slots.len() > next.num_forks as usize
+            && let Some(mut sequence) = self.waiting.pop_front()
+        {
+            let kept = self.free_slots.len() - 1 - sequence.num_forks as usize;
+            let mut slots = self.free_slots.split_off(kept);
+            let Some(slot) = slots.pop() else { return };
+            sequence.fork_slots = slots;
+            let num_prompt = sequence.prompt.len() as u64;
+            self.place(slot, sequence, plan);
+            if !self.begin(slot, plan, budget) {
+                self.unplace(slot, plan);
+                return;
+            }
+            self.stats.num_prompt_tokens += num_prompt;
+        }
+    }
+
+    /// Undoes [`Self::place`]: back to the head of the queue.
+    fn unplace(&mut self, slot: u32, plan: &mut StepPlan) {
+        plan.admitted.pop();
+        self.order.pop();
+        if let Some(mut sequence) = self.slots[slot as usize].take() {
+            self.by_request.remove(&sequence.request);
+            self.free_slots.append(&mut sequence.fork_slots);
+            self.free_slots.push(slot);
+            sequence.admitted = false;
+            self.waiting.push_front(sequence);
+        }
+    }
+
+    /// Starts a sequence that holds no blocks: takes what the prefix cache has of it, and the
+    /// first chunk's blocks. False when there is no room.
+    fn begin(&mut self, slot: u32, plan: &mut StepPlan, budget: &mut usize) -> bool {
+        if *budget == 0 {
+            return false;
+        }
+        let others = self.holders();
+        let Some(sequence) = &mut self.slots[slot as usize] else { return false };
+        let size = self.pool.block_size();
+        let mut parent = None;
+        // The last token is always computed: its logits are needed.
+        for tokens in sequence.tokens[..sequence.tokens.len() - 1].chunks_exact(size) {
+            let hash = self.pool.hash(parent, sequence.salt, tokens);
+            let Some(block) = self.pool.find(hash, parent, sequence.salt, tokens) else { break };
+            self.pool.share(block);
+            sequence.blocks.push(block);
+            sequence.hashes.push(hash);
+            parent = Some(hash);
+        }
+        let found = sequence.blocks.len() * size;
+        sequence.num_computed = found;
+        let chunk = sequence.num_pending().min(*budget);
+        let needed = (found + chunk).div_ceil(size) - sequence.blocks.len();
+        let watermark = if others == 0 { 0 } else { 2 * others };
+        if needed + watermark > self.pool.num_free() {
+            self.pool.release(&sequence.blocks);
+            sequence.blocks.clear();
+            sequence.hashes.clear();
+            sequence.num_computed = 0;
+            return false;
+        }
+        sequence.state = State::Running;
+        if sequence.num_cached.is_none() && sequence.num_generated() == 0 {
+            sequence.num_cached = Some(found as u32);
+            self.stats.num_cached_tokens += found as u64;
+        }
+        if !self.reserve(slot, chunk, plan) {
+            return false;
+        }
+        self.push_row(slot, chunk, plan);
+        *budget -= chunk;
+        true
+    }
+
+    /// Ends what waited too long.
+    fn expire(&mut self, now: Duration) {
+        while let Some(at) =
+            self.waiting.iter().position(|s| s.deadline.is_some_and(|deadline| deadline <= now))
+        {
+            if let Some(sequence) = self.waiting.remove(at) {
+                self.end_waiting(&sequence, Finish::Deadline);
+            }
+        }
+    }
+}
+
+/// Which sequences a pass over the running ones is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Those that need one token.
+    Decode,
+    /// Those that need more.
+    Prefill,
+}

@@ -1,0 +1,76 @@
+//! A request's completion and how far the engine has come with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::block_pool::BlockHash;
+use super::plan::BlockId;
+use super::request::{SamplingParams, TokenId};
+
+/// Names a request between the worker process and the engine. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// One completion of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Sequence {
+    pub(crate) request: RequestId,
+    pub(crate) index: u32,
+    pub(crate) prompt: Arc<[TokenId]>,
+    pub(crate) sampling: Arc<SamplingParams>,
+    pub(crate) salt: u128,
+    /// Order of arrival: earlier ones are served first and preempted last.
+    pub(crate) arrival: u64,
+    /// When it gives up waiting for its first step.
+    pub(crate) deadline: Option<Duration>,
+    /// Prompt and completion.
+    pub(crate) tokens: Vec<TokenId>,
+    /// Tokens whose keys and values are in the cache.
+    pub(crate) num_computed: usize,
+    pub(crate) blocks: Vec<BlockId>,
+    /// Hashes of the first full blocks, as far as they were indexed or found.
+    pub(crate) hashes: Vec<BlockHash>,
+    /// Prompt tokens found in the prefix cache; taken by the first output.
+    pub(crate) num_cached: Option<u32>,
+    /// Whether an output has carried `num_cached`.
+    pub(crate) reported: bool,
+    /// Completions that fork off when the prompt is computed.
+    pub(crate) num_forks: u32,
+    /// Slots that are kept for them from the admission on.
+    pub(crate) fork_slots: Vec<u32>,
+    /// Whether the runner knows it.
+    pub(crate) admitted: bool,
+    pub(crate) state: State,
+}
+
+/// Where a sequence with a slot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It holds blocks.
+    Running,
+    /// It lost its blocks and is computed again when there is room.
+    Preempted,
+    /// The client is gone; its blocks are held until the step in flight has ended.
+    Cancelled,
+}
+
+impl Sequence {
+    /// Tokens whose keys and values are not in the cache yet: one during decode.
+    pub(crate) fn num_pending(&self) -> usize {
+        self.tokens.len() - self.num_computed
+    }
+
+    pub(crate) fn num_generated(&self) -> usize {
+        self.tokens.len() - self.prompt.len()
+    }
+
+    /// Most tokens that it can have.
+    pub(crate) fn max_len(&self, max_model_len: usize) -> usize {
+        (self.prompt.len() + self.sampling.max_tokens as usize).min(max_model_len)
+    }
+
+    /// Another completion that shares everything computed so far.
+    pub(crate) fn fork(&self, index: u32) -> Self {
+        Self { index, num_forks: 0, fork_slots: Vec::new(), admitted: false, ..self.clone() }
+    }
+}
