@@ -22,7 +22,7 @@ pub(crate) const ADDED: [(&str, bool); 16] = [
     ("    ", false),
 ];
 
-/// GPT-2's byte-level kind: ids 0 to 255 are the bytes in the order of its alphabet, then come a few
+/// GPT-2's byte-level kind: ids 0 to 255 are the bytes, then come a few
 /// merges, then the added tokens.
 pub(crate) fn byte_level() -> Value {
     let mut alphabet: Vec<(u8, char)> = Vec::new();

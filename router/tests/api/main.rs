@@ -1,0 +1,12 @@
+//! The API from a client's side: the real server on a real port, a scripted worker behind it.
+
+mod bad_requests;
+mod chat;
+mod compatibility;
+mod completions;
+#[path = "../support/tokenizers.rs"]
+mod json;
+mod service;
+mod streaming;
+#[path = "../support/worker.rs"]
+mod worker;
