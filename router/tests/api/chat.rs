@@ -250,3 +250,21 @@ async fn a_model_without_a_template_has_no_chat() {
     assert_eq!(broken.headers["x-should-retry"], "false");
     assert_eq!(broken.body["error"]["param"], Value::Null);
 }
+
+#[tokio::test]
+async fn long_conversations_are_encoded_beside_the_event_loop() {
+    let mut service =
+        start_with(|info| (info.max_model_len, info.num_blocks) = (100_000, 10_000), |_| {}).await;
+    let content = "a long text ".repeat(4000);
+    let responses: Vec<_> = (0..8)
+        .map(|_| service.chat(json!({"messages": [{"role": "user", "content": content}]})))
+        .collect();
+    for _ in &responses {
+        let request = service.worker.submitted().await;
+        assert!(request.prompt().contains(&content));
+        request.answer("b");
+    }
+    for response in responses {
+        assert_eq!(answer(wait(response).await).await.status, 200);
+    }
+}

@@ -6,6 +6,7 @@ mod compatibility;
 mod completions;
 #[path = "../support/tokenizers.rs"]
 mod json;
+mod observed;
 mod service;
 mod streaming;
 #[path = "../support/worker.rs"]

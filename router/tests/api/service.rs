@@ -95,6 +95,10 @@ impl Service {
         self.post("/v1/completions", merged(body, change).to_string())
     }
 
+    pub(crate) async fn text(&self, path: &str) -> String {
+        self.client.get(self.url(path)).send().await.unwrap().text().await.unwrap()
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         answer(self.client.get(self.url(path)).send().await.unwrap()).await
     }

@@ -296,7 +296,8 @@ async fn the_end_follows_done_at_once() {
 
 #[tokio::test]
 async fn a_client_that_is_behind_gets_all_of_the_text() {
-    let mut service = start_with(|info| info.max_model_len = 100_000, |_| {}).await;
+    let mut service =
+        start_with(|info| (info.max_model_len, info.num_blocks) = (100_000, 10_000), |_| {}).await;
     let response = service.chat(json!({"stream": true}));
     let request = service.worker.submitted().await;
     request.say(0, "a");
