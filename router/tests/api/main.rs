@@ -1,5 +1,7 @@
 //! The API from a client's side: the real server on a real port, a scripted worker behind it.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
 mod bad_requests;
 mod chat;
 mod compatibility;
