@@ -12,7 +12,10 @@ mod json;
 mod strftime;
 pub(crate) mod template;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::thread::available_parallelism;
+
+use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
 use crate::model::{ChatFormat, Model};
@@ -22,6 +25,10 @@ use template::{Conversation, RenderError, Turn};
 
 /// More text than this is rendered and tokenised on a thread for blocking work.
 const MAX_INLINE_BYTES: usize = 4 << 10;
+
+/// Long prompts wait here for a processor: more at once would only take more memory.
+static ENCODERS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, usize::from)));
 
 /// The tokens of each prompt of a request.
 pub(crate) async fn encode(
@@ -34,7 +41,10 @@ pub(crate) async fn encode(
         return Ok((request, prompts));
     }
     let model = Arc::clone(model);
+    // The semaphore is never closed.
+    let permit = ENCODERS.acquire().await.map_err(|_| ApiError::Internal)?;
     let work = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
         encode_now(&model, &request, fuel).map(|prompts| (request, prompts))
     });
     work.await.unwrap_or_else(|error| {
@@ -113,7 +123,8 @@ fn chat(model: &Model, mut conversation: Conversation) -> Result<Vec<u32>, ApiEr
             "the model's chat template takes too long with these `messages`",
         ),
     })?;
-    let tokens = model.added.encode(&model.tokenizer, &text, mark).map_err(untokenizable)?;
+    let tokens =
+        model.added.encode(&model.tokenizer, &text, mark).map_err(|error| untokenizable(&error))?;
     Ok(with_bos(model, tokens))
 }
 
@@ -155,7 +166,8 @@ fn raw(model: &Model, text: &str, param: impl Fn() -> String) -> Result<Vec<u32>
     } else {
         (text.into(), None)
     };
-    let tokens = model.added.encode(&model.tokenizer, &text, mark).map_err(untokenizable)?;
+    let tokens =
+        model.added.encode(&model.tokenizer, &text, mark).map_err(|error| untokenizable(&error))?;
     let tokens = with_bos(model, tokens);
     if tokens.is_empty() {
         let message = format!("`{}` is empty", param());
@@ -185,7 +197,7 @@ fn too_long(param: &str, model: &Model) -> ApiError {
     ApiError::invalid(param, "context_length_exceeded", message)
 }
 
-fn untokenizable(error: tokenizers::Error) -> ApiError {
+fn untokenizable(error: &tokenizers::Error) -> ApiError {
     tracing::error!(%error, "the tokenizer failed");
     ApiError::Internal
 }

@@ -139,7 +139,7 @@ impl Bounds<'_> {
         prompts: Prompts,
         (max_tokens, logprobs): (MaxTokens, Option<u32>),
     ) -> Result<GenerateRequest, ApiError> {
-        let mut sampling = sampling::lower(options.sampling, self)?;
+        let mut sampling = sampling::lower(&options.sampling, self)?;
         sampling.num_logprobs = logprobs;
         if let MaxTokens::Exactly(max) = max_tokens
             && sampling.min_tokens > max

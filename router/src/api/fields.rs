@@ -7,6 +7,8 @@
 mod body;
 mod schema;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use body::Fields;
 pub(crate) use schema::request_schema;

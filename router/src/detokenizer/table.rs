@@ -75,7 +75,7 @@ impl TokenTable {
 /// One thing that a decoder does to each token.
 enum Step<'a> {
     /// Characters stand for bytes, as in GPT-2.
-    ByteLevel(ByteLevel),
+    ByteLevel(Box<ByteLevel>),
     /// `<0xE4>` stands for a byte.
     ByteFallback,
     /// A character stands for a space.
@@ -95,7 +95,7 @@ fn steps(decoder: Option<&DecoderWrapper>) -> Result<Vec<Step<'_>>, Error> {
 
 fn collect<'a>(decoder: &'a DecoderWrapper, steps: &mut Vec<Step<'a>>) -> Result<(), Error> {
     match decoder {
-        DecoderWrapper::ByteLevel(_) => steps.push(Step::ByteLevel(ByteLevel::new())),
+        DecoderWrapper::ByteLevel(_) => steps.push(Step::ByteLevel(Box::new(ByteLevel::new()))),
         DecoderWrapper::ByteFallback(_) => steps.push(Step::ByteFallback),
         DecoderWrapper::Metaspace(metaspace) => {
             steps.push(Step::Space(metaspace.get_replacement()));

@@ -59,7 +59,7 @@ impl AddedTokens {
 
         let (normalized, raw): (Vec<_>, Vec<_>) =
             added.into_iter().partition(|(_, token)| token.normalized);
-        let raw_texts = raw.iter().map(|(_, token)| token.content.clone()).collect();
+        let raw_texts: Vec<_> = raw.iter().map(|(_, token)| token.content.clone()).collect();
         let normalized_texts = normalized
             .iter()
             .map(|(_, token)| {
@@ -69,12 +69,12 @@ impl AddedTokens {
                 }
                 Ok(text.get().to_owned())
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             spelled,
             is_special,
-            raw: Splitter::new(raw, raw_texts)?,
-            normalized: Splitter::new(normalized, normalized_texts)?,
+            raw: Splitter::new(raw, &raw_texts)?,
+            normalized: Splitter::new(normalized, &normalized_texts)?,
         })
     }
 
@@ -128,12 +128,12 @@ impl AddedTokens {
         };
         // The library's own steps, with the mark taken out between the second and the third.
         let mut pieces = PreTokenizedString::from(text);
-        pieces.split(|_, piece| self.raw.split(piece))?;
+        pieces.split(|_, piece| self.raw.split(&piece))?;
         pieces.split(|_, mut piece| {
             if let Some(normalizer) = tokenizer.get_normalizer() {
                 normalizer.normalize(&mut piece)?;
             }
-            self.normalized.split(piece)
+            self.normalized.split(&piece)
         })?;
         pieces.normalize(|piece| {
             piece.filter(|character| character != mark);
@@ -154,16 +154,15 @@ struct Splitter {
 }
 
 impl Splitter {
-    fn new(tokens: Vec<(u32, AddedToken)>, texts: Vec<String>) -> Result<Self> {
-        let matcher =
-            AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts)?;
+    fn new(tokens: Vec<(u32, AddedToken)>, texts: &[String]) -> Result<Self> {
+        let matcher = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts)?;
         let matcher = (!texts.is_empty()).then_some(matcher);
         Ok(Self { matcher, tokens })
     }
 
     fn split(
         &self,
-        piece: NormalizedString,
+        piece: &NormalizedString,
     ) -> Result<Vec<(NormalizedString, Option<Vec<Token>>)>> {
         let text = piece.get();
         let mut cuts = Vec::new();

@@ -3,22 +3,23 @@
 use std::collections::HashMap;
 
 use sconce_proto::worker::ModelInfo;
+use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use crate::model::Model;
 
 #[path = "../../tests/support/tokenizers.rs"]
-mod json;
+mod tokenizer_json;
 
 pub(crate) fn byte_level() -> Tokenizer {
-    Tokenizer::from_bytes(json::byte_level().to_string()).unwrap()
+    Tokenizer::from_bytes(tokenizer_json::byte_level().to_string()).unwrap()
 }
 
 pub(crate) fn sentencepiece() -> Tokenizer {
-    Tokenizer::from_bytes(json::sentencepiece().to_string()).unwrap()
+    Tokenizer::from_bytes(sentencepiece_json().to_string()).unwrap()
 }
 
-pub(crate) use json::ADDED;
+pub(crate) use tokenizer_json::ADDED;
 
 pub(crate) fn info() -> ModelInfo {
     let tokens = [("bos_token", "<|im_start|>"), ("eos_token", "<|im_end|>")];
@@ -40,5 +41,33 @@ pub(crate) fn info() -> ModelInfo {
 /// A byte-level model with this chat template.
 pub(crate) fn model(chat_template: &str) -> Model {
     let info = ModelInfo { chat_template: chat_template.into(), ..info() };
-    Model::load(info, json::byte_level().to_string().as_bytes()).unwrap()
+    Model::load(info, tokenizer_json::byte_level().to_string().as_bytes()).unwrap()
+}
+
+/// SentencePiece's kind, as Llama 2 has it: `▁` for spaces, bytes for what the vocabulary lacks.
+fn sentencepiece_json() -> Value {
+    let mut vocab: Vec<String> = vec!["<unk>".into()];
+    vocab.extend((0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")));
+    vocab.extend(["▁", "a", "b", "c", "▁a", "▁b"].map(String::from));
+    let first_added = vocab.len();
+    let vocab: serde_json::Map<_, _> =
+        vocab.into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
+    json!({
+        "version": "1.0",
+        "added_tokens": tokenizer_json::added(first_added),
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "Prepend", "prepend": "▁" },
+            { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
+        ]},
+        "decoder": { "type": "Sequence", "decoders": [
+            { "type": "Replace", "pattern": { "String": "▁" }, "content": " " },
+            { "type": "ByteFallback" },
+            { "type": "Fuse" },
+            { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
+        ]},
+        "model": {
+            "type": "BPE", "vocab": vocab, "merges": ["▁ a", "▁ b"], "unk_token": "<unk>",
+            "fuse_unk": true, "byte_fallback": true,
+        },
+    })
 }

@@ -7,6 +7,7 @@ use minijinja::{Error, filters};
 /// Most spaces of one level of indentation.
 const MAX_INDENT: usize = 16;
 
+#[expect(clippy::needless_pass_by_value, reason = "filters own their arguments")]
 pub(super) fn to_json(
     value: &Value,
     indent: Option<usize>,

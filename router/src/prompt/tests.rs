@@ -264,9 +264,9 @@ fn templates_get_what_transformers_gives_them() {
     for (template, expected) in [
         ("{{ {'a': [1, '<&\\'>\"é\\\\u003c']} | tojson }}", r#"{"a": [1, "<&'>\"é\\u003c"]}"#),
         ("{{ [1] | tojson(indent=2, ensure_ascii=False) }}", "[\n  1\n]"),
-        ("{{ tools is none }} {{ documents is none }}", "true true"),
+        ("{{ tools is none }} {{ documents is none }}", "True True"),
         ("{{ bos_token }}", "«<|im_start|>»"),
-        ("{{ messages[0].get('tool_calls') is none }}", "true"),
+        ("{{ messages[0].get('tool_calls') is none }}", "True"),
         ("{{ '<' }}", "<"),
         ("{{ strftime_now('%Y') | length }}", "4"),
         ("{%- generation -%} a {%- endgeneration %} b", "a b"),
@@ -276,14 +276,13 @@ fn templates_get_what_transformers_gives_them() {
         ),
         (
             "{{ ' a '.strip() }}{{ 'a-b'.split('-')[1] }}{{ 'ab'.upper().startswith('A') }}",
-            "abtrue",
+            "abTrue",
         ),
         (
             "{% set ns = namespace(x=1) %}{% for m in messages[:] %}{% set ns.x = ns.x + 1 %}{% endfor %}{{ ns.x }}",
             "2",
         ),
     ] {
-        // Jinja prints `True`, minijinja `true`; templates don't print booleans.
         assert_eq!(rendered(template, &[(Role::User, "hi")]), expected, "{template}");
     }
 }

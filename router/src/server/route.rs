@@ -26,6 +26,7 @@
 //! ```
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -128,7 +129,8 @@ pub(super) fn mount(routes: Vec<Route>, app: &App, authenticator: &Authenticator
     for Route { method, path, access, mut handler } in routes {
         if method == Method::POST {
             let limits = from_fn_with_state(app.clone(), body::receive);
-            handler = handler.route_layer(limits);
+            // Our own limit is the one that counts, and the one that is answered as JSON.
+            handler = handler.route_layer(DefaultBodyLimit::disable()).route_layer(limits);
         } else {
             handler = handler.route_layer(from_fn(body::ignore));
         }

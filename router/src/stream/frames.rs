@@ -109,9 +109,7 @@ impl Frames {
     }
 
     fn text(&mut self, out: &mut Vec<u8>, delta: &Delta, (usage, merge): (TokenUsage, Merge)) {
-        // An event with a usage of its own is one token's.
-        let can_merge = merge == Merge::IfOpen && self.usage != ReportUsage::Always;
-        if !can_merge || self.open != Some(delta.choice) {
+        if merge == Merge::Never || self.open != Some(delta.choice) {
             self.close(out, usage);
             self.choice(out, delta.choice);
             out.extend_from_slice(match self.dialect {
@@ -120,11 +118,18 @@ impl Frames {
             });
         }
         escape(out, &delta.text);
-        if let Some(model) = &self.logprobs_of {
-            self.logprobs(out, delta, model);
-            self.end(out, usage);
-        } else {
-            self.open = Some(delta.choice);
+        match &self.logprobs_of {
+            Some(model) => {
+                self.logprobs(out, delta, model);
+                self.end(out, usage);
+            }
+            None => {
+                self.open = Some(delta.choice);
+                // Later, the usage would be that of later tokens too.
+                if self.usage == ReportUsage::Always {
+                    self.close(out, usage);
+                }
+            }
         }
     }
 

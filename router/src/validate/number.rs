@@ -71,8 +71,11 @@ impl Visitor<'_> for WideVisitor {
     /// without is not written as one.
     fn visit_f64<E: Error>(self, value: f64) -> Result<Wide, E> {
         const TWO_POW_63: f64 = 9_223_372_036_854_775_808.0;
-        if value.abs() >= TWO_POW_63 {
+        if value >= TWO_POW_63 {
             Ok(Wide(value as i128))
+        } else if value <= -TWO_POW_63 {
+            // Rounding must not bring it back into the range of an i64.
+            Ok(Wide((value as i128).min(i128::from(i64::MIN) - 1)))
         } else {
             Err(E::invalid_type(Unexpected::Float(value), &self))
         }
@@ -104,6 +107,18 @@ mod tests {
         ] {
             assert_eq!(read(json), None, "{json}");
         }
+    }
+
+    #[test]
+    fn the_ends_of_64_bits_are_exact() {
+        let read = |json: &str| {
+            let wide = serde_json::from_str::<Wide>(json).unwrap();
+            wide.within("x", i64::MIN, i64::MAX).ok()
+        };
+        assert_eq!(read("9223372036854775807"), Some(i64::MAX));
+        assert_eq!(read("-9223372036854775808"), Some(i64::MIN));
+        assert_eq!(read("9223372036854775808"), None);
+        assert_eq!(read("-9223372036854775809"), None);
     }
 
     #[test]

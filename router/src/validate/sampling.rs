@@ -15,7 +15,7 @@ const MAX_STOP_TOKENS: usize = 64;
 const MAX_BIAS: f64 = 100.0;
 
 /// The sampling parameters, with all that does not depend on the prompt.
-pub(super) fn lower(sampling: Sampling, bounds: &Bounds) -> Result<SamplingParams, ApiError> {
+pub(super) fn lower(sampling: &Sampling, bounds: &Bounds) -> Result<SamplingParams, ApiError> {
     Ok(SamplingParams {
         temperature: sampling.temperature.unwrap_or(1.0),
         top_k: sampling.top_k.unwrap_or(0),
@@ -28,7 +28,7 @@ pub(super) fn lower(sampling: Sampling, bounds: &Bounds) -> Result<SamplingParam
         logit_bias: logit_bias(&sampling.logit_bias, bounds)?,
         // A negative seed is as good as any: its bits are the seed.
         seed: sampling.seed.map_or_else(rand::random, i64::cast_unsigned),
-        stop_token_ids: stop_tokens(&sampling, bounds)?,
+        stop_token_ids: stop_tokens(sampling, bounds)?,
         min_tokens: sampling.min_tokens.unwrap_or(0),
         max_tokens: 0,
         ignore_eos: sampling.ignore_eos,

@@ -1,9 +1,9 @@
-//! Small tokenizers of the two kinds that models have, as `tokenizer.json` texts.
+//! A small tokenizer as a `tokenizer.json` text.
 
 use serde_json::{Value, json};
 
 /// Tokens that chat templates write, with whether they are special.
-pub const ADDED: [(&str, bool); 16] = [
+pub(crate) const ADDED: [(&str, bool); 16] = [
     ("<|endoftext|>", true),
     ("<|im_start|>", true),
     ("<|im_end|>", true),
@@ -22,9 +22,9 @@ pub const ADDED: [(&str, bool); 16] = [
     ("    ", false),
 ];
 
-/// GPT-2's byte-level kind: ids 0 to 255 are the bytes in the order of its alphabet, then come a few
+/// GPT-2's byte-level kind: ids 0 to 255 are the bytes, then come a few
 /// merges, then the added tokens.
-pub fn byte_level() -> Value {
+pub(crate) fn byte_level() -> Value {
     let mut alphabet: Vec<(u8, char)> = Vec::new();
     let mut next = 256;
     for byte in 0..=u8::MAX {
@@ -59,36 +59,8 @@ pub fn byte_level() -> Value {
     })
 }
 
-/// SentencePiece's kind, as Llama 2 has it: `▁` for spaces, bytes for what the vocabulary lacks.
-#[allow(dead_code, reason = "each test binary uses what it needs")]
-pub fn sentencepiece() -> Value {
-    let mut vocab: Vec<String> = vec!["<unk>".into()];
-    vocab.extend((0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")));
-    vocab.extend(["▁", "a", "b", "c", "▁a", "▁b"].map(String::from));
-    let first_added = vocab.len();
-    let vocab: serde_json::Map<_, _> =
-        vocab.into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
-    json!({
-        "version": "1.0",
-        "added_tokens": added(first_added),
-        "normalizer": { "type": "Sequence", "normalizers": [
-            { "type": "Prepend", "prepend": "▁" },
-            { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
-        ]},
-        "decoder": { "type": "Sequence", "decoders": [
-            { "type": "Replace", "pattern": { "String": "▁" }, "content": " " },
-            { "type": "ByteFallback" },
-            { "type": "Fuse" },
-            { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
-        ]},
-        "model": {
-            "type": "BPE", "vocab": vocab, "merges": ["▁ a", "▁ b"], "unk_token": "<unk>",
-            "fuse_unk": true, "byte_fallback": true,
-        },
-    })
-}
-
-fn added(first: usize) -> Vec<Value> {
+/// The added tokens, with ids from `first` on.
+pub(crate) fn added(first: usize) -> Vec<Value> {
     let tokens = ADDED.iter().enumerate();
     let token = |(i, (content, special)): (usize, &(&str, bool))| {
         json!({

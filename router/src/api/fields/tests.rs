@@ -1,0 +1,58 @@
+//! `docs/openai-compatibility.md` says of every field what the table says.
+
+use super::{Door, FIELDS, Field, Kind, Treatment};
+
+const PAGE: &str = include_str!("../../../../docs/openai-compatibility.md");
+
+fn row(field: &Field) -> String {
+    let door = match field.doors {
+        [Door::Chat] => "chat",
+        [Door::Completions] => "completions",
+        _ => "both",
+    };
+    let kind = match field.kind {
+        Kind::Boolean => "boolean".to_owned(),
+        Kind::Integer { min: i64::MIN, .. } => "integer of 64 bits".to_owned(),
+        Kind::Integer { min, max } if max == i64::from(u32::MAX) => format!("integer from {min}"),
+        Kind::Integer { min, max } => format!("integer, {min} to {max}"),
+        Kind::Number { min, max } => format!("number, {min} to {max}"),
+        Kind::Text { max } => format!("text of at most {max} characters"),
+        Kind::OneOf(words) => code(words),
+        Kind::Metadata => "at most 16 pairs of texts".to_owned(),
+        Kind::Own(_) => String::new(),
+    };
+    let treatment = match field.treatment {
+        Treatment::Used => "works".to_owned(),
+        Treatment::Ignored => "ignored".to_owned(),
+        Treatment::Refused([]) => "refused".to_owned(),
+        Treatment::Refused(neutral) => format!("refused, but for {}", code(neutral)),
+    };
+    let note = [kind.as_str(), field.note].map(|part| part.trim_end_matches('.'));
+    let note: Vec<_> = note.into_iter().filter(|part| !part.is_empty()).collect();
+    let note = if note.is_empty() { String::new() } else { format!("{}.", note.join(". ")) };
+    format!("| `{}` | {door} | {treatment} | {note} |\n", field.name)
+}
+
+fn code(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn the_page_has_a_row_for_every_field() {
+    let table: String = FIELDS.iter().map(row).collect();
+    let head = "| field | endpoint | treatment | what it takes |\n|---|---|---|---|\n";
+    let expected = format!("{head}{table}");
+    let start = PAGE.find(head).expect("the page has no table of fields");
+    let end = PAGE[start..].find("\n\n").map_or(PAGE.len(), |end| start + end + 1);
+    assert!(PAGE[start..end] == expected, "the table should be:\n{expected}");
+}
+
+#[test]
+fn no_field_is_listed_twice() {
+    for (i, field) in FIELDS.iter().enumerate() {
+        let clashes = |other: &&Field| {
+            other.name == field.name && other.doors.iter().any(|door| field.doors.contains(door))
+        };
+        assert!(!FIELDS[..i].iter().any(|other| clashes(&other)), "{}", field.name);
+    }
+}

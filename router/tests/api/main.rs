@@ -1,0 +1,15 @@
+//! The API from a client's side: the real server on a real port, a scripted worker behind it.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+mod bad_requests;
+mod chat;
+mod compatibility;
+mod completions;
+#[path = "../support/tokenizers.rs"]
+mod json;
+mod observed;
+mod service;
+mod streaming;
+#[path = "../support/worker.rs"]
+mod worker;
