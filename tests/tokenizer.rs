@@ -2,6 +2,8 @@
 //!
 //! Needs a model (`SCONCE_TEST_MODEL`) and a Python with transformers (`SCONCE_TEST_PYTHON`).
 
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test's helpers may")]
+
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},

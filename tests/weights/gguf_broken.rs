@@ -126,6 +126,14 @@ fn broken_metadata_is_refused() {
             refused("", |file| file.set(&format!("llama.{key}"), Value::U32(value)));
         }
     }
+    refused("token 1 is 1025 bytes long", |file| {
+        file.set("tokenizer.ggml.model", Value::Str("llama"));
+        file.set("tokenizer.ggml.tokens", Value::Strs(vec!["a".to_owned(), "b".repeat(1025)]));
+        file.set("tokenizer.ggml.token_type", Value::I32s(vec![1; 2]));
+        file.set("tokenizer.ggml.scores", Value::F32s(vec![0.0; 2]));
+        file.remove("tokenizer.ggml.bos_token_id");
+        file.remove("tokenizer.ggml.eos_token_id");
+    });
     refused("merge", |file| {
         file.set("tokenizer.ggml.merges", Value::Strs(vec!["h ee".to_owned()]))
     });

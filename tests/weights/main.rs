@@ -1,5 +1,7 @@
 //! Checkpoints: what is read from good ones, and how broken ones are refused.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers may")]
+
 mod gguf;
 mod gguf_broken;
 mod gguf_file;
