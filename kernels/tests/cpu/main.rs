@@ -9,7 +9,7 @@ mod rows;
 
 use std::num::NonZeroUsize;
 
-use sconce_kernels::cpu::{Cpu, Isa};
+use sconce_kernels::cpu::{Activations, Cpu, Isa, KvCache, PackedMatrix};
 
 /// A device for each instruction set, with one and with three threads.
 fn devices() -> Vec<Cpu> {
@@ -48,4 +48,14 @@ impl Random {
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.next() as u8).collect()
     }
+}
+
+#[test]
+fn a_device_and_what_it_works_on_can_go_to_other_threads() {
+    fn shared<T: Send + Sync>() {}
+
+    shared::<Cpu>();
+    shared::<PackedMatrix>();
+    shared::<KvCache>();
+    shared::<Activations>();
 }
