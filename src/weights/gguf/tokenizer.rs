@@ -20,6 +20,9 @@ const UNKNOWN: i32 = 2;
 pub(super) const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
+/// Cutting a piece at each character takes time with the square of its length.
+const MAX_PIECE_BYTES: usize = 1024;
+
 #[derive(Serialize)]
 struct TokenizerJson<'a> {
     version: &'static str,
@@ -221,6 +224,10 @@ fn sentence_piece<'a>(
     let scores = metadata.f32s("tokenizer.ggml.scores")?.unwrap_or_default();
     if scores.len() != tokens.tokens.len() || scores.iter().any(|score| score.is_nan()) {
         return Err(metadata.malformed("its tokens do not have one score each"));
+    }
+    if let Some(id) = tokens.tokens.iter().position(|token| token.len() > MAX_PIECE_BYTES) {
+        let len = tokens.tokens[id].len();
+        return Err(metadata.malformed(format!("token {id} is {len} bytes long")));
     }
     let unknown = tokens.types.iter().position(|kind| *kind == UNKNOWN);
     let unknown = metadata.usize("tokenizer.ggml.unknown_token_id")?.or(unknown);

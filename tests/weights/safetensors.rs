@@ -1,0 +1,358 @@
+//! Directories with safetensors: the tiny references, and what may be wrong with such files.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::*;
+use sconce::{
+    models::config::{RopeScaling, RopeStyle},
+    weights::Checkpoint,
+};
+use sconce_kernels::dtype::Dtype;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokenizers::Tokenizer;
+
+use crate::{peak_mib, read_all, refusal};
+
+const TIED: &str = "gqa_tied_bf16";
+const SHARDED: &str = "llama3_rope_f16_sharded";
+const SHARD: &str = "model-00001-of-00002.safetensors";
+
+fn reference(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tiny").join(name)
+}
+
+/// A copy of a reference, to be changed.
+fn copy(name: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(reference(name)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    dir
+}
+
+fn change_json(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut json = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(path, json.to_string()).unwrap();
+}
+
+/// Header and data of a safetensors file.
+fn parts(bytes: &[u8]) -> (Value, Vec<u8>) {
+    let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    (serde_json::from_slice(&bytes[8..8 + len]).unwrap(), bytes[8 + len..].to_vec())
+}
+
+fn join(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+/// Changes the tied reference's header and expects the refusal to say `expected`.
+fn refused_header(expected: &str, change: impl FnOnce(&mut Value)) {
+    let dir = copy(TIED);
+    let path = dir.path().join("model.safetensors");
+    let (mut header, data) = parts(&fs::read(&path).unwrap());
+    change(&mut header);
+    fs::write(&path, join(&header.to_string(), &data)).unwrap();
+
+    let refusal = refusal(Checkpoint::open(dir.path()));
+
+    assert!(refusal.contains(expected), "{expected}: {refusal}");
+}
+
+/// Sets a key of the tied reference's `config.json` and expects the refusal to say `expected`.
+fn refused_config(key: &str, value: Value, expected: &str) {
+    let dir = copy(TIED);
+    change_json(&dir.path().join("config.json"), |config| config[key] = value);
+
+    let refusal = refusal(Checkpoint::open(dir.path()));
+
+    assert!(refusal.contains(expected), "{key}: {refusal}");
+}
+
+#[test]
+fn reads_the_references() {
+    for (name, dtype, kv_heads, head_dim) in [
+        (TIED, Dtype::BF16, 2, 8),
+        (SHARDED, Dtype::F16, 1, 8),
+        ("yarn_wide_heads_f32", Dtype::F32, 2, 32),
+        ("linear_rope_mha_bf16", Dtype::BF16, 4, 8),
+    ] {
+        let checkpoint = Checkpoint::open(&reference(name)).unwrap();
+
+        let config = checkpoint.config();
+        assert_eq!((config.num_key_value_heads, config.head_dim), (kv_heads, head_dim), "{name}");
+        assert_eq!(config.tie_word_embeddings, !checkpoint.has_tensor("lm_head.weight"));
+        assert_eq!(config.rope.style, RopeStyle::Half);
+        let tensor = checkpoint.tensor("model.layers.1.self_attn.k_proj.weight").unwrap();
+        assert_eq!(
+            (tensor.dtype, tensor.shape.as_slice()),
+            (dtype, &[kv_heads * head_dim, 32][..])
+        );
+        let values = tensor.to_f32().unwrap();
+        assert_eq!(values.len(), kv_heads * head_dim * 32);
+        // Drawn with a deviation of 1.5 / sqrt(32).
+        let square: f32 = values.iter().map(|x| x * x).sum();
+        let deviation = (square / values.len() as f32).sqrt();
+        assert!((0.2..0.33).contains(&deviation), "{name}: {deviation}");
+    }
+}
+
+#[test]
+fn reads_the_scaling_of_rope() {
+    let scaling = |name| Checkpoint::open(&reference(name)).unwrap().config().rope.scaling.clone();
+
+    assert_eq!(scaling(TIED), RopeScaling::None);
+    assert_eq!(scaling("linear_rope_mha_bf16"), RopeScaling::Linear { factor: 4.0 });
+    assert_eq!(
+        scaling(SHARDED),
+        RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 32,
+        }
+    );
+    assert_eq!(
+        scaling("yarn_wide_heads_f32"),
+        RopeScaling::Yarn {
+            factor: 8.0,
+            original_max_position_embeddings: 32,
+            beta_fast: 8.0,
+            beta_slow: 1.0,
+            attention_factor: None,
+        }
+    );
+}
+
+#[test]
+fn the_older_spelling_of_rope_means_the_same() {
+    let dir = copy(TIED);
+    change_json(&dir.path().join("config.json"), |config| {
+        config.as_object_mut().unwrap().remove("rope_parameters");
+        config["rope_theta"] = json!(5e5);
+        config["rope_scaling"] = json!({"type": "linear", "factor": 2.0});
+    });
+
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+
+    assert_eq!(checkpoint.config().rope.theta, 5e5);
+    assert_eq!(checkpoint.config().rope.scaling, RopeScaling::Linear { factor: 2.0 });
+}
+
+#[test]
+fn reads_the_tokenizers_files() {
+    let dir = copy(TIED);
+    let of_file = Checkpoint::open(&dir.path().join("model.safetensors")).unwrap();
+    fs::write(dir.path().join("chat_template.jinja"), "{{ newer }}").unwrap();
+    let tokenizer_config = dir.path().join("tokenizer_config.json");
+    change_json(&tokenizer_config, |config| config["add_bos_token"] = json!(true));
+
+    let of_dir = Checkpoint::open(dir.path()).unwrap();
+
+    assert!(of_file.chat_template().unwrap().contains("<|im_start|>"));
+    assert_eq!(of_dir.chat_template(), Some("{{ newer }}"));
+    assert_eq!(of_file.special_tokens()["eos_token"], "<|im_end|>");
+    assert_eq!((of_file.bos_token_id(), of_file.eos_token_ids()), (Some(0), &[0, 2][..]));
+    assert_eq!((of_file.add_bos_token(), of_dir.add_bos_token()), (false, true));
+    let tokenizer = Tokenizer::from_bytes(of_file.tokenizer_json().unwrap()).unwrap();
+    let ids = tokenizer.encode("the <|im_end|>", false).unwrap().get_ids().to_vec();
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), "the <|im_end|>");
+}
+
+#[test]
+fn a_post_processor_that_begins_with_bos_adds_it() {
+    let dir = copy(TIED);
+    change_json(&dir.path().join("tokenizer_config.json"), |config| {
+        config.as_object_mut().unwrap().remove("add_bos_token");
+    });
+    assert!(!Checkpoint::open(dir.path()).unwrap().add_bos_token());
+    change_json(&dir.path().join("tokenizer.json"), |tokenizer| {
+        tokenizer["post_processor"] = json!({"type": "Sequence", "processors": [{
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}],
+        }]});
+    });
+
+    assert!(Checkpoint::open(dir.path()).unwrap().add_bos_token());
+}
+
+#[test]
+fn refuses_what_it_would_compute_wrongly() {
+    refused_config("architectures", json!(["Qwen3ForCausalLM"]), "Qwen3ForCausalLM");
+    refused_config("architectures", json!(null), "supported: LlamaForCausalLM");
+    refused_config("attention_bias", json!(true), "attention_bias");
+    refused_config("mlp_bias", json!(true), "mlp_bias");
+    refused_config("hidden_act", json!("gelu"), "hidden_act in config.json is gelu");
+    refused_config("sliding_window", json!(64), "sliding_window in config.json is 64");
+    refused_config("architectures", json!(["MistralForCausalLM"]), "which means 4096");
+    refused_config("quantization_config", json!({"quant_method": "awq"}), "awq");
+    refused_config("partial_rotary_factor", json!(0.5), "partial_rotary_factor");
+    refused_config("layer_types", json!(["sliding_attention"]), "sliding_attention");
+    refused_config("auto_map", json!({"AutoModelForCausalLM": "m.M"}), "code of its own");
+    refused_config("logits_scaling", json!(8.0), "logits_scaling");
+    refused_config("rope_parameters", json!({"rope_type": "dynamic", "factor": 2.0}), "dynamic");
+    refused_config("rope_parameters", json!({"rope_type": "yarn", "short": [1.0]}), "short");
+    refused_config("rope_parameters", json!({"rope_type": "linear"}), "lacks factor");
+    refused_config("rms_norm_eps", json!(-1.0), "rms_norm_eps is -1");
+    refused_config("num_key_value_heads", json!(3), "do not share");
+    refused_config("vocab_size", json!(u64::MAX), "vocab_size is 18446744073709551615");
+    refused_config("num_hidden_layers", json!(100_000_000), "no tensor model.layers.2");
+    refused_config("vocab_size", json!(100), "has shape [288, 32]");
+    refused_config("tie_word_embeddings", json!(false), "no tensor lm_head.weight");
+    refused_config("eos_token_id", json!(288), "token 288 is special");
+}
+
+#[test]
+fn broken_headers_are_refused() {
+    let norm = "model.norm.weight";
+    refused_header("of type F64, supported: F32", |h| h[norm]["dtype"] = json!("F64"));
+    refused_header("impossible shape", |h| h[norm]["shape"] = json!([0]));
+    refused_header("impossible shape", |h| h[norm]["shape"] = json!([u64::MAX, 2]));
+    refused_header("more than 8 dimensions", |h| h[norm]["shape"] = json!(vec![1; 9]));
+    refused_header("is broken", |h| h[norm]["shape"] = json!([16]));
+    refused_header("the file ends at", |h| {
+        h[norm]["data_offsets"] = json!([1u64 << 60, (1u64 << 60) + 64])
+    });
+    refused_header("is broken", |h| h[norm]["data_offsets"] = json!([64, 0]));
+    refused_header("is broken", |h| h[norm] = json!(null));
+    refused_header("bytes of tensors after", |h| {
+        let last = h.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
+        let last = last.max_by_key(|(_, t)| t["data_offsets"][1].as_u64()).unwrap().0.clone();
+        h.as_object_mut().unwrap().remove(&last);
+    });
+}
+
+#[test]
+fn broken_files_are_refused() {
+    let dir = copy(TIED);
+    let path = dir.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let (header, data) = parts(&bytes);
+    let twice = header.to_string().replacen('{', "{\"__metadata__\":{},", 1);
+    for (broken, expected) in [
+        (vec![], "shorter than 8 bytes"),
+        (bytes[..7].to_vec(), "shorter than 8 bytes"),
+        (bytes[..bytes.len() - 1].to_vec(), "the file ends at"),
+        ([&bytes[..], &[0]].concat(), "bytes of tensors after"),
+        ([&u64::MAX.to_le_bytes(), &bytes[8..]].concat(), "header of 18446744073709551615 bytes"),
+        (join(&twice, &data), "\"__metadata__\" comes twice"),
+        (join(&"[".repeat(100_000), &data), "is broken"),
+    ] {
+        fs::write(&path, &broken).unwrap();
+
+        let refusal = refusal(Checkpoint::open(dir.path()));
+
+        assert!(refusal.contains(expected), "{expected}: {refusal}");
+    }
+}
+
+#[test]
+fn a_huge_header_is_refused_without_reading_it() {
+    let dir = copy(TIED);
+    let path = dir.path().join("model.safetensors");
+    fs::write(&path, (1u64 << 33).to_le_bytes()).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(1 << 34).unwrap();
+    let start = Instant::now();
+
+    let refusal = refusal(Checkpoint::open(dir.path()));
+
+    assert!(refusal.contains("header of 8589934592 bytes"), "{refusal}");
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(peak_mib() < 256);
+}
+
+#[test]
+fn broken_shards_are_refused() {
+    let refused = |expected: &str, change: &dyn Fn(&Path)| {
+        let dir = copy(SHARDED);
+        change(dir.path());
+        let refusal = refusal(Checkpoint::open(dir.path()));
+        assert!(refusal.contains(expected), "{expected}: {refusal}");
+    };
+    let index = |dir: &Path, change: &dyn Fn(&mut Value)| {
+        change_json(&dir.join("model.safetensors.index.json"), |index| {
+            change(&mut index["weight_map"]);
+        });
+    };
+
+    refused("cannot read", &|dir| fs::remove_file(dir.join(SHARD)).unwrap());
+    refused("which is no safetensors file here", &|dir| {
+        index(dir, &|map| map["lm_head.weight"] = json!("../model.safetensors"));
+    });
+    refused("which is no safetensors file here", &|dir| {
+        index(dir, &|map| map["lm_head.weight"] = json!("pytorch_model.bin"));
+    });
+    refused("no tensor model.extra", &|dir| index(dir, &|map| map["model.extra"] = json!(SHARD)));
+    refused("in another shard", &|dir| {
+        index(dir, &|map| {
+            for file in map.as_object_mut().unwrap().values_mut() {
+                *file =
+                    json!(if *file == SHARD { "model-00002-of-00002.safetensors" } else { SHARD });
+            }
+        });
+    });
+    refused("in another shard too", &|dir| {
+        fs::copy(dir.join(SHARD), dir.join("x.safetensors")).unwrap();
+        index(dir, &|map| {
+            map.as_object_mut().unwrap().retain(|_, file| file != SHARD);
+            map["a"] = json!(SHARD);
+            map["b"] = json!("x.safetensors");
+        });
+    });
+}
+
+#[test]
+fn what_is_no_checkpoint_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |name: &str| refusal(Checkpoint::open(&dir.path().join(name)));
+
+    assert!(open("").contains("neither model.safetensors nor"), "{}", open(""));
+    fs::write(dir.path().join("pytorch_model.bin"), b"PK\x03\x04").unwrap();
+    assert!(open("").contains("pickled weights are not read"), "{}", open(""));
+    assert!(open("pytorch_model.bin").contains("pickled weights"));
+    assert!(open("absent").contains("cannot read"));
+    fs::write(dir.path().join("notes.txt"), b"hello").unwrap();
+    assert!(open("notes.txt").contains("of another kind"));
+    fs::copy(reference(TIED).join("model.safetensors"), dir.path().join("model.safetensors"))
+        .unwrap();
+    assert!(open("").contains("no config.json beside them"), "{}", open(""));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn no_change_of_bytes_does_more_than_refuse(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+        cut in prop::option::weighted(0.1, any::<prop::sample::Index>()),
+        file in prop::sample::select(vec!["model.safetensors", "config.json", "tokenizer_config.json"]),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(reference(TIED).join(name), dir.path().join(name)).unwrap();
+        }
+        let mut bytes = fs::read(dir.path().join(file)).unwrap();
+        let header_len = bytes.len().min(2200);
+        for (at, value) in &changes {
+            bytes[at.index(header_len)] = *value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        fs::write(dir.path().join(file), bytes).unwrap();
+        let start = Instant::now();
+
+        if let Ok(checkpoint) = Checkpoint::open(dir.path()) {
+            read_all(&checkpoint);
+        }
+
+        prop_assert!(start.elapsed() < Duration::from_secs(1));
+        prop_assert!(peak_mib() < 256);
+    }
+}
