@@ -45,6 +45,7 @@ fn reference(python: &Path, model: &Path) -> Vec<Line> {
         .arg(script)
         .arg(model)
         .arg(NUM_LINES.to_string())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
