@@ -5,7 +5,7 @@
 //! So a draw walks the same order whatever the filters, and logits that differ in the last bit
 //! give the same token nearly always.
 
-use super::vector::{exp, sum};
+use super::vector::{exp, max, sum, sum_of_likely};
 
 /// Tokens with their logits, and weights proportional to their probabilities.
 #[derive(Debug, Default)]
@@ -23,20 +23,19 @@ impl Candidates {
     /// Takes every token whose logit is above negative infinity and at least `minimum`. Infinity counts as the
     /// greatest number.
     pub(super) fn collect(&mut self, logits: &[f32], minimum: f32) {
-        self.clear();
-        for (id, &logit) in logits.iter().enumerate() {
-            if logit >= minimum.max(f32::MIN) {
-                self.ids.push(id as u32);
-                self.logits.push(logit.min(f32::MAX));
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        self.ids.clear();
-        self.logits.clear();
+        let minimum = minimum.max(f32::MIN);
         self.weights.clear();
-        self.ranks.clear();
+        self.ids.resize(logits.len(), 0);
+        self.logits.resize(logits.len(), 0.0);
+        let mut kept = 0;
+        // Without a branch: where the minimum cuts, nobody can predict.
+        for (id, &logit) in logits.iter().enumerate() {
+            self.ids[kept] = id as u32;
+            self.logits[kept] = logit.min(f32::MAX);
+            kept += usize::from(logit >= minimum);
+        }
+        self.ids.truncate(kept);
+        self.logits.truncate(kept);
     }
 
     /// Keeps the `k` likeliest, at least one; of equal ones the lower ids.
@@ -52,7 +51,7 @@ impl Candidates {
 
     /// Sets the weights: a softmax at `temperature`, but for its denominator.
     pub(super) fn weigh(&mut self, temperature: f32) {
-        let max = self.logits.iter().copied().fold(f32::MIN, f32::max);
+        let max = max(&self.logits);
         self.weights.clear();
         self.weights.extend(self.logits.iter().map(|logit| (logit - max) / temperature));
         exp(&mut self.weights);
@@ -70,11 +69,10 @@ impl Candidates {
     /// Drops tokens far below the likeliest if the rest weighs at least `wanted`: most of a
     /// vocabulary, which then need not be ranked.
     fn drop_tail(&mut self, wanted: f64, temperature: f32) {
-        let max = self.logits.iter().copied().fold(f32::MIN, f32::max);
+        let max = max(&self.logits);
         for distance in [4.0, 8.0, 16.0] {
             let cutoff = max - distance * temperature;
-            let kept = self.logits.iter().zip(&self.weights).filter(|(logit, _)| **logit >= cutoff);
-            if kept.map(|(_, &weight)| f64::from(weight)).sum::<f64>() >= wanted {
+            if sum_of_likely(&self.logits, &self.weights, cutoff) >= wanted {
                 self.compact(|candidates, i| candidates.logits[i] >= cutoff);
                 return;
             }
@@ -180,14 +178,13 @@ impl Candidates {
         let has_weights = !self.weights.is_empty();
         let mut kept = 0;
         for i in 0..self.ids.len() {
-            if keeps(self, i) {
-                self.ids[kept] = self.ids[i];
-                self.logits[kept] = self.logits[i];
-                if has_weights {
-                    self.weights[kept] = self.weights[i];
-                }
-                kept += 1;
+            let keeps = keeps(self, i);
+            self.ids[kept] = self.ids[i];
+            self.logits[kept] = self.logits[i];
+            if has_weights {
+                self.weights[kept] = self.weights[i];
             }
+            kept += usize::from(keeps);
         }
         self.ids.truncate(kept);
         self.logits.truncate(kept);
