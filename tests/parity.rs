@@ -22,3 +22,6 @@ mod steps;
 #[cfg(test)]
 #[path = "parity/tiny.rs"]
 mod tiny;
+#[cfg(test)]
+#[path = "parity/transformers.rs"]
+mod transformers;

@@ -274,7 +274,7 @@ fn filter(params: &SamplingParams, logits: &[f32], candidates: &mut Candidates) 
     }
     candidates.weigh(params.temperature);
     if params.top_p < 1.0 {
-        candidates.keep_top_p(params.top_p);
+        candidates.keep_top_p(params.top_p, params.temperature);
     }
     if params.typical_p < 1.0 {
         candidates.keep_typical(params.typical_p);

@@ -19,13 +19,14 @@ POSITIONS = [0, 7, 19, 33, 47]
 MODELS = {
     "gqa_tied_bf16": {
         "dtype": torch.bfloat16,
-        "config": {"num_key_value_heads": 2, "tie_word_embeddings": True},
+        "config": {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True},
     },
     "llama3_rope_f16_sharded": {
         "dtype": torch.float16,
         "num_shards": 2,
         "config": {
             "num_key_value_heads": 1,
+            "head_dim": 16,
             "rope_parameters": {
                 "rope_type": "llama3",
                 "rope_theta": 500.0,
@@ -54,6 +55,7 @@ MODELS = {
         "dtype": torch.bfloat16,
         "config": {
             "num_key_value_heads": 4,
+            "head_dim": 16,
             "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
         },
     },

@@ -78,10 +78,10 @@ fn refused_config(key: &str, value: Value, expected: &str) {
 #[test]
 fn reads_the_references() {
     for (name, dtype, kv_heads, head_dim) in [
-        (TIED, Dtype::BF16, 2, 8),
-        (SHARDED, Dtype::F16, 1, 8),
+        (TIED, Dtype::BF16, 2, 16),
+        (SHARDED, Dtype::F16, 1, 16),
         ("yarn_wide_heads_f32", Dtype::F32, 2, 32),
-        ("linear_rope_mha_bf16", Dtype::BF16, 4, 8),
+        ("linear_rope_mha_bf16", Dtype::BF16, 4, 16),
     ] {
         let checkpoint = Checkpoint::open(&reference(name)).unwrap();
 

@@ -5,7 +5,7 @@
 //! So a draw walks the same order whatever the filters, and logits that differ in the last bit
 //! give the same token nearly always.
 
-use super::vector::{exp, sum};
+use super::vector::{exp, max, sum, sum_of_likely};
 
 /// Tokens with their logits, and weights proportional to their probabilities.
 #[derive(Debug, Default)]
@@ -23,20 +23,19 @@ impl Candidates {
     /// Takes every token whose logit is above negative infinity and at least `minimum`. Infinity counts as the
     /// greatest number.
     pub(super) fn collect(&mut self, logits: &[f32], minimum: f32) {
-        self.clear();
-        for (id, &logit) in logits.iter().enumerate() {
-            if logit >= minimum.max(f32::MIN) {
-                self.ids.push(id as u32);
-                self.logits.push(logit.min(f32::MAX));
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        self.ids.clear();
-        self.logits.clear();
+        let minimum = minimum.max(f32::MIN);
         self.weights.clear();
-        self.ranks.clear();
+        self.ids.resize(logits.len(), 0);
+        self.logits.resize(logits.len(), 0.0);
+        let mut kept = 0;
+        // Without a branch: where the minimum cuts, nobody can predict.
+        for (id, &logit) in logits.iter().enumerate() {
+            self.ids[kept] = id as u32;
+            self.logits[kept] = logit.min(f32::MAX);
+            kept += usize::from(logit >= minimum);
+        }
+        self.ids.truncate(kept);
+        self.logits.truncate(kept);
     }
 
     /// Keeps the `k` likeliest, at least one; of equal ones the lower ids.
@@ -52,23 +51,38 @@ impl Candidates {
 
     /// Sets the weights: a softmax at `temperature`, but for its denominator.
     pub(super) fn weigh(&mut self, temperature: f32) {
-        let max = self.logits.iter().copied().fold(f32::MIN, f32::max);
+        let max = max(&self.logits);
         self.weights.clear();
         self.weights.extend(self.logits.iter().map(|logit| (logit - max) / temperature));
         exp(&mut self.weights);
     }
 
     /// Keeps the likeliest tokens until their probabilities add up to `mass`; the one that
-    /// reaches it is kept (Holtzman et al., 2020). Weights must be set.
-    pub(super) fn keep_top_p(&mut self, mass: f32) {
+    /// reaches it is kept (Holtzman et al., 2020). Weights must be set, at `temperature`.
+    pub(super) fn keep_top_p(&mut self, mass: f32, temperature: f32) {
+        let wanted = f64::from(mass) * self.total();
+        self.drop_tail(wanted, temperature);
         self.rank(|candidates, i| descending(candidates.logits[i]));
-        self.keep_mass(mass);
+        self.keep_mass(wanted);
+    }
+
+    /// Drops tokens far below the likeliest if the rest weighs at least `wanted`: most of a
+    /// vocabulary, which then need not be ranked.
+    fn drop_tail(&mut self, wanted: f64, temperature: f32) {
+        let max = max(&self.logits);
+        for distance in [4.0, 8.0, 16.0] {
+            let cutoff = max - distance * temperature;
+            if sum_of_likely(&self.logits, &self.weights, cutoff) >= wanted {
+                self.compact(|candidates, i| candidates.logits[i] >= cutoff);
+                return;
+            }
+        }
     }
 
     /// Keeps the tokens whose surprise is nearest to the entropy until their probabilities add up
     /// to `mass` (Meister et al., 2022). Weights must be set.
     pub(super) fn keep_typical(&mut self, mass: f32) {
-        let total = sum(&self.weights);
+        let total = self.total();
         let surprise = |weight: f32| total.ln() - f64::from(weight).ln();
         let entropy: f64 = (self.weights.iter().filter(|&&weight| weight > 0.0))
             .map(|&weight| f64::from(weight) / total * surprise(weight))
@@ -77,14 +91,13 @@ impl Candidates {
             let distance = (surprise(candidates.weights[i]) - entropy).abs() as f32;
             !descending(distance)
         });
-        self.keep_mass(mass);
+        self.keep_mass(f64::from(mass) * total);
     }
 
     /// Draws one: `uniform` in `[0, 1)` names a point of the cumulated weights. `None` when there
     /// are no candidates. Weights must be set.
     pub(super) fn draw(&self, uniform: f64) -> Option<u32> {
-        let total: f64 = self.weights.chunks(BLOCK).map(sum).sum();
-        let mut left = uniform * total;
+        let mut left = uniform * self.total();
         let mut last = None;
         for (ids, weights) in self.ids.chunks(BLOCK).zip(self.weights.chunks(BLOCK)) {
             let block = sum(weights);
@@ -113,10 +126,13 @@ impl Candidates {
         self.ranks = ranks;
     }
 
-    /// Keeps the lowest ranks whose weights add up to `mass` of all, the reaching one included.
-    fn keep_mass(&mut self, mass: f32) {
-        let total: f64 = self.weights.chunks(BLOCK).map(sum).sum();
-        let mut wanted = f64::from(mass) * total;
+    /// Summed as [`Self::draw`] does.
+    fn total(&self) -> f64 {
+        self.weights.chunks(BLOCK).map(sum).sum()
+    }
+
+    /// Keeps the lowest ranks whose weights add up to `wanted`, the reaching one included.
+    fn keep_mass(&mut self, mut wanted: f64) {
         let weights = &self.weights;
         let weight_of = |rank: &u64| f64::from(weights[*rank as u32 as usize]);
         let mut ranks = &mut self.ranks[..];
@@ -154,17 +170,21 @@ impl Candidates {
                 self.ranks.swap(i, to);
             }
         }
+        self.compact(|candidates, i| candidates.ranks[i] <= last);
+    }
+
+    /// Keeps the candidates, by index, for which `keeps` holds.
+    fn compact(&mut self, keeps: impl Fn(&Self, usize) -> bool) {
         let has_weights = !self.weights.is_empty();
         let mut kept = 0;
         for i in 0..self.ids.len() {
-            if self.ranks[i] <= last {
-                self.ids[kept] = self.ids[i];
-                self.logits[kept] = self.logits[i];
-                if has_weights {
-                    self.weights[kept] = self.weights[i];
-                }
-                kept += 1;
+            let keeps = keeps(self, i);
+            self.ids[kept] = self.ids[i];
+            self.logits[kept] = self.logits[i];
+            if has_weights {
+                self.weights[kept] = self.weights[i];
             }
+            kept += usize::from(keeps);
         }
         self.ids.truncate(kept);
         self.logits.truncate(kept);

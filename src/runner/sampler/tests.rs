@@ -410,3 +410,21 @@ fn plans_that_name_sequences_wrongly_are_refused() {
     assert!(sample_rows(&mut sampler, &cpu, &twice, &[0.0, 0.0]).is_err());
     assert!(sample_rows(&mut sampler, &cpu, &[sample_of(0, 0)], &[0.0]).is_ok());
 }
+
+#[test]
+fn a_draw_inverts_the_cumulated_distribution_of_a_large_vocabulary() {
+    let logits: Vec<f32> =
+        (0..3000).map(|i| (philox::uniform(1, 0, i) * 6.0 - 3.0) as f32).collect();
+    let mut by_id = softmax(&logits, 1.0);
+    by_id.sort_by_key(|token| token.0);
+    let state = state(params(), &[]);
+
+    for position in 0..2000 {
+        let token = sample_at(&state, &logits, position).token;
+
+        let uniform = philox::uniform(params().seed, 0, position);
+        let before: f64 = by_id[..token as usize].iter().map(|token| token.1).sum();
+        let after = before + by_id[token as usize].1;
+        assert!((before - 1e-6..after + 1e-6).contains(&uniform), "{token}");
+    }
+}

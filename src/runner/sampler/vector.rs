@@ -40,6 +40,17 @@ pub(super) fn sum(values: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().map(|&value| f64::from(value)).sum::<f64>()
 }
 
+/// Sums in double precision the weights whose logits are at least `cutoff`.
+pub(super) fn sum_of_likely(logits: &[f32], weights: &[f32], cutoff: f32) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    for (logits, weights) in logits.chunks(LANES).zip(weights.chunks(LANES)) {
+        for ((lane, &logit), &weight) in lanes.iter_mut().zip(logits).zip(weights) {
+            *lane += f64::from(if logit >= cutoff { weight } else { 0.0 });
+        }
+    }
+    lanes.iter().sum()
+}
+
 /// Returns the greatest number; negative infinity when there is none. NaN counts for nothing.
 pub(super) fn max(values: &[f32]) -> f32 {
     let greater = |a: f32, b: f32| if b > a { b } else { a };
