@@ -115,7 +115,8 @@ fn cpu_time(child: &Child) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("the process runs");
     let fields: Vec<&str> =
         stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+    let ticks: u64 =
+        fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
     Duration::from_millis(ticks * 10)
 }
 
@@ -174,7 +175,10 @@ fn throughput(binary: &PathBuf) {
 }
 
 fn idle_memory(binary: &PathBuf) {
-    let pair = Pair::start(binary, &["--max-num-seqs", "8", "--max-queue", "4096", "--hash-step-us", "500000"]);
+    let pair = Pair::start(
+        binary,
+        &["--max-num-seqs", "8", "--max-queue", "4096", "--hash-step-us", "500000"],
+    );
     let before = resident_kib(&pair.router);
     let streams: Vec<_> = (0..IDLE_STREAMS).map(|index| pair.stream(index, 100_000)).collect();
     // Every request has been read and is open or queued once the server reports them all.

@@ -84,9 +84,7 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
         Command::Pull(pull) => all_cores()?.block_on(pull.run()),
         Command::List(list) => one_thread()?.block_on(list.run()),
         Command::Rm(rm) => one_thread()?.block_on(rm.run()),
-        Command::Keys(keys) => {
-            Ok(one_thread()?.block_on(keys.run(&mut std::io::stdout().lock()))?)
-        }
+        Command::Keys(keys) => Ok(one_thread()?.block_on(keys.run(&mut std::io::stdout().lock()))?),
         Command::Router(router) => all_cores()?.block_on(serve(*router)),
         Command::Worker(worker) => {
             die_of_panics();

@@ -180,6 +180,35 @@ impl BlockPool {
         block.tokens.extend_from_slice(tokens);
     }
 
+    /// Compares the pool's books with who holds what.
+    pub(super) fn check(&self, holders: &HashMap<BlockId, u32>) -> Result<(), String> {
+        for (id, block) in self.blocks.iter().enumerate() {
+            let held = holders.get(&BlockId(id as u32)).copied().unwrap_or(0);
+            if block.ref_count != held {
+                return Err(format!("block {id} counts {} holders of {held}", block.ref_count));
+            }
+            if let Some(hash) = block.hash {
+                let indexed = self.index.get(&hash) == Some(&BlockId(id as u32));
+                let same = self.hash(block.parent, block.salt, &block.tokens) == hash;
+                if !indexed || !same {
+                    return Err(format!("block {id} is indexed wrongly"));
+                }
+            }
+        }
+        let (mut at, mut seen) = (self.free_head, 0);
+        while at != NONE && seen <= self.blocks.len() {
+            if self.blocks[at as usize].ref_count > 0 {
+                return Err(format!("block {at} is free and held"));
+            }
+            seen += 1;
+            at = self.blocks[at as usize].next;
+        }
+        if seen != self.num_free || seen + holders.len() != self.blocks.len() {
+            return Err(format!("{seen} free and {} held blocks", holders.len()));
+        }
+        Ok(())
+    }
+
     fn forget(&mut self, id: BlockId) {
         if let Some(hash) = self.blocks[id.0 as usize].hash.take() {
             self.index.remove(&hash);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::block_pool::BlockPool;
 use super::output::{Finish, Output};
-use super::plan::{Admission, BlockCopy, Row, Sample, Sampled, SequenceId, StepPlan};
+use super::plan::{Admission, BlockCopy, BlockId, Row, Sample, Sampled, SequenceId, StepPlan};
 use super::request::{Request, TokenId};
 use super::sequence::{RequestId, Sequence, State};
 
@@ -95,6 +95,7 @@ pub struct Stats {
 }
 
 mod commit;
+mod invariants;
 mod step;
 
 /// The queues, the block pool, and the rule that makes steps of them.
@@ -112,6 +113,8 @@ pub struct Scheduler {
     released: Vec<SequenceId>,
     outputs: Vec<Output>,
     arrivals: u64,
+    /// Earliest moment at which a waiting request gives up.
+    next_deadline: Option<Duration>,
     in_flight: bool,
     draining: bool,
     /// Seconds per token of steps that were mostly prefill, averaged.
@@ -135,6 +138,7 @@ impl Scheduler {
             released: Vec::new(),
             outputs: Vec::new(),
             arrivals: 0,
+            next_deadline: None,
             in_flight: false,
             draining: false,
             seconds_per_token: None,
@@ -187,6 +191,7 @@ impl Scheduler {
             return Err(Refusal::TooLarge { needed, available });
         }
         self.arrivals += 1;
+        self.next_deadline = earlier(self.next_deadline, deadline);
         self.waiting.push_back(sequence);
         Ok(())
     }
@@ -233,5 +238,13 @@ impl Scheduler {
             num_used_blocks: (self.pool.num_blocks() - self.pool.num_free()) as u32,
             ..self.stats
         }
+    }
+}
+
+/// The earlier of two deadlines, either of which may not exist.
+fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }

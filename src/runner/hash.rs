@@ -1,34 +1,35 @@
 //! A model without arithmetic: the oracle for everything around a model.
-use crate::engine::plan::{Row, Sampled, StepPlan};
+//!
+//! The "KV entry" of a token is a hash of the entry before it, the token, its position and the
+//! salt, stored in a pool through the block tables that the scheduler planned; the next token is a
+//! function of all entries read back. Any stale, leaked, wrongly shared or early-freed block
+//! changes every later token, and [`HashModel::expected`] says in a few lines, without a pool, what
+//! the right ones are.
+
+use std::sync::Arc;
+
+use crate::engine::plan::{Row, Sampled, SequenceId, StepPlan};
 use crate::engine::request::{Request, SamplingParams, TokenId};
 use crate::runner::{Error, Executor, ExecutorLimits};
-use std::sync::Arc;
+
+/// One token in so many ends a completion.
+const EOS_EVERY: u64 = 32;
+
 /// The hash model, its cache, and its sampler.
 #[derive(Debug)]
 pub struct HashModel {
     limits: ExecutorLimits,
     eos: TokenId,
+    /// `[num_blocks * block_size]` KV entries by slot.
     entries: Vec<u64>,
+    /// Seeds and parameters of live sequences.
     sequences: Vec<Option<(u64, Arc<SamplingParams>)>>,
+    /// `[num_tokens]` of the step: a digest of all entries up to each token.
     digests: Vec<u64>,
 }
-fn mix(a: u64, b: u64) -> u64 {
-    let mut x = (a ^ b.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x ^= x >> 29;
-    x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x ^ (x >> 32)
-}
-fn entry(before: u64, token: TokenId, position: u32, salt: u128) -> u64 {
-    mix(
-        mix(before, u64::from(token) << 32 | u64::from(position)),
-        mix(salt as u64, (salt >> 64) as u64),
-    )
-}
-fn seed_of(sampling: &SamplingParams, index: u32) -> u64 {
-    if sampling.temperature == 0.0 { 0 } else { mix(sampling.seed, u64::from(index) + 1) }
-}
+
 impl HashModel {
-    /// x
+    /// A model with a cache of `limits.num_blocks` blocks and one end token.
     pub fn new(limits: ExecutorLimits, eos: TokenId) -> Self {
         Self {
             limits,
@@ -38,32 +39,26 @@ impl HashModel {
             digests: Vec::new(),
         }
     }
-    fn token(&self, digest: u64, seed: u64, sampling: &SamplingParams, generated: u32) -> TokenId {
-        let draw = mix(digest, seed);
-        if draw % 32 == 0 && generated >= sampling.min_tokens {
-            return self.eos;
-        }
-        let token = (draw >> 8) as u32 % self.limits.vocab_size;
-        if token == self.eos { (token + 1) % self.limits.vocab_size } else { token }
-    }
-    /// x
+
+    /// The completion of `request` with this index, worked out without a pool.
     pub fn expected(&self, request: &Request, index: u32) -> Vec<TokenId> {
         let sampling = &request.sampling;
         let seed = seed_of(sampling, index);
-        let (mut before, mut digest) = (0, 0);
+        let (mut before, mut digest, mut position) = (0, 0, 0);
         let mut tokens = request.prompt.clone();
         let mut completion = Vec::new();
-        let mut position = 0;
         loop {
             while position < tokens.len() {
                 before = entry(before, tokens[position], position as u32, request.cache_salt);
                 digest = mix(digest, before);
                 position += 1;
             }
-            let token = self.token(digest, seed, sampling, completion.len() as u32);
+            let token = self.next_token(digest, seed, sampling, completion.len() as u32);
             tokens.push(token);
             completion.push(token);
-            if (token == self.eos && !sampling.ignore_eos)
+            let stops = (token == self.eos && !sampling.ignore_eos)
+                || sampling.stop_token_ids.contains(&token);
+            if stops
                 || completion.len() >= sampling.max_tokens as usize
                 || tokens.len() >= self.limits.max_model_len as usize
             {
@@ -71,15 +66,39 @@ impl HashModel {
             }
         }
     }
+
+    /// The token that follows what `digest` stands for.
+    fn next_token(
+        &self,
+        digest: u64,
+        seed: u64,
+        sampling: &SamplingParams,
+        num_generated: u32,
+    ) -> TokenId {
+        let draw = mix(digest, seed);
+        let may_end = num_generated >= sampling.min_tokens;
+        if may_end && draw.is_multiple_of(EOS_EVERY) {
+            return self.eos;
+        }
+        let mut token = (draw >> 8) as u32 % self.limits.vocab_size;
+        while token == self.eos || (!may_end && sampling.stop_token_ids.contains(&token)) {
+            token = (token + 1) % self.limits.vocab_size;
+        }
+        token
+    }
+
+    /// Where the row's block table says that a position is.
     fn slot(&self, plan: &StepPlan, row: &Row, position: usize) -> Result<usize, Error> {
         let size = self.limits.block_size as usize;
         plan.block_tables[row.blocks.start as usize..row.blocks.end as usize]
             .get(position / size)
-            .map(|b| b.0 as usize * size + position % size)
-            .filter(|s| *s < self.entries.len())
+            .map(|block| block.0 as usize * size + position % size)
+            .filter(|slot| *slot < self.entries.len())
             .ok_or_else(|| Error::Plan(format!("position {position} has no block")))
     }
-    fn row(&mut self, plan: &StepPlan, row: &Row) -> Result<(), Error> {
+
+    /// Reads back everything computed before, and writes the new tokens' entries.
+    fn compute(&mut self, plan: &StepPlan, row: &Row) -> Result<(), Error> {
         let (mut before, mut digest) = (0, 0);
         for position in 0..row.num_computed as usize {
             before = self.entries[self.slot(plan, row, position)?];
@@ -88,27 +107,40 @@ impl HashModel {
         for at in row.tokens.clone() {
             let at = at as usize;
             let position = plan.positions[at];
-            before = entry(before, plan.token_ids[at], position, row.cache_salt);
             let slot = self.slot(plan, row, position as usize)?;
-            assert_eq!(slot, plan.slot_mapping[at] as usize);
+            if slot != plan.slot_mapping[at] as usize {
+                return Err(Error::Plan(format!("slot of token {at} is not in its block table")));
+            }
+            before = entry(before, plan.token_ids[at], position, row.cache_salt);
             self.entries[slot] = before;
             digest = mix(digest, before);
             self.digests[at] = digest;
         }
         Ok(())
     }
+
+    fn sequence(
+        &mut self,
+        id: SequenceId,
+    ) -> Result<&mut Option<(u64, Arc<SamplingParams>)>, Error> {
+        self.sequences
+            .get_mut(id.0 as usize)
+            .ok_or_else(|| Error::Plan(format!("there is no sequence {}", id.0)))
+    }
 }
+
 impl Executor for HashModel {
     fn limits(&self) -> ExecutorLimits {
         self.limits
     }
+
     fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
         for id in &plan.released {
-            self.sequences[id.0 as usize] = None;
+            *self.sequence(*id)? = None;
         }
         for new in &plan.admitted {
-            self.sequences[new.sequence.0 as usize] =
-                Some((seed_of(&new.sampling, new.index), Arc::clone(&new.sampling)));
+            let state = (seed_of(&new.sampling, new.index), Arc::clone(&new.sampling));
+            *self.sequence(new.sequence)? = Some(state);
         }
         let size = self.limits.block_size as usize;
         for copy in &plan.copies {
@@ -118,19 +150,77 @@ impl Executor for HashModel {
         self.digests.clear();
         self.digests.resize(plan.token_ids.len(), 0);
         for row in &plan.rows {
-            self.row(plan, row)?;
+            self.compute(plan, row)?;
         }
         for sample in &plan.samples {
-            let (seed, sampling) =
-                self.sequences[sample.sequence.0 as usize].as_ref().expect("admitted");
-            let token = self.token(
-                self.digests[sample.token_index as usize],
-                *seed,
-                sampling,
-                sample.num_generated,
-            );
-            sampled.push(Sampled { token, logprobs: None });
+            let digest = self.digests[sample.token_index as usize];
+            let Some((seed, sampling)) = self.sequence(sample.sequence)?.clone() else {
+                return Err(Error::Plan(format!("{:?} is not admitted", sample.sequence)));
+            };
+            let token = self.next_token(digest, seed, &sampling, sample.num_generated);
+            let logprobs = sampling.num_logprobs.map(|_| {
+                Box::new(crate::engine::plan::TokenLogprobs {
+                    logprob: 0.0,
+                    top: vec![(token, 0.0)],
+                })
+            });
+            sampled.push(Sampled { token, logprobs });
         }
         Ok(())
+    }
+}
+
+fn mix(a: u64, b: u64) -> u64 {
+    let mut x = (a ^ b.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x ^= x >> 29;
+    x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x ^ (x >> 32)
+}
+
+fn entry(before: u64, token: TokenId, position: u32, salt: u128) -> u64 {
+    let salt = mix(salt as u64, (salt >> 64) as u64);
+    mix(mix(before, (u64::from(token) << 32) | u64::from(position)), salt)
+}
+
+/// Greedy completions ignore the seed, as greedy sampling does.
+fn seed_of(sampling: &SamplingParams, index: u32) -> u64 {
+    if sampling.temperature == 0.0 { 0 } else { mix(sampling.seed, u64::from(index) + 1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expected_completions_depend_on_every_part_of_a_request() {
+        let limits = ExecutorLimits {
+            block_size: 4,
+            num_blocks: 8,
+            max_num_batched_tokens: 32,
+            max_num_seqs: 2,
+            max_model_len: 32,
+            vocab_size: 1000,
+        };
+        let model = HashModel::new(limits, 0);
+        let sampling = SamplingParams {
+            max_tokens: 8,
+            temperature: 1.0,
+            ignore_eos: true,
+            ..SamplingParams::default()
+        };
+        let request = Request { prompt: vec![1, 2, 3], n: 1, sampling, cache_salt: 0 };
+        let base = model.expected(&request, 0);
+
+        let mut other = request.clone();
+        other.prompt[0] = 9;
+        assert_ne!(model.expected(&other, 0), base);
+        other = request.clone();
+        other.cache_salt = 1;
+        assert_ne!(model.expected(&other, 0), base);
+        other = request.clone();
+        other.sampling.seed = 1;
+        assert_ne!(model.expected(&other, 0), base);
+        assert_ne!(model.expected(&request, 1), base);
+        assert_eq!(model.expected(&request, 0), base);
     }
 }

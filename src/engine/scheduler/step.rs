@@ -27,6 +27,8 @@ impl Scheduler {
         }
         self.stats.num_steps += 1;
         self.in_flight = true;
+        debug_assert_eq!(self.check_invariants(), Ok(()));
+        debug_assert_eq!(self.check_writes(plan), Ok(()));
         true
     }
 
@@ -92,8 +94,8 @@ impl Scheduler {
     }
 
     fn is_later(&self, a: u32, b: u32) -> bool {
-        let at = |slot: u32| self.order.iter().position(|other| *other == slot);
-        at(a) > at(b)
+        let rank = |slot: u32| self.slots[slot as usize].as_ref().map(|s| (s.arrival, s.index));
+        rank(a) > rank(b)
     }
 
     fn holds_blocks(&self, slot: u32) -> bool {
@@ -320,11 +322,17 @@ impl Scheduler {
 
     /// Ends what waited too long.
     fn expire(&mut self, now: Duration) {
-        while let Some(at) =
-            self.waiting.iter().position(|s| s.deadline.is_some_and(|deadline| deadline <= now))
-        {
-            if let Some(sequence) = self.waiting.remove(at) {
+        if self.next_deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        self.next_deadline = None;
+        for sequence in waiting {
+            if sequence.deadline.is_some_and(|deadline| deadline <= now) {
                 self.end_waiting(&sequence, Finish::Deadline);
+            } else {
+                self.next_deadline = earlier(self.next_deadline, sequence.deadline);
+                self.waiting.push_back(sequence);
             }
         }
     }

@@ -1,0 +1,71 @@
+//! What must hold between any two calls, checked after every step in tests and debug builds.
+
+use std::collections::{HashMap, HashSet};
+
+use super::*;
+
+impl Scheduler {
+    /// Says which invariant is broken, if one is.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        self.check_slots()?;
+        let mut holders: HashMap<BlockId, u32> = HashMap::new();
+        for sequence in self.slots.iter().flatten() {
+            for block in &sequence.blocks {
+                *holders.entry(*block).or_default() += 1;
+            }
+            let size = self.pool.block_size();
+            if sequence.blocks.len() * size < sequence.num_computed {
+                return Err(format!("{:?} has computed tokens without blocks", sequence.request));
+            }
+            if sequence.tokens.len() > sequence.max_len(self.config.max_model_len as usize) {
+                return Err(format!("{:?} is longer than it may be", sequence.request));
+            }
+        }
+        if self.is_idle() && !holders.is_empty() {
+            return Err("blocks are held when idle".to_owned());
+        }
+        self.pool.check(&holders)
+    }
+
+    /// Every slot is free, taken, or kept for one fork.
+    fn check_slots(&self) -> Result<(), String> {
+        let kept = self.slots.iter().flatten().flat_map(|sequence| &sequence.fork_slots);
+        let all: Vec<u32> =
+            self.free_slots.iter().chain(&self.order).chain(kept).copied().collect();
+        let distinct: HashSet<u32> = all.iter().copied().collect();
+        if all.len() != self.slots.len() || distinct.len() != all.len() {
+            return Err(format!("slots are lost or shared: {all:?} of {}", self.slots.len()));
+        }
+        match self.order.iter().find(|slot| self.slots[**slot as usize].is_none()) {
+            Some(slot) => Err(format!("slot {slot} is empty and in the order")),
+            None => Ok(()),
+        }
+    }
+
+    /// Nothing is written where somebody else reads. A fork shares what its parent's row writes in
+    /// the step that makes it; that one is counted out.
+    pub(super) fn check_writes(&self, plan: &StepPlan) -> Result<(), String> {
+        let size = self.pool.block_size() as u32;
+        let mut written = HashMap::new();
+        for row in &plan.rows {
+            let request = self.slots[row.sequence.0 as usize].as_ref().map(|s| s.request);
+            let new_forks = plan
+                .admitted
+                .iter()
+                .filter(|new| new.index > 0)
+                .filter_map(|new| self.slots[new.sequence.0 as usize].as_ref())
+                .filter(|fork| Some(fork.request) == request)
+                .count() as u32;
+            for slot in &plan.slot_mapping[row.tokens.start as usize..row.tokens.end as usize] {
+                if written.insert(*slot, row.sequence).is_some() {
+                    return Err(format!("slot {slot} is written twice"));
+                }
+                let count = self.pool.ref_count(BlockId(slot / size));
+                if count != 1 + new_forks {
+                    return Err(format!("a block with {count} holders is written"));
+                }
+            }
+        }
+        Ok(())
+    }
+}

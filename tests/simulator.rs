@@ -1,0 +1,303 @@
+//! The scheduler, the block pool and the prefix cache against the hash model: random arrivals,
+//! lengths, cancels, deadlines and shared prefixes, in pools down to barely more than the longest
+//! request needs. Every completion is compared with what it must be.
+//!
+//! `SCONCE_SIM_REQUESTS` says how many requests to simulate (100,000), `SCONCE_SIM_SEED` replays
+//! one world. A failure prints its seed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sconce::engine::output::{Finish, Output};
+use sconce::engine::plan::StepPlan;
+use sconce::engine::request::{Request, SamplingParams};
+use sconce::engine::scheduler::{Refusal, Scheduler, SchedulerConfig};
+use sconce::engine::sequence::RequestId;
+use sconce::runner::hash::HashModel;
+use sconce::runner::{Executor, ExecutorLimits};
+
+const EOS: u32 = 7;
+const VOCAB: u32 = 500;
+const REQUESTS_PER_WORLD: u64 = 100;
+
+/// SplitMix64: the same numbers on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// A request that has not ended: what came of it so far.
+struct Live {
+    request: Request,
+    tokens: Vec<Vec<u32>>,
+    finished: Vec<bool>,
+    cancelled: bool,
+}
+
+/// What a world did, for the figures at the end.
+#[derive(Default)]
+struct Tally {
+    requests: u64,
+    completed: u64,
+    cancelled: u64,
+    expired: u64,
+    refused: u64,
+    preemptions: u64,
+    cached: u64,
+}
+
+struct World {
+    random: Random,
+    limits: ExecutorLimits,
+    scheduler: Scheduler,
+    model: HashModel,
+    live: BTreeMap<u64, Live>,
+    now: Duration,
+    tally: Tally,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let block_size = [1, 4, 16][random.below(3) as usize];
+        let max_model_len = block_size * 6 + random.below(40) as u32;
+        let longest = max_model_len.div_ceil(block_size);
+        // From 1.1 times the longest request to plenty.
+        let num_blocks = (longest * 11).div_ceil(10) + random.below(u64::from(longest) * 4) as u32;
+        let limits = ExecutorLimits {
+            block_size,
+            num_blocks,
+            max_num_batched_tokens: 1 + random.below(96) as u32,
+            max_num_seqs: 1 + random.below(12) as u32,
+            max_model_len,
+            vocab_size: VOCAB,
+        };
+        let scheduler = Scheduler::new(SchedulerConfig {
+            block_size,
+            num_blocks,
+            max_num_batched_tokens: limits.max_num_batched_tokens,
+            max_num_seqs: limits.max_num_seqs,
+            max_model_len,
+            max_queue: 1 + random.below(40) as u32,
+            max_itl: Duration::from_millis(1 + random.below(50)),
+            eos_token_ids: vec![EOS],
+            hash_key: (random.next(), random.next()),
+        });
+        Self {
+            model: HashModel::new(limits, EOS),
+            random,
+            limits,
+            scheduler,
+            live: BTreeMap::new(),
+            now: Duration::ZERO,
+            tally: Tally::default(),
+        }
+    }
+
+    /// A prompt that shares a beginning with others, often up to a block's edge or one beside it.
+    fn request(&mut self) -> Request {
+        let longest = u64::from(self.limits.max_model_len) - 1;
+        let size = u64::from(self.limits.block_size);
+        let edge = (1 + self.random.below(4)) * size + self.random.below(3);
+        let shared = edge.saturating_sub(1).min(longest);
+        let length =
+            if self.random.one_in(4) { shared.max(1) } else { 1 + self.random.below(longest) };
+        let family = self.random.below(3) as u32;
+        let prompt = (0..length)
+            .map(|i| {
+                if i < shared {
+                    10 + family
+                } else {
+                    8 + self.random.below(u64::from(VOCAB) - 8) as u32
+                }
+            })
+            .collect();
+        let most = u64::from(self.limits.max_num_seqs).min(4);
+        let sampling = SamplingParams {
+            temperature: self.random.below(2) as f32,
+            seed: self.random.below(4),
+            max_tokens: 1 + self.random.below(u64::from(self.limits.max_model_len)) as u32,
+            min_tokens: self.random.below(3) as u32,
+            ignore_eos: self.random.one_in(2),
+            stop_token_ids: if self.random.one_in(3) { vec![11, 12] } else { vec![] },
+            ..SamplingParams::default()
+        };
+        let n = if self.random.one_in(3) { 1 + self.random.below(most) as u32 } else { 1 };
+        Request { prompt, n, sampling, cache_salt: u128::from(self.random.below(2)) }
+    }
+
+    fn arrive(&mut self, id: u64) {
+        let request = self.request();
+        let deadline =
+            self.random.one_in(8).then(|| self.now + Duration::from_millis(self.random.below(40)));
+        self.tally.requests += 1;
+        match self.scheduler.submit(RequestId(id), request.clone(), deadline) {
+            Ok(()) => {
+                let n = request.n as usize;
+                let live = Live {
+                    request,
+                    tokens: vec![Vec::new(); n],
+                    finished: vec![false; n],
+                    cancelled: false,
+                };
+                self.live.insert(id, live);
+            }
+            Err(Refusal::QueueFull { .. } | Refusal::TooLarge { .. }) => self.tally.refused += 1,
+            Err(refusal) => panic!("refused without a reason: {refusal}"),
+        }
+    }
+
+    fn maybe_cancel(&mut self) {
+        if self.live.is_empty() || !self.random.one_in(10) {
+            return;
+        }
+        let at = self.random.below(self.live.len() as u64) as usize;
+        if let Some((id, live)) = self.live.iter_mut().nth(at) {
+            live.cancelled = true;
+            self.scheduler.cancel(RequestId(*id));
+        }
+    }
+
+    fn step(&mut self, plan: &mut StepPlan) {
+        if !self.scheduler.step(self.now, plan) {
+            return;
+        }
+        assert!(plan.token_ids.len() <= self.token_limit(), "the budget was passed");
+        // A client may hang up while the step is computed.
+        self.maybe_cancel();
+        let mut sampled = Vec::new();
+        self.model.forward(plan, &mut sampled).unwrap();
+        self.maybe_cancel();
+        let elapsed = Duration::from_micros(20 * plan.token_ids.len() as u64);
+        self.scheduler.commit(plan, sampled, elapsed);
+    }
+
+    /// Sequences that decode get their token even where the budget is smaller than their number.
+    fn token_limit(&self) -> usize {
+        (self.limits.max_num_batched_tokens + self.limits.max_num_seqs) as usize
+    }
+
+    fn take(&mut self, outputs: &mut Vec<Output>) {
+        self.scheduler.take_outputs(outputs);
+        for output in outputs.drain(..) {
+            let live = self.live.get_mut(&output.request.0).expect("nothing follows the end");
+            let index = output.index as usize;
+            assert!(!live.finished[index], "a second end of {:?}", output.request);
+            live.tokens[index].extend(output.token);
+            let Some(finish) = output.finish else { continue };
+            live.finished[index] = true;
+            let expected = self.model.expected(&live.request, output.index);
+            let tokens = &live.tokens[index];
+            match finish {
+                Finish::StopToken | Finish::Length => {
+                    assert_eq!(tokens, &expected, "{:?} went wrong", output.request);
+                    let last = tokens.last().copied();
+                    let stops = (last == Some(EOS) && !live.request.sampling.ignore_eos)
+                        || last.is_some_and(|t| live.request.sampling.stop_token_ids.contains(&t));
+                    assert_eq!(finish == Finish::StopToken, stops, "the wrong reason");
+                    self.tally.completed += 1;
+                }
+                Finish::Cancelled => {
+                    assert!(live.cancelled, "nobody cancelled it");
+                    assert_eq!(tokens[..], expected[..tokens.len()]);
+                    self.tally.cancelled += 1;
+                }
+                Finish::Deadline => {
+                    assert!(tokens.is_empty(), "a running request can't miss its turn");
+                    self.tally.expired += 1;
+                }
+            }
+            if live.finished.iter().all(|finished| *finished) {
+                self.live.remove(&output.request.0);
+            }
+        }
+    }
+
+    fn run(mut self) -> Tally {
+        let (mut plan, mut outputs, mut next, mut idle) = (StepPlan::default(), Vec::new(), 0, 0);
+        let gap = 1 + self.random.below(6);
+        while next < REQUESTS_PER_WORLD || !self.live.is_empty() {
+            while next < REQUESTS_PER_WORLD && self.random.one_in(gap) {
+                self.arrive(next);
+                next += 1;
+            }
+            self.maybe_cancel();
+            self.now += Duration::from_millis(1);
+            let before = self.scheduler.stats().num_steps;
+            self.step(&mut plan);
+            self.take(&mut outputs);
+            self.scheduler.check_invariants().unwrap();
+            let stuck = self.scheduler.stats().num_steps == before && !self.live.is_empty();
+            idle = if stuck { idle + 1 } else { 0 };
+            assert!(idle < 100, "nothing moves: {:?}", self.scheduler.stats());
+        }
+        let stats = self.scheduler.stats();
+        assert!(self.scheduler.is_idle());
+        assert_eq!((stats.num_used_blocks, stats.num_running, stats.num_waiting), (0, 0, 0));
+        self.tally.preemptions = stats.num_preemptions;
+        self.tally.cached = stats.num_cached_tokens;
+        self.tally
+    }
+}
+
+fn run_world(seed: u64) -> Tally {
+    let outcome = std::panic::catch_unwind(|| World::new(seed).run());
+    outcome.unwrap_or_else(|_| panic!("replay this world with SCONCE_SIM_SEED={seed}"))
+}
+
+#[test]
+fn every_completion_is_what_it_must_be() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("SCONCE_SIM_SEED") {
+        run_world(seed);
+        return;
+    }
+    let worlds = number("SCONCE_SIM_REQUESTS").unwrap_or(100_000).div_ceil(REQUESTS_PER_WORLD);
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get() as u64);
+
+    let tallies: Vec<Tally> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads)
+            .map(|part| {
+                scope.spawn(move || {
+                    (0..worlds).filter(|seed| seed % threads == part).map(run_world).collect()
+                })
+            })
+            .collect();
+        handles
+            .into_iter()
+            .flat_map(|handle| handle.join().unwrap_or_else(|_: _| Vec::new()))
+            .collect()
+    });
+
+    assert_eq!(tallies.len() as u64, worlds, "a world failed; its seed is printed above");
+    let sum = |part: fn(&Tally) -> u64| tallies.iter().map(part).sum::<u64>();
+    println!(
+        "{} requests: {} completions, {} cancelled, {} expired, {} refused, {} preemptions, {} \
+         cached tokens",
+        sum(|t| t.requests),
+        sum(|t| t.completed),
+        sum(|t| t.cancelled),
+        sum(|t| t.expired),
+        sum(|t| t.refused),
+        sum(|t| t.preemptions),
+        sum(|t| t.cached),
+    );
+    // Worlds without these would prove little.
+    assert!(sum(|t| t.preemptions) > worlds && sum(|t| t.cached) > worlds);
+    assert!(sum(|t| t.cancelled) > worlds && sum(|t| t.expired) > 0 && sum(|t| t.refused) > 0);
+}
