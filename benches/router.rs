@@ -4,6 +4,8 @@
 //! router; then reads many streams at once and divides the tokens by the CPU time that the router
 //! process used. `SCONCE_BIN` names another binary.
 
+#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

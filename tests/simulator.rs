@@ -181,7 +181,7 @@ impl World {
         // A client may hang up while the step is computed.
         self.maybe_cancel();
         let mut sampled = Vec::new();
-        self.model.forward(plan, &mut sampled).unwrap();
+        self.model.forward(plan, &mut sampled).expect("the plan is sound");
         self.maybe_cancel();
         let elapsed = Duration::from_micros(20 * plan.token_ids.len() as u64);
         self.scheduler.commit(plan, sampled, elapsed);
@@ -241,7 +241,7 @@ impl World {
             let before = self.scheduler.stats().num_steps;
             self.step(&mut plan);
             self.take(&mut outputs);
-            self.scheduler.check_invariants().unwrap();
+            self.scheduler.check_invariants().expect("the books are right");
             let stuck = self.scheduler.stats().num_steps == before && !self.live.is_empty();
             idle = if stuck { idle + 1 } else { 0 };
             assert!(idle < 100, "nothing moves: {:?}", self.scheduler.stats());

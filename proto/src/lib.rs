@@ -9,7 +9,7 @@ pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
 /// Generated from `worker.proto`, which documents every message.
 #[expect(missing_docs, reason = "the generator does not write them on every item")]
-#[expect(clippy::all, reason = "generated")]
+#[expect(clippy::all, clippy::allow_attributes, reason = "generated")]
 pub mod worker {
     tonic::include_proto!("sconce.worker.v1");
 }

@@ -172,7 +172,7 @@ impl Dispatcher {
     pub fn generate(&self, model: &Model, generation: Generation) -> Result<Outputs, Error> {
         let id = self.shared.next_request_id.fetch_add(1, Ordering::Relaxed);
         let n = generation.n;
-        let mut submit = Submit {
+        let mut submit = Box::new(Submit {
             request_id: id,
             prompt: generation.prompt,
             sampling: Some(generation.sampling),
@@ -180,7 +180,7 @@ impl Dispatcher {
             cache_salt: generation.cache_salt.to_vec(),
             queue_deadline_ms: u32::try_from(self.shared.queue_timeout.as_millis())
                 .unwrap_or(u32::MAX),
-        };
+        });
         // A link whose task ended a moment ago hands the request back; the next one is tried.
         while let Some(link) = self.least_loaded(model) {
             match link.submit(submit, n) {

@@ -111,7 +111,7 @@ impl Link {
     }
 
     /// Hands a request to the session's task, or back when the task has ended.
-    pub(super) fn submit(&self, submit: Submit, n: u32) -> Result<Outputs, Submit> {
+    pub(super) fn submit(&self, submit: Box<Submit>, n: u32) -> Result<Outputs, Box<Submit>> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let outputs = Outputs {
             id: submit.request_id,
@@ -120,12 +120,10 @@ impl Link {
             num_unfinished: n,
         };
         self.num_in_flight.fetch_add(1, Ordering::Relaxed);
-        match self.commands.send(Command::Submit { submit: Box::new(submit), outputs: sender }) {
-            Ok(()) => Ok(outputs),
-            Err(mpsc::error::SendError(Command::Submit { submit, .. })) => Err(*submit),
-            Err(mpsc::error::SendError(Command::Cancel { .. })) => {
-                unreachable!("the command that comes back is the one that was sent")
-            }
+        match self.commands.send(Command::Submit { submit, outputs: sender }) {
+            Err(mpsc::error::SendError(Command::Submit { submit, .. })) => Err(submit),
+            // Only a `Submit` was sent; nothing else can come back.
+            Ok(()) | Err(mpsc::error::SendError(Command::Cancel { .. })) => Ok(outputs),
         }
     }
 }
