@@ -14,11 +14,11 @@ forbid() {
     fi
 }
 
-forbid '\bsconce(::|-router|-launcher|_router|_launcher)|^sconce\b' \
+forbid '\bsconce(::|-router|-launcher|_router|_launcher)|^sconce(\.workspace| =)' \
     'kernels and proto import no other part' kernels proto
-forbid '\bsconce::|\bsconce(-|_)(kernels|launcher)|^sconce\b' \
+forbid '\bsconce::|\bsconce(-|_)(kernels|launcher)|^sconce(\.workspace| =)' \
     'the router imports neither engine nor launcher' router/src router/Cargo.toml
-forbid '\bsconce::|\bsconce(-|_)(kernels|router)|^sconce\b' \
+forbid '\bsconce::|\bsconce(-|_)(kernels|router)|^sconce(\.workspace| =)' \
     'the launcher imports neither engine nor router' launcher/src launcher/Cargo.toml
 forbid '\b(tokio|candle_core|sconce_kernels|std::thread|std::time::(Instant|SystemTime))\b' \
     'src/engine is pure data: no tensors, no threads, no clock' src/engine.rs src/engine
