@@ -27,7 +27,14 @@ pub(crate) enum Listener {
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    inode: u64,
+    identity: Identity,
+}
+
+/// A file's number and when it was made; numbers are used again at once.
+type Identity = (u64, i64, i64);
+
+fn identity(metadata: &std::fs::Metadata) -> Identity {
+    (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
 }
 
 impl FromStr for Address {
@@ -72,8 +79,8 @@ fn bind_unix(path: &Path) -> Result<Listener, Error> {
     let listener = UnixListener::bind(path)?;
     // Only the owner may write to it, and so connect, under any sane umask; here under every one.
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    let inode = std::fs::symlink_metadata(path)?.ino();
-    Ok(Listener::Unix(listener, SocketFile { path: path.to_owned(), inode }))
+    let identity = identity(&std::fs::symlink_metadata(path)?);
+    Ok(Listener::Unix(listener, SocketFile { path: path.to_owned(), identity }))
 }
 
 /// Removes the socket of a worker that was killed; refuses when somebody listens on it, and when
@@ -96,7 +103,7 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = |metadata: std::fs::Metadata| metadata.ino() == self.inode;
+        let ours = |metadata: std::fs::Metadata| identity(&metadata) == self.identity;
         if std::fs::symlink_metadata(&self.path).is_ok_and(ours) {
             // The next worker removes it otherwise.
             let _ = std::fs::remove_file(&self.path);
