@@ -34,6 +34,11 @@ use crate::model::Model;
 const PROBE_INTERVAL: Duration = Duration::from_millis(900);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+// A timer so late means that this process was stopped or starved, and says nothing about the
+// worker: its answer may be waiting to be read.
+const LATE: Duration = Duration::from_millis(200);
+const GRACE: Duration = Duration::from_millis(500);
+
 // Messages on their way to a worker. A worker that leaves so many unread is stuck.
 const MAX_OUTBOUND: usize = 16_384;
 
@@ -182,6 +187,10 @@ impl Session {
     /// A probe is due, or was not answered in time.
     fn probe(&mut self) -> Result<(), Lost> {
         match self.probe {
+            ProbeState::Sent { nonce, deadline } if deadline.elapsed() > LATE => {
+                self.probe = ProbeState::Sent { nonce, deadline: Deadline::now() + GRACE };
+                Ok(())
+            }
             ProbeState::Sent { .. } => Err(Lost::Silent("a probe")),
             ProbeState::Due(_) => {
                 let nonce = rand::random();
@@ -221,11 +230,11 @@ impl Session {
     }
 
     fn alive(&mut self, nonce: u64) {
-        let ProbeState::Sent { nonce: sent, deadline } = self.probe else { return };
+        let ProbeState::Sent { nonce: sent, .. } = self.probe else { return };
         if sent != nonce {
             return;
         }
-        self.probe = ProbeState::Due(deadline - PROBE_TIMEOUT + PROBE_INTERVAL);
+        self.probe = ProbeState::Due(Deadline::now() + PROBE_INTERVAL);
         if self.standing == Standing::Probed {
             self.standing = Standing::Admitted;
             self.worker.admit(&self.link);
