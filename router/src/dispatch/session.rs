@@ -284,10 +284,9 @@ impl Session {
             request.num_unfinished -= 1;
         }
         let output = match finish {
-            Finish::NotFinished | Finish::StopToken | Finish::Length => Ok(output),
-            Finish::Cancelled if request.cancelled_at.is_some() => Ok(output),
-            // The worker gave up on its own account.
-            Finish::Cancelled => Err(Error::WorkerLost),
+            Finish::NotFinished | Finish::StopToken | Finish::Length | Finish::Cancelled => {
+                Ok(output)
+            }
             Finish::Deadline => Err(Error::Deadline),
         };
         // The receiver is gone after a cancel.
@@ -334,6 +333,9 @@ fn check(
         None => return Err("an output of a completion that was not asked for"),
         Some(true) => return Err("an output after the completion's end"),
         Some(false) => {}
+    }
+    if finish == Finish::Cancelled && request.cancelled_at.is_none() {
+        return Err("a request ended as cancelled, and nobody had cancelled it");
     }
     match output.token {
         Some(token) if token >= info.vocab_size => return Err("a token outside the vocabulary"),
