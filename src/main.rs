@@ -100,12 +100,14 @@ async fn serve(router: sconce_router::cli::Router) -> anyhow::Result<()> {
 }
 
 /// A worker is crash-only: a thread that died must not leave the others behind. The hook before
-/// has said where it happened.
+/// has said where it happened; the engine's thread names its requests and ends the process itself.
 fn die_of_panics() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        std::process::abort();
+        if std::thread::current().name() != Some(sconce::worker::ENGINE_THREAD) {
+            std::process::abort();
+        }
     }));
 }
 

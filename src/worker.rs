@@ -15,7 +15,7 @@ mod service;
 mod submit;
 
 pub use cli::Worker;
-pub use process::run;
+pub use process::{ENGINE_THREAD, run};
 
 /// Why a worker could not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]

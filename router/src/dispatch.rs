@@ -19,8 +19,6 @@ mod connect;
 mod outputs;
 mod session;
 mod status;
-#[cfg(test)]
-mod tests;
 mod worker;
 
 pub use outputs::Outputs;
@@ -170,8 +168,12 @@ impl Dispatcher {
     /// Sends a generation to a worker of `model`. Returns once it is on its way; a refusal by the
     /// worker is the first output.
     pub fn generate(&self, model: &Model, generation: Generation) -> Result<Outputs, Error> {
-        let id = self.shared.next_request_id.fetch_add(1, Ordering::Relaxed);
         let n = generation.n;
+        if n == 0 || n > model.info.max_num_seqs {
+            let max = model.info.max_num_seqs;
+            return Err(Error::Refused(format!("n must be between 1 and {max}")));
+        }
+        let id = self.shared.next_request_id.fetch_add(1, Ordering::Relaxed);
         let mut submit = Box::new(Submit {
             request_id: id,
             prompt: generation.prompt,

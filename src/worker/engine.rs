@@ -158,14 +158,23 @@ impl Engine {
             }
             Ok(Err(error)) => {
                 error!(error = %describe(&error), requests = %self.names(), "the engine failed");
+                self.hang_up();
                 Err(error.into())
             }
             Err(_) => {
                 error!(requests = %self.names(), "the engine panicked");
+                self.hang_up();
                 // Its threads may be in any state: the end of the process ends them.
                 std::mem::forget(self);
                 Err(super::Error::Panicked)
             }
+        }
+    }
+
+    /// Tells every router that its requests are lost.
+    fn hang_up(&self) {
+        for session in self.sessions.values() {
+            session.outbox.fail(tonic::Status::internal("the engine failed"));
         }
     }
 

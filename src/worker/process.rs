@@ -27,6 +27,9 @@ use super::listen::Listener;
 use super::load::{self, ms};
 use super::service::{Served, Service};
 
+/// Name of the thread that owns the engine. Its panics are caught: they end the process in order.
+pub const ENGINE_THREAD: &str = "engine";
+
 // Commands on their way to the engine, of all sessions.
 const MAX_COMMANDS: usize = 4096;
 const WINDOW_BYTES: u32 = 1 << 20;
@@ -200,7 +203,7 @@ fn spawn_engine(
         let _ = say_loaded.send(phases);
         engine.run()
     };
-    let thread = std::thread::Builder::new().name("engine".to_owned());
+    let thread = std::thread::Builder::new().name(ENGINE_THREAD.to_owned());
     // The thread tells its end through the channel; a thread that can't start drops it.
     if let Err(error) = thread.spawn(move || drop(say_ended.send(work()))) {
         tracing::error!(%error, "can't start the engine's thread");

@@ -22,6 +22,9 @@ impl Outputs {
     /// The next token or end of one of the completions. After an error, or when every completion
     /// has ended, nothing follows.
     pub async fn next(&mut self) -> Option<Result<TokenOutput, Error>> {
+        if self.num_unfinished == 0 {
+            return None;
+        }
         let output = self.receiver.recv().await;
         self.count(output)
     }

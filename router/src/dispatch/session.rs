@@ -34,6 +34,11 @@ use crate::model::Model;
 const PROBE_INTERVAL: Duration = Duration::from_millis(900);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+// A timer so late means that this process was stopped or starved, and says nothing about the
+// worker: its answer may be waiting to be read.
+const LATE: Duration = Duration::from_millis(200);
+const GRACE: Duration = Duration::from_millis(500);
+
 // Messages on their way to a worker. A worker that leaves so many unread is stuck.
 const MAX_OUTBOUND: usize = 16_384;
 
@@ -182,6 +187,10 @@ impl Session {
     /// A probe is due, or was not answered in time.
     fn probe(&mut self) -> Result<(), Lost> {
         match self.probe {
+            ProbeState::Sent { nonce, deadline } if deadline.elapsed() > LATE => {
+                self.probe = ProbeState::Sent { nonce, deadline: Deadline::now() + GRACE };
+                Ok(())
+            }
             ProbeState::Sent { .. } => Err(Lost::Silent("a probe")),
             ProbeState::Due(_) => {
                 let nonce = rand::random();
@@ -221,11 +230,11 @@ impl Session {
     }
 
     fn alive(&mut self, nonce: u64) {
-        let ProbeState::Sent { nonce: sent, deadline } = self.probe else { return };
+        let ProbeState::Sent { nonce: sent, .. } = self.probe else { return };
         if sent != nonce {
             return;
         }
-        self.probe = ProbeState::Due(deadline - PROBE_TIMEOUT + PROBE_INTERVAL);
+        self.probe = ProbeState::Due(Deadline::now() + PROBE_INTERVAL);
         if self.standing == Standing::Probed {
             self.standing = Standing::Admitted;
             self.worker.admit(&self.link);
@@ -275,10 +284,9 @@ impl Session {
             request.num_unfinished -= 1;
         }
         let output = match finish {
-            Finish::NotFinished | Finish::StopToken | Finish::Length => Ok(output),
-            Finish::Cancelled if request.cancelled_at.is_some() => Ok(output),
-            // The worker gave up on its own account.
-            Finish::Cancelled => Err(Error::WorkerLost),
+            Finish::NotFinished | Finish::StopToken | Finish::Length | Finish::Cancelled => {
+                Ok(output)
+            }
             Finish::Deadline => Err(Error::Deadline),
         };
         // The receiver is gone after a cancel.
@@ -325,6 +333,9 @@ fn check(
         None => return Err("an output of a completion that was not asked for"),
         Some(true) => return Err("an output after the completion's end"),
         Some(false) => {}
+    }
+    if finish == Finish::Cancelled && request.cancelled_at.is_none() {
+        return Err("a request ended as cancelled, and nobody had cancelled it");
     }
     match output.token {
         Some(token) if token >= info.vocab_size => return Err("a token outside the vocabulary"),

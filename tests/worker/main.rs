@@ -1,0 +1,10 @@
+//! The real worker process with the hash model: what its routers get, and what it survives.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+
+mod answers;
+mod faults;
+mod life;
+mod process;
+mod protocol;
+mod session;
