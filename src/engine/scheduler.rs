@@ -158,7 +158,8 @@ impl Scheduler {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        if self.waiting.len() >= self.config.max_queue as usize {
+        // What finds a free slot in the next step does not count as waiting.
+        if self.waiting.len() >= self.config.max_queue as usize + self.free_slots.len() {
             return Err(Refusal::QueueFull { max_queue: self.config.max_queue });
         }
         if request.n > self.config.max_num_seqs {
@@ -220,9 +221,9 @@ impl Scheduler {
         self.draining = true;
     }
 
-    /// Whether nothing is waiting or running.
+    /// Whether nothing is waiting or running, and every output was taken.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.order.is_empty()
+        self.waiting.is_empty() && self.order.is_empty() && self.outputs.is_empty()
     }
 
     /// Takes the outputs since the last call.

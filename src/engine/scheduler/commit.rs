@@ -34,7 +34,7 @@ impl Scheduler {
                 self.finish(slot, None, Finish::Cancelled);
             }
         }
-        debug_assert_eq!(self.check_invariants(), Ok(()));
+        debug_assert_eq!(self.check_step(), Ok(()));
     }
 
     /// Learns what a token costs, from steps long enough for it to matter.

@@ -4,7 +4,21 @@ use std::collections::{HashMap, HashSet};
 
 use super::*;
 
+/// The books of a larger pool are checked only now and then: every step would take longer to check
+/// than to compute.
+const ALWAYS_CHECKED_BLOCKS: usize = 4096;
+
 impl Scheduler {
+    /// [`Self::check_invariants`], as debug builds call it after every step.
+    pub(super) fn check_step(&self) -> Result<(), String> {
+        let is_small = self.pool.num_blocks() <= ALWAYS_CHECKED_BLOCKS;
+        if is_small || self.stats.num_steps.is_multiple_of(256) {
+            self.check_invariants()
+        } else {
+            Ok(())
+        }
+    }
+
     /// Says which invariant is broken, if one is.
     pub fn check_invariants(&self) -> Result<(), String> {
         self.check_slots()?;

@@ -27,7 +27,7 @@ impl Scheduler {
         }
         self.stats.num_steps += 1;
         self.in_flight = true;
-        debug_assert_eq!(self.check_invariants(), Ok(()));
+        debug_assert_eq!(self.check_step(), Ok(()));
         debug_assert_eq!(self.check_writes(plan), Ok(()));
         true
     }
