@@ -45,7 +45,7 @@ class Server:
                 self.model = json.load(models)["data"][0]["id"]
                 asyncio.run(complete(self, [1, 2, 3], 1))
                 return
-            except (OSError, RuntimeError, asyncio.IncompleteReadError):
+            except (OSError, LookupError, RuntimeError, asyncio.IncompleteReadError):
                 if self.process.poll() is not None:
                     self.log.seek(0)
                     sys.exit(f"{self.name} ended:\n{self.log.read().decode()[-3000:]}")
@@ -159,6 +159,9 @@ WORKLOADS = {
     "decode, 8 streams, tokens/s": lambda s: decode(s, 8, 160, 32),
     "decode, 32 streams, tokens/s": lambda s: decode(s, 32, 160, 32),
     "prefill, 512 tokens, tokens/s": lambda s: prefill(s, 512),
+}
+# Minutes a round for a peer whose slots share nothing: only with --shared.
+SHARED = {
     "32 streams share 1,000 tokens, requests/s": lambda s: shared(s, 32, 1000),
 }
 
@@ -214,7 +217,10 @@ def main():
     parser.add_argument("--peer-model", help="the peer's GGUF file, when it differs")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shared", action="store_true", help="also measure a shared prefix")
     options = parser.parse_args()
+    if options.shared:
+        WORKLOADS.update(SHARED)
 
     random.seed(1)
     port, peer_port = free_port(), free_port()
