@@ -25,25 +25,28 @@ use tonic::{Request, Response, Status, Streaming};
 // Longer than anything here takes; a wait that reaches it has failed.
 const LONG: Duration = Duration::from_secs(20);
 
+/// The worker's half of a session; an error ends it.
+type Outbound = mpsc::UnboundedSender<Result<WorkerMessage, Status>>;
+
 /// A process that listens. Dies when dropped.
 pub(crate) struct Worker {
     pub(crate) address: String,
     info: Arc<Mutex<ModelInfo>>,
     sessions: mpsc::UnboundedReceiver<Session>,
     serving: JoinHandle<()>,
-    connections: Arc<Mutex<Vec<mpsc::UnboundedSender<Result<WorkerMessage, Status>>>>>,
+    connections: Arc<Mutex<Vec<Outbound>>>,
 }
 
 /// A session that a router has opened and not been greeted in yet.
 pub(crate) struct Session {
     inbound: Streaming<RouterMessage>,
-    outbound: mpsc::UnboundedSender<Result<WorkerMessage, Status>>,
+    outbound: Outbound,
 }
 
 struct Service {
     info: Arc<Mutex<ModelInfo>>,
     sessions: mpsc::UnboundedSender<Session>,
-    connections: Arc<Mutex<Vec<mpsc::UnboundedSender<Result<WorkerMessage, Status>>>>>,
+    connections: Arc<Mutex<Vec<Outbound>>>,
 }
 
 /// A dispatcher for the workers at these addresses.
