@@ -7,7 +7,7 @@ root=$PWD
 what=${1:-all}
 [ $# -eq 0 ] || shift
 
-say() { printf '\n== %s\n' "$*"; }
+say() { printf '\n== %s (after %s s)\n' "$*" "$SECONDS"; }
 
 # pip by way of uv where it is installed: the same packages, in seconds.
 install_python() {
@@ -33,8 +33,10 @@ install_node() {
     npm install --prefix target/node --no-audit --no-fund --no-package-lock --silent
 }
 
+# The binary is built together with the tests: alone, its dependencies would have other features
+# and be compiled twice.
 say "build"
-cargo build --workspace --bins
+cargo test --workspace --no-run --quiet
 export SCONCE_BIN=$root/target/debug/sconce
 
 say "test environments under target/"

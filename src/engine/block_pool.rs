@@ -255,3 +255,77 @@ impl BlockPool {
         self.num_free -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> BlockPool {
+        BlockPool::new(3, 4, (1, 2))
+    }
+
+    #[test]
+    fn a_block_without_contents_goes_out_before_one_that_may_be_found_again() {
+        let mut pool = pool();
+        let kept = pool.allocate().unwrap();
+        let hash = pool.hash(None, 0, &[1, 2, 3, 4]);
+        pool.insert(kept, hash, None, (0, &[1, 2, 3, 4]));
+        let empty = pool.allocate().unwrap();
+        pool.release(&[kept, empty]);
+
+        assert_eq!(pool.allocate(), Some(empty));
+        assert_eq!(pool.find(hash, None, 0, &[1, 2, 3, 4]), Some(kept));
+        pool.allocate().unwrap();
+        assert_eq!(pool.allocate(), Some(kept));
+        assert_eq!(pool.find(hash, None, 0, &[1, 2, 3, 4]), None, "its contents are gone");
+        assert_eq!(pool.allocate(), None);
+    }
+
+    #[test]
+    fn the_end_of_a_prefix_is_forgotten_before_its_beginning() {
+        let mut pool = pool();
+        let blocks: Vec<_> = (0..3).map(|_| pool.allocate().unwrap()).collect();
+        let mut parent = None;
+        for (i, block) in blocks.iter().enumerate() {
+            let tokens = [i as u32; 4];
+            let hash = pool.hash(parent, 0, &tokens);
+            pool.insert(*block, hash, parent, (0, &tokens));
+            parent = Some(hash);
+        }
+
+        pool.release(&blocks);
+
+        assert_eq!(pool.allocate(), Some(blocks[2]));
+        assert_eq!(pool.allocate(), Some(blocks[1]));
+    }
+
+    #[test]
+    fn a_shared_block_is_free_when_the_last_holder_lets_go() {
+        let mut pool = pool();
+        let block = pool.allocate().unwrap();
+        pool.share(block);
+
+        pool.release(&[block]);
+        assert_eq!((pool.ref_count(block), pool.num_free()), (1, 2));
+        pool.release(&[block]);
+        assert_eq!((pool.ref_count(block), pool.num_free()), (0, 3));
+        pool.check(&HashMap::new()).unwrap();
+    }
+
+    #[test]
+    fn the_same_tokens_after_another_parent_or_with_another_salt_are_not_the_same_block() {
+        let mut pool = pool();
+        let block = pool.allocate().unwrap();
+        let tokens = [1, 2, 3, 4];
+        let hash = pool.hash(None, 0, &tokens);
+        pool.insert(block, hash, None, (0, &tokens));
+
+        assert_ne!(pool.hash(Some(hash), 0, &tokens), hash);
+        assert_ne!(pool.hash(None, 1, &tokens), hash);
+        // Even if two hashes were equal, what they stand for is compared.
+        assert_eq!(pool.find(hash, None, 1, &tokens), None);
+        assert_eq!(pool.find(hash, Some(hash), 0, &tokens), None);
+        assert_eq!(pool.find(hash, None, 0, &[1, 2, 3, 5]), None);
+        assert_eq!(pool.find(hash, None, 0, &tokens), Some(block));
+    }
+}

@@ -15,6 +15,10 @@ use super::plan::{Admission, BlockCopy, BlockId, Row, Sample, Sampled, SequenceI
 use super::request::{Request, TokenId};
 use super::sequence::{RequestId, Sequence, State};
 
+/// How long a step may take when no stream waits for it, as far as prefill is the reason: between
+/// steps cancels are obeyed, and probes answered.
+pub const MAX_STEP: Duration = Duration::from_millis(500);
+
 /// What the scheduler plans for.
 #[derive(Clone, Debug)]
 pub struct SchedulerConfig {
@@ -97,6 +101,8 @@ pub struct Stats {
 mod commit;
 mod invariants;
 mod step;
+#[cfg(test)]
+mod tests;
 
 /// The queues, the block pool, and the rule that makes steps of them.
 #[derive(Debug)]
@@ -117,7 +123,7 @@ pub struct Scheduler {
     next_deadline: Option<Duration>,
     in_flight: bool,
     draining: bool,
-    /// Seconds per token of steps that were mostly prefill, averaged.
+    /// Seconds per token of steps with many tokens, averaged.
     seconds_per_token: Option<f64>,
     /// Slots planned in this step.
     planned: Vec<bool>,

@@ -10,12 +10,14 @@ use sconce_kernels::cpu::{Compute, Isa, KvDtype};
 
 use super::Error;
 use super::listen::Address;
+use crate::engine::scheduler::MAX_STEP;
 use crate::runner::cpu::{KvCacheSize, RunnerOptions};
 
 /// Serves one model to routers: tokens in, tokens out
 #[derive(Args, Clone, Debug)]
 pub struct Worker {
-    /// The GGUF file to load, or `hash`: a model without weights, for tests
+    /// The GGUF file or the directory of safetensors to load, or `hash`: a model without weights,
+    /// for tests
     #[arg(long, env = "SCONCE_MODEL", value_name = "PATH")]
     model: PathBuf,
 
@@ -102,9 +104,11 @@ struct LimitArgs {
     #[arg(long, value_name = "COUNT", default_value = "256")]
     max_queue: NonZeroU32,
 
-    /// Milliseconds that a running stream may wait for its next token because of other prompts
-    #[arg(long, value_name = "MILLISECONDS", default_value = "200")]
-    max_itl_ms: NonZeroU32,
+    /// Milliseconds that a running stream may wait for its next token because of other prompts; at
+    /// most 500
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 200)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=MAX_STEP.as_millis() as i64))]
+    max_itl_ms: u16,
 }
 
 /// The hash model's. Testing aids.
@@ -210,7 +214,7 @@ impl TryFrom<Worker> for Config {
             version: args.version,
             listen: args.listen,
             max_queue: args.limits.max_queue.get(),
-            max_itl: Duration::from_millis(args.limits.max_itl_ms.get().into()),
+            max_itl: Duration::from_millis(args.limits.max_itl_ms.into()),
             exit_with_stdin: args.exit_with_stdin,
         })
     }
@@ -311,6 +315,8 @@ mod tests {
             ["--num-blocks", "0"],
             ["--hash-vocab", "10"],
             ["--max-model-len", "1000000"],
+            ["--max-itl-ms", "0"],
+            ["--max-itl-ms", "501"],
             ["--num-blocks", "4294967295"],
         ] {
             let args: Vec<_> = ["--listen", "unix:/w"].into_iter().chain(args).collect();

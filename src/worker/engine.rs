@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sconce_proto::worker::rejected::Reason;
 use sconce_proto::worker::worker_message::Message;
 use sconce_proto::worker::{Alive, Draining, EngineStats, Rejected, TokenOutput};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use super::outbox::Outbox;
@@ -50,23 +50,17 @@ pub(crate) enum Command {
         session: SessionId,
         id: u64,
     },
-    Probe(Probe),
+    /// Answered by the next step.
+    Probe {
+        session: SessionId,
+        nonce: u64,
+    },
     /// The session has ended, and with it its requests.
     Close {
         session: SessionId,
     },
     /// Takes no more requests; the engine ends after its last one.
     Drain,
-}
-
-/// Who waits for a step.
-pub(crate) enum Probe {
-    Session {
-        session: SessionId,
-        nonce: u64,
-    },
-    /// The process itself, before it says that it is ready.
-    Start(oneshot::Sender<()>),
 }
 
 /// Why an engine failed. Fatal: the process ends.
@@ -96,7 +90,8 @@ pub(crate) struct Engine {
     sessions: HashMap<SessionId, Session>,
     requests: HashMap<RequestId, Ticket>,
     next_request: u64,
-    probes: Vec<Probe>,
+    /// Who waits for a step, and the nonce that says so.
+    probes: Vec<(SessionId, u64)>,
     /// What probes computed, which nobody asked for.
     hidden: EngineStats,
     draining: bool,
@@ -146,6 +141,20 @@ impl Engine {
             outputs: Vec::new(),
             num_unfinished,
         }
+    }
+
+    /// Computes one token that nobody asked for, and returns how long that took: a model that can't
+    /// do this serves nobody.
+    pub(crate) fn first_step(&mut self) -> Result<Duration, Error> {
+        let before = Instant::now();
+        self.submit_probe();
+        while !self.scheduler.is_idle() {
+            if !self.step()? {
+                return Err(Error::Stuck);
+            }
+            self.report();
+        }
+        Ok(before.elapsed())
     }
 
     /// Runs until the process lets go of it, or it is drained. The last line of a failure names
@@ -227,8 +236,7 @@ impl Engine {
                     self.scheduler.cancel(*request);
                 }
             }
-            // The next step answers it.
-            Command::Probe(probe) => self.probes.push(probe),
+            Command::Probe { session, nonce } => self.probes.push((session, nonce)),
             Command::Close { session } => self.close(session),
             Command::Drain => self.drain(),
         }
@@ -330,15 +338,9 @@ impl Engine {
 
     fn answer_probes(&mut self) {
         let probes = std::mem::take(&mut self.probes);
-        for probe in probes {
-            match probe {
-                Probe::Session { session, nonce } => {
-                    if let Some(session) = self.sessions.get(&session) {
-                        session.outbox.notify(Message::Alive(Alive { nonce }));
-                    }
-                }
-                // Whoever waited has gone.
-                Probe::Start(answer) => drop(answer.send(())),
+        for (session, nonce) in probes {
+            if let Some(session) = self.sessions.get(&session) {
+                session.outbox.notify(Message::Alive(Alive { nonce }));
             }
         }
     }

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use super::Error;
 use super::cli::{Config, Worker};
-use super::engine::{Command, Engine, Probe, describe};
+use super::engine::{Command, Engine, describe};
 use super::listen::Listener;
 use super::load::{self, ms};
 use super::service::{Served, Service};
@@ -72,7 +72,7 @@ struct Start {
 struct Process {
     engine: mpsc::Sender<Command>,
     served: Arc<OnceLock<Served>>,
-    /// What loading took, once it is done.
+    /// What loading and the first step took, once they are done.
     loaded: Option<oneshot::Receiver<Vec<(&'static str, f64)>>>,
     /// How the engine's thread ended. Dropped without a word when it died otherwise.
     ended: oneshot::Receiver<Result<(), Error>>,
@@ -129,7 +129,7 @@ impl Process {
     ) -> Result<(), Error> {
         let loaded = self.loaded.take();
         tokio::select! {
-            ready = become_ready(&self.engine, &self.served, loaded, &start) => ready?,
+            ready = become_ready(&self.served, loaded, &start) => ready?,
             ended = &mut self.ended => return engine_result(ended),
             failed = &mut self.server => return server_result(failed),
             () = signals.next() => return Ok(()),
@@ -161,9 +161,8 @@ impl Process {
     }
 }
 
-/// Waits for the model and for one real step, and prints the ready line.
+/// Waits for the model and its first step, and prints the ready line.
 async fn become_ready(
-    engine: &mpsc::Sender<Command>,
     served: &OnceLock<Served>,
     loaded: Option<oneshot::Receiver<Vec<(&'static str, f64)>>>,
     start: &Start,
@@ -171,13 +170,6 @@ async fn become_ready(
     let Some(loaded) = loaded else { return Ok(()) };
     // Without an answer the engine has ended, and says why.
     let Ok(mut phases) = loaded.await else { return std::future::pending().await };
-    let before = Instant::now();
-    let (answer, answered) = oneshot::channel();
-    let _ = engine.send(Command::Probe(Probe::Start(answer))).await;
-    if answered.await.is_err() {
-        return std::future::pending().await;
-    }
-    phases.push(("first_step", ms(before)));
     phases.push(("total", ms(start.start)));
     let Some(served) = served.get() else { return std::future::pending().await };
     announce(served, &start.address, &phases)
@@ -195,8 +187,13 @@ fn spawn_engine(
     let (say_loaded, loaded) = oneshot::channel();
     let (say_ended, ended) = oneshot::channel();
     let work = move || {
-        let load::Loaded { executor, scheduler, served: what, phases } = load::load(&config)?;
-        let engine = Engine::new(scheduler, executor, inbox, num_unfinished);
+        let load::Loaded { executor, scheduler, served: mut what, mut phases } =
+            load::load(&config)?;
+        let mut engine = Engine::new(scheduler, executor, inbox, num_unfinished);
+        let before = Instant::now();
+        let took = engine.first_step()?;
+        phases.push(("first_step", ms(before)));
+        what.info.step_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         // Nobody else sets it.
         let _ = served.set(what);
         // The process waits for it, or is ending.

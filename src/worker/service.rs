@@ -20,7 +20,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
-use super::engine::{Command, Probe, SessionId};
+use super::engine::{Command, SessionId};
 use super::outbox::{Messages, Outbox, outbox};
 use super::submit;
 
@@ -198,9 +198,7 @@ impl Session {
                 FromRouter::Cancel(cancel) => {
                     Command::Cancel { session: self.id, id: cancel.request_id }
                 }
-                FromRouter::Probe(probe) => {
-                    Command::Probe(Probe::Session { session: self.id, nonce: probe.nonce })
-                }
+                FromRouter::Probe(probe) => Command::Probe { session: self.id, nonce: probe.nonce },
             };
             // Full when the engine is busy: the router waits in gRPC's window.
             if self.engine.send(command).await.is_err() {

@@ -263,7 +263,7 @@ fn a_huge_header_is_refused_without_reading_it() {
     let refusal = refusal(Checkpoint::open(dir.path()));
 
     assert!(refusal.contains("header of 8589934592 bytes"), "{refusal}");
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(10));
     assert!(peak_mib() < 256);
 }
 
@@ -352,7 +352,7 @@ proptest! {
             read_all(&checkpoint);
         }
 
-        prop_assert!(start.elapsed() < Duration::from_secs(1));
+        prop_assert!(start.elapsed() < Duration::from_secs(10));
         prop_assert!(peak_mib() < 256);
     }
 }

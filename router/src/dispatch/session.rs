@@ -34,6 +34,10 @@ use crate::model::Model;
 const PROBE_INTERVAL: Duration = Duration::from_millis(900);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+// A worker whose decode steps are long is given so many of them, but never more than that.
+const PROBE_STEPS: u32 = 4;
+const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(60);
+
 // A timer so late means that this process was stopped or starved, and says nothing about the
 // worker: its answer may be waiting to be read.
 const LATE: Duration = Duration::from_millis(200);
@@ -50,10 +54,27 @@ pub(super) enum Command {
     Cancel { id: u64, at: Instant },
 }
 
+/// A worker's process, as it described itself.
+#[derive(Clone, Copy)]
+pub(super) struct Process {
+    epoch: u64,
+    /// How long it may take to answer a probe.
+    probe_timeout: Duration,
+}
+
+impl From<&ModelInfo> for Process {
+    fn from(info: &ModelInfo) -> Self {
+        let steps = Duration::from_millis(info.step_ms.into()) * PROBE_STEPS;
+        let probe_timeout = steps.clamp(PROBE_TIMEOUT, MAX_PROBE_TIMEOUT);
+        Self { epoch: info.epoch, probe_timeout }
+    }
+}
+
 /// An open session.
 pub(super) struct Session {
     worker: Arc<Worker>,
     model: Arc<Model>,
+    process: Process,
     link: Arc<Link>,
     metrics: Arc<ModelMetrics>,
     /// The worker's share of the model's figures, from its first report on.
@@ -95,7 +116,7 @@ impl Session {
     pub(super) async fn open(
         worker: Arc<Worker>,
         model: Arc<Model>,
-        epoch: u64,
+        process: Process,
         mut client: WorkerClient<Channel>,
     ) -> Result<Self, Lost> {
         let (outbound, messages) = mpsc::channel(MAX_OUTBOUND);
@@ -106,7 +127,7 @@ impl Session {
         let mut inbound = in_time("Session", call).await??.into_inner();
         match in_time("Hello", inbound.message()).await?? {
             Some(WorkerMessage { message: Some(FromWorker::Welcome(welcome)) }) => {
-                if welcome.epoch != epoch {
+                if welcome.epoch != process.epoch {
                     return Err(Lost::Epoch);
                 }
             }
@@ -120,6 +141,7 @@ impl Session {
             link: Arc::new(Link::new(Arc::clone(&model), sender)),
             worker,
             model,
+            process,
             inbound: Some(inbound),
             outbound,
             commands,
@@ -194,7 +216,7 @@ impl Session {
             ProbeState::Sent { .. } => Err(Lost::Silent("a probe")),
             ProbeState::Due(_) => {
                 let nonce = rand::random();
-                let deadline = Deadline::now() + PROBE_TIMEOUT;
+                let deadline = Deadline::now() + self.process.probe_timeout;
                 self.probe = ProbeState::Sent { nonce, deadline };
                 let probe = ToWorker::Probe(Probe { nonce });
                 self.outbound.try_send(message(probe)).map_err(|_| Lost::Slow)
@@ -355,4 +377,20 @@ fn check(
 
 fn message(message: ToWorker) -> RouterMessage {
     RouterMessage { message: Some(message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frozen_engine_is_found_in_three_seconds_and_a_slow_one_is_waited_for() {
+        let timeout =
+            |step_ms| Process::from(&ModelInfo { step_ms, ..ModelInfo::default() }).probe_timeout;
+
+        assert!(PROBE_INTERVAL + timeout(0) < Duration::from_secs(3));
+        assert_eq!(timeout(500), timeout(0));
+        assert_eq!(timeout(1500), Duration::from_secs(6));
+        assert_eq!(timeout(u32::MAX), MAX_PROBE_TIMEOUT);
+    }
 }

@@ -47,7 +47,7 @@ async fn idle_and_silent_connections_do_not_hold_the_end_up() {
     let started = Instant::now();
     router.end(Stage::Drain).await;
 
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(20));
     assert_eq!(idle.rest().await, "");
     drop(silent);
 }
@@ -76,7 +76,7 @@ async fn a_second_signal_ends_at_once() {
     let started = Instant::now();
     router.end(Stage::Stop).await;
 
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(20));
     assert!(!client.rest().await.ends_with("0\r\n\r\n"));
 }
 

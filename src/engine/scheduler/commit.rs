@@ -1,5 +1,6 @@
 //! Takes a step's results: tokens, finished sequences, blocks that can be found again.
 
+use super::step::MIN_CHUNK;
 use super::*;
 
 impl Scheduler {
@@ -39,10 +40,11 @@ impl Scheduler {
 
     /// Learns what a token costs, from steps long enough for it to matter.
     fn observe(&mut self, plan: &StepPlan, elapsed: Duration) {
-        if plan.token_ids.len() < 16 {
+        let num_tokens = plan.token_ids.len();
+        if num_tokens < MIN_CHUNK {
             return;
         }
-        let cost = elapsed.as_secs_f64() / plan.token_ids.len() as f64;
+        let cost = elapsed.as_secs_f64() / num_tokens as f64;
         self.seconds_per_token =
             Some(self.seconds_per_token.map_or(cost, |average| 0.8 * average + 0.2 * cost));
     }

@@ -2,6 +2,10 @@
 
 use super::*;
 
+/// Tokens of prompts that a step computes at least, and at most until a step has told what a token
+/// costs: a large model on a slow machine takes seconds for a hundred.
+pub(super) const MIN_CHUNK: usize = 16;
+
 impl Scheduler {
     /// Plans the next step into `plan`; false when there is nothing to compute. Must be followed
     /// by [`Scheduler::commit`] before the next call.
@@ -32,21 +36,17 @@ impl Scheduler {
         true
     }
 
-    /// Tokens of this step: all there is room for, unless a running stream would wait too long.
+    /// Tokens of this step: as many as are computed in the time that a running stream may wait, or
+    /// that a step may take. However slow the model is, prompts go on.
     fn budget(&self) -> usize {
-        let most = self.config.max_num_batched_tokens as usize;
-        let decoding = self.order.iter().any(|slot| {
-            self.slots[*slot as usize]
-                .as_ref()
-                .is_some_and(|s| s.state == State::Running && s.num_pending() == 1)
+        let running = self.slots.iter().flatten().filter(|s| s.state == State::Running);
+        let num_decoding = running.filter(|sequence| sequence.num_pending() == 1).count();
+        let fits = self.seconds_per_token.map_or(0, |cost| {
+            let bound = if num_decoding > 0 { self.config.max_itl } else { MAX_STEP };
+            (bound.as_secs_f64() / cost) as usize
         });
-        match self.seconds_per_token {
-            Some(cost) if decoding && cost > 0.0 => {
-                let fits = self.config.max_itl.as_secs_f64() / cost;
-                most.min((fits as usize).max(self.pool.block_size()))
-            }
-            _ => most,
-        }
+        let most = self.config.max_num_batched_tokens as usize;
+        most.min(fits.max(num_decoding + MIN_CHUNK))
     }
 
     fn plan_running(&mut self, plan: &mut StepPlan, budget: &mut usize, phase: Phase) {

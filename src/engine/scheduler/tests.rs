@@ -1,0 +1,239 @@
+use std::time::Duration;
+
+use super::step::MIN_CHUNK;
+use super::*;
+use crate::engine::request::SamplingParams;
+
+/// A scheduler, the plan it fills, and a model that always says 9.
+struct Engine {
+    scheduler: Scheduler,
+    plan: StepPlan,
+    outputs: Vec<Output>,
+}
+
+fn config() -> SchedulerConfig {
+    SchedulerConfig {
+        block_size: 4,
+        num_blocks: 64,
+        max_num_batched_tokens: 256,
+        max_num_seqs: 4,
+        max_model_len: 128,
+        max_queue: 2,
+        max_itl: Duration::from_millis(100),
+        eos_token_ids: vec![0],
+        hash_key: (1, 2),
+    }
+}
+
+fn request(prompt: Vec<TokenId>, max_tokens: u32) -> Request {
+    let sampling = SamplingParams { max_tokens, ..SamplingParams::default() };
+    Request { prompt, n: 1, sampling, cache_salt: 0 }
+}
+
+/// A prompt that shares no block with one of another seed.
+fn prompt(seed: u32, len: u32) -> Vec<TokenId> {
+    (0..len).map(|i| 1000 * seed + i).collect()
+}
+
+impl Engine {
+    fn new(change: impl FnOnce(&mut SchedulerConfig)) -> Self {
+        let mut config = config();
+        change(&mut config);
+        Self { scheduler: Scheduler::new(config), plan: StepPlan::default(), outputs: Vec::new() }
+    }
+
+    /// One that has learned that a token costs a millisecond.
+    fn warm(change: impl FnOnce(&mut SchedulerConfig)) -> Self {
+        let mut engine = Self::new(change);
+        engine.submit(99, request(prompt(99, 16), 1));
+        engine.step();
+        engine.outputs.clear();
+        engine
+    }
+
+    fn submit(&mut self, id: u64, request: Request) {
+        self.scheduler.submit(RequestId(id), request, None).unwrap();
+    }
+
+    fn plan(&mut self) -> bool {
+        self.scheduler.step(Duration::ZERO, &mut self.plan)
+    }
+
+    fn commit(&mut self) {
+        let sampled = vec![Sampled { token: 9, logprobs: None }; self.plan.samples.len()];
+        let took = Duration::from_millis(self.plan.token_ids.len() as u64);
+        self.scheduler.commit(&self.plan, sampled, took);
+        self.scheduler.take_outputs(&mut self.outputs);
+    }
+
+    /// Tokens of each row of one step.
+    fn step(&mut self) -> Vec<usize> {
+        assert!(self.plan());
+        self.commit();
+        self.plan.rows.iter().map(|row| row.tokens.len()).collect()
+    }
+
+    fn finishes(&self) -> Vec<(u64, Finish)> {
+        let ends = self.outputs.iter().filter_map(|o| o.finish.map(|f| (o.request.0, f)));
+        ends.collect()
+    }
+}
+
+#[test]
+fn the_first_step_of_an_unknown_model_is_small() {
+    let mut engine = Engine::new(|_| {});
+    engine.submit(1, request(prompt(1, 100), 1));
+
+    assert_eq!(engine.step(), [MIN_CHUNK]);
+    assert_eq!(engine.step(), [100 - MIN_CHUNK]);
+}
+
+#[test]
+fn a_prompt_waits_for_no_more_than_the_running_streams_may() {
+    let mut engine = Engine::warm(|config| config.max_itl = Duration::from_millis(40));
+    engine.submit(1, request(prompt(1, 4), 50));
+    engine.step();
+    engine.submit(2, request(prompt(2, 100), 1));
+
+    // A token of the stream first, and 39 of the prompt.
+    assert_eq!(engine.step(), [1, 39]);
+    assert_eq!(engine.step(), [1, 39]);
+    assert_eq!(engine.step(), [1, 22]);
+}
+
+#[test]
+fn without_a_stream_a_step_is_bounded_too() {
+    let mut engine = Engine::warm(|config| {
+        config.max_model_len = 2000;
+        config.num_blocks = 500;
+        config.max_num_batched_tokens = 2000;
+    });
+    engine.submit(1, request(prompt(1, 1200), 1));
+
+    assert_eq!(engine.step(), [500]);
+    assert_eq!(engine.step(), [500]);
+    assert_eq!(engine.step(), [200]);
+}
+
+#[test]
+fn prompts_go_on_even_where_the_bound_has_room_for_streams_only() {
+    let mut engine = Engine::warm(|config| config.max_itl = Duration::from_millis(1));
+    for id in 1..=3 {
+        engine.submit(id, request(prompt(id as u32, 4), 50));
+    }
+    while engine.outputs.len() < 3 {
+        engine.step();
+    }
+    engine.submit(4, request(prompt(4, 40), 1));
+
+    assert_eq!(engine.step(), [1, 1, 1, MIN_CHUNK]);
+}
+
+#[test]
+fn a_shared_prefix_is_computed_once_and_the_last_token_always() {
+    let mut engine = Engine::warm(|_| {});
+    engine.submit(1, request(prompt(1, 16), 1));
+    engine.step();
+
+    engine.submit(2, request(prompt(1, 16), 1));
+    assert_eq!(engine.step(), [4]);
+    assert_eq!(engine.outputs.last().unwrap().num_cached, Some(12));
+
+    let mut salted = request(prompt(1, 16), 1);
+    salted.cache_salt = 7;
+    engine.submit(3, salted);
+    assert_eq!(engine.step(), [16]);
+    assert_eq!(engine.outputs.last().unwrap().num_cached, Some(0));
+}
+
+#[test]
+fn completions_of_one_prompt_part_by_copying_the_block_they_write_into() {
+    let mut engine = Engine::warm(|_| {});
+    engine.submit(1, Request { n: 2, ..request(prompt(1, 6), 3) });
+
+    assert_eq!(engine.step(), [6]);
+    assert_eq!(engine.plan.samples.len(), 2);
+    // Both would write into the second block; the second writer finds it its own.
+    assert_eq!(engine.step(), [1, 1]);
+    assert_eq!(engine.plan.copies.len(), 1);
+    assert_eq!(engine.step(), [1, 1]);
+    assert_eq!(engine.plan.copies, []);
+    assert_eq!(engine.finishes(), [(1, Finish::Length); 2]);
+}
+
+#[test]
+fn the_later_arrival_gives_up_its_blocks_and_is_computed_again() {
+    let mut engine = Engine::warm(|config| config.num_blocks = 8);
+    engine.submit(1, request(prompt(1, 12), 12));
+    engine.submit(2, request(prompt(2, 8), 12));
+    engine.step();
+    let mut num_steps = 0;
+    while !engine.scheduler.is_idle() {
+        engine.step();
+        num_steps += 1;
+        assert!(num_steps < 100, "{:?}", engine.scheduler.stats());
+    }
+
+    assert!(engine.scheduler.stats().num_preemptions > 0);
+    assert_eq!(engine.finishes(), [(1, Finish::Length), (2, Finish::Length)]);
+    for id in [1, 2] {
+        let tokens = engine.outputs.iter().filter(|o| o.request.0 == id && o.token == Some(9));
+        assert_eq!(tokens.count(), 12, "a token was lost or repeated");
+    }
+}
+
+#[test]
+fn blocks_of_a_cancelled_request_are_held_until_the_step_in_flight_has_ended() {
+    let mut engine = Engine::warm(|_| {});
+    engine.submit(1, request(prompt(1, 8), 10));
+    assert!(engine.plan());
+
+    engine.scheduler.cancel(RequestId(1));
+    assert_eq!(engine.scheduler.stats().num_used_blocks, 2);
+    engine.commit();
+
+    assert_eq!(engine.scheduler.stats().num_used_blocks, 0);
+    assert_eq!(engine.finishes(), [(1, Finish::Cancelled)]);
+    assert!(engine.scheduler.is_idle());
+}
+
+#[test]
+fn a_request_that_missed_its_turn_is_never_computed() {
+    let mut engine = Engine::warm(|config| config.max_num_seqs = 1);
+    engine.submit(1, request(prompt(1, 4), 5));
+    engine.step();
+    let deadline = Some(Duration::from_secs(1));
+    engine.scheduler.submit(RequestId(2), request(prompt(2, 4), 5), deadline).unwrap();
+
+    assert!(engine.scheduler.step(Duration::from_secs(2), &mut engine.plan));
+    engine.commit();
+
+    assert_eq!(engine.finishes(), [(2, Finish::Deadline)]);
+    assert_eq!(engine.plan.rows.len(), 1);
+}
+
+#[test]
+fn refusals_say_what_the_limit_is() {
+    let mut engine = Engine::new(|config| {
+        config.max_num_seqs = 1;
+        config.num_blocks = 8;
+    });
+    let mut refusal = |id, request| engine.scheduler.submit(RequestId(id), request, None).err();
+
+    assert_eq!(
+        refusal(1, request(prompt(1, 20), 20)),
+        Some(Refusal::TooLarge { needed: 40, available: 32 })
+    );
+    assert_eq!(
+        refusal(2, Request { n: 2, ..request(prompt(1, 4), 4) }),
+        Some(Refusal::TooMany { n: 2, max_num_seqs: 1 })
+    );
+    // One finds the free slot, two may wait.
+    for id in 3..6 {
+        assert_eq!(refusal(id, request(prompt(1, 4), 4)), None);
+    }
+    assert_eq!(refusal(6, request(prompt(1, 4), 4)), Some(Refusal::QueueFull { max_queue: 2 }));
+    engine.scheduler.drain();
+    let late = engine.scheduler.submit(RequestId(7), request(prompt(1, 4), 4), None);
+    assert_eq!(late, Err(Refusal::Draining));
+}
