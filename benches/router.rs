@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const STREAMS: usize = 64;
 const TOKENS: usize = 4000;
 const IDLE_STREAMS: usize = 1000;
+/// Longer than headers are held back, and shorter than a request may wait for its turn.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 fn main() {
     let binary = std::env::var_os("SCONCE_BIN").map_or_else(
@@ -182,10 +184,13 @@ fn idle_memory(binary: &PathBuf) {
         &["--max-num-seqs", "8", "--max-queue", "4096", "--hash-step-us", "500000"],
     );
     let before = resident_kib(&pair.router);
-    let streams: Vec<_> = (0..IDLE_STREAMS).map(|index| pair.stream(index, 100_000)).collect();
+    let streams: Vec<_> = (0..IDLE_STREAMS).map(|index| pair.stream(index, TOKENS)).collect();
     // Every request has been read and is open or queued once the server reports them all.
+    let begun = Instant::now();
     while open_streams(&pair) < IDLE_STREAMS {
-        std::thread::yield_now();
+        assert!(begun.elapsed() < PATIENCE, "{} of {IDLE_STREAMS} are open", open_streams(&pair));
+        #[expect(clippy::disallowed_methods, reason = "polling for nothing would be measured")]
+        std::thread::sleep(Duration::from_millis(200));
     }
     let after = resident_kib(&pair.router);
     println!(

@@ -6,7 +6,7 @@
 //! prompt with the same beginning takes it back without recomputing.
 
 use std::collections::HashMap;
-use std::hash::Hasher;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
@@ -22,16 +22,33 @@ const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
 struct Block {
-    ref_count: u32,
     /// Set while the block can be found by its contents.
     hash: Option<BlockHash>,
     parent: Option<BlockHash>,
     salt: u128,
-    /// The indexed tokens: what a hit is compared with.
-    tokens: Vec<TokenId>,
     /// Neighbours in the list of free blocks.
     previous: u32,
     next: u32,
+}
+
+/// Hashes a [`BlockHash`], which is a keyed hash already: its upper half will do.
+#[derive(Clone, Copy, Debug, Default)]
+struct UpperHalf(u64);
+
+impl Hasher for UpperHalf {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = (hash >> 64) as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// All blocks of one KV cache.
@@ -39,8 +56,12 @@ struct Block {
 pub struct BlockPool {
     block_size: usize,
     key: (u64, u64),
+    /// Holders of each block. Apart from the blocks, for every step reads many.
+    ref_counts: Vec<u32>,
     blocks: Vec<Block>,
-    index: HashMap<BlockHash, BlockId>,
+    /// `[num_blocks * block_size]` the indexed blocks' tokens: what a hit is compared with.
+    tokens: Vec<TokenId>,
+    index: HashMap<BlockHash, BlockId, BuildHasherDefault<UpperHalf>>,
     /// Free blocks, the next to be handed out first.
     free_head: u32,
     free_tail: u32,
@@ -51,20 +72,14 @@ impl BlockPool {
     /// A pool of `num_blocks` blocks of `block_size` tokens. `key` keeps block hashes from being
     /// predicted.
     pub fn new(num_blocks: u32, block_size: u32, key: (u64, u64)) -> Self {
-        let block = Block {
-            ref_count: 0,
-            hash: None,
-            parent: None,
-            salt: 0,
-            tokens: Vec::new(),
-            previous: NONE,
-            next: NONE,
-        };
+        let block = Block { hash: None, parent: None, salt: 0, previous: NONE, next: NONE };
         let mut pool = Self {
             block_size: block_size as usize,
             key,
+            ref_counts: vec![0; num_blocks as usize],
             blocks: vec![block; num_blocks as usize],
-            index: HashMap::new(),
+            tokens: vec![0; num_blocks as usize * block_size as usize],
+            index: HashMap::default(),
             free_head: NONE,
             free_tail: NONE,
             num_free: 0,
@@ -92,7 +107,7 @@ impl BlockPool {
 
     /// Block tables that hold `block`.
     pub fn ref_count(&self, block: BlockId) -> u32 {
-        self.blocks[block.0 as usize].ref_count
+        self.ref_counts[block.0 as usize]
     }
 
     /// Takes one block and forgets what it held.
@@ -103,27 +118,27 @@ impl BlockPool {
         }
         self.unlink_free(id);
         self.forget(BlockId(id));
-        self.blocks[id as usize].ref_count = 1;
+        self.ref_counts[id as usize] = 1;
         Some(BlockId(id))
     }
 
     /// Counts one more holder.
     pub fn share(&mut self, block: BlockId) {
-        if self.blocks[block.0 as usize].ref_count == 0 {
+        if self.ref_counts[block.0 as usize] == 0 {
             self.unlink_free(block.0);
         }
-        self.blocks[block.0 as usize].ref_count += 1;
+        self.ref_counts[block.0 as usize] += 1;
     }
 
     /// Gives up one reference to each block, last block first, so that the blocks nearest the
     /// start of a prompt, the likeliest to be shared, are handed out last.
     pub fn release(&mut self, blocks: &[BlockId]) {
         for block in blocks.iter().rev() {
-            let entry = &mut self.blocks[block.0 as usize];
-            debug_assert!(entry.ref_count > 0, "block {} was released twice", block.0);
-            entry.ref_count -= 1;
-            if entry.ref_count == 0 {
-                if entry.hash.is_some() {
+            let ref_count = &mut self.ref_counts[block.0 as usize];
+            debug_assert!(*ref_count > 0, "block {} was released twice", block.0);
+            *ref_count -= 1;
+            if *ref_count == 0 {
+                if self.blocks[block.0 as usize].hash.is_some() {
                     self.push_free(block.0);
                 } else {
                     self.push_free_first(block.0);
@@ -141,8 +156,13 @@ impl BlockPool {
             None => hasher.write_u128(salt ^ 1),
         }
         hasher.write_u128(salt);
-        for token in tokens {
-            hasher.write_u32(*token);
+        // Many at a time: the hasher has a price per call.
+        let mut words = [[0; 4]; 32];
+        for group in tokens.chunks(words.len()) {
+            for (word, token) in words.iter_mut().zip(group) {
+                *word = token.to_le_bytes();
+            }
+            hasher.write(words[..group.len()].as_flattened());
         }
         BlockHash(hasher.finish128().as_u128())
     }
@@ -157,7 +177,13 @@ impl BlockPool {
     ) -> Option<BlockId> {
         let id = *self.index.get(&hash)?;
         let block = &self.blocks[id.0 as usize];
-        (block.parent == parent && block.salt == salt && block.tokens == tokens).then_some(id)
+        (block.parent == parent && block.salt == salt && self.tokens_of(id) == tokens).then_some(id)
+    }
+
+    /// What an indexed block holds.
+    fn tokens_of(&self, id: BlockId) -> &[TokenId] {
+        let start = id.0 as usize * self.block_size;
+        &self.tokens[start..start + self.block_size]
     }
 
     /// Makes a full, computed block findable. The first of several with the same contents wins.
@@ -176,28 +202,30 @@ impl BlockPool {
         block.hash = Some(hash);
         block.parent = parent;
         block.salt = salt;
-        block.tokens.clear();
-        block.tokens.extend_from_slice(tokens);
+        let start = id.0 as usize * self.block_size;
+        self.tokens[start..start + self.block_size].copy_from_slice(tokens);
     }
 
     /// Compares the pool's books with who holds what.
     pub(super) fn check(&self, holders: &HashMap<BlockId, u32>) -> Result<(), String> {
         for (id, block) in self.blocks.iter().enumerate() {
             let held = holders.get(&BlockId(id as u32)).copied().unwrap_or(0);
-            if block.ref_count != held {
-                return Err(format!("block {id} counts {} holders of {held}", block.ref_count));
+            let counted = self.ref_counts[id];
+            if counted != held {
+                return Err(format!("block {id} counts {counted} holders of {held}"));
             }
             if let Some(hash) = block.hash {
-                let indexed = self.index.get(&hash) == Some(&BlockId(id as u32));
-                let same = self.hash(block.parent, block.salt, &block.tokens) == hash;
+                let (id, tokens) = (BlockId(id as u32), self.tokens_of(BlockId(id as u32)));
+                let indexed = self.index.get(&hash) == Some(&id);
+                let same = self.hash(block.parent, block.salt, tokens) == hash;
                 if !indexed || !same {
-                    return Err(format!("block {id} is indexed wrongly"));
+                    return Err(format!("{id:?} is indexed wrongly"));
                 }
             }
         }
         let (mut at, mut seen) = (self.free_head, 0);
         while at != NONE && seen <= self.blocks.len() {
-            if self.blocks[at as usize].ref_count > 0 {
+            if self.ref_counts[at as usize] > 0 {
                 return Err(format!("block {at} is free and held"));
             }
             seen += 1;

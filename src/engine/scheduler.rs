@@ -122,6 +122,8 @@ pub struct Scheduler {
     /// Earliest moment at which a waiting request gives up.
     next_deadline: Option<Duration>,
     in_flight: bool,
+    /// Whether a sequence was cancelled while the step was in flight.
+    any_cancelled: bool,
     draining: bool,
     /// Seconds per token of steps with many tokens, averaged.
     seconds_per_token: Option<f64>,
@@ -146,6 +148,7 @@ impl Scheduler {
             arrivals: 0,
             next_deadline: None,
             in_flight: false,
+            any_cancelled: false,
             draining: false,
             seconds_per_token: None,
             planned: vec![false; slots],
@@ -173,6 +176,12 @@ impl Scheduler {
             return Err(Refusal::TooMany { n: request.n, max_num_seqs });
         }
         let prompt: Arc<[TokenId]> = request.prompt.into();
+        let longest = prompt.len() + request.sampling.max_tokens as usize;
+        let max_len = longest.min(self.config.max_model_len as usize);
+        let available = self.pool.num_blocks() * self.pool.block_size();
+        if max_len > available || prompt.len() >= self.config.max_model_len as usize {
+            return Err(Refusal::TooLarge { needed: max_len, available });
+        }
         let sequence = Sequence {
             request: id,
             index: 0,
@@ -181,9 +190,11 @@ impl Scheduler {
             sampling: Arc::new(request.sampling),
             salt: request.cache_salt,
             arrival: self.arrivals,
+            max_len,
             deadline,
             num_computed: 0,
             blocks: Vec::new(),
+            may_share_last: false,
             hashes: Vec::new(),
             num_cached: None,
             reported: false,
@@ -192,11 +203,6 @@ impl Scheduler {
             admitted: false,
             state: State::Preempted,
         };
-        let needed = sequence.max_len(self.config.max_model_len as usize);
-        let available = self.pool.num_blocks() * self.pool.block_size();
-        if needed > available || sequence.prompt.len() >= self.config.max_model_len as usize {
-            return Err(Refusal::TooLarge { needed, available });
-        }
         self.arrivals += 1;
         self.next_deadline = earlier(self.next_deadline, deadline);
         self.waiting.push_back(sequence);
@@ -215,6 +221,7 @@ impl Scheduler {
         for slot in self.by_request.get(&id).cloned().unwrap_or_default() {
             if let Some(sequence) = &mut self.slots[slot as usize] {
                 sequence.state = State::Cancelled;
+                self.any_cancelled = true;
                 if !self.in_flight {
                     self.finish(slot, None, Finish::Cancelled);
                 }

@@ -21,6 +21,8 @@ pub(crate) struct Sequence {
     pub(crate) salt: u128,
     /// Order of arrival: earlier ones are served first and preempted last.
     pub(crate) arrival: u64,
+    /// Most tokens that it can have.
+    pub(crate) max_len: usize,
     /// When it gives up waiting for its first step.
     pub(crate) deadline: Option<Duration>,
     /// Prompt and completion.
@@ -28,6 +30,8 @@ pub(crate) struct Sequence {
     /// Tokens whose keys and values are in the cache.
     pub(crate) num_computed: usize,
     pub(crate) blocks: Vec<BlockId>,
+    /// Whether the last block, half full, may have other holders: it has forked.
+    pub(crate) may_share_last: bool,
     /// Hashes of the first full blocks, as far as they were indexed or found.
     pub(crate) hashes: Vec<BlockHash>,
     /// Prompt tokens found in the prefix cache; taken by the first output.
@@ -64,13 +68,9 @@ impl Sequence {
         self.tokens.len() - self.prompt.len()
     }
 
-    /// Most tokens that it can have.
-    pub(crate) fn max_len(&self, max_model_len: usize) -> usize {
-        (self.prompt.len() + self.sampling.max_tokens as usize).min(max_model_len)
-    }
-
     /// Another completion that shares everything computed so far.
-    pub(crate) fn fork(&self, index: u32) -> Self {
+    pub(crate) fn fork(&mut self, index: u32) -> Self {
+        self.may_share_last = true;
         Self { index, num_forks: 0, fork_slots: Vec::new(), admitted: false, ..self.clone() }
     }
 }

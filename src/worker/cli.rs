@@ -91,7 +91,7 @@ struct LimitArgs {
     #[arg(long, value_name = "COUNT", default_value = "64")]
     max_num_seqs: NonZeroU32,
 
-    /// Most tokens that one step computes
+    /// Most tokens that one step computes; at least --max-num-seqs
     #[arg(long, value_name = "COUNT", default_value = "2048")]
     max_num_batched_tokens: NonZeroU32,
 
@@ -189,6 +189,13 @@ impl TryFrom<Worker> for Config {
         {
             return Err(Error::Flags(format!(
                 "{address} can be reached from other machines; --allow-remote permits that"
+            )));
+        }
+        let (tokens, seqs) = (args.limits.max_num_batched_tokens, args.limits.max_num_seqs);
+        if tokens < seqs {
+            return Err(Error::Flags(format!(
+                "--max-num-batched-tokens is {tokens} and must be at least --max-num-seqs, {seqs}: \
+                 every running sequence needs a token of each step"
             )));
         }
         let is_hash = args.model.as_os_str() == "hash";
@@ -317,6 +324,7 @@ mod tests {
             ["--max-model-len", "1000000"],
             ["--max-itl-ms", "0"],
             ["--max-itl-ms", "501"],
+            ["--max-num-batched-tokens", "63"],
             ["--num-blocks", "4294967295"],
         ] {
             let args: Vec<_> = ["--listen", "unix:/w"].into_iter().chain(args).collect();

@@ -13,6 +13,7 @@ impl Scheduler {
             if let Some(sequence) = &mut self.slots[row.sequence.0 as usize] {
                 sequence.num_computed = row.num_computed as usize + row.tokens.len();
             }
+            self.index_blocks(row.sequence.0);
         }
         for admission in &plan.admitted {
             let Some(sequence) = &mut self.slots[admission.sequence.0 as usize] else { continue };
@@ -21,21 +22,23 @@ impl Scheduler {
                 sequence.num_computed = sequence.tokens.len();
             }
         }
-        for row in &plan.rows {
-            self.index_blocks(row.sequence.0);
-        }
         for (sample, sampled) in plan.samples.iter().zip(sampled) {
             self.append(sample.sequence.0, sampled);
         }
+        if std::mem::take(&mut self.any_cancelled) {
+            self.finish_cancelled();
+        }
+        debug_assert_eq!(self.check_step(), Ok(()));
+    }
+
+    fn finish_cancelled(&mut self) {
         for at in (0..self.order.len()).rev() {
             let slot = self.order[at];
-            let cancelled =
-                self.slots[slot as usize].as_ref().is_some_and(|s| s.state == State::Cancelled);
-            if cancelled {
+            let sequence = self.slots[slot as usize].as_ref();
+            if sequence.is_some_and(|sequence| sequence.state == State::Cancelled) {
                 self.finish(slot, None, Finish::Cancelled);
             }
         }
-        debug_assert_eq!(self.check_step(), Ok(()));
     }
 
     /// Learns what a token costs, from steps long enough for it to matter.
@@ -73,7 +76,7 @@ impl Scheduler {
         let sampling = &sequence.sampling;
         let stops = (!sampling.ignore_eos && self.config.eos_token_ids.contains(&token))
             || sampling.stop_token_ids.contains(&token);
-        let full = sequence.tokens.len() >= sequence.max_len(self.config.max_model_len as usize);
+        let full = sequence.tokens.len() >= sequence.max_len;
         if stops {
             self.finish(slot, Some(sampled), Finish::StopToken);
         } else if full {

@@ -31,7 +31,7 @@ impl Scheduler {
             if sequence.blocks.len() * size < sequence.num_computed {
                 return Err(format!("{:?} has computed tokens without blocks", sequence.request));
             }
-            if sequence.tokens.len() > sequence.max_len(self.config.max_model_len as usize) {
+            if sequence.tokens.len() > sequence.max_len {
                 return Err(format!("{:?} is longer than it may be", sequence.request));
             }
         }

@@ -15,11 +15,19 @@ impl Scheduler {
         plan.released.append(&mut self.released);
         self.expire(now);
         self.planned.fill(false);
-        let mut budget = self.budget();
+        let census = self.census();
+        let mut budget = self.budget(census.num_decoding);
+        let num_preemptions = self.stats.num_preemptions;
         self.plan_running(plan, &mut budget, Phase::Decode);
-        self.plan_running(plan, &mut budget, Phase::Prefill);
-        self.resume(plan, &mut budget);
-        self.admit(plan, &mut budget);
+        if census.num_prefilling > 0 {
+            self.plan_running(plan, &mut budget, Phase::Prefill);
+        }
+        if census.num_preempted > 0 || self.stats.num_preemptions > num_preemptions {
+            self.resume(plan, &mut budget);
+        }
+        if !self.waiting.is_empty() {
+            self.admit(plan, &mut budget);
+        }
         if plan.rows.is_empty() && self.holders() > 0 {
             self.break_deadlock();
             self.plan_running(plan, &mut budget, Phase::Prefill);
@@ -36,11 +44,22 @@ impl Scheduler {
         true
     }
 
+    fn census(&self) -> Census {
+        let mut census = Census::default();
+        for sequence in self.order.iter().filter_map(|slot| self.slots[*slot as usize].as_ref()) {
+            match sequence.state {
+                State::Running if sequence.num_pending() == 1 => census.num_decoding += 1,
+                State::Running => census.num_prefilling += 1,
+                State::Preempted => census.num_preempted += 1,
+                State::Cancelled => {}
+            }
+        }
+        census
+    }
+
     /// Tokens of this step: as many as are computed in the time that a running stream may wait, or
     /// that a step may take. However slow the model is, prompts go on.
-    fn budget(&self) -> usize {
-        let running = self.slots.iter().flatten().filter(|s| s.state == State::Running);
-        let num_decoding = running.filter(|sequence| sequence.num_pending() == 1).count();
+    fn budget(&self, num_decoding: usize) -> usize {
         let fits = self.seconds_per_token.map_or(0, |cost| {
             let bound = if num_decoding > 0 { self.config.max_itl } else { MAX_STEP };
             (bound.as_secs_f64() / cost) as usize
@@ -134,8 +153,13 @@ impl Scheduler {
     fn reserve(&mut self, slot: u32, chunk: usize, plan: &mut StepPlan) -> bool {
         let Some(sequence) = &mut self.slots[slot as usize] else { return false };
         let size = self.pool.block_size();
-        let needed = (sequence.num_computed + chunk).div_ceil(size);
-        let last_is_shared = sequence.num_computed % size != 0
+        let end = sequence.num_computed + chunk;
+        if sequence.blocks.len() * size >= end && !sequence.may_share_last {
+            return true;
+        }
+        let needed = end.div_ceil(size);
+        let last_is_shared = sequence.may_share_last
+            && sequence.num_computed % size != 0
             && sequence
                 .blocks
                 .get(sequence.num_computed / size)
@@ -150,6 +174,7 @@ impl Scheduler {
             plan.copies.push(BlockCopy { from, to });
             self.pool.release(&[from]);
         }
+        sequence.may_share_last = false;
         while sequence.blocks.len() < needed {
             let Some(block) = self.pool.allocate() else { return false };
             sequence.blocks.push(block);
@@ -164,14 +189,19 @@ impl Scheduler {
         let id = SequenceId(slot);
         let first = plan.token_ids.len() as u32;
         let start = sequence.num_computed;
-        plan.token_ids.extend_from_slice(&sequence.tokens[start..start + chunk]);
-        for position in start..start + chunk {
+        // Counted along, for a division per token is most of a decode row's price.
+        let (mut block, mut offset) = (start / size, start % size);
+        for (token, position) in sequence.tokens[start..start + chunk].iter().zip(start..) {
+            plan.token_ids.push(*token);
             plan.positions.push(position as u32);
-            let block = sequence.blocks[position / size];
-            plan.slot_mapping.push(block.0 * size as u32 + (position % size) as u32);
+            plan.slot_mapping.push(sequence.blocks[block].0 * size as u32 + offset as u32);
+            offset += 1;
+            if offset == size {
+                (block, offset) = (block + 1, 0);
+            }
         }
         let first_block = plan.block_tables.len() as u32;
-        let num_blocks = (start + chunk).div_ceil(size);
+        let num_blocks = block + usize::from(offset > 0);
         plan.block_tables.extend_from_slice(&sequence.blocks[..num_blocks]);
         plan.rows.push(Row {
             sequence: id,
@@ -188,7 +218,9 @@ impl Scheduler {
                 num_generated: sequence.num_generated() as u32,
             };
             plan.samples.push(sample);
-            self.fork(slot, sample, plan);
+            if sequence.num_forks > 0 {
+                self.fork(slot, sample, plan);
+            }
         }
     }
 
@@ -336,6 +368,14 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// How many sequences there are of each kind.
+#[derive(Clone, Copy, Default)]
+struct Census {
+    num_decoding: usize,
+    num_prefilling: usize,
+    num_preempted: usize,
 }
 
 /// Which sequences a pass over the running ones is about.
