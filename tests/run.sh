@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test, and installs what they need under target/. Needs Rust, Python 3 with pip, Node.
-# An argument narrows it: `tests/run.sh rust` or `tests/run.sh e2e [pytest arguments]`.
+# An argument narrows it: `tests/run.sh rust [nextest arguments]` or `tests/run.sh e2e [pytest
+# arguments]`. `tests/run.sh soak [--aborts N]` runs what takes too long for every day.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -38,6 +39,14 @@ install_node() {
 say "build"
 cargo test --workspace --no-run --quiet
 export SCONCE_BIN=$root/target/debug/sconce
+
+if [ "$what" = soak ]; then
+    say "soak: two million simulated requests"
+    SCONCE_SIM_REQUESTS=${SCONCE_SIM_REQUESTS:-2000000} \
+        cargo test --quiet --test simulator -- --nocapture
+    say "soak: clients that hang up"
+    exec python3 tests/soak.py "$@"
+fi
 
 say "test environments under target/"
 install_python "$root/target/venv" tests/e2e/requirements.txt

@@ -143,10 +143,14 @@ def test_models_are_listed_and_retrieved(client, server):
         client.models.retrieve("no/such-model")
 
 
-def test_the_end_of_the_context_is_the_default_limit(client, server):
-    limit = server.get("/v1/models")["data"][0]["max_model_len"]
+def test_the_end_of_the_context_is_the_default_limit(start):
+    server = start("--max-model-len", "96")
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key=server.key, max_retries=0)
+    request = dict(model=server.model, messages=chat("Hi"), extra_body={"ignore_eos": True})
 
+    reply = client.chat.completions.create(**request)
     with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(model=server.model, prompt="x", max_tokens=limit + 1)
+        client.chat.completions.create(**request, max_tokens=96)
 
-    assert refused.value.body["param"] == "max_tokens" or refused.value.body["code"] == "context_length_exceeded"
+    assert (reply.choices[0].finish_reason, reply.usage.total_tokens) == ("length", 96)
+    assert refused.value.code == "context_length_exceeded"

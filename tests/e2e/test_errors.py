@@ -1,6 +1,5 @@
 """What the SDK raises, and what it retries."""
 
-import http.server
 import threading
 
 import openai

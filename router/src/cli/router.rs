@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use crate::config::{AuthMode, Config, Limits, MetricsAccess};
 
@@ -57,7 +58,7 @@ pub struct Router {
     cors_origins: Vec<String>,
 
     /// Serve /metrics without a key
-    #[arg(long)]
+    #[arg(long, env = "SCONCE_PUBLIC_METRICS", value_parser = BoolishValueParser::new())]
     public_metrics: bool,
 
     /// Seconds that running requests get at shutdown
