@@ -99,10 +99,13 @@ pub struct Stats {
 }
 
 mod commit;
+mod cost;
 mod invariants;
 mod step;
 #[cfg(test)]
 mod tests;
+
+use cost::{Budget, StepCost, Work};
 
 /// The queues, the block pool, and the rule that makes steps of them.
 #[derive(Debug)]
@@ -125,8 +128,7 @@ pub struct Scheduler {
     /// Whether a sequence was cancelled while the step was in flight.
     any_cancelled: bool,
     draining: bool,
-    /// Seconds per token of steps with many tokens, averaged.
-    seconds_per_token: Option<f64>,
+    cost: StepCost,
     /// Slots planned in this step.
     planned: Vec<bool>,
     stats: Stats,
@@ -150,7 +152,7 @@ impl Scheduler {
             in_flight: false,
             any_cancelled: false,
             draining: false,
-            seconds_per_token: None,
+            cost: StepCost::default(),
             planned: vec![false; slots],
             stats: Stats { num_blocks: config.num_blocks, ..Stats::default() },
             config,

@@ -1,6 +1,5 @@
 //! Takes a step's results: tokens, finished sequences, blocks that can be found again.
 
-use super::step::MIN_CHUNK;
 use super::*;
 
 impl Scheduler {
@@ -8,7 +7,9 @@ impl Scheduler {
     pub fn commit(&mut self, plan: &StepPlan, sampled: Vec<Sampled>, elapsed: Duration) {
         debug_assert_eq!(plan.samples.len(), sampled.len());
         self.in_flight = false;
-        self.observe(plan, elapsed);
+        let work =
+            plan.rows.iter().map(|row| Work::of_row(row.tokens.len(), row.num_computed as usize));
+        self.cost.observe(work.sum(), elapsed);
         for row in &plan.rows {
             if let Some(sequence) = &mut self.slots[row.sequence.0 as usize] {
                 sequence.num_computed = row.num_computed as usize + row.tokens.len();
@@ -39,17 +40,6 @@ impl Scheduler {
                 self.finish(slot, None, Finish::Cancelled);
             }
         }
-    }
-
-    /// Learns what a token costs, from steps long enough for it to matter.
-    fn observe(&mut self, plan: &StepPlan, elapsed: Duration) {
-        let num_tokens = plan.token_ids.len();
-        if num_tokens < MIN_CHUNK {
-            return;
-        }
-        let cost = elapsed.as_secs_f64() / num_tokens as f64;
-        self.seconds_per_token =
-            Some(self.seconds_per_token.map_or(cost, |average| 0.8 * average + 0.2 * cost));
     }
 
     fn index_blocks(&mut self, slot: u32) {

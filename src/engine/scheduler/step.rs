@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// Tokens of prompts that a step computes at least, and at most until a step has told what a token
-/// costs: a large model on a slow machine takes seconds for a hundred.
-pub(super) const MIN_CHUNK: usize = 16;
+/// Of the time that a step may take, what is planned for: estimates err, and a processor is lost
+/// now and then.
+const PLANNED_SHARE: f64 = 0.85;
 
 impl Scheduler {
     /// Plans the next step into `plan`; false when there is nothing to compute. Must be followed
@@ -16,7 +16,7 @@ impl Scheduler {
         self.expire(now);
         self.planned.fill(false);
         let census = self.census();
-        let mut budget = self.budget(census.num_decoding);
+        let mut budget = self.budget(census);
         let num_preemptions = self.stats.num_preemptions;
         self.plan_running(plan, &mut budget, Phase::Decode);
         if census.num_prefilling > 0 {
@@ -57,18 +57,14 @@ impl Scheduler {
         census
     }
 
-    /// Tokens of this step: as many as are computed in the time that a running stream may wait, or
-    /// that a step may take. However slow the model is, prompts go on.
-    fn budget(&self, num_decoding: usize) -> usize {
-        let fits = self.seconds_per_token.map_or(0, |cost| {
-            let bound = if num_decoding > 0 { self.config.max_itl } else { MAX_STEP };
-            (bound.as_secs_f64() / cost) as usize
-        });
-        let most = self.config.max_num_batched_tokens as usize;
-        most.min(fits.max(num_decoding + MIN_CHUNK))
+    /// What this step may take: the time that a running stream may wait, or that a step may take.
+    fn budget(&self, census: Census) -> Budget {
+        let bound = if census.num_decoding > 0 { self.config.max_itl } else { MAX_STEP };
+        let max_tokens = self.config.max_num_batched_tokens as usize;
+        self.cost.budget(max_tokens, bound.mul_f64(PLANNED_SHARE))
     }
 
-    fn plan_running(&mut self, plan: &mut StepPlan, budget: &mut usize, phase: Phase) {
+    fn plan_running(&mut self, plan: &mut StepPlan, budget: &mut Budget, phase: Phase) {
         for at in 0..self.order.len() {
             let slot = self.order[at];
             if self.planned[slot as usize] {
@@ -79,17 +75,21 @@ impl Scheduler {
             if sequence.state != State::Running || (pending == 1) != (phase == Phase::Decode) {
                 continue;
             }
-            let chunk = pending.min((*budget).max(usize::from(phase == Phase::Decode)));
-            if chunk == 0 {
-                continue;
-            }
-            let fits = match phase {
-                Phase::Decode => self.make_room(slot, plan),
-                Phase::Prefill => self.reserve(slot, chunk, plan),
-            };
-            if fits {
-                self.push_row(slot, chunk, plan);
-                *budget = budget.saturating_sub(chunk);
+            let num_computed = sequence.num_computed;
+            match phase {
+                Phase::Decode => {
+                    if self.make_room(slot, plan) {
+                        self.push_row(slot, 1, plan);
+                        budget.spend_decode(num_computed);
+                    }
+                }
+                Phase::Prefill => {
+                    let chunk = budget.chunk(pending, num_computed);
+                    if chunk > 0 && self.reserve(slot, chunk, plan) {
+                        self.push_row(slot, chunk, plan);
+                        budget.spend_chunk(chunk, num_computed);
+                    }
+                }
             }
         }
     }
@@ -257,7 +257,7 @@ impl Scheduler {
     }
 
     /// Gives blocks back to preempted sequences, in order of arrival.
-    fn resume(&mut self, plan: &mut StepPlan, budget: &mut usize) {
+    fn resume(&mut self, plan: &mut StepPlan, budget: &mut Budget) {
         for at in 0..self.order.len() {
             let slot = self.order[at];
             let preempted = self.slots[slot as usize]
@@ -269,14 +269,14 @@ impl Scheduler {
         }
     }
 
-    fn admit(&mut self, plan: &mut StepPlan, budget: &mut usize) {
+    fn admit(&mut self, plan: &mut StepPlan, budget: &mut Budget) {
         let blocked = self.order.iter().any(|slot| {
             self.slots[*slot as usize].as_ref().is_some_and(|s| s.state == State::Preempted)
         });
         if blocked {
             return;
         }
-        while *budget > 0
+        while !budget.is_spent()
             && let Some(next) = self.waiting.front()
             && self.free_slots.len() > next.num_forks as usize
             && let Some(mut sequence) = self.waiting.pop_front()
@@ -310,8 +310,8 @@ impl Scheduler {
 
     /// Starts a sequence that holds no blocks: takes what the prefix cache has of it, and the
     /// first chunk's blocks. False when there is no room.
-    fn begin(&mut self, slot: u32, plan: &mut StepPlan, budget: &mut usize) -> bool {
-        if *budget == 0 {
+    fn begin(&mut self, slot: u32, plan: &mut StepPlan, budget: &mut Budget) -> bool {
+        if budget.is_spent() {
             return false;
         }
         let others = self.holders();
@@ -329,10 +329,10 @@ impl Scheduler {
         }
         let found = sequence.blocks.len() * size;
         sequence.num_computed = found;
-        let chunk = sequence.num_pending().min(*budget);
+        let chunk = budget.chunk(sequence.num_pending(), found);
         let needed = (found + chunk).div_ceil(size) - sequence.blocks.len();
         let watermark = if others == 0 { 0 } else { 2 * others };
-        if needed + watermark > self.pool.num_free() {
+        if chunk == 0 || needed + watermark > self.pool.num_free() {
             self.pool.release(&sequence.blocks);
             sequence.blocks.clear();
             sequence.hashes.clear();
@@ -348,7 +348,7 @@ impl Scheduler {
             return false;
         }
         self.push_row(slot, chunk, plan);
-        *budget -= chunk;
+        budget.spend_chunk(chunk, found);
         true
     }
 
