@@ -128,7 +128,7 @@ impl CpuRunner {
     pub fn load(checkpoint: &Checkpoint, options: &RunnerOptions) -> Result<Self, LoadError> {
         let config = checkpoint.config();
         let shape = kv_shape(config, options)?;
-        let limits = limits(config, options, shape)?;
+        let limits = Self::limits_of(config, options)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let cpu = Cpu::new(options.num_threads, isa)?;
         let needed = load::packed_bytes(checkpoint, options.compute);
@@ -142,6 +142,14 @@ impl CpuRunner {
         let workspace = decoder.workspace(max_tokens, limits.max_num_seqs as usize);
         let sampler = Sampler::new(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
         Ok(Self { cpu, decoder, kv, workspace, input: Input::default(), sampler, limits })
+    }
+
+    /// What a model will take once it is loaded.
+    pub fn limits_of(
+        config: &DecoderConfig,
+        options: &RunnerOptions,
+    ) -> Result<ExecutorLimits, LoadError> {
+        limits(config, options, kv_shape(config, options)?)
     }
 
     /// The model's shape.

@@ -11,10 +11,11 @@ use super::Error;
 use super::cli::{Config, ModelSource};
 use super::hash;
 use super::service::Served;
+use crate::engine::request::TokenId;
 use crate::engine::scheduler::{Scheduler, SchedulerConfig};
 use crate::runner::cpu::{CpuRunner, RunnerOptions};
 use crate::runner::{Executor, ExecutorLimits};
-use crate::weights::Checkpoint;
+use crate::weights::{self, Checkpoint};
 
 // As many as OpenAI's API allows.
 const MAX_LOGPROBS: u32 = 20;
@@ -23,15 +24,15 @@ const MAX_LOGPROBS: u32 = 20;
 pub(crate) struct Loaded {
     pub(crate) executor: Box<dyn Executor>,
     pub(crate) scheduler: Scheduler,
-    pub(crate) served: Served,
     /// What took how many milliseconds.
     pub(crate) phases: Vec<(&'static str, f64)>,
 }
 
-/// Loads the model. Takes seconds: not for an async thread.
-pub(crate) fn load(config: &Config) -> Result<Loaded, Error> {
+/// Loads the model, and publishes what it is as soon as that is known. Takes seconds: not for an
+/// async thread.
+pub(crate) fn load(config: &Config, publish: impl FnOnce(Served) + Send) -> Result<Loaded, Error> {
     match &config.model {
-        ModelSource::Cpu { path, options } => load_checkpoint(config, path, options),
+        ModelSource::Cpu { path, options } => load_checkpoint(config, (path, options), publish),
         ModelSource::Hash(options) => {
             let start = Instant::now();
             let executor = hash::HashExecutor::new(options);
@@ -42,13 +43,18 @@ pub(crate) fn load(config: &Config) -> Result<Loaded, Error> {
                 ..describe(config, executor.limits())
             };
             let tokenizer = hash::tokenizer_json(options.vocab_size);
+            publish(Served { info, tokenizer });
             let phases = vec![("load", ms(start))];
-            Ok(loaded(config, Box::new(executor), Served { info, tokenizer }, phases))
+            Ok(loaded(config, Box::new(executor), vec![hash::EOS], phases))
         }
     }
 }
 
-fn load_checkpoint(config: &Config, path: &Path, options: &RunnerOptions) -> Result<Loaded, Error> {
+fn load_checkpoint(
+    config: &Config,
+    (path, options): (&Path, &RunnerOptions),
+    publish: impl FnOnce(Served) + Send,
+) -> Result<Loaded, Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Load {
         model: path.display().to_string(),
         source,
@@ -56,14 +62,21 @@ fn load_checkpoint(config: &Config, path: &Path, options: &RunnerOptions) -> Res
     let start = Instant::now();
     let checkpoint = Checkpoint::open(path).map_err(|error| failed(error.into()))?;
     let opened = ms(start);
-    // The tokenizer needs one thread while the weights are packed by others.
+    let limits =
+        CpuRunner::limits_of(checkpoint.config(), options).map_err(|error| failed(error.into()))?;
+    // The tokenizer needs one thread while the weights are packed by others, and so does the
+    // router that reads it.
     let (tokenizer, runner) = std::thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| (checkpoint.tokenizer_json(), ms(start)));
+        let tokenizer = scope.spawn(|| {
+            let tokenizer = checkpoint.tokenizer_json()?;
+            publish(Served { info: describe_checkpoint(config, &checkpoint, limits), tokenizer });
+            Ok(ms(start))
+        });
         let runner = CpuRunner::load(&checkpoint, options);
         (tokenizer.join(), (runner, ms(start)))
     });
-    let (tokenizer, tokenizer_at) = tokenizer.map_err(|_| Error::Panicked)?;
-    let tokenizer = tokenizer.map_err(|error| failed(error.into()))?;
+    let tokenizer: Result<f64, weights::Error> = tokenizer.map_err(|_| Error::Panicked)?;
+    let tokenizer_at = tokenizer.map_err(|error| failed(error.into()))?;
     let (runner, packed_at) = runner;
     let runner = runner.map_err(|error| failed(error.into()))?;
     tracing::info!(
@@ -73,27 +86,18 @@ fn load_checkpoint(config: &Config, path: &Path, options: &RunnerOptions) -> Res
         num_threads = options.num_threads,
         "model loaded"
     );
-    let special_tokens = checkpoint.special_tokens().clone().into_iter().collect();
-    let info = ModelInfo {
-        chat_template: checkpoint.chat_template().unwrap_or_default().to_owned(),
-        special_tokens,
-        bos_token_id: checkpoint.bos_token_id(),
-        add_bos_token: checkpoint.add_bos_token(),
-        eos_token_ids: checkpoint.eos_token_ids().to_vec(),
-        ..describe(config, runner.limits())
-    };
     let phases = vec![
         ("open", opened),
         ("tokenizer", tokenizer_at - opened),
         ("weights", packed_at - opened),
     ];
-    Ok(loaded(config, Box::new(runner), Served { info, tokenizer }, phases))
+    Ok(loaded(config, Box::new(runner), checkpoint.eos_token_ids().to_vec(), phases))
 }
 
 fn loaded(
     config: &Config,
     executor: Box<dyn Executor>,
-    served: Served,
+    eos_token_ids: Vec<TokenId>,
     phases: Vec<(&'static str, f64)>,
 ) -> Loaded {
     let limits = executor.limits();
@@ -106,10 +110,25 @@ fn loaded(
         max_model_len: limits.max_model_len,
         max_queue: config.max_queue,
         max_itl: config.max_itl,
-        eos_token_ids: served.info.eos_token_ids.clone(),
+        eos_token_ids,
         hash_key: (keys.hash_one(1), keys.hash_one(2)),
     });
-    Loaded { executor, scheduler, served, phases }
+    Loaded { executor, scheduler, phases }
+}
+
+fn describe_checkpoint(
+    config: &Config,
+    checkpoint: &Checkpoint,
+    limits: ExecutorLimits,
+) -> ModelInfo {
+    ModelInfo {
+        chat_template: checkpoint.chat_template().unwrap_or_default().to_owned(),
+        special_tokens: checkpoint.special_tokens().clone().into_iter().collect(),
+        bos_token_id: checkpoint.bos_token_id(),
+        add_bos_token: checkpoint.add_bos_token(),
+        eos_token_ids: checkpoint.eos_token_ids().to_vec(),
+        ..describe(config, limits)
+    }
 }
 
 /// What every model's description has.

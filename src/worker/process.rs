@@ -1,8 +1,8 @@
 //! The life of a worker process: listen, load, take one step, say so, serve, drain.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
@@ -25,7 +25,7 @@ use super::cli::{Config, Worker};
 use super::engine::{Command, Engine, describe};
 use super::listen::Listener;
 use super::load::{self, ms};
-use super::service::{Served, Service};
+use super::service::{Served, Service, Startup};
 
 /// Name of the thread that owns the engine. Its panics are caught: they end the process in order.
 pub const ENGINE_THREAD: &str = "engine";
@@ -71,7 +71,7 @@ struct Start {
 
 struct Process {
     engine: mpsc::Sender<Command>,
-    served: Arc<OnceLock<Served>>,
+    startup: Arc<Startup>,
     /// What loading and the first step took, once they are done.
     loaded: Option<oneshot::Receiver<Vec<(&'static str, f64)>>>,
     /// How the engine's thread ended. Dropped without a word when it died otherwise.
@@ -85,10 +85,10 @@ impl Process {
     /// Starts the server and the engine's thread, which loads the model first.
     async fn start(config: &Config, listener: Listener) -> Self {
         let (commands, inbox) = mpsc::channel(MAX_COMMANDS);
-        let served = Arc::<OnceLock<Served>>::default();
+        let startup = Arc::<Startup>::default();
         let num_unfinished = Arc::new(AtomicU32::new(0));
         let service =
-            Service::new(Arc::clone(&served), commands.clone(), Arc::clone(&num_unfinished));
+            Service::new(Arc::clone(&startup), commands.clone(), Arc::clone(&num_unfinished));
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::NotServing).await;
         let stop = CancellationToken::new();
@@ -117,8 +117,8 @@ impl Process {
             }
         });
         let (loaded, ended) =
-            spawn_engine(config.clone(), Arc::clone(&served), (inbox, num_unfinished));
-        Self { engine: commands, served, loaded: Some(loaded), ended, health, server, stop }
+            spawn_engine(config.clone(), Arc::clone(&startup), (inbox, num_unfinished));
+        Self { engine: commands, startup, loaded: Some(loaded), ended, health, server, stop }
     }
 
     async fn serve(
@@ -129,7 +129,7 @@ impl Process {
     ) -> Result<(), Error> {
         let loaded = self.loaded.take();
         tokio::select! {
-            ready = become_ready(&self.served, loaded, &start) => ready?,
+            ready = become_ready(&self.startup, loaded, &start) => ready?,
             ended = &mut self.ended => return engine_result(ended),
             failed = &mut self.server => return server_result(failed),
             () = signals.next() => return Ok(()),
@@ -163,7 +163,7 @@ impl Process {
 
 /// Waits for the model and its first step, and prints the ready line.
 async fn become_ready(
-    served: &OnceLock<Served>,
+    startup: &Startup,
     loaded: Option<oneshot::Receiver<Vec<(&'static str, f64)>>>,
     start: &Start,
 ) -> Result<(), Error> {
@@ -171,7 +171,7 @@ async fn become_ready(
     // Without an answer the engine has ended, and says why.
     let Ok(mut phases) = loaded.await else { return std::future::pending().await };
     phases.push(("total", ms(start.start)));
-    let Some(served) = served.get() else { return std::future::pending().await };
+    let Some(served) = startup.served.get() else { return std::future::pending().await };
     announce(served, &start.address, &phases)
         .map_err(|source| Error::Process { what: "can't print the ready line", source })
 }
@@ -181,21 +181,20 @@ type Ended = oneshot::Receiver<Result<(), Error>>;
 
 fn spawn_engine(
     config: Config,
-    served: Arc<OnceLock<Served>>,
+    startup: Arc<Startup>,
     (inbox, num_unfinished): Inbox,
 ) -> (oneshot::Receiver<Vec<(&'static str, f64)>>, Ended) {
     let (say_loaded, loaded) = oneshot::channel();
     let (say_ended, ended) = oneshot::channel();
     let work = move || {
-        let load::Loaded { executor, scheduler, served: mut what, mut phases } =
-            load::load(&config)?;
+        // Nobody else sets it, nor the time of the first step.
+        let publish = |served| drop(startup.served.set(served));
+        let load::Loaded { executor, scheduler, mut phases } = load::load(&config, publish)?;
         let mut engine = Engine::new(scheduler, executor, inbox, num_unfinished);
         let before = Instant::now();
         let took = engine.first_step()?;
         phases.push(("first_step", ms(before)));
-        what.info.step_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
-        // Nobody else sets it.
-        let _ = served.set(what);
+        let _ = startup.step_ms.set(u32::try_from(took.as_millis()).unwrap_or(u32::MAX));
         // The process waits for it, or is ending.
         let _ = say_loaded.send(phases);
         engine.run()

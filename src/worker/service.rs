@@ -28,7 +28,16 @@ const MAX_SESSIONS: usize = 64;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const PIECE_BYTES: usize = 1 << 20;
 
-/// What the worker serves, once it is loaded.
+/// How far the process has come.
+#[derive(Default)]
+pub(crate) struct Startup {
+    /// What it serves. Routers read it while the weights are still being loaded.
+    pub(crate) served: OnceLock<Served>,
+    /// Milliseconds of the first step. Sessions begin after it.
+    pub(crate) step_ms: OnceLock<u32>,
+}
+
+/// What the worker serves.
 pub(crate) struct Served {
     pub(crate) info: ModelInfo,
     pub(crate) tokenizer: Vec<u8>,
@@ -36,7 +45,7 @@ pub(crate) struct Served {
 
 /// The service. Answers from the start; without a model, that there is none yet.
 pub(crate) struct Service {
-    served: Arc<OnceLock<Served>>,
+    startup: Arc<Startup>,
     engine: mpsc::Sender<Command>,
     num_unfinished: Arc<AtomicU32>,
     sessions: Arc<Semaphore>,
@@ -45,12 +54,12 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(
-        served: Arc<OnceLock<Served>>,
+        startup: Arc<Startup>,
         engine: mpsc::Sender<Command>,
         num_unfinished: Arc<AtomicU32>,
     ) -> Self {
         Self {
-            served,
+            startup,
             engine,
             num_unfinished,
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
@@ -58,8 +67,8 @@ impl Service {
         }
     }
 
-    fn loaded(&self) -> Result<&Served, Status> {
-        self.served.get().ok_or_else(|| Status::unavailable("the model is still being loaded"))
+    fn served(&self) -> Result<&Served, Status> {
+        self.startup.served.get().ok_or_else(loading)
     }
 }
 
@@ -71,16 +80,16 @@ impl worker_server::Worker for Service {
     type SessionStream = Messages;
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<ModelInfo>, Status> {
-        Ok(Response::new(self.loaded()?.info.clone()))
+        Ok(Response::new(self.served()?.info.clone()))
     }
 
     async fn tokenizer(&self, _: Request<TokenizerRequest>) -> Result<Response<Pieces>, Status> {
-        self.loaded()?;
-        let served = Arc::clone(&self.served);
+        self.served()?;
+        let startup = Arc::clone(&self.startup);
         let mut start = 0;
         // One piece at a time is copied: a router that stops reading costs nothing.
         let pieces = std::iter::from_fn(move || {
-            let rest = &served.get()?.tokenizer[start..];
+            let rest = &startup.served.get()?.tokenizer[start..];
             let data = rest[..rest.len().min(PIECE_BYTES)].to_vec();
             start += data.len();
             (!data.is_empty()).then_some(Ok(TokenizerPiece { data }))
@@ -92,7 +101,8 @@ impl worker_server::Worker for Service {
         &self,
         request: Request<Streaming<RouterMessage>>,
     ) -> Result<Response<Messages>, Status> {
-        let info = self.loaded()?.info.clone();
+        let info = self.served()?.info.clone();
+        let step_ms = *self.startup.step_ms.get().ok_or_else(loading)?;
         let permit = Arc::clone(&self.sessions).try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!("{MAX_SESSIONS} routers are connected already"))
         })?;
@@ -105,7 +115,7 @@ impl worker_server::Worker for Service {
         };
         check_protocol(&hello)?;
         let (outbox, messages) = outbox();
-        outbox.notify(ToRouter::Welcome(Welcome { epoch: info.epoch }));
+        outbox.notify(ToRouter::Welcome(Welcome { epoch: info.epoch, step_ms }));
         let id = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
         info!(session = id.0, router = printable(&hello.router), "session began");
         let open = Command::Open { session: id, outbox: outbox.clone() };
@@ -134,6 +144,10 @@ fn check_protocol(hello: &Hello) -> Result<(), Status> {
     }
     let given = hello.protocol;
     Err(Status::failed_precondition(format!("protocol {given} is not {PROTOCOL}")))
+}
+
+fn loading() -> Status {
+    Status::unavailable("the model is still being loaded")
 }
 
 fn stopped() -> Status {

@@ -54,27 +54,12 @@ pub(super) enum Command {
     Cancel { id: u64, at: Instant },
 }
 
-/// A worker's process, as it described itself.
-#[derive(Clone, Copy)]
-pub(super) struct Process {
-    epoch: u64,
-    /// How long it may take to answer a probe.
-    probe_timeout: Duration,
-}
-
-impl From<&ModelInfo> for Process {
-    fn from(info: &ModelInfo) -> Self {
-        let steps = Duration::from_millis(info.step_ms.into()) * PROBE_STEPS;
-        let probe_timeout = steps.clamp(PROBE_TIMEOUT, MAX_PROBE_TIMEOUT);
-        Self { epoch: info.epoch, probe_timeout }
-    }
-}
-
 /// An open session.
 pub(super) struct Session {
     worker: Arc<Worker>,
     model: Arc<Model>,
-    process: Process,
+    /// How long the worker may take to answer a probe.
+    probe_timeout: Duration,
     link: Arc<Link>,
     metrics: Arc<ModelMetrics>,
     /// The worker's share of the model's figures, from its first report on.
@@ -116,7 +101,7 @@ impl Session {
     pub(super) async fn open(
         worker: Arc<Worker>,
         model: Arc<Model>,
-        process: Process,
+        epoch: u64,
         mut client: WorkerClient<Channel>,
     ) -> Result<Self, Lost> {
         let (outbound, messages) = mpsc::channel(MAX_OUTBOUND);
@@ -125,14 +110,13 @@ impl Session {
         outbound.try_send(message(hello)).map_err(|_| Lost::Slow)?;
         let call = client.session(ReceiverStream::new(messages));
         let mut inbound = in_time("Session", call).await??.into_inner();
-        match in_time("Hello", inbound.message()).await?? {
-            Some(WorkerMessage { message: Some(FromWorker::Welcome(welcome)) }) => {
-                if welcome.epoch != process.epoch {
-                    return Err(Lost::Epoch);
-                }
-            }
+        let welcome = match in_time("Hello", inbound.message()).await?? {
+            Some(WorkerMessage { message: Some(FromWorker::Welcome(welcome)) }) => welcome,
             Some(_) => return Err(Lost::Violation("the first message is not Welcome")),
             None => return Err(Lost::Closed),
+        };
+        if welcome.epoch != epoch {
+            return Err(Lost::Epoch);
         }
         let (sender, commands) = mpsc::unbounded_channel();
         Ok(Self {
@@ -141,7 +125,7 @@ impl Session {
             link: Arc::new(Link::new(Arc::clone(&model), sender)),
             worker,
             model,
-            process,
+            probe_timeout: probe_timeout(welcome.step_ms),
             inbound: Some(inbound),
             outbound,
             commands,
@@ -216,7 +200,7 @@ impl Session {
             ProbeState::Sent { .. } => Err(Lost::Silent("a probe")),
             ProbeState::Due(_) => {
                 let nonce = rand::random();
-                let deadline = Deadline::now() + self.process.probe_timeout;
+                let deadline = Deadline::now() + self.probe_timeout;
                 self.probe = ProbeState::Sent { nonce, deadline };
                 let probe = ToWorker::Probe(Probe { nonce });
                 self.outbound.try_send(message(probe)).map_err(|_| Lost::Slow)
@@ -375,6 +359,12 @@ fn check(
     Ok(finish)
 }
 
+/// How long a worker with such steps may take to answer a probe.
+fn probe_timeout(step_ms: u32) -> Duration {
+    let steps = Duration::from_millis(step_ms.into()) * PROBE_STEPS;
+    steps.clamp(PROBE_TIMEOUT, MAX_PROBE_TIMEOUT)
+}
+
 fn message(message: ToWorker) -> RouterMessage {
     RouterMessage { message: Some(message) }
 }
@@ -385,12 +375,9 @@ mod tests {
 
     #[test]
     fn a_frozen_engine_is_found_in_three_seconds_and_a_slow_one_is_waited_for() {
-        let timeout =
-            |step_ms| Process::from(&ModelInfo { step_ms, ..ModelInfo::default() }).probe_timeout;
-
-        assert!(PROBE_INTERVAL + timeout(0) < Duration::from_secs(3));
-        assert_eq!(timeout(500), timeout(0));
-        assert_eq!(timeout(1500), Duration::from_secs(6));
-        assert_eq!(timeout(u32::MAX), MAX_PROBE_TIMEOUT);
+        assert!(PROBE_INTERVAL + probe_timeout(0) < Duration::from_secs(3));
+        assert_eq!(probe_timeout(500), probe_timeout(0));
+        assert_eq!(probe_timeout(1500), Duration::from_secs(6));
+        assert_eq!(probe_timeout(u32::MAX), MAX_PROBE_TIMEOUT);
     }
 }

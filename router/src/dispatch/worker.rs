@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::connect::connect;
 use super::outputs::Outputs;
-use super::session::{Command, Process, Session};
+use super::session::{Command, Session};
 use super::status::WorkerStatus;
 use crate::model::{self, Model};
 
@@ -205,13 +205,13 @@ impl Worker {
         let described = in_time("Describe", client.describe(DescribeRequest {})).await?;
         let info = described.map_err(Lost::from)?.into_inner();
         check(&info)?;
-        let process = Process::from(&info);
+        let epoch = info.epoch;
         let model = match models.find(&info) {
             Some(model) => model,
             None => models.load(info, &mut client).await?,
         };
         self.model.store(Some(Arc::clone(&model)));
-        Session::open(Arc::clone(self), model, process, client).await
+        Session::open(Arc::clone(self), model, epoch, client).await
     }
 
     /// The worker answered with a decode step: from now on it is chosen.
@@ -347,8 +347,7 @@ impl ModelCache {
 /// Whether both are one version of one model, with the same limits. The tokenizer belongs to the
 /// version.
 fn describes_the_same(a: &ModelInfo, b: &ModelInfo) -> bool {
-    let timeless =
-        |info: &ModelInfo| ModelInfo { epoch: 0, created: 0, step_ms: 0, ..info.clone() };
+    let timeless = |info: &ModelInfo| ModelInfo { epoch: 0, created: 0, ..info.clone() };
     timeless(a) == timeless(b)
 }
 

@@ -147,6 +147,24 @@ async fn a_frozen_worker_is_found_and_fenced() {
 }
 
 #[tokio::test]
+async fn a_worker_that_loads_its_weights_is_listed_and_not_chosen() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut worker = Worker::start(&directory, "w", info("m"));
+    worker.set_loading(true);
+    let dispatcher = dispatcher(&[&worker.address]);
+
+    until(&dispatcher, "described", |workers| workers[0].model.is_some()).await;
+    assert_eq!(dispatcher.models().len(), 1);
+    assert!(matches!(generate(&dispatcher, 1), Err(Error::NoWorker { .. })));
+
+    worker.set_loading(false);
+    let mut session = worker.ready_session().await;
+    until(&dispatcher, "ready", |workers| workers[0].ready).await;
+    let _outputs = generate(&dispatcher, 1).unwrap();
+    session.submitted().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_breaks_the_protocol_is_hung_up_on() {
     type Evil = Box<dyn Fn(&Session, u64)>;
     let (dispatcher, mut worker, mut session, _directory) = one_worker().await;
@@ -189,7 +207,7 @@ async fn a_worker_that_breaks_the_protocol_is_hung_up_on() {
         (
             "second welcome",
             Box::new(|session, _| {
-                session.say(ToRouter::Welcome(Welcome { epoch: 7 }));
+                session.say(ToRouter::Welcome(Welcome { epoch: 7, step_ms: 0 }));
             }),
         ),
         ("no kind", Box::new(|session, _| session.say_nothing_known())),

@@ -1,6 +1,7 @@
 //! A worker that does nothing on its own: the test says every message of every session.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ type Outbound = mpsc::UnboundedSender<Result<WorkerMessage, Status>>;
 pub(crate) struct Worker {
     pub(crate) address: String,
     info: Arc<Mutex<ModelInfo>>,
+    loading: Arc<AtomicBool>,
     sessions: mpsc::UnboundedReceiver<Session>,
     serving: JoinHandle<()>,
     connections: Arc<Mutex<Vec<Outbound>>>,
@@ -45,6 +47,7 @@ pub(crate) struct Session {
 
 struct Service {
     info: Arc<Mutex<ModelInfo>>,
+    loading: Arc<AtomicBool>,
     sessions: mpsc::UnboundedSender<Session>,
     connections: Arc<Mutex<Vec<Outbound>>>,
 }
@@ -97,8 +100,10 @@ impl Worker {
         let (sender, sessions) = mpsc::unbounded_channel();
         let info = Arc::new(Mutex::new(info));
         let connections = Arc::default();
+        let loading = Arc::<AtomicBool>::default();
         let service = Service {
             info: Arc::clone(&info),
+            loading: Arc::clone(&loading),
             sessions: sender,
             connections: Arc::clone(&connections),
         };
@@ -107,12 +112,18 @@ impl Worker {
                 tonic::transport::Server::builder().add_service(WorkerServer::new(service));
             server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
         });
-        Self { address: format!("unix:{}", socket.display()), info, sessions, serving, connections }
+        let address = format!("unix:{}", socket.display());
+        Self { address, info, loading, sessions, serving, connections }
     }
 
     /// Says from now on that it is another process.
     pub(crate) fn describe_as(&self, change: impl FnOnce(&mut ModelInfo)) {
         change(&mut self.info.lock().unwrap());
+    }
+
+    /// Takes no sessions while its weights are being loaded.
+    pub(crate) fn set_loading(&self, loading: bool) {
+        self.loading.store(loading, Ordering::Relaxed);
     }
 
     /// The next session that a router opens.
@@ -160,7 +171,7 @@ impl Session {
     }
 
     pub(crate) fn welcome(&self, epoch: u64) {
-        self.say(ToRouter::Welcome(Welcome { epoch }));
+        self.say(ToRouter::Welcome(Welcome { epoch, step_ms: 0 }));
     }
 
     pub(crate) async fn answer_probe(&mut self) {
@@ -244,6 +255,9 @@ impl worker_server::Worker for Service {
         &self,
         request: Request<Streaming<RouterMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        if self.loading.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("the model is still being loaded"));
+        }
         let (outbound, messages) = mpsc::unbounded_channel();
         self.connections.lock().unwrap().push(outbound.clone());
         let _ = self.sessions.send(Session { inbound: request.into_inner(), outbound });

@@ -264,7 +264,7 @@ impl worker_server::Worker for Service {
             let _ = sessions.send(outbound.clone());
             while let Some(Ok(RouterMessage { message: Some(message) })) = inbound.next().await {
                 match message {
-                    FromRouter::Hello(_) => send(ToRouter::Welcome(Welcome { epoch })),
+                    FromRouter::Hello(_) => send(ToRouter::Welcome(Welcome { epoch, step_ms: 0 })),
                     FromRouter::Probe(probe) => {
                         send(ToRouter::Alive(Alive { nonce: probe.nonce }));
                     }
