@@ -20,7 +20,7 @@ fn decoding(num_seqs: u32) -> Scheduler {
         num_blocks: num_seqs * 128,
         max_num_batched_tokens: 8192,
         max_num_seqs: num_seqs,
-        max_model_len: 1 << 20,
+        max_model_len: 2048,
         max_queue: num_seqs,
         max_itl: Duration::from_secs(1),
         eos_token_ids: vec![2],

@@ -35,7 +35,8 @@ pub struct StepPlan {
     pub positions: Vec<u32>,
     /// `[num_tokens]` where each token's keys and values go: `block * block_size + offset`.
     pub slot_mapping: Vec<u32>,
-    /// The rows' block tables, row after row.
+    /// Block tables, of which each row has a range. Kept from step to step: a table changes little,
+    /// and the scheduler writes only what is new.
     pub block_tables: Vec<BlockId>,
     /// The tokens to sample after the forward pass.
     pub samples: Vec<Sample>,
@@ -113,7 +114,7 @@ pub struct TokenLogprobs {
 }
 
 impl StepPlan {
-    /// Empties the plan and keeps its buffers.
+    /// Empties the plan and keeps its buffers, and the block tables.
     pub fn clear(&mut self) {
         self.released.clear();
         self.admitted.clear();
@@ -122,7 +123,6 @@ impl StepPlan {
         self.token_ids.clear();
         self.positions.clear();
         self.slot_mapping.clear();
-        self.block_tables.clear();
         self.samples.clear();
     }
 }

@@ -113,6 +113,8 @@ pub struct Scheduler {
     config: SchedulerConfig,
     pool: BlockPool,
     waiting: VecDeque<Sequence>,
+    /// Blocks of the longest table; tables lie so far apart.
+    table_len: usize,
     /// Sequences by slot; a slot is a [`SequenceId`].
     slots: Vec<Option<Sequence>>,
     free_slots: Vec<u32>,
@@ -138,7 +140,9 @@ impl Scheduler {
     /// A scheduler with nothing to do.
     pub fn new(config: SchedulerConfig) -> Self {
         let slots = config.max_num_seqs as usize;
+        let longest_table = config.max_model_len.div_ceil(config.block_size).min(config.num_blocks);
         Self {
+            table_len: longest_table as usize,
             pool: BlockPool::new(config.num_blocks, config.block_size, config.hash_key),
             waiting: VecDeque::new(),
             slots: (0..slots).map(|_| None).collect(),
@@ -196,6 +200,7 @@ impl Scheduler {
             deadline,
             num_computed: 0,
             blocks: Vec::new(),
+            num_tabled: 0,
             may_share_last: false,
             hashes: Vec::new(),
             num_cached: None,

@@ -30,6 +30,8 @@ pub(crate) struct Sequence {
     /// Tokens whose keys and values are in the cache.
     pub(crate) num_computed: usize,
     pub(crate) blocks: Vec<BlockId>,
+    /// Of them, those that are in the plan's table.
+    pub(crate) num_tabled: usize,
     /// Whether the last block, half full, may have other holders: it has forked.
     pub(crate) may_share_last: bool,
     /// Hashes of the first full blocks, as far as they were indexed or found.
@@ -68,9 +70,25 @@ impl Sequence {
         self.tokens.len() - self.prompt.len()
     }
 
+    /// Forgets its blocks, which were released: all of it must be computed again.
+    pub(crate) fn drop_blocks(&mut self) {
+        self.blocks.clear();
+        self.hashes.clear();
+        self.num_computed = 0;
+        self.num_tabled = 0;
+        self.may_share_last = false;
+    }
+
     /// Another completion that shares everything computed so far.
     pub(crate) fn fork(&mut self, index: u32) -> Self {
         self.may_share_last = true;
-        Self { index, num_forks: 0, fork_slots: Vec::new(), admitted: false, ..self.clone() }
+        Self {
+            index,
+            num_tabled: 0,
+            num_forks: 0,
+            fork_slots: Vec::new(),
+            admitted: false,
+            ..self.clone()
+        }
     }
 }

@@ -34,15 +34,18 @@ impl Input {
         self.copies.clear();
         self.copies.extend(plan.copies.iter().map(|copy| (copy.from.0, copy.to.0)));
         self.rows.clear();
-        self.rows.extend(plan.rows.iter().map(|row| AttentionRow {
-            first_token: row.tokens.start as usize,
-            num_tokens: row.tokens.len(),
-            num_computed: row.num_computed as usize,
-            first_block: row.blocks.start as usize,
-            num_blocks: row.blocks.len(),
-        }));
         self.block_tables.clear();
-        self.block_tables.extend(plan.block_tables.iter().map(|block| block.0));
+        for row in &plan.rows {
+            self.rows.push(AttentionRow {
+                first_token: row.tokens.start as usize,
+                num_tokens: row.tokens.len(),
+                num_computed: row.num_computed as usize,
+                first_block: self.block_tables.len(),
+                num_blocks: row.blocks.len(),
+            });
+            let table = &plan.block_tables[row.blocks.start as usize..row.blocks.end as usize];
+            self.block_tables.extend(table.iter().map(|block| block.0));
+        }
         self.gather_logits_tokens(plan);
         Ok(())
     }

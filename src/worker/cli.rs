@@ -13,6 +13,9 @@ use super::listen::Address;
 use crate::engine::scheduler::MAX_STEP;
 use crate::runner::cpu::{KvCacheSize, RunnerOptions};
 
+// Block tables of so many sequences can be numbered in 32 bits, as long as blocks can.
+const MAX_NUM_SEQS: u32 = 4096;
+
 /// Serves one model to routers: tokens in, tokens out
 #[derive(Args, Clone, Debug)]
 pub struct Worker {
@@ -87,7 +90,7 @@ struct ComputeArgs {
 /// What runs at once, and what waits.
 #[derive(Args, Clone, Debug)]
 struct LimitArgs {
-    /// Most sequences that run at once
+    /// Most sequences that run at once; at most 4096
     #[arg(long, value_name = "COUNT", default_value = "64")]
     max_num_seqs: NonZeroU32,
 
@@ -197,6 +200,9 @@ impl TryFrom<Worker> for Config {
                 "--max-num-batched-tokens is {tokens} and must be at least --max-num-seqs, {seqs}: \
                  every running sequence needs a token of each step"
             )));
+        }
+        if seqs.get() > MAX_NUM_SEQS {
+            return Err(Error::Flags(format!("--max-num-seqs is {seqs}, at most {MAX_NUM_SEQS}")));
         }
         let is_hash = args.model.as_os_str() == "hash";
         let name = match args.name {
@@ -325,6 +331,7 @@ mod tests {
             ["--max-itl-ms", "0"],
             ["--max-itl-ms", "501"],
             ["--max-num-batched-tokens", "63"],
+            ["--max-num-seqs", "4097"],
             ["--num-blocks", "4294967295"],
         ] {
             let args: Vec<_> = ["--listen", "unix:/w"].into_iter().chain(args).collect();

@@ -56,12 +56,17 @@ impl Scheduler {
         }
     }
 
-    /// Nothing is written where somebody else reads. A fork shares what its parent's row writes in
+    /// Rows have their sequences' tables, and nothing is written where somebody else reads. A fork shares what its parent's row writes in
     /// the step that makes it; that one is counted out.
     pub(super) fn check_writes(&self, plan: &StepPlan) -> Result<(), String> {
         let size = self.pool.block_size() as u32;
         let mut written = HashMap::new();
         for row in &plan.rows {
+            let table = &plan.block_tables[row.blocks.start as usize..row.blocks.end as usize];
+            let blocks = self.slots[row.sequence.0 as usize].as_ref().map(|s| &s.blocks[..]);
+            if blocks.and_then(|blocks| blocks.get(..table.len())) != Some(table) {
+                return Err(format!("{:?} has another table than its blocks", row.sequence));
+            }
             let request = self.slots[row.sequence.0 as usize].as_ref().map(|s| s.request);
             let new_forks = plan
                 .admitted

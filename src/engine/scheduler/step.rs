@@ -8,10 +8,14 @@ const PLANNED_SHARE: f64 = 0.85;
 
 impl Scheduler {
     /// Plans the next step into `plan`; false when there is nothing to compute. Must be followed
-    /// by [`Scheduler::commit`] before the next call.
+    /// by [`Scheduler::commit`] before the next call. `plan` is the one of the step before, whose
+    /// block tables still hold, or a new one.
     pub fn step(&mut self, now: Duration, plan: &mut StepPlan) -> bool {
         assert!(!self.in_flight, "the step before was not committed");
         plan.clear();
+        if plan.block_tables.len() != self.slots.len() * self.table_len {
+            self.begin_tables(plan);
+        }
         plan.released.append(&mut self.released);
         self.expire(now);
         self.planned.fill(false);
@@ -42,6 +46,14 @@ impl Scheduler {
         debug_assert_eq!(self.check_step(), Ok(()));
         debug_assert_eq!(self.check_writes(plan), Ok(()));
         true
+    }
+
+    /// Makes room for every slot's table, none of which has been written.
+    fn begin_tables(&mut self, plan: &mut StepPlan) {
+        plan.block_tables = vec![BlockId(0); self.slots.len() * self.table_len];
+        for sequence in self.slots.iter_mut().flatten() {
+            sequence.num_tabled = 0;
+        }
     }
 
     fn census(&self) -> Census {
@@ -141,9 +153,7 @@ impl Scheduler {
     fn preempt(&mut self, slot: u32) {
         if let Some(sequence) = &mut self.slots[slot as usize] {
             self.pool.release(&sequence.blocks);
-            sequence.blocks.clear();
-            sequence.hashes.clear();
-            sequence.num_computed = 0;
+            sequence.drop_blocks();
             sequence.state = State::Preempted;
             self.stats.num_preemptions += 1;
         }
@@ -171,6 +181,7 @@ impl Scheduler {
         if last_is_shared && let Some(to) = self.pool.allocate() {
             let at = sequence.num_computed / size;
             let from = std::mem::replace(&mut sequence.blocks[at], to);
+            sequence.num_tabled = sequence.num_tabled.min(at);
             plan.copies.push(BlockCopy { from, to });
             self.pool.release(&[from]);
         }
@@ -200,14 +211,16 @@ impl Scheduler {
                 (block, offset) = (block + 1, 0);
             }
         }
-        let first_block = plan.block_tables.len() as u32;
+        let first_block = slot as usize * self.table_len;
         let num_blocks = block + usize::from(offset > 0);
-        plan.block_tables.extend_from_slice(&sequence.blocks[..num_blocks]);
+        let tabled = std::mem::replace(&mut sequence.num_tabled, num_blocks).min(num_blocks);
+        plan.block_tables[first_block + tabled..first_block + num_blocks]
+            .copy_from_slice(&sequence.blocks[tabled..num_blocks]);
         plan.rows.push(Row {
             sequence: id,
             tokens: first..first + chunk as u32,
             num_computed: start as u32,
-            blocks: first_block..first_block + num_blocks as u32,
+            blocks: first_block as u32..(first_block + num_blocks) as u32,
             cache_salt: sequence.salt,
         });
         if start + chunk == sequence.tokens.len() {
@@ -334,9 +347,7 @@ impl Scheduler {
         let watermark = if others == 0 { 0 } else { 2 * others };
         if chunk == 0 || needed + watermark > self.pool.num_free() {
             self.pool.release(&sequence.blocks);
-            sequence.blocks.clear();
-            sequence.hashes.clear();
-            sequence.num_computed = 0;
+            sequence.drop_blocks();
             return false;
         }
         sequence.state = State::Running;
