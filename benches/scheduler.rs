@@ -1,6 +1,6 @@
 //! What one step of the scheduler costs: planning, block tables, committing.
 //!
-//! `schedule/256_running`: 256 sequences of 512 to 1,024 tokens that decode.
+//! `schedule/256_running`: 256 sequences that decode, of 512 to 1,536 tokens.
 
 use std::time::{Duration, Instant};
 
