@@ -3,7 +3,6 @@
 mod list;
 mod pull;
 mod rm;
-mod started;
 mod up;
 
 pub use list::List;

@@ -14,7 +14,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Hooks;
 use super::banner::{Access, Banner};
 use super::run_dir::RunDir;
-use crate::cli::started::process_age;
 use crate::pull::Model;
 use crate::settings::Settings;
 use crate::supervisor::{Announcement, Policy, Service, Spec, probe, reachable};
@@ -76,7 +75,7 @@ impl Launch {
                 return Err(error);
             }
         };
-        let took = process_age().unwrap_or_default().max(hooks.started.elapsed());
+        let took = hooks.started.elapsed();
         let banner = Banner { model: &self.model.name, address, access, took };
         write!(out, "{banner}").and_then(|()| out.flush()).context("printing the address")?;
 
