@@ -43,6 +43,13 @@ pub struct SchedulerConfig {
     pub hash_key: (u64, u64),
 }
 
+impl SchedulerConfig {
+    /// Blocks of the longest block table.
+    pub fn table_len(&self) -> u32 {
+        self.max_model_len.div_ceil(self.block_size).min(self.num_blocks)
+    }
+}
+
 /// Why a request was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -140,9 +147,8 @@ impl Scheduler {
     /// A scheduler with nothing to do.
     pub fn new(config: SchedulerConfig) -> Self {
         let slots = config.max_num_seqs as usize;
-        let longest_table = config.max_model_len.div_ceil(config.block_size).min(config.num_blocks);
         Self {
-            table_len: longest_table as usize,
+            table_len: config.table_len() as usize,
             pool: BlockPool::new(config.num_blocks, config.block_size, config.hash_key),
             waiting: VecDeque::new(),
             slots: (0..slots).map(|_| None).collect(),

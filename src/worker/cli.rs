@@ -13,7 +13,7 @@ use super::listen::Address;
 use crate::engine::scheduler::MAX_STEP;
 use crate::runner::cpu::{KvCacheSize, RunnerOptions};
 
-// Block tables of so many sequences can be numbered in 32 bits, as long as blocks can.
+// Beyond it, a step's bookkeeping takes longer than the step.
 const MAX_NUM_SEQS: u32 = 4096;
 
 /// Serves one model to routers: tokens in, tokens out

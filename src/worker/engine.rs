@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sconce_proto::worker::rejected::Reason;
 use sconce_proto::worker::worker_message::Message;
@@ -143,10 +143,8 @@ impl Engine {
         }
     }
 
-    /// Computes one token that nobody asked for, and returns how long that took: a model that can't
-    /// do this serves nobody.
-    pub(crate) fn first_step(&mut self) -> Result<Duration, Error> {
-        let before = Instant::now();
+    /// Computes one token that nobody asked for: a model that can't do this serves nobody.
+    pub(crate) fn first_step(&mut self) -> Result<(), Error> {
         self.submit_probe();
         while !self.scheduler.is_idle() {
             if !self.step()? {
@@ -154,7 +152,7 @@ impl Engine {
             }
             self.report();
         }
-        Ok(before.elapsed())
+        Ok(())
     }
 
     /// Runs until the process lets go of it, or it is drained. The last line of a failure names

@@ -17,6 +17,9 @@ use crate::runner::cpu::{CpuRunner, RunnerOptions};
 use crate::runner::{Executor, ExecutorLimits};
 use crate::weights::{self, Checkpoint};
 
+// Of all block tables together: 1 GiB, and few enough to be numbered in 32 bits.
+const MAX_TABLE_BLOCKS: u64 = 1 << 28;
+
 // As many as OpenAI's API allows.
 const MAX_LOGPROBS: u32 = 20;
 
@@ -45,7 +48,7 @@ pub(crate) fn load(config: &Config, publish: impl FnOnce(Served) + Send) -> Resu
             let tokenizer = hash::tokenizer_json(options.vocab_size);
             publish(Served { info, tokenizer });
             let phases = vec![("load", ms(start))];
-            Ok(loaded(config, Box::new(executor), vec![hash::EOS], phases))
+            loaded(config, Box::new(executor), vec![hash::EOS], phases)
         }
     }
 }
@@ -91,7 +94,7 @@ fn load_checkpoint(
         ("tokenizer", tokenizer_at - opened),
         ("weights", packed_at - opened),
     ];
-    Ok(loaded(config, Box::new(runner), checkpoint.eos_token_ids().to_vec(), phases))
+    loaded(config, Box::new(runner), checkpoint.eos_token_ids().to_vec(), phases)
 }
 
 fn loaded(
@@ -99,10 +102,10 @@ fn loaded(
     executor: Box<dyn Executor>,
     eos_token_ids: Vec<TokenId>,
     phases: Vec<(&'static str, f64)>,
-) -> Loaded {
+) -> Result<Loaded, Error> {
     let limits = executor.limits();
     let keys = RandomState::new();
-    let scheduler = Scheduler::new(SchedulerConfig {
+    let scheduler = SchedulerConfig {
         block_size: limits.block_size,
         num_blocks: limits.num_blocks,
         max_num_batched_tokens: limits.max_num_batched_tokens,
@@ -112,8 +115,15 @@ fn loaded(
         max_itl: config.max_itl,
         eos_token_ids,
         hash_key: (keys.hash_one(1), keys.hash_one(2)),
-    });
-    Loaded { executor, scheduler, phases }
+    };
+    let (seqs, blocks) = (scheduler.max_num_seqs, scheduler.table_len());
+    if u64::from(seqs) * u64::from(blocks) > MAX_TABLE_BLOCKS {
+        return Err(Error::Flags(format!(
+            "the block tables of {seqs} sequences have {blocks} blocks each, together more than \
+             {MAX_TABLE_BLOCKS}: lower --max-num-seqs or --max-model-len"
+        )));
+    }
+    Ok(Loaded { executor, scheduler: Scheduler::new(scheduler), phases })
 }
 
 fn describe_checkpoint(

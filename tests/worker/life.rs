@@ -119,11 +119,13 @@ async fn a_worker_that_cannot_start_says_why_and_fails() {
     let broken = directory.path().join("broken.gguf");
     std::fs::write(&broken, b"GGUF and then nothing of use").unwrap();
     let other = tempfile::tempdir().unwrap();
-    let cases: [(&tempfile::TempDir, &[&str], &str); 4] = [
+    let long = ["--block-size", "1", "--num-blocks", "16777216", "--max-model-len", "16777216"];
+    let cases: [(&tempfile::TempDir, &[&str], &str); 5] = [
         (&directory, &[], "another process listens there"),
         (&other, &["--model", broken.to_str().unwrap()], "broken.gguf"),
         (&other, &["--listen", "0.0.0.0:0"], "--allow-remote"),
         (&other, &["--max-model-len", "1000000"], "--max-model-len"),
+        (&other, &long, "lower --max-num-seqs or --max-model-len"),
     ];
     for (directory, args, reason) in cases {
         let mut command = command(directory, &[]);

@@ -75,7 +75,7 @@ pub type FirstKey =
 
 /// What `up` needs from other parts of the binary.
 pub struct Hooks {
-    /// When `main` began. Not the age of the process: `cargo run` is the same one, and compiles first.
+    /// When `main` began. The process may be older: under `cargo run` it is the one that compiled.
     pub started: Instant,
     /// Makes sure that the router's database has an API key.
     pub ensure_first_key: FirstKey,

@@ -164,8 +164,7 @@ mod tests {
         let mut cost = StepCost::default();
         for start in (0..1000).step_by(100) {
             let work = Work::of_row(100, start);
-            let seconds = token * work.tokens + pair * work.pairs;
-            cost.observe(work, Duration::from_secs_f64(seconds));
+            cost.observe(work, Duration::from_secs_f64(Rates { token, pair }.seconds(work)));
         }
         cost
     }
@@ -175,9 +174,10 @@ mod tests {
         fn a_chunk_takes_the_time_that_it_may(
             token in 1e-5..1e-2_f64, pair in 0.0..1e-5_f64, before in 0..4000_usize,
         ) {
-            let work = |num_tokens| Work::of_row(num_tokens, before);
-            let seconds = |num_tokens| token * work(num_tokens).tokens + pair * work(num_tokens).pairs;
-            let chunk = learned(token, pair).budget(1 << 20, Duration::from_secs(1)).chunk(1 << 20, before);
+            let rates = Rates { token, pair };
+            let seconds = |num_tokens| rates.seconds(Work::of_row(num_tokens, before));
+            let budget = learned(token, pair).budget(1 << 20, Duration::from_secs(1));
+            let chunk = budget.chunk(1 << 20, before);
 
             if chunk > MIN_CHUNK {
                 prop_assert!(seconds(chunk) < 1.05, "{chunk} tokens take {} s", seconds(chunk));

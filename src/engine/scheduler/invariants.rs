@@ -56,8 +56,8 @@ impl Scheduler {
         }
     }
 
-    /// Rows have their sequences' tables, and nothing is written where somebody else reads. A fork shares what its parent's row writes in
-    /// the step that makes it; that one is counted out.
+    /// Rows have their sequences' tables, and nothing is written where somebody else reads. A fork
+    /// shares what its parent's row writes in the step that makes it; that one is counted out.
     pub(super) fn check_writes(&self, plan: &StepPlan) -> Result<(), String> {
         let size = self.pool.block_size() as u32;
         let mut written = HashMap::new();
