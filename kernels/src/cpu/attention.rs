@@ -234,7 +234,7 @@ impl Call<'_> {
     fn run(&self, unit: &Unit, partials: &SharedMut<'_, f32>) {
         SCRATCH.with_borrow_mut(|scratch| {
             let num_rows = unit.num_tokens * self.group;
-            let tile = self.cpu.kernels.tile();
+            let tile = self.cpu.kernels.query_tile();
             grow(&mut scratch.queries, num_rows * self.head_dim);
             grow(&mut scratch.scores, tile * SPLIT);
             grow(&mut scratch.mixed, tile * self.head_dim);
@@ -255,7 +255,7 @@ impl Call<'_> {
 
     /// Copies the unit's queries, scaled, into groups of `[head_dim][m]`.
     fn gather_queries(&self, unit: &Unit, queries: &mut [f32]) {
-        let (head_dim, tile) = (self.head_dim, self.cpu.kernels.tile());
+        let (head_dim, tile) = (self.head_dim, self.cpu.kernels.query_tile());
         let stride = row_len(self.args.num_q_heads, self.kv.shape());
         let first = self.args.rows[unit.row].first_token + unit.first_token;
         let num_rows = unit.num_tokens * self.group;
@@ -281,7 +281,7 @@ impl Call<'_> {
         let num_rows = unit.num_tokens * self.group;
         let num_positions = visible(num_rows - 1);
         let (keys, values) = self.blocks(unit, start, num_positions.div_ceil(LANES));
-        let tile = self.cpu.kernels.tile();
+        let tile = self.cpu.kernels.query_tile();
         for base in (0..num_rows).step_by(tile) {
             let width = tile.min(num_rows - base);
             let part = SplitRows { base, width, num_positions, keys: &keys, values: &values };

@@ -36,9 +36,14 @@ pub(super) struct Kernels {
 }
 
 impl Kernels {
-    /// How many tokens a register tile holds at most.
+    /// How many tokens a matrix's register tile holds at most.
     pub(super) fn tile(&self) -> usize {
         self.p4.len()
+    }
+
+    /// How many query rows attention's register tile holds at most.
+    pub(super) fn query_tile(&self) -> usize {
+        self.scores_f16.len()
     }
 
     /// The table of an instruction set that this machine has.
@@ -59,7 +64,8 @@ impl Kernels {
 /// hence the macro: each function below is the boundary that carries it, and what it calls is
 /// inlined into it.
 macro_rules! compile {
-    ($module:ident, $simd:ident, [$($width:literal),*] $(, $feature:meta)?) => {
+    ($module:ident, $simd:ident, [$($width:literal),*], [$($rows:literal),*]
+        $(, $feature:meta)?) => {
         mod $module {
             use super::super::simd::$simd as S;
             use super::*;
@@ -112,10 +118,10 @@ macro_rules! compile {
                 f32: &[$(f32::<$width>),*],
                 f16: &[$(f16::<$width>),*],
                 bf16: &[$(bf16::<$width>),*],
-                scores_f16: &[$(scores_f16::<$width>),*],
-                scores_f32: &[$(scores_f32::<$width>),*],
-                mix_f16: &[$(mix_f16::<$width>),*],
-                mix_f32: &[$(mix_f32::<$width>),*],
+                scores_f16: &[$(scores_f16::<$rows>),*],
+                scores_f32: &[$(scores_f32::<$rows>),*],
+                mix_f16: &[$(mix_f16::<$rows>),*],
+                mix_f32: &[$(mix_f32::<$rows>),*],
                 softmax,
                 rms_norm,
                 silu_mul,
@@ -145,18 +151,25 @@ macro_rules! compile {
     };
 }
 
-compile!(portable, Portable, [1, 2, 3, 4]);
+compile!(portable, Portable, [1, 2, 3, 4], [1, 2, 3, 4]);
 
 #[cfg(target_arch = "x86_64")]
 compile!(
     avx512_vnni,
     Avx512Vnni,
     [1, 2, 3, 4, 5, 6, 7, 8],
+    [1, 2, 3, 4, 5, 6, 7, 8],
     target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 );
 
 #[cfg(target_arch = "x86_64")]
-compile!(avx_vnni, AvxVnni, [1, 2, 3, 4], target_feature(enable = "avxvnni,avx2,fma,f16c"));
+compile!(
+    avx_vnni,
+    AvxVnni,
+    [1, 2, 3, 4],
+    [1, 2, 3, 4],
+    target_feature(enable = "avxvnni,avx2,fma,f16c")
+);
 
 #[cfg(target_arch = "x86_64")]
-compile!(avx2, Avx2, [1, 2, 3, 4], target_feature(enable = "avx2,fma,f16c"));
+compile!(avx2, Avx2, [1, 2, 3, 4], [1, 2, 3, 4], target_feature(enable = "avx2,fma,f16c"));

@@ -27,8 +27,6 @@ pub(super) trait Simd: Copy + 'static {
     type F: Copy;
     /// 16 32-bit integers.
     type I: Copy;
-    /// 64 bytes: four for each lane.
-    type B: Copy;
 
     unsafe fn splat(value: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;
@@ -65,15 +63,18 @@ pub(super) trait Simd: Copy + 'static {
     /// Stores each lane, which is within -128..=127, as one byte.
     unsafe fn store_bytes(to: *mut i8, value: Self::I);
 
-    /// Loads 64 bytes.
-    unsafe fn load_bytes(from: *const u8) -> Self::B;
-    /// Loads 64 bytes and returns their low and their high halves.
-    unsafe fn load_nibbles(from: *const u8) -> (Self::B, Self::B);
-    /// Adds to each lane the dot product of its four unsigned bytes, all below 128, with the
-    /// four signed bytes of `x`.
-    unsafe fn dot_small(sum: Self::I, weights: Self::B, x: i32) -> Self::I;
-    /// As `dot_small`, for bytes up to 255.
-    unsafe fn dot(sum: Self::I, weights: Self::B, x: i32) -> Self::I;
+    /// Of a block of 4-bit codes (256 bytes; the high halves are the columns from 16 on), the dot
+    /// products with `M` tokens, whose bytes are `[8][M]`.
+    unsafe fn dots_nibbles<const M: usize>(codes: *const u8, x: *const i32) -> [Self::I; M];
+    /// As `dots_nibbles`, of a block of codes below 32, one in each of 512 bytes.
+    unsafe fn dots_small<const M: usize>(codes: *const u8, x: *const i32) -> [Self::I; M];
+    /// The dot products of `J` times 64 bytes of codes around 128, less 128, with `M` tokens,
+    /// whose bytes, all but -128, are `[J][M]`. `offsets`: -128 times the sum of each token's.
+    unsafe fn dots_centered<const J: usize, const M: usize>(
+        codes: *const u8,
+        x: *const i32,
+        offsets: *const i32,
+    ) -> [Self::I; M];
 
     /// Asks for the cache line of an address, which need not be valid.
     unsafe fn prefetch(address: *const u8);
@@ -98,3 +99,73 @@ pub(super) trait Simd: Copy + 'static {
         }
     }
 }
+
+/// The dot products of an instruction set that has an instruction for them.
+///
+/// # Safety
+/// As for [`Simd`].
+trait ByteDot: Simd {
+    /// 64 bytes: four for each lane.
+    type B: Copy;
+
+    /// Loads 64 bytes.
+    unsafe fn load_bytes(from: *const u8) -> Self::B;
+    /// Loads 64 bytes and returns their low and their high halves.
+    unsafe fn load_nibbles(from: *const u8) -> (Self::B, Self::B);
+    /// Adds to each lane the dot product of its four unsigned bytes with the four signed bytes
+    /// of `x`.
+    unsafe fn dot(sum: Self::I, codes: Self::B, x: i32) -> Self::I;
+}
+
+/// The three functions of [`Simd`] made of [`ByteDot`].
+macro_rules! dots {
+    () => {
+        #[inline(always)]
+        unsafe fn dots_nibbles<const M: usize>(codes: *const u8, x: *const i32) -> [Self::I; M] {
+            // SAFETY: the caller has the instruction set and gives a whole block and its tokens.
+            unsafe {
+                let mut dots = [Self::splat_int(0); M];
+                for j in 0..4 {
+                    let (low, high) = Self::load_nibbles(codes.add(64 * j));
+                    for (t, dot) in dots.iter_mut().enumerate() {
+                        *dot = Self::dot(*dot, low, *x.add(j * M + t));
+                    }
+                    for (t, dot) in dots.iter_mut().enumerate() {
+                        *dot = Self::dot(*dot, high, *x.add((j + 4) * M + t));
+                    }
+                }
+                dots
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn dots_small<const M: usize>(codes: *const u8, x: *const i32) -> [Self::I; M] {
+            let offsets = [0; M];
+            // SAFETY: as above; the offsets are `M` zeros.
+            unsafe { Self::dots_centered::<8, M>(codes, x, offsets.as_ptr()) }
+        }
+
+        #[inline(always)]
+        unsafe fn dots_centered<const J: usize, const M: usize>(
+            codes: *const u8,
+            x: *const i32,
+            offsets: *const i32,
+        ) -> [Self::I; M] {
+            // SAFETY: the caller has the instruction set and gives the codes and their tokens.
+            unsafe {
+                let mut dots = [Self::splat_int(0); M];
+                for (t, dot) in dots.iter_mut().enumerate() {
+                    *dot = Self::splat_int(*offsets.add(t));
+                }
+                for j in 0..J {
+                    let codes = Self::load_bytes(codes.add(64 * j));
+                    for (t, dot) in dots.iter_mut().enumerate() {
+                        *dot = Self::dot(*dot, codes, *x.add(j * M + t));
+                    }
+                }
+                dots
+            }
+        }
+    };
+}
+use dots;

@@ -311,3 +311,22 @@ fn wrong_shapes_are_refused() {
     assert!(matches!(cpu.embed(&matrix, &[16], &mut [0.0; 64]), Err(Error::OutOfRange { .. })));
     assert!(cpu.embed(&matrix, &[15], &mut [0.0; 63]).is_err());
 }
+
+#[test]
+fn the_lowest_code_keeps_its_sign_whatever_the_tile() {
+    let mut block = [0x80; 34];
+    block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+    for cpu in devices() {
+        let (rows, cols) = (17, 96);
+        let data = block.repeat(rows * cols / 32);
+        let part = MatrixPart { dtype: Dtype::Q8_0, rows, cols, data: &data };
+        let matrix = PackedMatrix::pack(&cpu, &[part], Compute::Int8).unwrap();
+        for num_tokens in 1..=8 {
+            for x in [127.0, -127.0] {
+                let out = multiply(&cpu, &matrix, &vec![x; num_tokens * cols]);
+
+                assert_eq!(out, vec![-128.0 * x * cols as f32; out.len()]);
+            }
+        }
+    }
+}

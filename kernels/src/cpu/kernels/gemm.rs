@@ -70,16 +70,7 @@ pub(super) unsafe fn p4<S: Simd, const M: usize>(tile: &Tile) {
             if M > 1 {
                 prefetch::<S>(w, P4_BYTES);
             }
-            let mut dots = [S::splat_int(0); M];
-            for j in 0..4 {
-                let (low, high) = S::load_nibbles(w.add(64 * j));
-                for t in 0..M {
-                    dots[t] = S::dot_small(dots[t], low, *x.add(j * M + t));
-                }
-                for t in 0..M {
-                    dots[t] = S::dot_small(dots[t], high, *x.add((j + 4) * M + t));
-                }
-            }
+            let dots = S::dots_nibbles::<M>(w, x);
             let scale = S::load_f16(w.add(256).cast());
             let min = S::load_f16(w.add(288).cast());
             for t in 0..M {
@@ -108,16 +99,7 @@ pub(super) unsafe fn p8<S: Simd, const M: usize>(tile: &Tile) {
             if M > 1 {
                 prefetch::<S>(w, P8_BYTES);
             }
-            let mut dots = [S::splat_int(0); M];
-            for t in 0..M {
-                dots[t] = S::splat_int(*offsets.add(t));
-            }
-            for j in 0..8 {
-                let codes = S::load_bytes(w.add(64 * j));
-                for t in 0..M {
-                    dots[t] = S::dot(dots[t], codes, *x.add(j * M + t));
-                }
-            }
+            let dots = S::dots_centered::<8, M>(w, x, offsets);
             let scale = S::load_f16(w.add(512).cast());
             for t in 0..M {
                 let scale = S::mul(scale, S::splat(*scales.add(t)));
@@ -144,13 +126,7 @@ pub(super) unsafe fn p8_min<S: Simd, const M: usize>(tile: &Tile) {
             if M > 1 {
                 prefetch::<S>(w, P8_MIN_BYTES);
             }
-            let mut dots = [S::splat_int(0); M];
-            for j in 0..8 {
-                let codes = S::load_bytes(w.add(64 * j));
-                for t in 0..M {
-                    dots[t] = S::dot_small(dots[t], codes, *x.add(j * M + t));
-                }
-            }
+            let dots = S::dots_small::<M>(w, x);
             let scale = S::load_f16(w.add(512).cast());
             let min = S::load_f16(w.add(544).cast());
             for t in 0..M {
@@ -179,18 +155,11 @@ pub(super) unsafe fn p8_half<S: Simd, const M: usize>(tile: &Tile) {
             if M > 1 {
                 prefetch::<S>(w, P8_HALF_BYTES);
             }
+            let scales_at = w.add(512);
             for half in 0..2 {
-                let mut dots = [S::splat_int(0); M];
-                for t in 0..M {
-                    dots[t] = S::splat_int(*offsets.add((half + 1) * M + t));
-                }
-                for j in 4 * half..4 * half + 4 {
-                    let codes = S::load_bytes(w.add(64 * j));
-                    for t in 0..M {
-                        dots[t] = S::dot(dots[t], codes, *x.add(j * M + t));
-                    }
-                }
-                let scale = S::load_f16(w.add(512 + 32 * half).cast());
+                let (w, x) = (w.add(256 * half), x.add(4 * M * half));
+                let dots = S::dots_centered::<4, M>(w, x, offsets.add((half + 1) * M));
+                let scale = S::load_f16(scales_at.add(32 * half).cast());
                 for t in 0..M {
                     let scale = S::mul(scale, S::splat(*scales.add(t)));
                     sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);

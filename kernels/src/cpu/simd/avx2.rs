@@ -1,8 +1,9 @@
 //! 256-bit vectors: two registers each.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{ByteDot, Simd, dots};
 
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -23,32 +24,11 @@ fn mask(count: usize, first: i32) -> __m256i {
     _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32 - first), lanes)
 }
 
-/// The dot products of unsigned bytes below 128: pairs stay below 2^15.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn dot_pairs(sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
-    let pairs = _mm256_maddubs_epi16(weights, x);
-    _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-}
-
-/// The dot products of any unsigned bytes, in 16 bits: even bytes, then odd.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn dot_wide(sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
-    let even = _mm256_and_si256(weights, _mm256_set1_epi16(0xff));
-    let odd = _mm256_srli_epi16::<8>(weights);
-    let x_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
-    let x_odd = _mm256_srai_epi16::<8>(x);
-    let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, x_even));
-    _mm256_add_epi32(sum, _mm256_madd_epi16(odd, x_odd))
-}
-
 /// What both sets share: all but the dot products.
 macro_rules! common {
     () => {
         type F = Floats;
         type I = Ints;
-        type B = Ints;
 
         #[inline]
         #[target_feature(enable = "avx2")]
@@ -262,26 +242,6 @@ macro_rules! common {
             unsafe { _mm_storeu_si128(to.cast(), bytes) }
         }
 
-        #[inline]
-        #[target_feature(enable = "avx2")]
-        unsafe fn load_bytes(from: *const u8) -> Ints {
-            // SAFETY: the caller gives 64 readable bytes.
-            unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
-        }
-
-        #[inline]
-        #[target_feature(enable = "avx2")]
-        unsafe fn load_nibbles(from: *const u8) -> (Ints, Ints) {
-            // SAFETY: the caller gives 64 readable bytes.
-            let [a, b] = unsafe {
-                [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())]
-            };
-            let low = _mm256_set1_epi8(15);
-            let high_a = _mm256_and_si256(_mm256_srli_epi16::<4>(a), low);
-            let high_b = _mm256_and_si256(_mm256_srli_epi16::<4>(b), low);
-            ([_mm256_and_si256(a, low), _mm256_and_si256(b, low)], [high_a, high_b])
-        }
-
         #[inline(always)]
         unsafe fn prefetch(address: *const u8) {
             // SAFETY: a prefetch of an invalid address does nothing.
@@ -290,44 +250,180 @@ macro_rules! common {
     };
 }
 
+/// Loads 64 bytes.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load_bytes(from: *const u8) -> Ints {
+    // SAFETY: the caller gives 64 readable bytes.
+    unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
+}
+
+/// Loads 64 bytes and returns their low and their high halves.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load_nibbles(from: *const u8) -> (Ints, Ints) {
+    // SAFETY: the caller gives 64 readable bytes.
+    let [a, b] =
+        unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] };
+    let low = _mm256_set1_epi8(15);
+    let high_a = _mm256_and_si256(_mm256_srli_epi16::<4>(a), low);
+    let high_b = _mm256_and_si256(_mm256_srli_epi16::<4>(b), low);
+    ([_mm256_and_si256(a, low), _mm256_and_si256(b, low)], [high_a, high_b])
+}
+
 impl Simd for Avx2 {
     common!();
 
+    // The three below add products of bytes in 16 bits as long as they fit, which halves the
+    // multiplications.
+
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn dot_small(sum: Ints, weights: Ints, x: i32) -> Ints {
-        let x = _mm256_set1_epi32(x);
-        [dot_pairs(sum[0], weights[0], x), dot_pairs(sum[1], weights[1], x)]
+    unsafe fn dots_nibbles<const M: usize>(codes: *const u8, x: *const i32) -> [Ints; M] {
+        let mut sums = [[_mm256_setzero_si256(); 2]; M];
+        let (mut codes, mut x) = (codes, x);
+        for j in 0..4 {
+            // SAFETY: the caller gives 256 bytes and the tokens of 8 groups.
+            unsafe {
+                let (low, high) = load_nibbles(codes.add(64 * j));
+                add_pairs(&mut sums, low, x.add(j * M));
+                add_pairs(&mut sums, high, x.add((j + 4) * M));
+            }
+            settle(&mut sums, &mut codes, &mut x);
+        }
+        // At most 8 * 2 * 15 * 128, below 2^15.
+        let mut dots = [[_mm256_setzero_si256(); 2]; M];
+        add_widened(&mut dots, &sums);
+        dots
     }
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn dot(sum: Ints, weights: Ints, x: i32) -> Ints {
-        let x = _mm256_set1_epi32(x);
-        [dot_wide(sum[0], weights[0], x), dot_wide(sum[1], weights[1], x)]
+    unsafe fn dots_small<const M: usize>(codes: *const u8, x: *const i32) -> [Ints; M] {
+        let mut dots = [[_mm256_setzero_si256(); 2]; M];
+        let (mut codes, mut x) = (codes, x);
+        for four in [0, 4] {
+            let mut sums = [[_mm256_setzero_si256(); 2]; M];
+            for j in four..four + 4 {
+                // SAFETY: the caller gives 512 bytes and the tokens of 8 groups.
+                unsafe { add_pairs(&mut sums, load_bytes(codes.add(64 * j)), x.add(j * M)) };
+                settle(&mut sums, &mut codes, &mut x);
+            }
+            // At most 4 * 2 * 31 * 128, below 2^15.
+            add_widened(&mut dots, &sums);
+        }
+        dots
+    }
+
+    /// The magnitudes of the codes times the tokens with the codes' signs: at most 2 * 128 * 127,
+    /// below 2^15.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn dots_centered<const J: usize, const M: usize>(
+        codes: *const u8,
+        x: *const i32,
+        _offsets: *const i32,
+    ) -> [Ints; M] {
+        let (ones, middle) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+        let mut dots = [[_mm256_setzero_si256(); 2]; M];
+        for j in 0..J {
+            // SAFETY: the caller gives `J` times 64 bytes and the tokens of `J` groups.
+            let [a, b] = unsafe { load_bytes(codes.add(64 * j)) };
+            let (a, b) = (_mm256_xor_si256(a, middle), _mm256_xor_si256(b, middle));
+            let (size_a, size_b) = (_mm256_abs_epi8(a), _mm256_abs_epi8(b));
+            for (t, dot) in dots.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let x = _mm256_set1_epi32(unsafe { *x.add(j * M + t) });
+                let pairs = _mm256_maddubs_epi16(size_a, _mm256_sign_epi8(x, a));
+                dot[0] = _mm256_add_epi32(dot[0], _mm256_madd_epi16(pairs, ones));
+                let pairs = _mm256_maddubs_epi16(size_b, _mm256_sign_epi8(x, b));
+                dot[1] = _mm256_add_epi32(dot[1], _mm256_madd_epi16(pairs, ones));
+            }
+        }
+        dots
+    }
+}
+
+/// Adds, for each of `M` tokens, the products of pairs of bytes in 16 bits.
+///
+/// # Safety
+/// `x` must be valid for `M` reads.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_pairs<const M: usize>(sums: &mut [Ints; M], codes: Ints, x: *const i32) {
+    for (t, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        let x = _mm256_set1_epi32(unsafe { *x.add(t) });
+        sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(codes[0], x));
+        sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(codes[1], x));
+    }
+}
+
+/// Tells the compiler that the sums are needed now, in registers, and hides from it that what
+/// follows is at known addresses. Left alone, it unpacks a whole block's codes first, far more
+/// than there are registers, and moves them to the stack and back.
+#[inline]
+#[target_feature(enable = "avx2")]
+#[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through them")]
+fn settle<const M: usize>(sums: &mut [Ints; M], codes: &mut *const u8, x: &mut *const i32) {
+    for [a, b] in sums {
+        // SAFETY: there are no instructions.
+        unsafe {
+            asm!(
+                "/* {0} {1} {2} {3} */",
+                inout(reg) * codes,
+                inout(reg) * x,
+                inout(ymm_reg) * a,
+                inout(ymm_reg) * b,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+    }
+}
+
+/// Adds pairs of 16-bit lanes to 32-bit ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_widened<const M: usize>(dots: &mut [Ints; M], sums: &[Ints; M]) {
+    let ones = _mm256_set1_epi16(1);
+    for (dot, sum) in dots.iter_mut().zip(sums) {
+        dot[0] = _mm256_add_epi32(dot[0], _mm256_madd_epi16(sum[0], ones));
+        dot[1] = _mm256_add_epi32(dot[1], _mm256_madd_epi16(sum[1], ones));
     }
 }
 
 impl Simd for AvxVnni {
     common!();
+    dots!();
+}
+
+impl ByteDot for AvxVnni {
+    type B = Ints;
 
     #[inline]
-    #[target_feature(enable = "avx2,avxvnni")]
-    unsafe fn dot_small(sum: Ints, weights: Ints, x: i32) -> Ints {
-        let x = _mm256_set1_epi32(x);
-        [
-            _mm256_dpbusd_avx_epi32(sum[0], weights[0], x),
-            _mm256_dpbusd_avx_epi32(sum[1], weights[1], x),
-        ]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load_bytes(from: *const u8) -> Ints {
+        // SAFETY: the caller's.
+        unsafe { load_bytes(from) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load_nibbles(from: *const u8) -> (Ints, Ints) {
+        // SAFETY: the caller's.
+        unsafe { load_nibbles(from) }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,avxvnni")]
-    unsafe fn dot(sum: Ints, weights: Ints, x: i32) -> Ints {
+    unsafe fn dot(sum: Ints, codes: Ints, x: i32) -> Ints {
         let x = _mm256_set1_epi32(x);
-        [
-            _mm256_dpbusd_avx_epi32(sum[0], weights[0], x),
-            _mm256_dpbusd_avx_epi32(sum[1], weights[1], x),
-        ]
+        [_mm256_dpbusd_avx_epi32(sum[0], codes[0], x), _mm256_dpbusd_avx_epi32(sum[1], codes[1], x)]
     }
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{ByteDot, Simd, dots};
 
 /// AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy)]
@@ -16,7 +16,6 @@ fn first(count: usize) -> __mmask16 {
 impl Simd for Avx512Vnni {
     type F = __m512;
     type I = __m512i;
-    type B = __m512i;
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -178,6 +177,18 @@ impl Simd for Avx512Vnni {
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(value)) }
     }
 
+    #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: a prefetch of an invalid address does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    dots!();
+}
+
+impl ByteDot for Avx512Vnni {
+    type B = __m512i;
+
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn load_bytes(from: *const u8) -> __m512i {
@@ -196,19 +207,7 @@ impl Simd for Avx512Vnni {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dot_small(sum: __m512i, weights: __m512i, x: i32) -> __m512i {
-        _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn dot(sum: __m512i, weights: __m512i, x: i32) -> __m512i {
         _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x))
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(address: *const u8) {
-        // SAFETY: a prefetch of an invalid address does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{LANES, Simd};
+use super::{ByteDot, LANES, Simd, dots};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -22,7 +22,6 @@ fn map2(a: Floats, b: Floats, f: impl Fn(f32, f32) -> f32) -> Floats {
 impl Simd for Portable {
     type F = Floats;
     type I = [i32; LANES];
-    type B = [u8; 64];
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Floats {
@@ -179,6 +178,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(_address: *const u8) {}
+
+    dots!();
+}
+
+impl ByteDot for Portable {
+    type B = [u8; 64];
+
+    #[inline(always)]
     unsafe fn load_bytes(from: *const u8) -> [u8; 64] {
         // SAFETY: the caller gives 64 readable bytes.
         unsafe { from.cast::<[u8; 64]>().read_unaligned() }
@@ -192,7 +200,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn dot_small(sum: [i32; LANES], weights: [u8; 64], x: i32) -> [i32; LANES] {
+    unsafe fn dot(sum: [i32; LANES], weights: [u8; 64], x: i32) -> [i32; LANES] {
         let x = x.to_le_bytes().map(|byte| i32::from(byte as i8));
         let mut out = sum;
         for (out, w) in out.iter_mut().zip(weights.as_chunks::<4>().0) {
@@ -201,13 +209,4 @@ impl Simd for Portable {
         }
         out
     }
-
-    #[inline(always)]
-    unsafe fn dot(sum: [i32; LANES], weights: [u8; 64], x: i32) -> [i32; LANES] {
-        // SAFETY: nothing is needed for plain Rust.
-        unsafe { Self::dot_small(sum, weights, x) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(_address: *const u8) {}
 }
