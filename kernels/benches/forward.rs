@@ -34,9 +34,11 @@ struct Case {
     num_computed: usize,
     num_logits: usize,
     repeats: usize,
+    /// The sequences' first positions in common blocks.
+    num_shared: usize,
 }
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 11] = [
     case("decode 1 stream, context 64", [1, 1, 64, 1, 100]),
     case("decode 1 stream, context 1024", [1, 1, 1023, 1, 60]),
     case("decode 2 streams", [2, 1, 96, 2, 60]),
@@ -44,13 +46,18 @@ const CASES: [Case; 9] = [
     case("decode 8 streams", [8, 1, 96, 8, 50]),
     case("decode 32 streams, context 96", [32, 1, 96, 32, 25]),
     case("decode 32 streams, context 1024", [32, 1, 1023, 32, 10]),
+    Case {
+        num_shared: 1008,
+        ..case("decode 32 streams, context 1024, shared", [32, 1, 1023, 32, 10])
+    },
+    case("decode 1 stream, context 2048", [1, 1, 2047, 1, 60]),
     case("prefill 512", [1, 512, 0, 1, 8]),
     case("prefill 4096", [1, 4096, 0, 1, 2]),
 ];
 
 const fn case(name: &'static str, sizes: [usize; 5]) -> Case {
     let [num_seqs, num_tokens, num_computed, num_logits, repeats] = sizes;
-    Case { name, num_seqs, num_tokens, num_computed, num_logits, repeats }
+    Case { name, num_seqs, num_tokens, num_computed, num_logits, repeats, num_shared: 0 }
 }
 
 struct Layer {
@@ -180,6 +187,10 @@ fn buffers(model: &Model, case: &Case) -> Result<Buffers, Error> {
         first_block: seq * blocks_per_seq,
         num_blocks: blocks_per_seq,
     };
+    let block = |i: usize| {
+        let (seq, block) = (i / blocks_per_seq, i % blocks_per_seq);
+        (if block < case.num_shared / 16 { block } else { seq * blocks_per_seq + block }) as u32
+    };
     let operands = model.head.operands() | model.layers[0].qkv.operands();
     let last = |seq: usize| ((seq + 1) * case.num_tokens - 1) as u32;
     Ok(Buffers {
@@ -195,7 +206,7 @@ fn buffers(model: &Model, case: &Case) -> Result<Buffers, Error> {
         positions: (0..total).map(|i| token(i).1 as u32).collect(),
         slots: (0..total).map(slot).collect(),
         rows: (0..case.num_seqs).map(row).collect(),
-        tables: (0..(case.num_seqs * blocks_per_seq) as u32).collect(),
+        tables: (0..case.num_seqs * blocks_per_seq).map(block).collect(),
         last_tokens: (0..case.num_logits).map(last).collect(),
     })
 }
@@ -217,7 +228,7 @@ fn run(cpu: &Cpu, model: &Model, case: &Case) -> Result<(), Error> {
     let tokens = (case.num_seqs * case.num_tokens) as f64;
     let (median, best) = (seconds[seconds.len() / 2], seconds[0]);
     let (name, rate, best_rate) = (case.name, tokens / median, tokens / best);
-    println!("{name:34} median {:8.3} ms {rate:6.0} tok/s, best {best_rate:6.0}", median * 1e3);
+    println!("{name:40} median {:8.3} ms {rate:6.0} tok/s, best {best_rate:6.0}", median * 1e3);
     Ok(())
 }
 

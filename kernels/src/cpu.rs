@@ -41,7 +41,7 @@ pub struct Cpu {
     isa: Isa,
     kernels: &'static Kernels,
     pool: Pool,
-    plan: Mutex<attention::Plan>,
+    attention: Mutex<attention::State>,
     weights: Mutex<Arena>,
 }
 
@@ -53,7 +53,7 @@ impl Cpu {
         }
         let pool = Pool::new(num_threads)?;
         let kernels = Kernels::of(isa);
-        Ok(Self { isa, kernels, pool, plan: Mutex::default(), weights: Mutex::default() })
+        Ok(Self { isa, kernels, pool, attention: Mutex::default(), weights: Mutex::default() })
     }
 
     /// The instruction set in use.

@@ -4,11 +4,17 @@
 //! (its largest score, the sum of its weights and the weighted values) is computed the same way
 //! whatever else is in the batch, and splits are joined in order; so neither chunking a prompt nor
 //! batching changes a bit of the result. Tokens of a row go in tiles, so that keys and values
-//! loaded once serve several tokens and all query heads of a group.
+//! loaded once serve several tokens and all query heads of a group; and where rows share the
+//! blocks of a split, as behind a common prefix, one pass over it serves them all.
+
+mod plan;
 
 use std::cell::RefCell;
 use std::ptr;
+use std::sync::PoisonError;
 
+pub(super) use self::plan::Plan;
+use self::plan::Unit;
 use super::Cpu;
 use super::kernels::attend::{Mix, SPLIT, SPLIT_BLOCKS, Scores, Softmax};
 use super::kv_cache::{KvCache, KvDtype};
@@ -17,10 +23,6 @@ use super::shared::SharedMut;
 use super::simd::LANES;
 use crate::{Error, check_index, check_len, check_multiple};
 
-/// Query rows (tokens times heads of a group) that a prefill tile aims at.
-const TILE_ROWS: usize = 24;
-/// Units per thread below which single rows are cut at their splits.
-const MIN_UNITS_PER_THREAD: usize = 4;
 /// Multiplications below which waking the pool costs more than it saves.
 const MIN_PARALLEL: usize = 50_000;
 
@@ -57,6 +59,7 @@ pub struct Attention<'a> {
 }
 
 impl Attention<'_> {
+    /// What each layer has of its own.
     fn check(&self, kv: &KvCache, out: &[f32]) -> Result<(), Error> {
         let shape = kv.shape();
         check_multiple("attention: query heads", self.num_q_heads, shape.num_kv_heads)?;
@@ -65,6 +68,14 @@ impl Attention<'_> {
         check_multiple("attention: qkv", self.qkv.len().max(row), row)?;
         let num_tokens = self.qkv.len() / row;
         check_len("attention: out", out.len(), num_tokens * self.num_q_heads * shape.head_dim)?;
+        let num_row_tokens = self.rows.iter().map(|row| row.num_tokens);
+        let covered = num_row_tokens.fold(0, usize::saturating_add);
+        check_len("attention: the rows' tokens", covered, num_tokens)
+    }
+
+    /// What all layers of a step have in common.
+    fn check_rows(&self, kv: &KvCache) -> Result<(), Error> {
+        let shape = kv.shape();
         let mut next_token = 0;
         for row in self.rows {
             check_len("attention: a row's first token", row.first_token, next_token)?;
@@ -75,35 +86,11 @@ impl Attention<'_> {
             let blocks = positions.div_ceil(shape.block_size);
             check_index("blocks of a row", blocks, row.num_blocks + 1)?;
         }
-        check_len("attention: the rows' tokens", next_token, num_tokens)?;
         for &block in self.block_tables {
             check_index("block", block as usize, shape.num_blocks)?;
         }
         Ok(())
     }
-}
-
-/// A piece of work: some tokens of a row, one head of keys, a range of splits.
-#[derive(Clone, Copy, Debug)]
-struct Unit {
-    row: usize,
-    /// Counted within the row.
-    first_token: usize,
-    num_tokens: usize,
-    kv_head: usize,
-    first_split: usize,
-    end_split: usize,
-    /// Where the result goes: `None` when the unit covers all splits, else its place in the
-    /// partial results.
-    partial: Option<usize>,
-}
-
-/// Reused from call to call.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    units: Vec<Unit>,
-    /// Per partial unit, query row: `head_dim` sums, the largest score, the sum of weights.
-    partials: Vec<f32>,
 }
 
 /// A thread's working memory.
@@ -128,10 +115,19 @@ struct SplitRows<'a> {
     /// The first row, counted within the unit.
     base: usize,
     width: usize,
-    /// Positions that the unit's last row sees.
+    /// Positions that any of the unit's rows sees.
     num_positions: usize,
     keys: &'a [*const u8; SPLIT_BLOCKS],
     values: &'a [*const u8; SPLIT_BLOCKS],
+}
+
+/// One of a unit's query rows.
+struct QueryRow {
+    /// In the batch.
+    token: usize,
+    head: usize,
+    /// How many positions it sees.
+    sees: usize,
 }
 
 /// A call, as its units see it.
@@ -139,6 +135,10 @@ struct Call<'a> {
     cpu: &'a Cpu,
     args: Attention<'a>,
     kv: &'a KvCache,
+    plan: &'a Plan,
+    /// Per cut member, head of keys, split and query row: `head_dim` sums, the largest score, the
+    /// sum of weights.
+    partials: SharedMut<'a, f32>,
     out: SharedMut<'a, f32>,
     /// Query heads of one head of keys.
     group: usize,
@@ -157,147 +157,133 @@ impl Cpu {
         out: &mut [f32],
     ) -> Result<(), Error> {
         args.check(kv, out)?;
-        let shape = kv.shape();
-        let group = args.num_q_heads / shape.num_kv_heads;
-        let head_dim = shape.head_dim;
-        let call = Call { cpu: self, args, kv, out: SharedMut::new(out), group, head_dim };
-        let mut plan = self.plan.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let plan = &mut *plan;
-        let work = call.plan(&mut plan.units);
-        let stride = head_dim + 2;
-        let partial_rows = plan.units.iter().filter_map(|unit| Some(unit.partial? + group)).max();
-        plan.partials.resize(partial_rows.unwrap_or(0) * stride, 0.0);
-        let partials = SharedMut::new(&mut plan.partials);
-        let units = &plan.units;
-        let run = |index: usize| call.run(&units[index], &partials);
-        if work < MIN_PARALLEL {
-            (0..units.len()).for_each(run);
-        } else {
-            self.pool.run(units.len(), &run);
+        let mut state = self.attention.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { plan, partials } = &mut *state;
+        if !plan.is_for(&args, kv) {
+            args.check_rows(kv)?;
+            plan.make(&args, kv, self.num_threads());
         }
-        for unit in units.iter().filter(|unit| unit.first_split == 0) {
-            call.join(unit, &plan.partials);
-        }
+        let head_dim = kv.shape().head_dim;
+        partials.resize(plan.num_partial_rows * (head_dim + 2), 0.0);
+        let call = Call {
+            cpu: self,
+            args,
+            kv,
+            plan,
+            partials: SharedMut::new(partials),
+            out: SharedMut::new(out),
+            group: args.num_q_heads / kv.shape().num_kv_heads,
+            head_dim,
+        };
+        let num_kv_heads = kv.shape().num_kv_heads;
+        self.run_if(plan.work, plan.units.len(), &|unit| call.run(&plan.units[unit]));
+        let join_work = plan.num_partial_rows * head_dim;
+        self.run_if(join_work, plan.cut.len() * num_kv_heads, &|index| {
+            call.join(index / num_kv_heads, index % num_kv_heads);
+        });
         Ok(())
+    }
+
+    /// Runs a loop on the pool if it is long enough, else alone.
+    fn run_if(&self, work: usize, num_units: usize, unit: &(dyn Fn(usize) + Sync)) {
+        if work < MIN_PARALLEL {
+            (0..num_units).for_each(unit);
+        } else {
+            self.pool.run(num_units, unit);
+        }
     }
 }
 
-impl Call<'_> {
-    /// Cuts the call into units, longest first, and returns about how many multiplications
-    /// there are.
-    fn plan(&self, units: &mut Vec<Unit>) -> usize {
-        units.clear();
-        let num_kv_heads = self.kv.shape().num_kv_heads;
-        let tile = (TILE_ROWS / self.group).max(1);
-        let num_tiles: usize = self.args.rows.iter().map(|row| row.num_tokens.div_ceil(tile)).sum();
-        let few = num_tiles * num_kv_heads < self.cpu.num_threads() * MIN_UNITS_PER_THREAD;
-        let mut next_partial = 0;
-        let mut work = 0;
-        for (index, row) in self.args.rows.iter().enumerate() {
-            for first_token in (0..row.num_tokens).step_by(tile) {
-                let num_tokens = tile.min(row.num_tokens - first_token);
-                let positions = row.num_computed + first_token + num_tokens;
-                work += positions * num_tokens * self.args.num_q_heads * self.head_dim;
-                let num_splits = positions.div_ceil(SPLIT);
-                let cut = few && num_splits > 1 && num_tokens == 1;
-                for kv_head in 0..num_kv_heads {
-                    let whole = Unit {
-                        row: index,
-                        first_token,
-                        num_tokens,
-                        kv_head,
-                        first_split: 0,
-                        end_split: num_splits,
-                        partial: None,
-                    };
-                    if !cut {
-                        units.push(whole);
-                        continue;
-                    }
-                    for first_split in 0..num_splits {
-                        let end_split = first_split + 1;
-                        let partial = Some(next_partial);
-                        units.push(Unit { first_split, end_split, partial, ..whole });
-                        next_partial += self.group;
-                    }
-                }
-            }
-        }
-        units.sort_by_key(|unit| {
-            let end = self.args.rows[unit.row].num_computed + unit.first_token + unit.num_tokens;
-            let positions = end.min(unit.end_split * SPLIT) - unit.first_split * SPLIT;
-            std::cmp::Reverse(positions * unit.num_tokens)
-        });
-        work
-    }
+/// Reused from call to call: the layers of a step have the same rows.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    plan: Plan,
+    partials: Vec<f32>,
+}
 
-    fn run(&self, unit: &Unit, partials: &SharedMut<'_, f32>) {
+impl Call<'_> {
+    fn run(&self, unit: &Unit) {
         SCRATCH.with_borrow_mut(|scratch| {
-            let num_rows = unit.num_tokens * self.group;
+            let (num_rows, stride) = (self.num_rows(unit), self.head_dim + 2);
             let tile = self.cpu.kernels.query_tile();
             grow(&mut scratch.queries, num_rows * self.head_dim);
             grow(&mut scratch.scores, tile * SPLIT);
             grow(&mut scratch.mixed, tile * self.head_dim);
-            grow(&mut scratch.sums, num_rows * (self.head_dim + 2));
+            grow(&mut scratch.sums, num_rows * stride);
             self.gather_queries(unit, &mut scratch.queries);
             for split in unit.first_split..unit.end_split {
                 self.run_split(unit, split, scratch);
             }
-            let sums = &scratch.sums[..num_rows * (self.head_dim + 2)];
-            match unit.partial {
-                // SAFETY: each partial unit has rows of its own.
-                Some(at) => unsafe { partials.part(at * (self.head_dim + 2), sums.len()) }
-                    .copy_from_slice(sums),
-                None => self.finish(unit, sums),
+            if !unit.is_cut {
+                let member = &self.plan.members[unit.members.start];
+                self.finish(member.first_token, unit.kv_head, &scratch.sums[..num_rows * stride]);
             }
         });
+    }
+
+    fn num_rows(&self, unit: &Unit) -> usize {
+        unit.members.len() * unit.num_tokens * self.group
+    }
+
+    fn query_row(&self, unit: &Unit, row: usize) -> QueryRow {
+        let (token, head) = (row / self.group, row % self.group);
+        let member = &self.plan.members[unit.members.start + token / unit.num_tokens];
+        let token = token % unit.num_tokens;
+        QueryRow {
+            token: member.first_token + token,
+            head: unit.kv_head * self.group + head,
+            sees: member.num_computed + token + 1,
+        }
     }
 
     /// Copies the unit's queries, scaled, into groups of `[head_dim][m]`.
     fn gather_queries(&self, unit: &Unit, queries: &mut [f32]) {
         let (head_dim, tile) = (self.head_dim, self.cpu.kernels.query_tile());
         let stride = row_len(self.args.num_q_heads, self.kv.shape());
-        let first = self.args.rows[unit.row].first_token + unit.first_token;
-        let num_rows = unit.num_tokens * self.group;
+        let num_rows = self.num_rows(unit);
         for row in 0..num_rows {
-            let head = unit.kv_head * self.group + row % self.group;
-            let from = (first + row / self.group) * stride + head * head_dim;
+            let QueryRow { token, head, .. } = self.query_row(unit, row);
+            let from = &self.args.qkv[token * stride + head * head_dim..][..head_dim];
             let base = row / tile * tile;
             let width = tile.min(num_rows - base);
             let to = &mut queries[base * head_dim + row - base..];
-            let from = &self.args.qkv[from..from + head_dim];
             for (to, value) in to.iter_mut().step_by(width).zip(from) {
                 *to = value * self.args.scale;
             }
         }
     }
 
-    /// Adds one split to the sums of all the unit's query rows.
+    /// Computes one split for all the unit's query rows, and adds it to their sums or, if the unit
+    /// is cut, puts it among the partial results.
     fn run_split(&self, unit: &Unit, split: usize, scratch: &mut Scratch) {
         let start = split * SPLIT;
-        // The first token sees this many positions from the split on; each one after, one more.
-        let first_sees = self.args.rows[unit.row].num_computed + unit.first_token + 1;
-        let visible = |row: usize| (first_sees + row / self.group).saturating_sub(start).min(SPLIT);
-        let num_rows = unit.num_tokens * self.group;
-        let num_positions = visible(num_rows - 1);
+        let sees = |row| self.query_row(unit, row).sees.saturating_sub(start).min(SPLIT);
+        let num_rows = self.num_rows(unit);
+        // Of one member, the last token sees most; several see all of the split.
+        let num_positions = sees(num_rows - 1);
         let (keys, values) = self.blocks(unit, start, num_positions.div_ceil(LANES));
-        let tile = self.cpu.kernels.query_tile();
+        let (tile, stride) = (self.cpu.kernels.query_tile(), self.head_dim + 2);
         for base in (0..num_rows).step_by(tile) {
             let width = tile.min(num_rows - base);
             let part = SplitRows { base, width, num_positions, keys: &keys, values: &values };
-            let results = self.attend(&part, &visible, scratch);
+            let results = self.attend(&part, &sees, scratch);
             for (lane, (largest, sum)) in results.into_iter().enumerate().take(width) {
-                if visible(base + lane) == 0 {
-                    continue;
-                }
-                let stride = self.head_dim + 2;
-                let sums = &mut scratch.sums[(base + lane) * stride..][..stride];
+                let row = base + lane;
                 let mixed = &scratch.mixed[lane * self.head_dim..][..self.head_dim];
-                if split == unit.first_split {
-                    sums[..self.head_dim].copy_from_slice(mixed);
-                    (sums[self.head_dim], sums[self.head_dim + 1]) = (largest, sum);
-                } else {
-                    join(sums, mixed, largest, sum);
+                if unit.is_cut {
+                    let at = self.plan.partial_row(unit, row / self.group, split, self.group);
+                    // SAFETY: each member's token has rows of its own for each split and head of
+                    // keys, and this unit alone has this split of this head.
+                    let to =
+                        unsafe { self.partials.part((at + row % self.group) * stride, stride) };
+                    put(to, mixed, largest, sum);
+                } else if sees(row) > 0 {
+                    let sums = &mut scratch.sums[row * stride..][..stride];
+                    if split == 0 {
+                        put(sums, mixed, largest, sum);
+                    } else {
+                        join(sums, mixed, largest, sum);
+                    }
                 }
             }
         }
@@ -308,7 +294,7 @@ impl Call<'_> {
     fn attend(
         &self,
         part: &SplitRows<'_>,
-        visible: &dyn Fn(usize) -> usize,
+        sees: &dyn Fn(usize) -> usize,
         scratch: &mut Scratch,
     ) -> [(f32, f32); LANES] {
         let &SplitRows { base, width, num_positions, keys, values } = part;
@@ -328,7 +314,7 @@ impl Call<'_> {
         unsafe { scores[width - 1](&args) };
         let mut results = [(0.0, 0.0); LANES];
         for (lane, result) in results[..width].iter_mut().enumerate() {
-            let visible = visible(base + lane);
+            let visible = sees(base + lane);
             let scores = weights.wrapping_add(lane * SPLIT);
             let mut args = Softmax { scores, visible, num_blocks, largest: 0.0, sum: 0.0 };
             // SAFETY: the table is this machine's; `num_blocks` blocks fit into a split.
@@ -340,14 +326,14 @@ impl Call<'_> {
         results
     }
 
-    /// Finds the split's blocks of 16 positions.
+    /// Finds the split's blocks of 16 positions, by the first member's table.
     fn blocks(
         &self,
         unit: &Unit,
         start: usize,
         num_blocks: usize,
     ) -> ([*const u8; SPLIT_BLOCKS], [*const u8; SPLIT_BLOCKS]) {
-        let row = &self.args.rows[unit.row];
+        let row = &self.args.rows[self.plan.members[unit.members.start].row];
         let block_size = self.kv.shape().block_size;
         let table = &self.args.block_tables[row.first_block..][..row.num_blocks];
         let bytes = LANES * self.head_dim * self.kv.dtype().num_bytes();
@@ -363,29 +349,33 @@ impl Call<'_> {
         (keys, values)
     }
 
-    /// Joins a cut row's partial results, in order, and writes its output.
-    fn join(&self, first: &Unit, partials: &[f32]) {
-        let Some(start) = first.partial else { return };
-        let (stride, row) = (self.head_dim + 2, &self.args.rows[first.row]);
-        let positions = row.num_computed + first.first_token + first.num_tokens;
-        let mut sums = partials[start * stride..][..self.group * stride].to_vec();
-        for split in 1..positions.div_ceil(SPLIT) {
-            let part = &partials[(start + split * self.group) * stride..][..sums.len()];
+    /// Joins a cut member's partial results of one head of keys, in order, and writes its output.
+    fn join(&self, cut: usize, kv_head: usize) {
+        let (cut, stride) = (&self.plan.cut[cut], self.head_dim + 2);
+        let len = cut.num_tokens * self.group * stride;
+        let first = cut.first_partial_row + kv_head * cut.num_splits * cut.num_tokens * self.group;
+        // SAFETY: the loop over the units has ended; this member's rows of this head are read and
+        // written here alone.
+        let partials = unsafe { self.partials.part(first * stride, cut.num_splits * len) };
+        let (sums, others) = partials.split_at_mut(len);
+        for part in others.chunks_exact(len) {
             for (sums, part) in sums.chunks_exact_mut(stride).zip(part.chunks_exact(stride)) {
                 let (mixed, rest) = part.split_at(self.head_dim);
-                join(sums, mixed, rest[0], rest[1]);
+                // A split that the row does not see.
+                if rest[1] > 0.0 || rest[1].is_nan() {
+                    join(sums, mixed, rest[0], rest[1]);
+                }
             }
         }
-        self.finish(first, &sums);
+        self.finish(cut.first_token, kv_head, sums);
     }
 
     /// Divides by the sum of weights and writes the output.
-    fn finish(&self, unit: &Unit, sums: &[f32]) {
+    fn finish(&self, first_token: usize, kv_head: usize, sums: &[f32]) {
         let head_dim = self.head_dim;
-        let first = self.args.rows[unit.row].first_token + unit.first_token;
         for (row, sums) in sums.chunks_exact(head_dim + 2).enumerate() {
-            let token = first + row / self.group;
-            let head = unit.kv_head * self.group + row % self.group;
+            let token = first_token + row / self.group;
+            let head = kv_head * self.group + row % self.group;
             // SAFETY: this token's head belongs to this unit (and those it was cut from) alone.
             let out = unsafe {
                 self.out.part((token * self.args.num_q_heads + head) * head_dim, head_dim)
@@ -396,6 +386,13 @@ impl Call<'_> {
             }
         }
     }
+}
+
+/// A split's result as the sums to begin with.
+fn put(sums: &mut [f32], mixed: &[f32], largest: f32, sum: f32) {
+    let (values, rest) = sums.split_at_mut(mixed.len());
+    values.copy_from_slice(mixed);
+    (rest[0], rest[1]) = (largest, sum);
 }
 
 /// Adds a split to the sums of the splits before it (`head_dim` sums, the largest score, the

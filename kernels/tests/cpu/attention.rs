@@ -184,6 +184,46 @@ fn chunks_and_batches_change_no_bit() {
     }
 }
 
+/// Sequences of the given lengths, the first `shared` positions of each in blocks of the first.
+fn behind_a_prefix(sequences: &[Sequence], heads: Heads, shared: &[usize]) -> Vec<Sequence> {
+    let own = |(sequence, &shared): (&Sequence, &usize)| {
+        let mut blocks = sequence.blocks.clone();
+        let num_shared = shared / heads.block_size;
+        blocks[..num_shared].copy_from_slice(&sequences[0].blocks[..num_shared]);
+        Sequence { qkv: sequence.qkv.clone(), blocks }
+    };
+    sequences.iter().zip(shared).map(own).collect()
+}
+
+#[test]
+fn rows_that_share_blocks_get_what_they_get_alone() {
+    for cpu in devices() {
+        for heads in SHAPES {
+            let lens = [900, 530, 800, 300, 810, 770, 600];
+            let (kv, sequences) = fill(&cpu, heads, &lens, KvDtype::F16);
+            // Prefixes of other lengths, within a split and at its end; one shares nothing.
+            let shared = [0, 512, 768, 256, 768, 0, 576];
+            let sequences = behind_a_prefix(&sequences, heads, &shared);
+            for num_tokens in [1, 3] {
+                let rows: Vec<_> = (sequences.iter().zip(lens))
+                    .map(|(sequence, len)| (sequence, len - num_tokens, len))
+                    .collect();
+                let alone: Vec<f32> =
+                    rows.iter().flat_map(|row| attend(&cpu, heads, &kv, &[*row])).collect();
+
+                let together = attend(&cpu, heads, &kv, &rows);
+
+                assert_eq!(together, alone);
+            }
+            let mixed =
+                [(&sequences[2], 799, 800), (&sequences[0], 0, 900), (&sequences[4], 807, 810)];
+            let alone: Vec<f32> =
+                mixed.iter().flat_map(|row| attend(&cpu, heads, &kv, &[*row])).collect();
+            assert_eq!(attend(&cpu, heads, &kv, &mixed), alone);
+        }
+    }
+}
+
 #[test]
 fn copied_blocks_hold_the_same_in_every_layer() {
     for cpu in devices() {
