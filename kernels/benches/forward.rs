@@ -1,7 +1,7 @@
 //! Whole forward passes of a model of SmolLM2-135M's shape (random Q4_1 weights, Q8_0 head): tokens
 //! a second for one stream, several streams, and a prompt.
 //!
-//! `cargo bench -p sconce-kernels --bench forward -- [threads] [isa] [case]`
+//! `cargo bench -p sconce-kernels --bench forward -- [threads] [isa] [case] [int8: the KV cache]`
 #![expect(clippy::print_stdout, reason = "a bench reports")]
 
 use std::env;
@@ -165,7 +165,7 @@ impl Model {
     }
 }
 
-fn buffers(model: &Model, case: &Case) -> Result<Buffers, Error> {
+fn buffers(model: &Model, case: &Case, kv_dtype: KvDtype) -> Result<Buffers, Error> {
     let total = case.num_seqs * case.num_tokens;
     let blocks_per_seq = (case.num_computed + case.num_tokens).div_ceil(16);
     let shape = KvShape {
@@ -202,7 +202,7 @@ fn buffers(model: &Model, case: &Case) -> Result<Buffers, Error> {
         last: vec![0.0; case.num_logits * HIDDEN],
         sampled: vec![0; case.num_logits],
         activations: Activations::new(total, FF, operands),
-        kv: KvCache::new(shape, KvDtype::F16)?,
+        kv: KvCache::new(shape, kv_dtype)?,
         positions: (0..total).map(|i| token(i).1 as u32).collect(),
         slots: (0..total).map(slot).collect(),
         rows: (0..case.num_seqs).map(row).collect(),
@@ -211,8 +211,8 @@ fn buffers(model: &Model, case: &Case) -> Result<Buffers, Error> {
     })
 }
 
-fn run(cpu: &Cpu, model: &Model, case: &Case) -> Result<(), Error> {
-    let mut buffers = buffers(model, case)?;
+fn run(cpu: &Cpu, model: &Model, case: &Case, kv_dtype: KvDtype) -> Result<(), Error> {
+    let mut buffers = buffers(model, case, kv_dtype)?;
     let mut seconds = Vec::new();
     for repeat in 0..case.repeats + 2 {
         for (i, x) in buffers.x.iter_mut().enumerate() {
@@ -237,9 +237,14 @@ fn main() -> Result<(), Error> {
     let threads = args.first().and_then(|arg| arg.parse().ok()).unwrap_or(2);
     let isa = args.get(1).map_or(Ok(Isa::detect()), |arg| arg.parse())?;
     let wanted = args.get(2).map_or("", String::as_str);
+    let int8 = args.get(3).is_some_and(|dtype| dtype == "int8");
+    let kv = if int8 { KvDtype::Int8 } else { KvDtype::F16 };
     let cpu = Cpu::new(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN), isa)?;
     let started = Instant::now();
     let model = Model::new(&cpu)?;
     println!("{isa}, {threads} threads, packed in {:?}", started.elapsed());
-    CASES.iter().filter(|case| case.name.contains(wanted)).try_for_each(|c| run(&cpu, &model, c))
+    CASES
+        .iter()
+        .filter(|case| case.name.contains(wanted))
+        .try_for_each(|c| run(&cpu, &model, c, kv))
 }

@@ -17,7 +17,9 @@ pub(super) use self::plan::Plan;
 use self::plan::Unit;
 use super::Cpu;
 use super::kernels::attend::{Mix, SPLIT, SPLIT_BLOCKS, Scores, Softmax};
+use super::kernels::rows::RowSlot;
 use super::kv_cache::{KvCache, KvDtype};
+use super::panels::BLOCK;
 use super::rope::row_len;
 use super::shared::SharedMut;
 use super::simd::LANES;
@@ -98,8 +100,14 @@ impl Attention<'_> {
 struct Scratch {
     /// Groups of up to a tile of query rows, `[head_dim][m]` each.
     queries: Vec<f32>,
-    /// `[m][SPLIT]`
-    scores: Vec<f32>,
+    /// The same in 8 bits, for an 8-bit cache: as a [`Tile`](super::kernels::gemm::Tile) has them.
+    quants: Vec<i32>,
+    scales: Vec<f32>,
+    offsets: Vec<i32>,
+    /// `[head_dim]`
+    query: Vec<f32>,
+    /// Scores, then weights, `[m][SPLIT]`.
+    weights: Vec<f32>,
     /// `[m][head_dim]`
     mixed: Vec<f32>,
     /// `[rows][head_dim + 2]`: as a partial result.
@@ -207,10 +215,13 @@ impl Call<'_> {
             let (num_rows, stride) = (self.num_rows(unit), self.head_dim + 2);
             let tile = self.cpu.kernels.query_tile();
             grow(&mut scratch.queries, num_rows * self.head_dim);
-            grow(&mut scratch.scores, tile * SPLIT);
+            grow(&mut scratch.weights, tile * SPLIT);
             grow(&mut scratch.mixed, tile * self.head_dim);
             grow(&mut scratch.sums, num_rows * stride);
-            self.gather_queries(unit, &mut scratch.queries);
+            match self.kv.dtype() {
+                KvDtype::F16 | KvDtype::F32 => self.gather_queries(unit, &mut scratch.queries),
+                KvDtype::Int8 => self.quantize_queries(unit, scratch),
+            }
             for split in unit.first_split..unit.end_split {
                 self.run_split(unit, split, scratch);
             }
@@ -233,6 +244,36 @@ impl Call<'_> {
             token: member.first_token + token,
             head: unit.kv_head * self.group + head,
             sees: member.num_computed + token + 1,
+        }
+    }
+
+    /// Quantizes the unit's queries, scaled, into tiles.
+    fn quantize_queries(&self, unit: &Unit, scratch: &mut Scratch) {
+        let (head_dim, tile) = (self.head_dim, self.cpu.kernels.query_tile());
+        let (num_rows, num_groups) = (self.num_rows(unit), self.head_dim / BLOCK);
+        grow(&mut scratch.quants, num_rows * num_groups * 8);
+        grow(&mut scratch.scales, num_rows * num_groups * 2);
+        grow(&mut scratch.offsets, num_rows * num_groups * 3);
+        grow(&mut scratch.query, head_dim);
+        let stride = row_len(self.args.num_q_heads, self.kv.shape());
+        for row in 0..num_rows {
+            let QueryRow { token, head, .. } = self.query_row(unit, row);
+            let from = &self.args.qkv[token * stride + head * head_dim..][..head_dim];
+            let query = &mut scratch.query[..head_dim];
+            for (query, value) in query.iter_mut().zip(from) {
+                *query = value * self.args.scale;
+            }
+            let lane = row % tile;
+            let first = (row - lane) * num_groups;
+            let slot = RowSlot {
+                width: tile.min(num_rows - (row - lane)),
+                quants: scratch.quants[first * 8 + lane..].as_mut_ptr(),
+                scales: scratch.scales[first * 2 + lane..].as_mut_ptr(),
+                offsets: scratch.offsets[first * 3 + lane..].as_mut_ptr(),
+            };
+            // SAFETY: the table is this machine's; heads are whole blocks in an 8-bit cache, and
+            // the buffers were grown for all rows.
+            unsafe { (self.cpu.kernels.quantize)(query, &slot) };
         }
     }
 
@@ -303,14 +344,25 @@ impl Call<'_> {
         let (scores, mix) = match self.kv.dtype() {
             KvDtype::F16 => (kernels.scores_f16, kernels.mix_f16),
             KvDtype::F32 => (kernels.scores_f32, kernels.mix_f32),
+            KvDtype::Int8 => (kernels.scores_int8, kernels.mix_int8),
         };
-        let queries = scratch.queries[base * head_dim..].as_ptr();
-        let weights = scratch.scores.as_mut_ptr();
+        let groups = base * (head_dim / BLOCK);
+        let weights = scratch.weights.as_mut_ptr();
         let out = scratch.mixed.as_mut_ptr();
         let prefetch = (base == 0).then_some(&raw const *values);
-        let args = Scores { queries, head_dim, keys, num_blocks, prefetch, scores: weights };
-        // SAFETY: the table is this machine's; `queries` has `width` rows of `head_dim`, the
-        // scratch was grown for whole tiles, and `blocks` found `num_blocks` whole blocks.
+        let args = Scores {
+            queries: scratch.queries.as_ptr().wrapping_add(base * head_dim),
+            x: scratch.quants.as_ptr().wrapping_add(groups * 8),
+            scales: scratch.scales.as_ptr().wrapping_add(groups * 2),
+            offsets: scratch.offsets.as_ptr().wrapping_add(groups * 3),
+            head_dim,
+            keys,
+            num_blocks,
+            prefetch,
+            scores: weights,
+        };
+        // SAFETY: the table is this machine's; the queries, in the form that the cache's type
+        // asks for, were gathered for `width` rows of `head_dim` from `base` on, the scratch was grown for whole tiles, and `blocks` found `num_blocks` whole blocks.
         unsafe { scores[width - 1](&args) };
         let mut results = [(0.0, 0.0); LANES];
         for (lane, result) in results[..width].iter_mut().enumerate() {
@@ -336,7 +388,7 @@ impl Call<'_> {
         let row = &self.args.rows[self.plan.members[unit.members.start].row];
         let block_size = self.kv.shape().block_size;
         let table = &self.args.block_tables[row.first_block..][..row.num_blocks];
-        let bytes = LANES * self.head_dim * self.kv.dtype().num_bytes();
+        let bytes = self.kv.dtype().chunk_bytes(self.head_dim);
         let (mut keys, mut values) = ([ptr::null(); SPLIT_BLOCKS], [ptr::null(); SPLIT_BLOCKS]);
         for index in 0..num_blocks {
             let position = start + index * LANES;
@@ -407,8 +459,8 @@ fn join(sums: &mut [f32], mixed: &[f32], largest: f32, sum: f32) {
     (rest[0], rest[1]) = (new, rest[1] * old_factor + sum * factor);
 }
 
-fn grow(buffer: &mut Vec<f32>, len: usize) {
+fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
     if buffer.len() < len {
-        buffer.resize(len, 0.0);
+        buffer.resize(len, T::default());
     }
 }

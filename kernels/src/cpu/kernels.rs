@@ -25,8 +25,10 @@ pub(super) struct Kernels {
     pub bf16: Widths<Tile>,
     pub scores_f16: Widths<Scores>,
     pub scores_f32: Widths<Scores>,
+    pub scores_int8: Widths<Scores>,
     pub mix_f16: Widths<Mix>,
     pub mix_f32: Widths<Mix>,
+    pub mix_int8: Widths<Mix>,
     pub softmax: unsafe fn(&mut Softmax),
     pub rms_norm: unsafe fn(&Norm<'_>, &mut [f32]),
     pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
@@ -71,8 +73,8 @@ macro_rules! compile {
             use super::*;
 
             compile!(@wide Tile, gemm, [p4, p8, p8_min, p8_half, f32, f16, bf16] $(, $feature)?);
-            compile!(@wide Scores, attend, [scores_f16, scores_f32] $(, $feature)?);
-            compile!(@wide Mix, attend, [mix_f16, mix_f32] $(, $feature)?);
+            compile!(@wide Scores, attend, [scores_f16, scores_f32, scores_int8] $(, $feature)?);
+            compile!(@wide Mix, attend, [mix_f16, mix_f32, mix_int8] $(, $feature)?);
 
             $(#[$feature])?
             unsafe fn softmax(args: &mut Softmax) {
@@ -120,8 +122,10 @@ macro_rules! compile {
                 bf16: &[$(bf16::<$width>),*],
                 scores_f16: &[$(scores_f16::<$rows>),*],
                 scores_f32: &[$(scores_f32::<$rows>),*],
+                scores_int8: &[$(scores_int8::<$rows>),*],
                 mix_f16: &[$(mix_f16::<$rows>),*],
                 mix_f32: &[$(mix_f32::<$rows>),*],
+                mix_int8: &[$(mix_int8::<$rows>),*],
                 softmax,
                 rms_norm,
                 silu_mul,

@@ -1,12 +1,21 @@
 //! The paged cache of keys and values.
 //!
 //! A block holds its positions in all layers, so that memory is touched block by block as the
-//! pool fills. Per block and layer: each head's keys as `[block_size / 16][head_dim][16]`, dimension-major so
-//! that one vector holds 16 positions, and its values as `[block_size][head_dim]`.
+//! pool fills. Per block and layer: each head's keys as `[block_size / 16][head_dim][16]`,
+//! dimension-major so that one vector holds 16 positions, and its values as
+//! `[block_size][head_dim]`.
+//!
+//! Of an 8-bit cache, 16 positions' keys are a panel of weights, whose rows are the positions:
+//! codes around 128 with a scale per 32 dimensions. Values are `[16][head_dim]` codes, then their
+//! scales, `[head_dim / 32][16]`.
+
+use half::f16;
 
 use super::Cpu;
 use super::kernels::Kernels;
+use super::kernels::rows::RowSlot;
 use super::memory::Region;
+use super::panels::{BLOCK, P8_BYTES};
 use super::simd::LANES;
 use crate::{Error, check_index, check_multiple};
 
@@ -17,15 +26,31 @@ pub enum KvDtype {
     F16,
     /// Full precision, for exact mode.
     F32,
+    /// 8-bit integers with a half-precision scale for each 32 elements of a head.
+    Int8,
 }
 
 impl KvDtype {
-    /// Bytes of an element.
-    pub const fn num_bytes(self) -> usize {
+    /// Elements of a head that are stored together.
+    pub const fn group(self) -> usize {
         match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
+            Self::F16 | Self::F32 => LANES,
+            Self::Int8 => BLOCK,
         }
+    }
+
+    /// Bytes of 32 elements.
+    const fn block_bytes(self) -> usize {
+        match self {
+            Self::F16 => 2 * BLOCK,
+            Self::F32 => 4 * BLOCK,
+            Self::Int8 => BLOCK + 2,
+        }
+    }
+
+    /// Bytes of 16 positions of a head.
+    pub(super) const fn chunk_bytes(self, head_dim: usize) -> usize {
+        LANES * head_dim * self.block_bytes() / BLOCK
     }
 }
 
@@ -40,16 +65,18 @@ pub struct KvShape {
     pub block_size: usize,
     /// Heads of keys and values.
     pub num_kv_heads: usize,
-    /// Elements of a head, a multiple of 16.
+    /// Elements of a head, a multiple of 16, or of 32 in an 8-bit cache.
     pub head_dim: usize,
 }
 
 impl KvShape {
     /// Bytes of all blocks, if that is a number at all.
     pub fn num_bytes(&self, dtype: KvDtype) -> Option<usize> {
-        [self.num_layers, self.num_blocks, self.block_size, self.num_kv_heads, self.head_dim]
+        let elements = self.num_kv_heads.checked_mul(self.head_dim)?;
+        [self.num_layers, self.num_blocks, self.block_size, elements]
             .into_iter()
-            .try_fold(2 * dtype.num_bytes(), usize::checked_mul)
+            .try_fold(2 * dtype.block_bytes(), usize::checked_mul)
+            .map(|bytes| bytes / BLOCK)
     }
 }
 
@@ -75,7 +102,7 @@ impl KvCache {
         check_multiple("kv cache: blocks", shape.num_blocks, 1)?;
         check_multiple("kv cache: heads", shape.num_kv_heads, 1)?;
         check_multiple("kv cache: block_size", shape.block_size, LANES)?;
-        check_multiple("kv cache: head_dim", shape.head_dim, LANES)?;
+        check_multiple("kv cache: head_dim", shape.head_dim, dtype.group())?;
         let bytes = shape.num_bytes(dtype).unwrap_or(usize::MAX);
         Ok(Self { shape, dtype, memory: Region::new(bytes)? })
     }
@@ -92,7 +119,7 @@ impl KvCache {
 
     /// Bytes of one head's keys (or values) of a block.
     pub(super) fn head_bytes(&self) -> usize {
-        self.shape.block_size * self.shape.head_dim * self.dtype.num_bytes()
+        self.shape.block_size / LANES * self.dtype.chunk_bytes(self.shape.head_dim)
     }
 
     /// Bytes of a block in one layer.
@@ -151,25 +178,34 @@ impl KvWriter<'_> {
         let KvShape { block_size, head_dim, .. } = self.cache.shape;
         assert_eq!(key.len(), head_dim, "a key fills its place");
         let block = self.cache.head_block(self.layer, slot / block_size, head);
-        let offset = slot % block_size;
-        let first = offset / LANES * LANES * head_dim + offset % LANES;
-        // SAFETY: the last element, `first + (head_dim - 1) * 16`, is inside the head's part of
-        // the block, which `head_block` found inside the cache; the caller keeps others away.
+        let (chunk, lane) = (slot % block_size / LANES, slot % LANES);
+        // SAFETY: the chunk is inside the head's part of the block, which `head_block` found inside
+        // the cache, and the key's elements, its lane, inside the chunk; the caller keeps others
+        // away.
         unsafe {
-            let start = self.start.add(block.keys);
+            let start = self.start.add(block.keys + chunk * self.cache.dtype.chunk_bytes(head_dim));
             match self.cache.dtype {
                 KvDtype::F32 => {
                     for (dim, &value) in key.iter().enumerate() {
-                        start.cast::<f32>().add(first + dim * LANES).write(value);
+                        start.cast::<f32>().add(dim * LANES + lane).write(value);
                     }
                 }
+                KvDtype::Int8 => quantized(kernels, key, |group, codes, scale| {
+                    let panel = start.add(group * P8_BYTES);
+                    for (j, four) in codes.iter().enumerate() {
+                        let at = panel.add(64 * j + 4 * lane).cast::<u32>();
+                        // Around 128, as weights are.
+                        at.write_unaligned(*four as u32 ^ 0x8080_8080);
+                    }
+                    panel.add(P8_BYTES - 2 * LANES).cast::<u16>().add(lane).write_unaligned(scale);
+                }),
                 KvDtype::F16 => {
                     let mut halves = [0_u16; LANES];
                     for (chunk, key) in key.as_chunks::<LANES>().0.iter().enumerate() {
                         (kernels.to_f16)(key, &mut halves);
                         for (dim, &value) in halves.iter().enumerate() {
                             let dim = chunk * LANES + dim;
-                            start.cast::<u16>().add(first + dim * LANES).write(value);
+                            start.cast::<u16>().add(dim * LANES + lane).write(value);
                         }
                     }
                 }
@@ -192,12 +228,20 @@ impl KvWriter<'_> {
         let KvShape { block_size, head_dim, .. } = self.cache.shape;
         assert_eq!(value.len(), head_dim, "a value fills its place");
         let block = self.cache.head_block(self.layer, slot / block_size, head);
-        let first = slot % block_size * head_dim;
-        // SAFETY: `first..first + head_dim` is inside the head's part of the block, which
-        // `head_block` found inside the cache; the caller keeps others away.
+        let (chunk, lane) = (slot % block_size / LANES, slot % LANES);
+        let first = lane * head_dim;
+        // SAFETY: the chunk is inside the head's part of the block, which `head_block` found inside
+        // the cache, and the value's elements inside the chunk; the caller keeps others away.
         unsafe {
-            let start = self.start.add(block.values);
+            let start =
+                self.start.add(block.values + chunk * self.cache.dtype.chunk_bytes(head_dim));
             match self.cache.dtype {
+                KvDtype::Int8 => quantized(kernels, value, |group, codes, scale| {
+                    let to = start.add(first + group * BLOCK);
+                    codes.as_ptr().cast::<u8>().copy_to_nonoverlapping(to, BLOCK);
+                    let scales = start.add(LANES * head_dim).cast::<u16>();
+                    scales.add(group * LANES + lane).write_unaligned(scale);
+                }),
                 KvDtype::F32 => {
                     let to = start.cast::<f32>().add(first);
                     value.as_ptr().copy_to_nonoverlapping(to, head_dim);
@@ -208,6 +252,25 @@ impl KvWriter<'_> {
                 }
             }
         }
+    }
+}
+
+/// Calls `write` with each group of 32 elements: its number, its codes and its scale.
+///
+/// # Safety
+/// The table must be this machine's and the head a multiple of 32 long.
+unsafe fn quantized(kernels: &Kernels, head: &[f32], mut write: impl FnMut(usize, &[i32; 8], u16)) {
+    let (mut codes, mut scales, mut offsets) = ([0; 8], [0.0; 2], [0; 3]);
+    for (index, group) in head.as_chunks::<BLOCK>().0.iter().enumerate() {
+        let slot = RowSlot {
+            width: 1,
+            quants: codes.as_mut_ptr(),
+            scales: scales.as_mut_ptr(),
+            offsets: offsets.as_mut_ptr(),
+        };
+        // SAFETY: the caller's; the slot has room for one block of one token.
+        unsafe { (kernels.quantize)(group, &slot) };
+        write(index, &codes, f16::from_f32(scales[0]).to_bits());
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn store_first(to: *mut f32, value: Self::F, count: usize);
     unsafe fn load_f16(from: *const u16) -> Self::F;
     unsafe fn load_bf16(from: *const u16) -> Self::F;
+    unsafe fn load_i8(from: *const i8) -> Self::F;
     unsafe fn store_f16(to: *mut u16, value: Self::F);
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;

@@ -5,6 +5,7 @@ use sconce_kernels::cpu::{
     Attention, AttentionRow, Cpu, KvCache, KvDtype, KvShape, RopeAndCache, RopeStyle, RopeTable,
 };
 
+use crate::reference::int8_rounded;
 use crate::{Random, devices};
 
 /// A model's attention dimensions.
@@ -94,46 +95,77 @@ fn attend(cpu: &Cpu, heads: Heads, kv: &KvCache, rows: &[(&Sequence, usize, usiz
     out
 }
 
+/// A head's elements as the cache has them.
+fn stored(head: &[f32], dtype: KvDtype) -> Vec<f64> {
+    match dtype {
+        KvDtype::F16 => head.iter().map(|value| f16::from_f32(*value).to_f64()).collect(),
+        KvDtype::F32 => head.iter().map(|value| f64::from(*value)).collect(),
+        KvDtype::Int8 => {
+            let group = |group: &[f32]| {
+                let scale = group.iter().fold(0.0_f32, |a, b| a.max(b.abs())) / 127.0;
+                let inverse = 1.0 / scale;
+                let code = move |value: &f32| f64::from((value * inverse).round_ties_even());
+                let scale = f16::from_f32(scale).to_f64();
+                group.iter().map(move |value| code(value) * scale).collect::<Vec<_>>()
+            };
+            head.chunks(32).flat_map(group).collect()
+        }
+    }
+}
+
 fn naive(heads: Heads, sequence: &Sequence, token: usize, dtype: KvDtype) -> Vec<f64> {
-    let stored = |value: f32| match dtype {
-        KvDtype::F16 => f16::from_f32(value).to_f64(),
-        KvDtype::F32 => f64::from(value),
-    };
     let at = |token: usize, head: usize| {
         &sequence.qkv[token * heads.row() + head * heads.dim..][..heads.dim]
     };
     let mut out = Vec::new();
     for head in 0..heads.num_q {
         let kv_head = head / (heads.num_q / heads.num_kv);
-        let query = at(token, head);
+        let query = match dtype {
+            KvDtype::F16 | KvDtype::F32 => at(token, head).to_vec(),
+            KvDtype::Int8 => int8_rounded(at(token, head)),
+        };
         let score = |position: usize| -> f64 {
-            let key = at(position, heads.num_q + kv_head);
-            query.iter().zip(key).map(|(q, k)| f64::from(*q) * stored(*k)).sum()
+            let key = stored(at(position, heads.num_q + kv_head), dtype);
+            query.iter().zip(key).map(|(q, k)| f64::from(*q) * k).sum()
         };
         let scores: Vec<f64> = (0..=token).map(score).collect();
         let largest = scores.iter().copied().fold(f64::MIN, f64::max);
         let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
         let total: f64 = weights.iter().sum();
+        let values: Vec<_> = (0..=token)
+            .map(|p| stored(at(p, heads.num_q + heads.num_kv + kv_head), dtype))
+            .collect();
         out.extend((0..heads.dim).map(|dim| {
-            let value = |p: usize| stored(at(p, heads.num_q + heads.num_kv + kv_head)[dim]);
-            (0..=token).map(|p| weights[p] * value(p)).sum::<f64>() / total
+            let pairs = weights.iter().zip(&values);
+            pairs.map(|(weight, value)| weight * value[dim]).sum::<f64>() / total
         }));
     }
     out
 }
 
-const SHAPES: [Heads; 4] = [
+const SHAPES: [Heads; 5] = [
     Heads { num_q: 9, num_kv: 3, dim: 64, block_size: 16 },
     Heads { num_q: 4, num_kv: 4, dim: 128, block_size: 32 },
     Heads { num_q: 14, num_kv: 1, dim: 16, block_size: 16 },
     Heads { num_q: 8, num_kv: 2, dim: 80, block_size: 48 },
+    Heads { num_q: 6, num_kv: 2, dim: 96, block_size: 32 },
 ];
+
+/// The shapes that a cache of a type can have.
+fn shapes(dtype: KvDtype) -> impl Iterator<Item = Heads> {
+    SHAPES.into_iter().filter(move |heads| heads.dim % dtype.group() == 0)
+}
+
+fn devices_and_types() -> Vec<(Cpu, KvDtype)> {
+    let types = [KvDtype::F16, KvDtype::Int8];
+    types.into_iter().flat_map(|dtype| devices().into_iter().map(move |cpu| (cpu, dtype))).collect()
+}
 
 #[test]
 fn ragged_mixes_match_a_plain_softmax() {
     for cpu in devices() {
-        for heads in SHAPES {
-            for dtype in [KvDtype::F16, KvDtype::F32] {
+        for dtype in [KvDtype::F16, KvDtype::F32, KvDtype::Int8] {
+            for heads in shapes(dtype) {
                 let (kv, sequences) = fill(&cpu, heads, &[1, 300, 40, 16, 257, 600], dtype);
                 let [a, b, c, d, e, f] = &sequences[..] else { unreachable!() };
                 let rows = [
@@ -154,7 +186,8 @@ fn ragged_mixes_match_a_plain_softmax() {
                         let expected = naive(heads, sequence, token, dtype);
                         for (given, expected) in tokens.next().unwrap().iter().zip(expected) {
                             let error = (f64::from(*given) - expected).abs();
-                            assert!(error < 3e-6, "{} {given} {expected}", cpu.isa());
+                            let bound = if dtype == KvDtype::Int8 { 1e-5 } else { 3e-6 };
+                            assert!(error < bound, "{} {given} {expected}", cpu.isa());
                         }
                     }
                 }
@@ -165,9 +198,9 @@ fn ragged_mixes_match_a_plain_softmax() {
 
 #[test]
 fn chunks_and_batches_change_no_bit() {
-    for cpu in devices() {
-        for heads in SHAPES {
-            let (kv, sequences) = fill(&cpu, heads, &[700, 90], KvDtype::F16);
+    for (cpu, dtype) in devices_and_types() {
+        for heads in shapes(dtype) {
+            let (kv, sequences) = fill(&cpu, heads, &[700, 90], dtype);
             let [long, short] = &sequences[..] else { unreachable!() };
             let width = heads.num_q * heads.dim;
 
@@ -197,10 +230,10 @@ fn behind_a_prefix(sequences: &[Sequence], heads: Heads, shared: &[usize]) -> Ve
 
 #[test]
 fn rows_that_share_blocks_get_what_they_get_alone() {
-    for cpu in devices() {
-        for heads in SHAPES {
+    for (cpu, dtype) in devices_and_types() {
+        for heads in shapes(dtype) {
             let lens = [900, 530, 800, 300, 810, 770, 600];
-            let (kv, sequences) = fill(&cpu, heads, &lens, KvDtype::F16);
+            let (kv, sequences) = fill(&cpu, heads, &lens, dtype);
             // Prefixes of other lengths, within a split and at its end; one shares nothing.
             let shared = [0, 512, 768, 256, 768, 0, 576];
             let sequences = behind_a_prefix(&sequences, heads, &shared);
@@ -226,9 +259,9 @@ fn rows_that_share_blocks_get_what_they_get_alone() {
 
 #[test]
 fn copied_blocks_hold_the_same_in_every_layer() {
-    for cpu in devices() {
+    for (cpu, dtype) in devices_and_types() {
         let heads = SHAPES[0];
-        let (mut kv, mut sequences) = fill(&cpu, heads, &[40], KvDtype::F16);
+        let (mut kv, mut sequences) = fill(&cpu, heads, &[40], dtype);
         let before = attend(&cpu, heads, &kv, &[(&sequences[0], 0, 40)]);
         let used = sequences[0].blocks.clone();
         let free: Vec<u32> = (0..6).filter(|block| !used.contains(block)).collect();
@@ -246,9 +279,9 @@ fn copied_blocks_hold_the_same_in_every_layer() {
 
 #[test]
 fn positions_not_seen_may_hold_anything() {
-    for cpu in devices() {
+    for (cpu, dtype) in devices_and_types() {
         let heads = SHAPES[0];
-        let (mut kv, sequences) = fill(&cpu, heads, &[20], KvDtype::F16);
+        let (mut kv, sequences) = fill(&cpu, heads, &[20], dtype);
         let before = attend(&cpu, heads, &kv, &[(&sequences[0], 18, 19)]);
         let table = RopeTable::new(&[0.0], 100, 1.0, RopeStyle::Half).unwrap();
 

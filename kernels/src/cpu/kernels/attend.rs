@@ -4,7 +4,9 @@
 //! order, each per row: a row's result does not depend on the rows beside it.
 #![expect(clippy::needless_range_loop, reason = "a loop over `row` is the unrolled register tile")]
 
+use super::super::panels::{BLOCK, P8_BYTES};
 use super::super::simd::{LANES, Simd};
+use super::gemm::{self, Tile};
 
 /// Positions of a split; splits start at its multiples.
 pub(in super::super) const SPLIT: usize = 256;
@@ -13,8 +15,12 @@ pub(in super::super) const SPLIT_BLOCKS: usize = SPLIT / LANES;
 
 /// Query rows times the keys of a split.
 pub(in super::super) struct Scores {
-    /// `[head_dim][M]`, scaled.
+    /// `[head_dim][M]`, scaled; not read of an 8-bit cache.
     pub queries: *const f32,
+    /// The same in 8 bits, for an 8-bit cache; each as a [`Tile`]'s.
+    pub x: *const i32,
+    pub scales: *const f32,
+    pub offsets: *const i32,
     pub head_dim: usize,
     /// Each block's keys, `[head_dim][16]`.
     pub keys: *const [*const u8; SPLIT_BLOCKS],
@@ -42,7 +48,7 @@ pub(in super::super) struct Softmax {
 pub(in super::super) struct Mix {
     /// `[M][SPLIT]`
     pub weights: *const f32,
-    /// Each block's values, `[16][head_dim]`.
+    /// Each block's values, `[16][head_dim]`, and of an 8-bit cache their scales.
     pub values: *const [*const u8; SPLIT_BLOCKS],
     pub num_positions: usize,
     pub head_dim: usize,
@@ -104,6 +110,79 @@ unsafe fn scores<S: Simd, const M: usize, E: Element>(args: &Scores) {
             }
             for (row, sum) in sums.into_iter().enumerate() {
                 S::store(args.scores.add(row * SPLIT + block * LANES), sum);
+            }
+        }
+    }
+}
+
+/// The keys of 16 positions are a panel.
+///
+/// # Safety
+/// The instruction set must be there and the pointers valid for the sizes beside them.
+#[inline(always)]
+pub(super) unsafe fn scores_int8<S: Simd, const M: usize>(args: &Scores) {
+    let num_groups = args.head_dim / BLOCK;
+    // SAFETY: every access is inside what the caller vouches for.
+    unsafe {
+        for block in 0..args.num_blocks {
+            let keys = (*args.keys)[block];
+            if let Some(values) = args.prefetch {
+                let next = (*args.keys)[(block + 2).min(args.num_blocks - 1)];
+                for line in (0..num_groups * P8_BYTES).step_by(64) {
+                    S::prefetch(next.wrapping_add(line));
+                    S::prefetch((*values)[block].wrapping_add(line));
+                }
+            }
+            gemm::p8_near::<S, M>(&Tile {
+                weights: keys,
+                num_blocks: num_groups,
+                x: args.x,
+                scales: args.scales,
+                offsets: args.offsets,
+                dense: std::ptr::null(),
+                out: args.scores.add(block * LANES),
+                out_stride: SPLIT,
+                accumulate: false,
+            });
+        }
+    }
+}
+
+/// # Safety
+/// The instruction set must be there and the pointers valid for the sizes beside them.
+#[inline(always)]
+pub(super) unsafe fn mix_int8<S: Simd, const M: usize>(args: &Mix) {
+    let num_blocks = args.num_positions.div_ceil(LANES);
+    // SAFETY: every access is inside what the caller vouches for; weights are written in whole
+    // blocks, with zeros for positions that are not seen.
+    unsafe {
+        let mut weights = [[0.0; SPLIT]; M];
+        for group in 0..args.head_dim / BLOCK {
+            for block in 0..num_blocks {
+                let scales = (*args.values)[block].add(LANES * args.head_dim).cast::<u16>();
+                let scales = S::load_f16(scales.add(group * LANES));
+                // A position that nobody sees may hold anything.
+                let count = LANES.min(args.num_positions - block * LANES);
+                let scales = S::first_or(scales, count, S::splat(0.0));
+                for row in 0..M {
+                    let weight = S::load(args.weights.add(row * SPLIT + block * LANES));
+                    S::store(weights[row].as_mut_ptr().add(block * LANES), S::mul(weight, scales));
+                }
+            }
+            for dim in [group * BLOCK, group * BLOCK + LANES] {
+                let mut sums = [S::splat(0.0); M];
+                for position in 0..args.num_positions {
+                    let row = (*args.values)[position / LANES];
+                    let codes = row.add(position % LANES * args.head_dim + dim);
+                    let value = S::load_i8(codes.cast());
+                    for row in 0..M {
+                        let weight = S::splat(*weights[row].as_ptr().add(position));
+                        sums[row] = S::fma(weight, value, sums[row]);
+                    }
+                }
+                for (row, sum) in sums.into_iter().enumerate() {
+                    S::store(args.out.add(row * args.head_dim + dim), sum);
+                }
             }
         }
     }

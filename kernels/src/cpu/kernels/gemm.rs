@@ -90,13 +90,31 @@ pub(super) unsafe fn p4<S: Simd, const M: usize>(tile: &Tile) {
 /// The instruction set must be there and the tile's pointers valid for its sizes.
 #[inline(always)]
 pub(super) unsafe fn p8<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { p8_from::<S, M, true>(tile) }
+}
+
+/// As `p8`, of a panel that is not followed by others.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p8_near<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { p8_from::<S, M, false>(tile) }
+}
+
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+unsafe fn p8_from<S: Simd, const M: usize, const AHEAD: bool>(tile: &Tile) {
     // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
     unsafe {
         let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
         let mut offsets = tile.offsets;
         let mut sums = [S::splat(0.0); M];
         for _ in 0..tile.num_blocks {
-            if M > 1 {
+            if AHEAD && M > 1 {
                 prefetch::<S>(w, P8_BYTES);
             }
             let dots = S::dots_centered::<8, M>(w, x, offsets);

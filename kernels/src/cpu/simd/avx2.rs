@@ -101,6 +101,17 @@ macro_rules! common {
         }
 
         #[inline]
+        #[target_feature(enable = "avx2")]
+        unsafe fn load_i8(from: *const i8) -> Floats {
+            // SAFETY: the caller gives 16 readable bytes.
+            let bytes = unsafe { _mm_loadu_si128(from.cast()) };
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))),
+            ]
+        }
+
+        #[inline]
         #[target_feature(enable = "avx2,f16c")]
         unsafe fn store_f16(to: *mut u16, value: Floats) {
             const MODE: i32 = _MM_FROUND_TO_NEAREST_INT;

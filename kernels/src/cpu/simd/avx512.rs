@@ -68,6 +68,14 @@ impl Simd for Avx512Vnni {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
+    unsafe fn load_i8(from: *const i8) -> __m512 {
+        // SAFETY: the caller gives 16 readable bytes.
+        let bytes = unsafe { _mm_loadu_si128(from.cast()) };
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
     unsafe fn store_f16(to: *mut u16, value: __m512) {
         let bits = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value);
         // SAFETY: the caller gives room for 16 half floats.

@@ -69,6 +69,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> [f32; LANES] {
+        // SAFETY: the caller gives 16 readable bytes.
+        unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+
+    #[inline(always)]
     unsafe fn store_f16(to: *mut u16, value: Floats) {
         let bits = value.map(|value| f16::from_f32(value).to_bits());
         // SAFETY: the caller gives room for 16 half floats.
