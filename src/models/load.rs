@@ -1,6 +1,7 @@
 //! Packs a checkpoint's tensors into a [`Decoder`].
 
 use sconce_kernels::cpu::{Compute, Cpu, MatrixPart, PackedMatrix, RopeStyle, RopeTable};
+use sconce_kernels::dtype::Dtype;
 
 use super::config::{self, DecoderConfig};
 use super::decoder::{Decoder, DecoderLayer};
@@ -34,11 +35,14 @@ pub fn decoder(
 ) -> Result<Decoder, Error> {
     let config = checkpoint.config().clone();
     let source = Source { cpu, checkpoint, compute };
-    let embed_tokens = source.matrix(&["model.embed_tokens.weight".into()])?;
+    // 4 bits cost a vocabulary more than they cost a layer.
+    let compute = if compute == Compute::Q4 { Compute::Q8 } else { compute };
+    let vocabulary = Source { compute, ..source };
+    let embed_tokens = vocabulary.matrix(&["model.embed_tokens.weight".into()])?;
     let lm_head = if config.tie_word_embeddings {
         None
     } else {
-        Some(source.matrix(&["lm_head.weight".into()])?)
+        Some(vocabulary.matrix(&["lm_head.weight".into()])?)
     };
     let layers = (0..config.num_hidden_layers).map(|index| source.layer(&config, index));
     Ok(Decoder {
@@ -53,9 +57,14 @@ pub fn decoder(
 
 /// Estimates the bytes of the packed weights, within a fifth.
 pub(crate) fn packed_bytes(checkpoint: &Checkpoint, compute: Compute) -> u64 {
-    let bytes = checkpoint.sizes().map(|(dtype, num_elements)| match compute {
-        Compute::Int8 => num_elements / dtype.block_len() * dtype.block_bytes(),
-        Compute::F32 => num_elements * size_of::<f32>(),
+    let bytes = checkpoint.sizes().map(|(dtype, num_elements)| {
+        let dtype = match compute {
+            Compute::F32 => Dtype::F32,
+            Compute::Q8 if dtype.block_len() == 1 => Dtype::Q8_0,
+            Compute::Q4 if dtype.block_len() == 1 => Dtype::Q4_1,
+            Compute::Int8 | Compute::Q8 | Compute::Q4 => dtype,
+        };
+        num_elements / dtype.block_len() * dtype.block_bytes()
     });
     bytes.map(|bytes| bytes as u64).sum()
 }
@@ -71,6 +80,7 @@ fn rope_table(config: &DecoderConfig, max_positions: usize) -> Result<RopeTable,
 }
 
 /// Where weights come from and what they become.
+#[derive(Clone, Copy)]
 struct Source<'a> {
     cpu: &'a Cpu,
     checkpoint: &'a Checkpoint,

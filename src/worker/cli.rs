@@ -70,8 +70,17 @@ struct ComputeArgs {
     #[arg(long, value_enum, default_value_t = Precision::Int8)]
     compute: Precision,
 
+    /// The same answers as in 32-bit arithmetic from end to end: `--compute f32` with
+    /// `--kv-cache-dtype f32`
+    #[arg(long, conflicts_with_all = ["compute", "quantize", "kv_cache_dtype"])]
+    exact: bool,
+
+    /// Quantize, while loading, weights that the file has as plain floats
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    quantize: Option<Quantization>,
+
     /// What the KV cache stores
-    #[arg(long, value_enum, default_value_t = KvPrecision::F16)]
+    #[arg(long, alias = "kv-dtype", value_enum, default_value_t = KvPrecision::F16)]
     kv_cache_dtype: KvPrecision,
 
     /// Bytes of the KV cache
@@ -141,7 +150,17 @@ enum Precision {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum Quantization {
+    /// 8 bits and a scale per 32 weights
+    Q8,
+    /// 4 bits, a scale and a minimum per 32 weights; the vocabulary in 8 bits
+    Q4,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum KvPrecision {
+    /// 8-bit integers, with a scale per 32: half the memory, and faster with much context
+    Int8,
     /// 16-bit floats
     F16,
     /// 32-bit floats
@@ -246,11 +265,20 @@ fn runner_options(compute: &ComputeArgs, limits: &LimitArgs) -> Result<RunnerOpt
     Ok(RunnerOptions {
         num_threads,
         isa: compute.isa,
-        compute: match compute.compute {
-            Precision::Int8 => Compute::Int8,
-            Precision::F32 => Compute::F32,
+        compute: match (compute.compute, compute.quantize) {
+            _ if compute.exact => Compute::F32,
+            (Precision::F32, None) => Compute::F32,
+            (Precision::F32, Some(_)) => {
+                let message = "--quantize and --compute f32 exclude each other";
+                return Err(Error::Flags(message.to_owned()));
+            }
+            (Precision::Int8, None) => Compute::Int8,
+            (Precision::Int8, Some(Quantization::Q8)) => Compute::Q8,
+            (Precision::Int8, Some(Quantization::Q4)) => Compute::Q4,
         },
         kv_dtype: match compute.kv_cache_dtype {
+            _ if compute.exact => KvDtype::F32,
+            KvPrecision::Int8 => KvDtype::Int8,
             KvPrecision::F16 => KvDtype::F16,
             KvPrecision::F32 => KvDtype::F32,
         },
@@ -333,6 +361,8 @@ mod tests {
             ["--max-num-batched-tokens", "63"],
             ["--max-num-seqs", "4097"],
             ["--num-blocks", "4294967295"],
+            ["--exact", "--quantize=q8"],
+            ["--exact", "--kv-dtype=int8"],
         ] {
             let args: Vec<_> = ["--listen", "unix:/w"].into_iter().chain(args).collect();
             assert!(parse(&args).is_err(), "{args:?}");

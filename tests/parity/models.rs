@@ -25,8 +25,8 @@ pub(crate) fn options(compute: Compute) -> RunnerOptions {
         num_threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         compute,
         kv_dtype: match compute {
-            Compute::Int8 => KvDtype::F16,
             Compute::F32 => KvDtype::F32,
+            Compute::Int8 | Compute::Q8 | Compute::Q4 => KvDtype::F16,
         },
         max_num_batched_tokens: 512,
         max_num_seqs: 32,

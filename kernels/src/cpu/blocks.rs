@@ -19,6 +19,26 @@ impl Group {
         Self { codes, zero, scales: [scale; 2], min }
     }
 
+    /// The nearest 8-bit codes, the largest magnitude as 127.
+    pub(super) fn q8(elements: &[f32; BLOCK]) -> Self {
+        let largest = elements.iter().fold(0.0_f32, |largest, x| larger(x.abs(), largest));
+        let scale = f16::from_f32(largest / 127.0).to_f32();
+        let code = |x: f32| ((x / scale).round().clamp(-127.0, 127.0) + 128.0) as u8;
+        let codes = elements.map(|x| if scale == 0.0 { 128 } else { code(x) });
+        Self::new(codes, 128, scale, 0.0)
+    }
+
+    /// The nearest 4-bit codes from the least element to the greatest.
+    pub(super) fn q4(elements: &[f32; BLOCK]) -> Self {
+        let least = elements.iter().fold(f32::INFINITY, |least, x| -larger(-x, -least));
+        let greatest = elements.iter().fold(f32::NEG_INFINITY, |most, x| larger(*x, most));
+        let min = f16::from_f32(least).to_f32();
+        let scale = f16::from_f32((greatest - min) / 15.0).to_f32();
+        let code = |x: f32| ((x - min) / scale).round().clamp(0.0, 15.0) as u8;
+        let codes = elements.map(|x| if scale == 0.0 { 0 } else { code(x) });
+        Self::new(codes, 0, scale, min)
+    }
+
     /// Writes the elements as floats.
     pub(super) fn dequantize(&self, out: &mut [f32]) {
         for (i, (out, &code)) in out.iter_mut().zip(&self.codes).enumerate() {
@@ -26,6 +46,11 @@ impl Group {
             *out = code * self.scales[i / 16] + self.min;
         }
     }
+}
+
+/// The larger one, or NaN if either is none: a weight that is no number must show.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a > b { a } else { b }
 }
 
 /// Reads the group that starts at element `32 * index` of a row of quantized blocks.

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use super::blocks;
+use super::blocks::{self, Group};
 use super::memory::Slab;
 use super::panels::{BLOCK, Format};
 use super::shared::SharedMut;
@@ -19,6 +19,22 @@ pub enum Compute {
     Int8,
     /// All weights become f32: exact, and several times slower and larger.
     F32,
+    /// As `Int8`, and plain float weights become 8-bit codes with a scale per 32, as in Q8_0.
+    Q8,
+    /// As `Int8`, and plain float weights become 4-bit codes with a scale and a minimum per 32, as
+    /// in Q4_1.
+    Q4,
+}
+
+impl Compute {
+    fn format(self, dtype: Dtype) -> Format {
+        match (self, Format::of(dtype)) {
+            (Self::F32, _) => Format::F32,
+            (Self::Q8, format) if format.is_dense() => Format::P8,
+            (Self::Q4, format) if format.is_dense() => Format::P4,
+            (Self::Int8 | Self::Q8 | Self::Q4, format) => format,
+        }
+    }
 }
 
 /// Rows of a matrix as a checkpoint has them: row-major, `rows * cols` elements of `dtype`.
@@ -88,10 +104,8 @@ impl PackedMatrix {
         for part in parts {
             part.check()?;
             check_len("the columns of a matrix's part", part.cols, cols)?;
-            let format = match compute {
-                Compute::Int8 => Format::of(part.dtype),
-                Compute::F32 => Format::F32,
-            };
+            let format = compute.format(part.dtype);
+            check_multiple("a matrix's columns", cols, format.block_len())?;
             let panel_bytes = format.panel_bytes(cols);
             let part =
                 PackedPart { format, rows: part.rows, first_row, first_panel, start, panel_bytes };
@@ -183,10 +197,20 @@ impl Cpu {
 fn pack_panel(part: &MatrixPart<'_>, format: Format, panel: usize, out: &mut [u8]) {
     let rows = part.data.chunks_exact(part.row_bytes()).skip(panel * LANES).take(LANES);
     let plain = Format::of(part.dtype).is_dense();
-    let mut floats = vec![0.0; if format == Format::F32 { part.cols } else { 0 }];
+    let quantizes = plain && !format.is_dense();
+    let by_floats = format == Format::F32 || quantizes;
+    let mut floats = vec![0.0; if by_floats { part.cols } else { 0 }];
     for (lane, row) in rows.enumerate() {
-        if format == Format::F32 {
+        if by_floats {
             blocks::dequantize_row(part.dtype, row, &mut floats);
+        }
+        if quantizes {
+            let groups = floats.as_chunks::<BLOCK>().0;
+            for (block, group) in out.chunks_exact_mut(format.block_bytes()).zip(groups) {
+                let group = if format == Format::P4 { Group::q4(group) } else { Group::q8(group) };
+                format.put_group(block, lane, &group);
+            }
+        } else if format == Format::F32 {
             for (column, value) in floats.iter().enumerate() {
                 let at = 4 * (column * LANES + lane);
                 out[at..at + 4].copy_from_slice(&value.to_le_bytes());

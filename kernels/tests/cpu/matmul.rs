@@ -67,6 +67,58 @@ fn embedding_reads_the_packed_weights_back() {
 }
 
 #[test]
+fn floats_become_the_nearest_codes() {
+    let mut random = Random(9);
+    for cpu in devices() {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+            let (rows, cols) = (21, 96);
+            let data = random_weights(dtype, rows * cols, &mut random);
+            let part = MatrixPart { dtype, rows, cols, data: &data };
+            let values = dequantize(dtype, &data);
+            let x = random.floats(3 * cols);
+            for (compute, levels) in [(Compute::Q8, 254.0), (Compute::Q4, 15.0)] {
+                let matrix = PackedMatrix::pack(&cpu, &[part], compute).unwrap();
+                let mut stored = vec![0.0; rows * cols];
+                cpu.embed(&matrix, &(0..rows as u32).collect::<Vec<_>>(), &mut stored).unwrap();
+
+                for (stored, values) in stored.chunks(32).zip(values.chunks(32)) {
+                    let largest = values.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+                    // Half a step, and what half precision costs scale and minimum.
+                    let bound = 2.0 * largest * (0.5 / levels + 1e-3);
+                    for (stored, value) in stored.iter().zip(values) {
+                        assert!((stored - value).abs() <= bound, "{compute:?} {stored} {value}");
+                    }
+                }
+                let out = multiply(&cpu, &matrix, &x);
+                let rounded = int8_rounded(&x);
+                for (x, out) in rounded.chunks(cols).zip(out.chunks(rows)) {
+                    for (weights, &out) in stored.chunks(cols).zip(out) {
+                        let (sum, bound) = dot(weights, x);
+                        assert!((f64::from(out) - sum).abs() <= 2e-6 * bound);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_is_no_number_shows_in_quantized_products_too() {
+    for cpu in devices() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut weights = [0.5_f32; 64];
+            weights[40] = bad;
+            let data: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
+            let part = MatrixPart { dtype: Dtype::F32, rows: 1, cols: 64, data: &data };
+            for compute in [Compute::Q8, Compute::Q4] {
+                let matrix = PackedMatrix::pack(&cpu, &[part], compute).unwrap();
+                assert!(!multiply(&cpu, &matrix, &[1.0; 64])[0].is_finite(), "{compute:?} {bad}");
+            }
+        }
+    }
+}
+
+#[test]
 fn products_match_plain_loops_for_every_type_and_batch() {
     let mut random = Random(2);
     for cpu in devices() {
