@@ -147,35 +147,35 @@ def write_f16(path, shape, tokenizer):
 
 
 def make(options):
-    """Makes what is missing of the wanted files. All at once: the f16 file is the longest part."""
+    """The wanted files' paths. If one is missing all are made: what takes long is the f16 file."""
     shape = SHAPES[options.shape]
     directory = pathlib.Path(options.directory)
     directory.mkdir(parents=True, exist_ok=True)
-    paths = {quant: directory / f"{shape.name}-{quant}.gguf" for quant in options.quants}
-    missing = {quant: path for quant, path in paths.items() if not path.exists()}
-    if missing:
-        f16 = directory / f"{shape.name}-f16.gguf"
-        print(f"writing {f16.name}", file=sys.stderr, flush=True)
-        write_f16(f16, shape, options.tokenizer)
-        for quant, path in missing.items():
-            print(f"writing {path.name}", file=sys.stderr, flush=True)
-            partial = path.with_suffix(".partial")
-            subprocess.run([options.llama_quantize, f16, partial, quant], check=True,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            partial.rename(path)
-        f16.unlink()
-    return paths.values()
+    paths = {quant: directory / f"{shape.name}-{quant}.gguf" for quant in QUANTS}
+    wanted = [paths[quant] for quant in options.quants]
+    if all(path.exists() for path in wanted):
+        return wanted
+    f16 = directory / f"{shape.name}-f16.gguf"
+    print(f"writing {f16.name}", file=sys.stderr, flush=True)
+    write_f16(f16, shape, options.tokenizer)
+    for quant, path in paths.items():
+        print(f"writing {path.name}", file=sys.stderr, flush=True)
+        partial = path.with_suffix(".partial")
+        subprocess.run([options.llama_quantize, f16, partial, quant], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        partial.rename(path)
+    f16.unlink()
+    return wanted
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("quants", nargs="*", help="such as q4_k_m q8_0 q4_0")
+    parser.add_argument("quants", nargs="+", choices=QUANTS)
     parser.add_argument("--directory", default="target/peer/models", help="where the files stay")
     parser.add_argument("--tokenizer", required=True, help="the GGUF file whose tokenizer to take")
     parser.add_argument("--llama-quantize", required=True)
     options = parser.parse_args()
-    options.quants = options.quants or QUANTS
     for path in make(options):
         print(path)
 
