@@ -15,7 +15,7 @@ def describe():
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     model = models[0] if models else "unknown processor"
-    return f"{model}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}"
+    return f"{model}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
 
 
 def commit():

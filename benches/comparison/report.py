@@ -15,18 +15,24 @@ class Row:
     title: str
     smaller_is_better: bool = False
     values: dict = field(default_factory=dict)
-    # Rounds in which others took more of the machine than they may.
-    disturbed: int = 0
+    # Of each round, whether others took more of the machine than they may.
+    disturbed: list = field(default_factory=list)
     # The greatest value that is possible.
     bound: float | None = None
 
     def add(self, values, disturbances):
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
-        self.disturbed += any(disturbance.is_large for disturbance in disturbances)
+        self.disturbed.append(any(disturbance.is_large for disturbance in disturbances))
+
+    def kept(self, name):
+        """The values of the undisturbed rounds, or of all if there is none."""
+        if all(self.disturbed):
+            return self.values[name]
+        return [value for value, bad in zip(self.values[name], self.disturbed) if not bad]
 
     def median(self, name):
-        return statistics.median(self.values[name])
+        return statistics.median(self.kept(name))
 
     def times_better(self, ours, theirs):
         return theirs / ours if self.smaller_is_better else ours / theirs
@@ -34,16 +40,16 @@ class Row:
     def cells(self, names):
         """The row's cells; the first name is ours."""
         ours, *peers = names
-        rounds = len(self.values[ours])
         share = f"{self.median(ours) / self.bound:.0%}" if self.bound else ""
         cells = [self.title, number(self.median(ours)), share]
         for peer in peers:
             ratios = [self.times_better(*pair)
-                      for pair in zip(self.values[ours], self.values[peer])]
+                      for pair in zip(self.kept(ours), self.kept(peer))]
             ratio = self.times_better(self.median(ours), self.median(peer))
-            cells += [number(self.median(peer)), f"**{ratio:.2f}**",
-                      f"{min(ratios):.2f} – {max(ratios):.2f}"]
-        return [*cells, f"{self.disturbed} of {rounds}"]
+            # A peer that lost its processors says nothing about its speed.
+            shown = [f"**{ratio:.2f}**", f"{min(ratios):.2f} – {max(ratios):.2f}"]
+            cells += [number(self.median(peer)), *(["", ""] if all(self.disturbed) else shown)]
+        return [*cells, f"{sum(self.disturbed)} of {len(self.disturbed)}"]
 
 
 def number(value):
