@@ -8,6 +8,7 @@ test:
 check:
 	@tests/check.sh
 
-# Side by side with llama.cpp's server, on this machine.
+# Side by side with llama.cpp, on this machine: about 20 minutes, and what it takes to build both.
+# `benches/compare.sh --help` lists the options, other models among them.
 bench:
 	@benches/compare.sh

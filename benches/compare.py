@@ -1,252 +1,313 @@
-"""Sconce beside llama.cpp's llama-server: same machine, same GGUF, same threads, same prompts.
+"""Sconce beside llama.cpp: same machine, same GGUF file, same threads, same prompts.
 
-Both servers run for the whole comparison; the load alternates between them, round by round, and
-medians are compared. `benches/compare.sh` builds both and calls this. Uses only the standard
-library. Prints a Markdown table.
+Against two peers: llama-server with the same file, and with the format that is its fastest. In one
+run, and in turn: how long a start takes and how much memory it holds; what clients get over HTTP;
+and, unless --skip-engines, what the engines do by themselves, by Sconce's forward bench and
+llama.cpp's own tools. Prints tables in Markdown: medians, the ratio of medians, and the least and
+greatest ratio of a round; rounds that others disturbed are left out where there are better ones. `benches/compare.sh` builds all that is needed and calls this, with all
+of these options. A round takes about 2 minutes with SmolLM2-135M on two cores, the heavy workloads
+5 more, and a round of the engines 2 more; larger models take longer in proportion.
 """
 
 import argparse
 import asyncio
-import json
+import contextlib
 import os
 import pathlib
-import random
+import shlex
 import signal
-import socket
-import statistics
 import subprocess
 import sys
-import tempfile
+import threading
 import time
-import urllib.request
+
+from comparison import engines, gguf, machine, report, roofline
+from comparison.machine import Disturbance
+from comparison.report import Row
+from comparison.servers import LlamaServer, Sconce
+from comparison.workloads import WORKLOADS, measure
+
+HERE = pathlib.Path(__file__).parent
+SHAPES = ["qwen2.5-0.5b", "llama-3.2-1b"]
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--sconce", required=True, help="the sconce binary, built for release")
+    add("--llama", required=True, metavar="DIRECTORY", help="where llama.cpp's binaries are")
+    add("--forward", metavar="BINARY", help="Sconce's forward bench; without it, no engines")
+    add("--roofline", metavar="BINARY", help="the probe; without it, no bounds")
+    add("--model", required=True, metavar="FILE", help="a GGUF file")
+    add("--model-shape", choices=SHAPES,
+        help="instead of that model, random weights of this one's shape, with its tokenizer")
+    add("--quant", choices=["q4_k_m", "q8_0"], default="q4_k_m", help="of those weights")
+    add("--python", default=sys.executable, help="a Python with numpy and gguf, to make them")
+    add("--cache", metavar="DIRECTORY", default="target/peer/models",
+        help="where files that are made stay")
+    add("--threads", type=int, default=os.cpu_count())
+    add("--rounds", type=int, default=3, help="default: 3")
+    add("--heavy-rounds", type=int, default=1,
+        help="rounds with the workloads that take minutes; default: 1")
+    add("--starts", type=int, default=3, help="starts of each server; default: 3")
+    add("--patience", type=int, default=20, metavar="SECONDS",
+        help="how long to wait before each figure for other processes to stop; default: 20")
+    add("--attempts", type=int, default=2, metavar="COUNT",
+        help="how often a light figure is measured at most, if others disturb it; default: 2")
+    add("--workloads", metavar="NAMES", help="with commas between; default: all of "
+        + ", ".join(workload.name for workload in WORKLOADS))
+    add("--skip-engines", action="store_true", help="measure servers only")
+    add("--write", metavar="FILE", help="put the tables into this file, between its markers")
+    options = parser.parse_args()
+    known = [workload.name for workload in WORKLOADS]
+    options.names = options.workloads.split(",") if options.workloads else known
+    if unknown := set(options.names) - set(known):
+        parser.error(f"no workloads: {', '.join(sorted(unknown))}")
+    if options.skip_engines:
+        options.forward = None
+    return options
 
 
-class Server:
-    def __init__(self, name, command, port):
-        self.name, self.port = name, port
-        self.log = tempfile.TemporaryFile()
-        self.begun = time.monotonic()
-        self.process = subprocess.Popen(
-            command, stdout=self.log, stderr=self.log, start_new_session=True
-        )
-        self.wait()
+def log(*words):
+    print(*words, file=sys.stderr, flush=True)
 
-    def wait(self):
-        """Until a completion is answered, not merely /health."""
-        while True:
+
+def model_files(options):
+    """The file that all take, and the peer's fastest; the same where 8 bits are compared, since
+    half as many would be another model."""
+    cache = pathlib.Path(options.cache)
+    quantize = f"{options.llama}/llama-quantize"
+    if options.model_shape:
+        best = options.quant if options.quant == "q8_0" else "q4_0"
+        made = subprocess.run(
+            [options.python, HERE / "random_model.py", options.model_shape, options.quant, best,
+             "--directory", cache, "--tokenizer", options.model, "--llama-quantize", quantize],
+            check=True, stdout=subprocess.PIPE, text=True)
+        files = made.stdout.split()
+        return files[0], files[-1]
+    cache.mkdir(parents=True, exist_ok=True)
+    best = cache / f"{pathlib.Path(options.model).stem}-q4_0.gguf"
+    if not best.exists():
+        partial = best.with_suffix(".partial")
+        subprocess.run([quantize, "--allow-requantize", options.model, partial, "q4_0"], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        partial.rename(best)
+    return options.model, str(best)
+
+
+def contenders(options, file, best):
+    server, threads = f"{options.llama}/llama-server", options.threads
+    found = [Sconce("sconce", options.sconce, file, threads),
+             LlamaServer("llama.cpp, same file", server, file, threads)]
+    if best != file:
+        found.append(LlamaServer("llama.cpp, Q4_0", server, best, threads))
+    return found
+
+
+def in_turn(items, turn):
+    """Whoever is first in one round is last in the next."""
+    return items if turn % 2 == 0 else items[::-1]
+
+
+def measured(row, contenders, turn, patience, attempts, figure):
+    """Adds a round: each contender's figure, in turn. `figure` gets a number of its own for each
+    attempt, so that no prompt is sent twice."""
+    values, disturbances = {}, []
+    for contender in in_turn(contenders, turn):
+        for attempt in range(attempts):
+            machine.wait_until_quiet(patience)
+            with Disturbance() as disturbance:
+                value = figure(contender, turn + 1000 * attempt)
+            log(f"round {turn + 1}  {row.title:62} {contender.name:22}"
+                f"{report.number(value):>9}  others {disturbance.share:4.0%}")
+            if not disturbance.is_large:
+                break
+        values[contender.name] = value
+        disturbances.append(disturbance)
+    row.add(values, disturbances)
+
+
+class PeakMemory:
+    """The greatest resident memory of a server while it is loaded."""
+
+    def __init__(self, server):
+        self.server, self.mib = server, 0.0
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+
+    def watch(self):
+        while not self.ended.wait(0.1):
+            self.mib = max(self.mib, self.server.resident_mib())
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+
+
+def measure_starts(options, contenders):
+    """Fresh servers, one at a time: until the first token, and memory before and under load."""
+    first = Row("from exec to the first token, seconds", smaller_is_better=True)
+    ready = Row("resident memory when ready, MiB", smaller_is_better=True)
+    loaded = Row("resident memory at 32 streams, MiB", smaller_is_better=True)
+    load = next(workload for workload in WORKLOADS if workload.name == "decode-32")
+    for turn in range(options.starts):
+        memory = {"ready": {}, "loaded": {}}
+
+        def start(contender, number):
+            server = contender.start()
             try:
-                models = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/models")
-                self.model = json.load(models)["data"][0]["id"]
-                asyncio.run(complete(self, [1, 2, 3], 1))
-                return
-            except (OSError, LookupError, RuntimeError, asyncio.IncompleteReadError):
-                if self.process.poll() is not None:
-                    self.log.seek(0)
-                    sys.exit(f"{self.name} ended:\n{self.log.read().decode()[-3000:]}")
-                time.sleep(0.02)
+                memory["ready"][contender.name] = server.resident_mib()
+                if turn == 0:
+                    with PeakMemory(server) as peak:
+                        asyncio.run(measure(load, server, number))
+                    memory["loaded"][contender.name] = peak.mib
+            finally:
+                server.stop()
+            return server.seconds_to_token
 
-    def processes(self):
-        """This process and its descendants."""
-        parents = {}
-        for entry in pathlib.Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    stat = (entry / "stat").read_text()
-                except OSError:
+        measured(first, contenders, turn, options.patience, options.attempts, start)
+        ready.add(memory["ready"], [])
+        loaded.add(memory["loaded"], [])
+    return [first, ready, loaded]
+
+
+def measure_workloads(options, contenders):
+    """Servers that stay up, asked in turn."""
+    workloads = [workload for workload in WORKLOADS if workload.name in options.names]
+    rows = {workload.name: Row(workload.title, workload.smaller_is_better)
+            for workload in workloads}
+    with contextlib.ExitStack() as running:
+        def started(contender, **slots):
+            server = contender.start(**slots)
+            running.callback(server.stop)
+            return server
+
+        wide = {contender.name: started(contender) for contender in contenders}
+        long = {contender.name: started(contender, slots=1) for contender in contenders
+                if contender.splits_cache and any(workload.long for workload in workloads)}
+        for turn in range(options.rounds):
+            for workload in workloads:
+                if workload.heavy and turn >= options.heavy_rounds:
                     continue
-                parents[int(entry.name)] = int(stat.rsplit(")", 1)[1].split()[1])
-        found = {self.process.pid}
-        while True:
-            more = {pid for pid, parent in parents.items() if parent in found} - found
-            if not more:
-                return found
-            found |= more
 
-    def resident_mib(self):
-        total = 0
-        for pid in self.processes():
-            for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("VmRSS:"):
-                    total += int(line.split()[1])
-        return total / 1024
+                def figure(contender, number):
+                    server = workload.long and long.get(contender.name) or wide[contender.name]
+                    return asyncio.run(measure(workload, server, number))
 
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
+                # `shared-seen` needs its turn's `shared-new` to have come last; and minutes pass.
+                attempts = 1 if workload.heavy else options.attempts
+                measured(rows[workload.name], contenders, turn, options.patience, attempts, figure)
+    return rows
 
 
-async def complete(server, prompt, max_tokens):
-    """Streams one greedy completion. Times of its events, and its token count by `usage`."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 20)
-    body = json.dumps(
-        {
-            "model": server.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0,
-            "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True},
-        }
-    ).encode()
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    writer.write(head.encode() + body)
-    times, tokens = [], None
-    try:
-        status = await reader.readline()
-        if b" 200 " not in status:
-            raise RuntimeError(f"{server.name}: {status!r} {await reader.read(2000)!r}")
-        while line := await reader.readline():
-            if line.startswith(b'data: {"error"'):
-                raise RuntimeError(f"{server.name}: {line!r}")
-            if line.startswith(b"data: {"):
-                times.append(time.monotonic())
-                if b'"usage":{' in line.replace(b" ", b""):
-                    tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-    finally:
-        writer.close()
-    if tokens != max_tokens:
-        raise RuntimeError(f"{server.name}: {tokens} tokens instead of {max_tokens}")
-    return times, tokens
+def measure_engines(options, contenders):
+    workloads = [workload for workload in WORKLOADS if workload.name in engines.NAMES]
+    rows = {workload.name: Row(workload.title) for workload in workloads}
+    for turn in range(options.rounds):
+        rates, disturbances = {}, []
+        for contender in in_turn(contenders, turn):
+            machine.wait_until_quiet(options.patience)
+            with Disturbance() as disturbance:
+                if isinstance(contender, Sconce):
+                    rates[contender.name] = engines.sconce(
+                        options.forward, contender.model, options.threads)
+                else:
+                    rates[contender.name] = engines.llama(
+                        options.llama, contender.model, options.threads)
+            disturbances.append(disturbance)
+            log(f"round {turn + 1}  engine of {contender.name}:", rates[contender.name],
+                f"others {disturbance.share:.0%}")
+        for name, row in rows.items():
+            row.add({contender: rate[name] for contender, rate in rates.items()}, disturbances)
+    return rows
 
 
-def prompt(length):
-    """Ordinary tokens at random, so that no cache helps anyone."""
-    return [random.randrange(1000, 20000) for _ in range(length)]
+def add_bounds(rows, model, probed):
+    for workload in WORKLOADS:
+        if probed and workload.name in rows:
+            rows[workload.name].bound = roofline.bound(workload, model, probed)
 
 
-async def decode(server, streams, max_tokens, context):
-    """Tokens per second of all streams while all of them are decoding."""
-    runs = await asyncio.gather(
-        *[complete(server, prompt(context), max_tokens) for _ in range(streams)]
-    )
-    # The first event is the first token's; the last two are the finish and the usage.
-    begin = max(times[0] for times, _ in runs)
-    end = min(times[-1] for times, _ in runs)
-    if end <= begin:
-        raise RuntimeError("the streams did not overlap: more tokens are needed")
-    total = 0.0
-    for times, tokens in runs:
-        inside = sum(begin < at <= end for at in times)
-        total += tokens * inside / len(times)
-    return total / (end - begin)
+def best_of(probes):
+    """The machine at its least disturbed."""
+    return {key: max(probe[key] for probe in probes) for key in probes[0]} if probes else None
 
 
-async def prefill(server, length):
-    """Prompt tokens per second until the first token."""
-    begun = time.monotonic()
-    times, _ = await complete(server, prompt(length), 1)
-    return length / (times[0] - begun)
+def probe_line(probed):
+    return (f"The machine at best, {probed['isa']} on {probed['threads']} threads: reads "
+            f"{probed['read_bytes'] / 1e9:.1f} GB/s; multiplies {probed['int4_macs'] / 1e9:.0f} G/s "
+            f"of 4-bit weights, {probed['int8_macs'] / 1e9:.0f} of 8-bit weights, "
+            f"{probed['f32_macs'] / 1e9:.0f} of floats.")
 
 
-async def shared(server, streams, prefix):
-    """Requests per second of streams that share a prefix, end to end."""
-    common = prompt(prefix)
-    begun = time.monotonic()
-    await asyncio.gather(*[complete(server, common + prompt(16), 32) for _ in range(streams)])
-    return streams / (time.monotonic() - begun)
+def describe(options, file, best):
+    command = shlex.join(["benches/compare.sh", *options_given()])
+    lines = [f"`{command}` at commit {machine.commit()}, {time.strftime('%Y-%m-%d')}: "
+             f"{machine.describe()}, {options.threads} threads. "
+             f"The file's weights: {gguf.Model(file).formats}."]
+    if best != file:
+        lines.append(f"Beside it llama.cpp's fastest format: {gguf.Model(best).formats}.")
+    return " ".join(lines)
 
 
-WORKLOADS = {
-    "decode, 1 stream, tokens/s": lambda s: decode(s, 1, 192, 32),
-    "decode, 8 streams, tokens/s": lambda s: decode(s, 8, 160, 32),
-    "decode, 32 streams, tokens/s": lambda s: decode(s, 32, 160, 32),
-    "prefill, 512 tokens, tokens/s": lambda s: prefill(s, 512),
-}
-# Minutes a round for a peer whose slots share nothing: only with --shared.
-SHARED = {
-    "32 streams share 1,000 tokens, requests/s": lambda s: shared(s, 32, 1000),
-}
+def options_given():
+    """What was asked for, without the paths that compare.sh fills in."""
+    filled = {"--sconce", "--llama", "--forward", "--roofline", "--model", "--python", "--write"}
+    given = iter(sys.argv[1:])
+    for word in given:
+        name, is_joined, _ = word.partition("=")
+        if name not in filled:
+            yield word
+        elif not is_joined:
+            next(given)
 
 
-def steal():
-    """Share of this machine's CPU time that neighbours took, so far."""
-    fields = [int(x) for x in open("/proc/stat").readline().split()[1:]]
-    return fields[7], sum(fields)
-
-
-def measure(servers, rounds):
-    figures = {name: {server.name: [] for server in servers} for name in WORKLOADS}
-    for turn in range(rounds):
-        order = servers if turn % 2 == 0 else servers[::-1]
-        for name, workload in WORKLOADS.items():
-            for server in order:
-                before = steal()
-                rate = asyncio.run(workload(server))
-                after = steal()
-                stolen = (after[0] - before[0]) / max(1, after[1] - before[1])
-                figures[name][server.name].append(rate)
-                print(f"round {turn + 1}  {name:44} {server.name:13} {rate:9.1f}  steal {stolen:4.0%}",
-                      file=sys.stderr, flush=True)
-    return figures
-
-
-def table(servers, figures, peer):
-    ours = servers[0]
-    lines = [
-        f"| | {ours.name} | {peer.name} | ratio of medians | ratios by round |",
-        "|---|---|---|---|---|",
-    ]
-    for name, by_server in figures.items():
-        a, b = by_server[ours.name], by_server[peer.name]
-        ratios = sorted(x / y for x, y in zip(a, b))
-        lines.append(
-            f"| {name} | {statistics.median(a):.0f} | {statistics.median(b):.0f} "
-            f"| **{statistics.median(a) / statistics.median(b):.2f}** "
-            f"| {ratios[0]:.2f} – {ratios[-1]:.2f} |"
-        )
-    lines.append(
-        f"| resident memory after the load, MiB | {ours.resident_mib():.0f} | {peer.resident_mib():.0f} "
-        f"| {ours.resident_mib() / peer.resident_mib():.2f} | |"
-    )
-    return "\n".join(lines)
+def label(options):
+    name = options.model_shape and f"{options.model_shape} {options.quant}"
+    return f"{report.SECTION}: {name or 'smollm2:135m'}"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sconce", required=True, help="the sconce binary, built for release")
-    parser.add_argument("--llama-server", required=True)
-    parser.add_argument("--model", required=True, help="a GGUF file")
-    parser.add_argument("--peer-model", help="the peer's GGUF file, when it differs")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--shared", action="store_true", help="also measure a shared prefix")
-    options = parser.parse_args()
-    if options.shared:
-        WORKLOADS.update(SHARED)
+    # Whoever ends this program ends its servers with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    options = arguments()
+    file, best = model_files(options)
+    rivals = contenders(options, file, best)
+    model, names = gguf.Model(file), [rival.name for rival in rivals]
+    probes = []
 
-    random.seed(1)
-    port, peer_port = free_port(), free_port()
-    threads = str(options.threads)
-    state = tempfile.TemporaryDirectory()
-    os.environ["XDG_RUNTIME_DIR"] = state.name
-    servers = []
-    try:
-        servers.append(Server(
-            "sconce",
-            [options.sconce, "up", options.model, "--port", str(port), "--threads", threads,
-             "--no-auth", "--database", state.name + "/keys.db", "--", "--max-num-seqs", "32"],
-            port,
-        ))
-        servers.append(Server(
-            "llama-server",
-            [options.llama_server, "-m", options.peer_model or options.model, "-t", threads,
-             "-tb", threads, "-np", "32", "-c", str(32 * 1280), "--port", str(peer_port),
-             "--no-webui"],
-            peer_port,
-        ))
-        figures = measure(servers, options.rounds)
-        print(table(servers, figures, servers[1]))
-    finally:
-        for server in servers:
-            server.stop()
+    def probe():
+        if options.roofline:
+            probes.append(roofline.probe(options.roofline, options.threads))
+
+    begun = time.monotonic()
+    probe()
+    starts = measure_starts(options, rivals) if options.starts else []
+    probe()
+    served = measure_workloads(options, rivals)
+    probe()
+    alone = measure_engines(options, rivals) if options.forward else {}
+    probe()
+    probed = best_of(probes)
+    add_bounds(served, model, probed)
+    add_bounds(alone, model, probed)
+
+    title = label(options).removeprefix(f"{report.SECTION}: ")
+    parts = [f"### {title}", describe(options, file, best)]
+    if probed:
+        parts.append(probe_line(probed))
+    parts += ["Over HTTP:", report.table([*served.values(), *starts], names)]
+    if alone:
+        parts += ["Inside the engines:", report.table(list(alone.values()), names)]
+    text = "\n\n".join(parts)
+    print(text)
+    log(f"took {(time.monotonic() - begun) / 60:.0f} min")
+    if options.write:
+        report.write(options.write, label(options), text)
 
 
 if __name__ == "__main__":
