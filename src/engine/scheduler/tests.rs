@@ -21,6 +21,7 @@ fn config() -> SchedulerConfig {
         max_queue: 2,
         max_itl: Duration::from_millis(100),
         eos_token_ids: vec![0],
+        speculation: Speculation::Off,
         hash_key: (1, 2),
     }
 }
