@@ -1,7 +1,8 @@
 //! What prompt lookup brings one stream that repeats its prompt, and costs one that does not.
 //!
-//! Engine and model, without worker and router; runs with and without take turns. Unlike a reader's
-//! text, the edit's is made: its prompt is lines that the model is shown to copy.
+//! Engine and model, without worker and router; runs with and without take turns. The edit's prompt
+//! shows the model a text that it copies; the essay's has words to find again, and what follows
+//! them is mostly another; in the noise there is nothing to find.
 //!
 //! `SCONCE_TEST_MODEL=model.gguf cargo bench --bench speculation -- [THREADS]`
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
@@ -77,14 +78,17 @@ fn workloads(tokenizer: &Tokenizer) -> anyhow::Result<Vec<Workload>> {
     let sampling =
         SamplingParams { max_tokens: NUM_TOKENS, ignore_eos: true, ..SamplingParams::default() };
     let warm = SamplingParams { temperature: 0.7, top_p: 0.9, seed: 11, ..sampling.clone() };
+    let new = SamplingParams { temperature: 1.0, top_p: 1.0, ..warm.clone() };
     let hot = SamplingParams { temperature: 1.5, ..warm.clone() };
+    let essay = encode(&format!("{NOTE}\n\nAn essay on the economy of the town:\n"))?;
     let story = encode("Once upon a time, in a city nobody had mapped,")?;
     let noise = (0..200).map(|i: u32| 100 + i * i * 7919 % 20_000).collect();
     Ok(vec![
         Workload { name: "edit, greedy", prompt: encode(&edit)?, sampling: sampling.clone() },
         Workload { name: "edit, temperature 0.7", prompt: encode(&edit)?, sampling: warm.clone() },
         Workload { name: "story, temperature 0.7", prompt: story, sampling: warm },
-        Workload { name: "random text, hot", prompt: noise, sampling: hot },
+        Workload { name: "essay, temperature 1", prompt: essay, sampling: new },
+        Workload { name: "noise, temperature 1.5", prompt: noise, sampling: hot },
     ])
 }
 
