@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use sconce::engine::plan::{Sampled, StepPlan};
 use sconce::engine::request::{Request, SamplingParams};
-use sconce::engine::scheduler::{Scheduler, SchedulerConfig};
+use sconce::engine::scheduler::{Scheduler, SchedulerConfig, Speculation};
 use sconce::engine::sequence::RequestId;
 
 const LENGTHS: std::ops::Range<u32> = 512..1024;
@@ -24,6 +24,7 @@ fn decoding(num_seqs: u32) -> Scheduler {
         max_queue: num_seqs,
         max_itl: Duration::from_secs(1),
         eos_token_ids: vec![2],
+        speculation: Speculation::Off,
         hash_key: (1, 2),
     });
     for id in 0..num_seqs {

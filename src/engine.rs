@@ -1,8 +1,10 @@
 //! Decides what each step computes. Pure data: no tensors, no threads, no clock, no I/O.
 
 pub mod block_pool;
+mod drafter;
 pub mod output;
 pub mod plan;
+pub mod prompt_lookup;
 pub mod request;
 pub mod scheduler;
 pub mod sequence;

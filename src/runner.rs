@@ -13,7 +13,7 @@ pub trait Executor: Send {
     /// The cache and the limits that the scheduler plans for.
     fn limits(&self) -> ExecutorLimits;
 
-    /// Computes `plan` and appends one token per [`StepPlan::samples`] to `sampled`.
+    /// Computes `plan` and appends what [`StepPlan::samples`] asks for to `sampled`.
     ///
     /// An error is fatal for the worker: what a request can cause was refused before.
     fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error>;

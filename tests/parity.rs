@@ -1,5 +1,5 @@
 //! The decoder on the processor against other implementations, and against itself: batched and
-//! alone, in chunks and whole, on shared blocks and on its own.
+//! alone, in chunks and whole, on shared blocks and on its own, with drafts and without.
 
 #[cfg(test)]
 #[path = "parity/consistency.rs"]
@@ -16,6 +16,9 @@ mod oracle;
 #[cfg(test)]
 #[path = "parity/quality.rs"]
 mod quality;
+#[cfg(test)]
+#[path = "parity/speculation.rs"]
+mod speculation;
 #[cfg(test)]
 #[path = "parity/steps.rs"]
 mod steps;

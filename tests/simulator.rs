@@ -1,6 +1,7 @@
 //! The scheduler, the block pool and the prefix cache against the hash model: random arrivals,
 //! lengths, cancels, deadlines and shared prefixes, in pools down to barely more than the longest
-//! request needs. Every completion is compared with what it must be.
+//! request needs. Every completion is compared with what it must be. In half of the worlds the
+//! model says few different tokens, so that some guesses of its next ones are right.
 //!
 //! `SCONCE_SIM_REQUESTS` says how many requests to simulate (100,000), `SCONCE_SIM_SEED` replays
 //! one world. A failure prints its seed.
@@ -11,13 +12,15 @@ use std::time::Duration;
 use sconce::engine::output::{Finish, Output};
 use sconce::engine::plan::StepPlan;
 use sconce::engine::request::{Request, SamplingParams};
-use sconce::engine::scheduler::{Refusal, Scheduler, SchedulerConfig};
+use sconce::engine::scheduler::{Refusal, Scheduler, SchedulerConfig, Speculation};
 use sconce::engine::sequence::RequestId;
 use sconce::runner::hash::HashModel;
 use sconce::runner::{Executor, ExecutorLimits};
 
 const EOS: u32 = 7;
 const VOCAB: u32 = 500;
+/// So few that a guess is right as often as not.
+const FEW: u32 = 2;
 const REQUESTS_PER_WORLD: u64 = 100;
 
 /// SplitMix64: the same numbers on every machine.
@@ -59,6 +62,10 @@ struct Tally {
     refused: u64,
     preemptions: u64,
     cached: u64,
+    drafts: u64,
+    accepted: u64,
+    /// Steps that yielded so many tokens of one sequence.
+    yields: [u64; 9],
 }
 
 struct World {
@@ -68,6 +75,8 @@ struct World {
     model: HashModel,
     live: BTreeMap<u64, Live>,
     now: Duration,
+    /// What a step takes beside its tokens: where it is nothing, guesses do not pay.
+    base: Duration,
     tally: Tally,
 }
 
@@ -85,7 +94,7 @@ impl World {
             max_num_batched_tokens: 1 + random.below(96) as u32,
             max_num_seqs: 1 + random.below(12) as u32,
             max_model_len,
-            vocab_size: VOCAB,
+            vocab_size: if random.one_in(2) { VOCAB } else { FEW },
         };
         let scheduler = Scheduler::new(SchedulerConfig {
             block_size,
@@ -96,10 +105,15 @@ impl World {
             max_queue: 1 + random.below(40) as u32,
             max_itl: Duration::from_millis(1 + random.below(50)),
             eos_token_ids: vec![EOS],
+            speculation: match random.below(4) {
+                0 => Speculation::Off,
+                _ => Speculation::PromptLookup,
+            },
             hash_key: (random.next(), random.next()),
         });
         Self {
             model: HashModel::new(limits, EOS),
+            base: Duration::from_micros([0, 1000][random.below(2) as usize]),
             random,
             limits,
             scheduler,
@@ -134,11 +148,16 @@ impl World {
             max_tokens: 1 + self.random.below(u64::from(self.limits.max_model_len)) as u32,
             min_tokens: self.random.below(3) as u32,
             ignore_eos: self.random.one_in(2),
-            stop_token_ids: if self.random.one_in(3) { vec![11, 12] } else { vec![] },
+            stop_token_ids: if self.random.one_in(3) { self.stops() } else { vec![] },
             ..SamplingParams::default()
         };
         let n = if self.random.one_in(3) { 1 + self.random.below(most) as u32 } else { 1 };
         Request { prompt, n, sampling, cache_salt: u128::from(self.random.below(2)) }
+    }
+
+    /// Of a model that says few tokens, not its only ones.
+    fn stops(&self) -> Vec<u32> {
+        if self.limits.vocab_size == FEW { vec![1, 11] } else { vec![11, 12] }
     }
 
     fn arrive(&mut self, id: u64) {
@@ -183,7 +202,13 @@ impl World {
         let mut sampled = Vec::new();
         self.model.forward(plan, &mut sampled).expect("the plan is sound");
         self.maybe_cancel();
-        let elapsed = Duration::from_micros(20 * plan.token_ids.len() as u64);
+        let mut rest = &sampled[..];
+        for sample in &plan.samples {
+            let count = plan.num_sampled(sample, rest);
+            self.tally.yields[count] += 1;
+            rest = &rest[count..];
+        }
+        let elapsed = self.base + Duration::from_micros(20 * plan.token_ids.len() as u64);
         self.scheduler.commit(plan, sampled, elapsed);
     }
 
@@ -251,6 +276,8 @@ impl World {
         assert_eq!((stats.num_used_blocks, stats.num_running, stats.num_waiting), (0, 0, 0));
         self.tally.preemptions = stats.num_preemptions;
         self.tally.cached = stats.num_cached_tokens;
+        self.tally.drafts = stats.num_draft_tokens;
+        self.tally.accepted = stats.num_accepted_tokens;
         self.tally
     }
 }
@@ -288,7 +315,7 @@ fn every_completion_is_what_it_must_be() {
     let sum = |part: fn(&Tally) -> u64| tallies.iter().map(part).sum::<u64>();
     println!(
         "{} requests: {} completions, {} cancelled, {} expired, {} refused, {} preemptions, {} \
-         cached tokens",
+         cached tokens, {} drafts, {} accepted",
         sum(|t| t.requests),
         sum(|t| t.completed),
         sum(|t| t.cancelled),
@@ -296,9 +323,14 @@ fn every_completion_is_what_it_must_be() {
         sum(|t| t.refused),
         sum(|t| t.preemptions),
         sum(|t| t.cached),
+        sum(|t| t.drafts),
+        sum(|t| t.accepted),
     );
     // Worlds without these would prove little.
     assert!(sum(|t| t.preemptions) > worlds && sum(|t| t.cached) > worlds);
+    assert!(sum(|t| t.accepted) > worlds && sum(|t| t.drafts) > sum(|t| t.accepted) + worlds);
+    let yields: Vec<u64> = (1..9).map(|n| tallies.iter().map(|t| t.yields[n]).sum()).collect();
+    assert!(yields.iter().all(|steps| *steps > 0), "steps by tokens of a sequence: {yields:?}");
     assert!(
         sum(|t| t.cancelled) > worlds
             && sum(|t| t.completed) > 50 * worlds

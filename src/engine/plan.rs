@@ -3,6 +3,10 @@
 //! A step is a ragged batch: each row is one sequence with one or more new tokens, whose keys and
 //! values are written to the KV cache, and which attend to everything before them. There is no
 //! prefill or decode row: a row that catches up with its sequence is sampled from.
+//!
+//! A row may go on after its sequence's last token with *drafts*, guesses of the tokens to come.
+//! Sampling is a function of logits, seed and position, so a draft that is what is sampled before
+//! it is as good as a token: the token after it can be sampled in the same step.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,6 +16,9 @@ use super::request::{SamplingParams, TokenId};
 /// Index of a block in the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId(pub u32);
+
+/// Most drafts of one step: the rows of logits that a runner has room for beside one per sequence.
+pub const MAX_DRAFTS: usize = 24;
 
 /// Names a live sequence between engine and runner. Reused after the sequence was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,7 +86,7 @@ pub struct Row {
     pub cache_salt: u128,
 }
 
-/// One token to sample.
+/// A token to sample, and more if drafts turn out right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// The sequence that gains the token.
@@ -91,9 +98,13 @@ pub struct Sample {
     pub position: u32,
     /// Which token of the completion it will be, from 0.
     pub num_generated: u32,
+    /// Drafts that follow `token_index` in `token_ids`. Where the token sampled is the next draft,
+    /// that draft's logits are sampled too; the first that is not ends it.
+    pub num_drafts: u32,
 }
 
-/// A sampled token, in the order of [`StepPlan::samples`].
+/// A sampled token, in the order of [`StepPlan::samples`]: of each, one more than drafts of it were
+/// right.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     /// The token.
@@ -114,6 +125,27 @@ pub struct TokenLogprobs {
 }
 
 impl StepPlan {
+    /// The drafts of `sample`.
+    pub fn drafts(&self, sample: &Sample) -> &[TokenId] {
+        let start = sample.token_index as usize + 1;
+        self.token_ids.get(start..start + sample.num_drafts as usize).unwrap_or_default()
+    }
+
+    /// How many of `sampled`, which begins with the first token of `sample`, belong to it.
+    pub fn num_sampled(&self, sample: &Sample, sampled: &[Sampled]) -> usize {
+        let drafts = self.drafts(sample).iter().zip(sampled);
+        1 + drafts.take_while(|(draft, sampled)| **draft == sampled.token).count()
+    }
+
+    /// Whether `sampled` has what the samples ask for, no less and no more.
+    pub fn is_answered_by(&self, sampled: &[Sampled]) -> bool {
+        let rest = self
+            .samples
+            .iter()
+            .try_fold(sampled, |rest, sample| rest.get(self.num_sampled(sample, rest)..));
+        rest.is_some_and(<[_]>::is_empty)
+    }
+
     /// Empties the plan and keeps its buffers, and the block tables.
     pub fn clear(&mut self) {
         self.released.clear();

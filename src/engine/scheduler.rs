@@ -39,8 +39,19 @@ pub struct SchedulerConfig {
     pub max_itl: Duration,
     /// Tokens that end a completion.
     pub eos_token_ids: Vec<TokenId>,
+    /// Whether sequences' next tokens are guessed.
+    pub speculation: Speculation,
     /// Key of the block hashes.
     pub hash_key: (u64, u64),
+}
+
+/// How a sequence's next tokens are guessed, to compute several in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speculation {
+    /// Not at all.
+    Off,
+    /// From what followed its last tokens before.
+    PromptLookup,
 }
 
 impl SchedulerConfig {
@@ -103,16 +114,22 @@ pub struct Stats {
     pub num_generated_tokens: u64,
     /// Steps planned.
     pub num_steps: u64,
+    /// Guesses of tokens that were computed.
+    pub num_draft_tokens: u64,
+    /// Of them, those that were right and are part of a completion.
+    pub num_accepted_tokens: u64,
 }
 
 mod commit;
 mod cost;
+mod drafts;
 mod invariants;
 mod step;
 #[cfg(test)]
 mod tests;
 
 use cost::{Budget, StepCost, Work};
+use drafts::DecodeCost;
 
 /// The queues, the block pool, and the rule that makes steps of them.
 #[derive(Debug)]
@@ -138,6 +155,10 @@ pub struct Scheduler {
     any_cancelled: bool,
     draining: bool,
     cost: StepCost,
+    decode_cost: DecodeCost,
+    /// Slots whose rows wait for what is left of the step: they may have drafts.
+    drafting: Vec<u32>,
+    drafts: Vec<TokenId>,
     /// Slots planned in this step.
     planned: Vec<bool>,
     stats: Stats,
@@ -163,6 +184,9 @@ impl Scheduler {
             any_cancelled: false,
             draining: false,
             cost: StepCost::default(),
+            decode_cost: DecodeCost::default(),
+            drafting: Vec::new(),
+            drafts: Vec::new(),
             planned: vec![false; slots],
             stats: Stats { num_blocks: config.num_blocks, ..Stats::default() },
             config,
@@ -214,6 +238,7 @@ impl Scheduler {
             num_forks: request.n - 1,
             fork_slots: Vec::new(),
             admitted: false,
+            drafter: None,
             state: State::Preempted,
         };
         self.arrivals += 1;

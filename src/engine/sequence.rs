@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block_pool::BlockHash;
+use super::drafter::Drafter;
 use super::plan::BlockId;
 use super::request::{SamplingParams, TokenId};
 
@@ -46,6 +47,8 @@ pub(crate) struct Sequence {
     pub(crate) fork_slots: Vec<u32>,
     /// Whether the runner knows it.
     pub(crate) admitted: bool,
+    /// Guesses its next tokens; made when it first may.
+    pub(crate) drafter: Option<Box<Drafter>>,
     pub(crate) state: State,
 }
 

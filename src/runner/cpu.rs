@@ -7,7 +7,7 @@ use sconce_kernels::cpu::{Compute, Cpu, Isa, KvCache, KvDtype, KvShape};
 use super::input::Input;
 use super::sampler::{Logits, Sampler};
 use super::{Error, Executor, ExecutorLimits, memory};
-use crate::engine::plan::{Sampled, StepPlan};
+use crate::engine::plan::{MAX_DRAFTS, Sampled, StepPlan};
 use crate::models::config::DecoderConfig;
 use crate::models::decoder::{Decoder, Device, Workspace};
 use crate::models::load;
@@ -139,7 +139,8 @@ impl CpuRunner {
         check_memory("the KV cache", kv_bytes)?;
         let kv = KvCache::new(shape, options.kv_dtype)?;
         let max_tokens = limits.max_num_batched_tokens as usize;
-        let workspace = decoder.workspace(max_tokens, limits.max_num_seqs as usize);
+        let max_logits_rows = limits.max_num_seqs as usize + MAX_DRAFTS;
+        let workspace = decoder.workspace(max_tokens, max_logits_rows);
         let sampler = Sampler::new(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
         Ok(Self { cpu, decoder, kv, workspace, input: Input::default(), sampler, limits })
     }
@@ -173,8 +174,8 @@ impl CpuRunner {
     }
 
     /// The last step's logits as the model gave them: `[num_rows, vocab_size]`, one row for each
-    /// distinct [`Sample::token_index`](crate::engine::plan::Sample::token_index), in the order
-    /// in which the plan's samples first named them.
+    /// distinct [`Sample::token_index`](crate::engine::plan::Sample::token_index) and each of its
+    /// drafts, in the order in which the plan's samples first named them.
     pub fn last_logits(&self) -> &[f32] {
         let num_rows = self.input.logits_tokens.len();
         self.workspace.logits(num_rows, self.limits.vocab_size as usize)
@@ -205,7 +206,7 @@ impl Executor for CpuRunner {
             vocab_size,
             rows: &self.input.logits_rows,
         };
-        self.sampler.sample(&self.cpu, &plan.samples, logits, sampled)
+        self.sampler.sample(&self.cpu, plan, logits, sampled)
     }
 }
 

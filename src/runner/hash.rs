@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::plan::{Row, Sampled, SequenceId, StepPlan};
+use crate::engine::plan::{Row, Sampled, SequenceId, StepPlan, TokenLogprobs};
 use crate::engine::request::{Request, SamplingParams, TokenId};
 use crate::runner::{Error, Executor, ExecutorLimits};
 
@@ -153,18 +153,21 @@ impl Executor for HashModel {
             self.compute(plan, row)?;
         }
         for sample in &plan.samples {
-            let digest = self.digests[sample.token_index as usize];
             let Some((seed, sampling)) = self.sequence(sample.sequence)?.clone() else {
                 return Err(Error::Plan(format!("{:?} is not admitted", sample.sequence)));
             };
-            let token = self.next_token(digest, seed, &sampling, sample.num_generated);
-            let logprobs = sampling.num_logprobs.map(|_| {
-                Box::new(crate::engine::plan::TokenLogprobs {
-                    logprob: 0.0,
-                    top: vec![(token, 0.0)],
-                })
-            });
-            sampled.push(Sampled { token, logprobs });
+            let drafts = plan.drafts(sample).iter().copied().map(Some).chain([None]);
+            for (ahead, draft) in (0..).zip(drafts) {
+                let digest = self.digests[(sample.token_index + ahead) as usize];
+                let token = self.next_token(digest, seed, &sampling, sample.num_generated + ahead);
+                let logprobs = sampling
+                    .num_logprobs
+                    .map(|_| Box::new(TokenLogprobs { logprob: 0.0, top: vec![(token, 0.0)] }));
+                sampled.push(Sampled { token, logprobs });
+                if draft != Some(token) {
+                    break;
+                }
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use sconce_kernels::cpu::AttentionRow;
 
 use super::{Error, ExecutorLimits};
-use crate::engine::plan::{BlockId, Row, StepPlan};
+use crate::engine::plan::{BlockId, MAX_DRAFTS, Row, StepPlan};
 
 /// The buffers, reused from step to step. What kernels can read from the plan itself is not
 /// copied.
@@ -18,7 +18,7 @@ pub(crate) struct Input {
     pub(crate) block_tables: Vec<u32>,
     /// `[num_logits_rows]` the tokens whose logits are wanted, each once.
     pub(crate) logits_tokens: Vec<u32>,
-    /// `[num_samples]` each sample's index into `logits_tokens`.
+    /// `[num_samples]` each sample's index into `logits_tokens`; its drafts' follow.
     pub(crate) logits_rows: Vec<u32>,
     /// `[num_tokens]` each token's index into `logits_tokens`, or `NONE`.
     row_of_token: Vec<u32>,
@@ -57,11 +57,12 @@ impl Input {
         self.logits_rows.clear();
         for sample in &plan.samples {
             let row = &mut self.row_of_token[sample.token_index as usize];
-            if *row == NONE {
+            if *row == NONE || sample.num_drafts > 0 {
                 *row = self.logits_tokens.len() as u32;
                 self.logits_tokens.push(sample.token_index);
             }
             self.logits_rows.push(*row);
+            self.logits_tokens.extend((sample.token_index + 1..).take(sample.num_drafts as usize));
         }
     }
 }
@@ -85,8 +86,9 @@ pub(crate) fn check(plan: &StepPlan, limits: &ExecutorLimits) -> Result<(), Stri
         check_block(copy.to, limits)?;
     }
     for sample in &plan.samples {
-        if sample.token_index >= next_token {
-            return Err(format!("token {} of {next_token} is sampled", sample.token_index));
+        let last = sample.token_index.saturating_add(sample.num_drafts);
+        if last >= next_token {
+            return Err(format!("token {last} of {next_token} is sampled"));
         }
     }
     Ok(())
@@ -104,6 +106,8 @@ fn check_sizes(plan: &StepPlan, limits: &ExecutorLimits) -> Result<(), String> {
     at_most("tokens", num_tokens, limits.max_num_batched_tokens)?;
     at_most("rows", plan.rows.len(), limits.max_num_seqs)?;
     at_most("samples", plan.samples.len(), limits.max_num_seqs)?;
+    let num_drafts = plan.samples.iter().map(|sample| sample.num_drafts as usize).sum();
+    at_most("drafts", num_drafts, MAX_DRAFTS as u32)?;
     if plan.positions.len() != num_tokens || plan.slot_mapping.len() != num_tokens {
         let (positions, slots) = (plan.positions.len(), plan.slot_mapping.len());
         return Err(format!("{num_tokens} tokens, {positions} positions, {slots} slots"));
@@ -189,6 +193,7 @@ mod tests {
             token_index,
             position: 0,
             num_generated: 0,
+            num_drafts: 0,
         };
         StepPlan {
             copies: vec![BlockCopy { from: BlockId(1), to: BlockId(2) }],
@@ -215,8 +220,21 @@ mod tests {
     }
 
     #[test]
+    fn drafts_have_logits_of_their_own() {
+        let mut plan = plan();
+        plan.samples = vec![Sample { num_drafts: 2, ..plan.samples[0] }, plan.samples[1]];
+        plan.samples[0].token_index = 1;
+        let mut input = Input::default();
+
+        input.fill(&plan, &LIMITS).unwrap();
+
+        assert_eq!(input.logits_tokens, [1, 2, 3, 3]);
+        assert_eq!(input.logits_rows, [0, 3]);
+    }
+
+    #[test]
     fn whatever_breaks_the_limits_is_refused() {
-        let spoils: [Spoil; 14] = [
+        let spoils: [Spoil; 16] = [
             ("token out of vocabulary", |plan| plan.token_ids[0] = 100),
             ("token without a row", |plan| {
                 plan.token_ids.push(1);
@@ -234,6 +252,8 @@ mod tests {
             ("rows out of order", |plan| plan.rows.swap(0, 1)),
             ("empty row", |plan| plan.rows[1].tokens = 1..1),
             ("sample out of range", |plan| plan.samples[0].token_index = 4),
+            ("drafts out of range", |plan| plan.samples[0].num_drafts = 1),
+            ("too many drafts", |plan| plan.samples[0].num_drafts = u32::MAX),
             ("too many samples", |plan| plan.samples.push(plan.samples[0])),
         ];
         assert_eq!(check(&plan(), &LIMITS), Ok(()));

@@ -7,7 +7,8 @@
 //! renormalized.
 //!
 //! A draw is a pure function of the logits, the request's seed, the completion's index and the
-//! token's position, so that a stream goes on identically wherever it is taken up.
+//! token's position, so that a stream goes on identically wherever it is taken up, and drafts that
+//! are right change nothing but the time it takes.
 //!
 //! Logits that are not numbers never win. When nothing is left, because all is masked or nothing
 //! was a number, the likeliest token of the model's own distribution is taken, or token 0.
@@ -18,6 +19,7 @@ mod philox;
 mod token_counts;
 mod vector;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,6 +40,8 @@ pub struct Sampler {
     eos_token_ids: Vec<TokenId>,
     sequences: HashMap<SequenceId, SequenceState>,
     workers: Vec<Worker>,
+    /// What all workers have sampled, by sample.
+    gathered: Vec<(usize, Sampled)>,
     step: u64,
 }
 
@@ -48,7 +52,7 @@ pub struct Logits<'a> {
     pub values: &'a [f32],
     /// Width of a row.
     pub vocab_size: usize,
-    /// One per sample; samples may share a row.
+    /// One per sample, of its first token; its drafts' rows follow. Samples may share a row.
     pub rows: &'a [u32],
 }
 
@@ -83,7 +87,8 @@ impl Sampler {
     /// to `num_threads` threads.
     pub fn new(eos_token_ids: Vec<TokenId>, num_threads: usize) -> Self {
         let workers = (0..num_threads.max(1)).map(|_| Worker::default()).collect();
-        Self { eos_token_ids, sequences: HashMap::new(), workers, step: 0 }
+        let sequences = HashMap::new();
+        Self { eos_token_ids, sequences, workers, gathered: Vec::new(), step: 0 }
     }
 
     /// Sequences admitted and not released.
@@ -107,24 +112,27 @@ impl Sampler {
         Ok(())
     }
 
-    /// Samples one token for each of `samples` and appends them to `sampled`, on `cpu`'s threads.
+    /// Samples what the plan asks for and appends it to `sampled`, on `cpu`'s threads.
     pub fn sample(
         &mut self,
         cpu: &Cpu,
-        samples: &[Sample],
+        plan: &StepPlan,
         logits: Logits<'_>,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), Error> {
+        let samples = &plan.samples;
         self.check(samples, logits)?;
         let next = AtomicUsize::new(0);
         let (sequences, eos_token_ids) = (&self.sequences, &self.eos_token_ids);
         let num_workers = self.workers.len().min(samples.len());
         cpu.parallel(&mut self.workers[..num_workers], |_, worker| {
             while let Some((i, sample)) = take(&next, samples) {
-                let start = logits.rows[i] as usize * logits.vocab_size;
-                let row = &logits.values[start..start + logits.vocab_size];
-                let one = One { state: &sequences[&sample.sequence], eos_token_ids, sample };
-                worker.sampled.push((i, one.sample(row, &mut worker.scratch)));
+                let one = One::new(&sequences[&sample.sequence], eos_token_ids, *sample);
+                let rows = logits.values[logits.rows[i] as usize * logits.vocab_size..]
+                    .chunks_exact(logits.vocab_size);
+                one.sample_all(rows, plan.drafts(sample), &mut worker.scratch, |sampled| {
+                    worker.sampled.push((i, sampled));
+                });
             }
         });
         self.collect(samples, sampled);
@@ -134,9 +142,9 @@ impl Sampler {
     fn check(&mut self, samples: &[Sample], logits: Logits<'_>) -> Result<(), Error> {
         self.step += 1;
         let num_rows = logits.values.len() / logits.vocab_size.max(1);
-        if logits.rows.len() != samples.len()
-            || logits.rows.iter().any(|&row| row as usize >= num_rows)
-        {
+        let ends_beyond =
+            |(row, sample): (&u32, &Sample)| (row + sample.num_drafts) as usize >= num_rows;
+        if logits.rows.len() != samples.len() || logits.rows.iter().zip(samples).any(ends_beyond) {
             return Err(Error::Plan("samples do not fit the rows of logits".into()));
         }
         for sample in samples {
@@ -153,18 +161,18 @@ impl Sampler {
 
     /// Moves what the workers sampled to `sampled`, in the order of `samples`, and counts it.
     fn collect(&mut self, samples: &[Sample], sampled: &mut Vec<Sampled>) {
-        let start = sampled.len();
-        let none = || Sampled { token: 0, logprobs: None };
-        sampled.resize_with(start + samples.len(), none);
         for worker in &mut self.workers {
-            for (i, one) in worker.sampled.drain(..) {
-                if let Some(state) = self.sequences.get_mut(&samples[i].sequence)
-                    && let Some(counts) = &mut state.token_counts
-                {
-                    counts.add(one.token);
-                }
-                sampled[start + i] = one;
+            self.gathered.append(&mut worker.sampled);
+        }
+        // Stable: a sample's tokens stay in order.
+        self.gathered.sort_by_key(|(i, _)| *i);
+        for (i, one) in self.gathered.drain(..) {
+            if let Some(state) = self.sequences.get_mut(&samples[i].sequence)
+                && let Some(counts) = &mut state.token_counts
+            {
+                counts.add(one.token);
             }
+            sampled.push(one);
         }
     }
 }
@@ -189,11 +197,42 @@ impl SequenceState {
 /// One token to sample, and what decides it.
 struct One<'a> {
     state: &'a SequenceState,
+    token_counts: Option<Cow<'a, TokenCounts>>,
     eos_token_ids: &'a [TokenId],
-    sample: &'a Sample,
+    sample: Sample,
 }
 
-impl One<'_> {
+impl<'a> One<'a> {
+    fn new(state: &'a SequenceState, eos_token_ids: &'a [TokenId], sample: Sample) -> Self {
+        let token_counts = state.token_counts.as_ref().map(Cow::Borrowed);
+        Self { state, token_counts, eos_token_ids, sample }
+    }
+
+    /// Samples from the first of `rows`, and from the next for as long as the draft for it is what
+    /// was sampled.
+    fn sample_all<'l>(
+        mut self,
+        rows: impl Iterator<Item = &'l [f32]>,
+        drafts: &[TokenId],
+        scratch: &mut Scratch,
+        mut push: impl FnMut(Sampled),
+    ) {
+        let drafts = drafts.iter().copied().map(Some).chain([None]);
+        for (logits, draft) in rows.zip(drafts) {
+            let sampled = self.sample(logits, scratch);
+            let token = sampled.token;
+            push(sampled);
+            if draft != Some(token) {
+                return;
+            }
+            self.sample.position += 1;
+            self.sample.num_generated += 1;
+            if let Some(counts) = &mut self.token_counts {
+                counts.to_mut().add(token);
+            }
+        }
+    }
+
     /// `logits`: `[vocab_size]`, as the model gave them.
     fn sample(&self, logits: &[f32], scratch: &mut Scratch) -> Sampled {
         let token = self.token(logits, scratch);
@@ -225,7 +264,7 @@ impl One<'_> {
     fn adjusts(&self) -> bool {
         self.masks_end_tokens()
             || !self.state.params.logit_bias.is_empty()
-            || self.state.token_counts.is_some()
+            || self.token_counts.is_some()
     }
 
     fn masks_end_tokens(&self) -> bool {
@@ -240,7 +279,7 @@ impl One<'_> {
                 *logit += bias;
             }
         }
-        if let Some(counts) = &self.state.token_counts {
+        if let Some(counts) = &self.token_counts {
             counts.penalize(params, logits);
         }
         if self.masks_end_tokens() {

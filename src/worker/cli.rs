@@ -10,7 +10,7 @@ use sconce_kernels::cpu::{Compute, Isa, KvDtype};
 
 use super::Error;
 use super::listen::Address;
-use crate::engine::scheduler::MAX_STEP;
+use crate::engine::scheduler::{MAX_STEP, Speculation};
 use crate::runner::cpu::{KvCacheSize, RunnerOptions};
 
 // Beyond it, a step's bookkeeping takes longer than the step.
@@ -121,6 +121,11 @@ struct LimitArgs {
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 200)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=MAX_STEP.as_millis() as i64))]
     max_itl_ms: u16,
+
+    /// How the next tokens of a sequence are guessed, so that one step yields several. What is
+    /// generated is the same
+    #[arg(long, value_enum, default_value_t = SpeculationMode::PromptLookup)]
+    speculation: SpeculationMode,
 }
 
 /// The hash model's. Testing aids.
@@ -158,6 +163,14 @@ enum Quantization {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum SpeculationMode {
+    /// From what followed the last tokens earlier in prompt and completion, where that pays
+    PromptLookup,
+    /// One token of a sequence per step
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum KvPrecision {
     /// 8-bit integers, with a scale per 32: half the memory, and faster with much context
     Int8,
@@ -176,6 +189,7 @@ pub(crate) struct Config {
     pub(crate) listen: Address,
     pub(crate) max_queue: u32,
     pub(crate) max_itl: Duration,
+    pub(crate) speculation: Speculation,
     pub(crate) exit_with_stdin: bool,
 }
 
@@ -247,6 +261,10 @@ impl TryFrom<Worker> for Config {
             listen: args.listen,
             max_queue: args.limits.max_queue.get(),
             max_itl: Duration::from_millis(args.limits.max_itl_ms.into()),
+            speculation: match args.limits.speculation {
+                SpeculationMode::PromptLookup => Speculation::PromptLookup,
+                SpeculationMode::Off => Speculation::Off,
+            },
             exit_with_stdin: args.exit_with_stdin,
         })
     }
@@ -349,6 +367,15 @@ mod tests {
     }
 
     #[test]
+    fn tokens_are_guessed_unless_that_is_forbidden() {
+        let speculation = |args: &[&str]| {
+            parse(&[&["--listen", "unix:/w"], args].concat()).map(|config| config.speculation)
+        };
+        assert_eq!(speculation(&[]), Ok(Speculation::PromptLookup));
+        assert_eq!(speculation(&["--speculation", "off"]), Ok(Speculation::Off));
+    }
+
+    #[test]
     fn limits_that_serve_nobody_are_refused() {
         for args in [
             ["--max-queue", "0"],
@@ -363,6 +390,7 @@ mod tests {
             ["--num-blocks", "4294967295"],
             ["--exact", "--quantize=q8"],
             ["--exact", "--kv-dtype=int8"],
+            ["--speculation", "yes"],
         ] {
             let args: Vec<_> = ["--listen", "unix:/w"].into_iter().chain(args).collect();
             assert!(parse(&args).is_err(), "{args:?}");

@@ -73,7 +73,7 @@ pub enum Error {
     #[error("requests are waiting and no step can be planned")]
     Stuck,
     /// The executor did not sample what was planned: a bug in the executor.
-    #[error("{planned} tokens were planned and {sampled} sampled")]
+    #[error("{sampled} tokens were sampled and do not fit the {planned} samples")]
     Samples {
         /// Planned.
         planned: usize,
@@ -324,8 +324,8 @@ impl Engine {
         let before = Instant::now();
         self.sampled.clear();
         self.executor.forward(&self.plan, &mut self.sampled)?;
-        let (planned, sampled) = (self.plan.samples.len(), self.sampled.len());
-        if planned != sampled {
+        if !self.plan.is_answered_by(&self.sampled) {
+            let (planned, sampled) = (self.plan.samples.len(), self.sampled.len());
             return Err(Error::Samples { planned, sampled });
         }
         let sampled = std::mem::take(&mut self.sampled);
@@ -409,6 +409,8 @@ impl Engine {
                 .num_generated_tokens
                 .saturating_sub(hidden.num_generated_tokens),
             num_steps: stats.num_steps.saturating_sub(hidden.num_steps),
+            num_draft_tokens: stats.num_draft_tokens,
+            num_accepted_tokens: stats.num_accepted_tokens,
         }
     }
 

@@ -53,7 +53,10 @@ impl Executor for HashExecutor {
 
     fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
         let start = Instant::now();
-        let fails = |position| plan.samples.iter().any(|sample| sample.position == position);
+        let fails = |position| {
+            let mut samples = plan.samples.iter();
+            samples.any(|at| (at.position..=at.position + at.num_drafts).contains(&position))
+        };
         if self.fail_at.is_some_and(fails) {
             return Err(Error::Plan("--hash-fail-at was given".to_owned()));
         }

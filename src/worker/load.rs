@@ -114,6 +114,7 @@ fn loaded(
         max_queue: config.max_queue,
         max_itl: config.max_itl,
         eos_token_ids,
+        speculation: config.speculation,
         hash_key: (keys.hash_one(1), keys.hash_one(2)),
     };
     let (seqs, blocks) = (scheduler.max_num_seqs, scheduler.table_len());

@@ -101,6 +101,7 @@ impl PushRow for StepPlan {
             token_index: self.token_ids.len() as u32 - 1,
             position: end as u32,
             num_generated: 0,
+            num_drafts: 0,
         });
     }
 }

@@ -38,6 +38,7 @@ impl Harness {
             token_index,
             position: prompt.len() as u32,
             num_generated: 0,
+            num_drafts: 0,
         }));
         self.step(&mut [(&mut first, prompt.len())])
     }

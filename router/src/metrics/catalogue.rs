@@ -58,7 +58,7 @@ metrics! {
     TIME_TO_FIRST_TOKEN = "sconce_time_to_first_token_seconds", Kind::Histogram(TTFT),
         "From a request's arrival to its first token.";
     INTER_TOKEN_LATENCY = "sconce_inter_token_latency_seconds", Kind::Histogram(PER_TOKEN),
-        "Between one token of a completion and the next.";
+        "Between one token of a completion and the next; near zero for tokens of one step.";
     TIME_PER_OUTPUT_TOKEN = "sconce_time_per_output_token_seconds", Kind::Histogram(PER_TOKEN),
         "Mean time per token after the first, once for each completion.";
     E2E_LATENCY = "sconce_e2e_request_latency_seconds", Kind::Histogram(LATENCY),
@@ -91,6 +91,10 @@ metrics! {
         "Times that a sequence lost its blocks to others and was computed again.";
     ENGINE_STEPS = "sconce_engine_steps_total", Kind::Counter,
         "Engine iterations.";
+    DRAFT_TOKENS = "sconce_spec_decode_num_draft_tokens_total", Kind::Counter,
+        "Guesses of tokens to come that workers computed.";
+    ACCEPTED_TOKENS = "sconce_spec_decode_num_accepted_tokens_total", Kind::Counter,
+        "Guesses of tokens to come that were right.";
     RUNNING = "sconce_num_requests_running", Kind::Gauge,
         "Sequences that are being computed.";
     WAITING = "sconce_num_requests_waiting", Kind::Gauge,

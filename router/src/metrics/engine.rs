@@ -19,6 +19,8 @@ pub(super) struct Sums {
     prefix_queries: Counter,
     prefix_hits: Counter,
     steps: Counter,
+    draft_tokens: Counter,
+    accepted_tokens: Counter,
 }
 
 struct Sum {
@@ -46,6 +48,8 @@ impl Sums {
             prefix_queries: counter!(catalogue::PREFIX_CACHE_QUERIES, labels),
             prefix_hits: counter!(catalogue::PREFIX_CACHE_HITS, labels),
             steps: counter!(catalogue::ENGINE_STEPS, labels),
+            draft_tokens: counter!(catalogue::DRAFT_TOKENS, labels),
+            accepted_tokens: counter!(catalogue::ACCEPTED_TOKENS, labels),
         }
     }
 
@@ -89,6 +93,8 @@ impl Engine {
         sums.prefix_queries.increment(rise(stats.num_prompt_tokens, last.num_prompt_tokens));
         sums.prefix_hits.increment(rise(stats.num_cached_tokens, last.num_cached_tokens));
         sums.steps.increment(rise(stats.num_steps, last.num_steps));
+        sums.draft_tokens.increment(rise(stats.num_draft_tokens, last.num_draft_tokens));
+        sums.accepted_tokens.increment(rise(stats.num_accepted_tokens, last.num_accepted_tokens));
         self.last = *stats;
     }
 }

@@ -5,15 +5,24 @@ use super::*;
 impl Scheduler {
     /// Takes the results of the step in flight, which took `elapsed`.
     pub fn commit(&mut self, plan: &StepPlan, sampled: Vec<Sampled>, elapsed: Duration) {
-        debug_assert_eq!(plan.samples.len(), sampled.len());
+        debug_assert!(plan.is_answered_by(&sampled));
         self.in_flight = false;
         let work =
             plan.rows.iter().map(|row| Work::of_row(row.tokens.len(), row.num_computed as usize));
         self.cost.observe(work.sum(), elapsed);
+        self.decode_cost.observe(plan, elapsed);
         for row in &plan.rows {
             if let Some(sequence) = &mut self.slots[row.sequence.0 as usize] {
                 sequence.num_computed = row.num_computed as usize + row.tokens.len();
             }
+        }
+        for sample in &plan.samples {
+            // A draft counts as computed once it is known to be right.
+            if let Some(sequence) = &mut self.slots[sample.sequence.0 as usize] {
+                sequence.num_computed -= sample.num_drafts as usize;
+            }
+        }
+        for row in &plan.rows {
             self.index_blocks(row.sequence.0);
         }
         for admission in &plan.admitted {
@@ -23,8 +32,10 @@ impl Scheduler {
                 sequence.num_computed = sequence.tokens.len();
             }
         }
-        for (sample, sampled) in plan.samples.iter().zip(sampled) {
-            self.append(sample.sequence.0, sampled);
+        let mut sampled = sampled.into_iter();
+        for sample in &plan.samples {
+            let count = plan.num_sampled(sample, sampled.as_slice());
+            self.append_all(sample, sampled.by_ref().take(count));
         }
         if std::mem::take(&mut self.any_cancelled) {
             self.finish_cancelled();
@@ -42,7 +53,7 @@ impl Scheduler {
         }
     }
 
-    fn index_blocks(&mut self, slot: u32) {
+    pub(super) fn index_blocks(&mut self, slot: u32) {
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
         let size = self.pool.block_size();
         while (sequence.hashes.len() + 1) * size <= sequence.num_computed {
@@ -55,7 +66,7 @@ impl Scheduler {
         }
     }
 
-    fn append(&mut self, slot: u32, sampled: Sampled) {
+    pub(super) fn append(&mut self, slot: u32, sampled: Sampled) {
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
         if sequence.state == State::Cancelled {
             return;

@@ -141,6 +141,19 @@ impl Budget {
         self.spend_time(Work::of_row(1, num_computed));
     }
 
+    /// Whether so many drafts after `num_computed` tokens fit into what is left.
+    pub(super) fn has_room(&self, num_drafts: usize, num_computed: usize) -> bool {
+        let work = Work::of_row(num_drafts, num_computed);
+        num_drafts <= self.tokens
+            && self.rates.is_none_or(|rates| rates.seconds(work) <= self.seconds)
+    }
+
+    /// Takes a sequence's drafts off.
+    pub(super) fn spend_drafts(&mut self, num_drafts: usize, num_computed: usize) {
+        self.tokens = self.tokens.saturating_sub(num_drafts);
+        self.spend_time(Work::of_row(num_drafts, num_computed));
+    }
+
     /// Takes a chunk of a prompt off.
     pub(super) fn spend_chunk(&mut self, num_tokens: usize, num_computed: usize) {
         self.tokens = self.tokens.saturating_sub(num_tokens);

@@ -22,7 +22,9 @@ impl Scheduler {
         let census = self.census();
         let mut budget = self.budget(census);
         let num_preemptions = self.stats.num_preemptions;
-        self.plan_running(plan, &mut budget, Phase::Decode);
+        // Drafts come last: the rows that may have some wait for what the others leave.
+        let drafts = self.may_draft(census.num_decoding);
+        self.plan_running(plan, &mut budget, Phase::Decode { drafts });
         if census.num_prefilling > 0 {
             self.plan_running(plan, &mut budget, Phase::Prefill);
         }
@@ -32,6 +34,7 @@ impl Scheduler {
         if !self.waiting.is_empty() {
             self.admit(plan, &mut budget);
         }
+        self.plan_drafts(plan, &mut budget);
         if plan.rows.is_empty() && self.holders() > 0 {
             self.break_deadlock();
             self.plan_running(plan, &mut budget, Phase::Prefill);
@@ -84,21 +87,26 @@ impl Scheduler {
             }
             let Some(sequence) = &self.slots[slot as usize] else { continue };
             let pending = sequence.num_pending();
-            if sequence.state != State::Running || (pending == 1) != (phase == Phase::Decode) {
+            if sequence.state != State::Running || (pending == 1) != (phase != Phase::Prefill) {
                 continue;
             }
             let num_computed = sequence.num_computed;
             match phase {
-                Phase::Decode => {
+                Phase::Decode { drafts } => {
                     if self.make_room(slot, plan) {
-                        self.push_row(slot, 1, plan);
+                        if drafts {
+                            self.planned[slot as usize] = true;
+                            self.drafting.push(slot);
+                        } else {
+                            self.push_row(slot, 1, &[], plan);
+                        }
                         budget.spend_decode(num_computed);
                     }
                 }
                 Phase::Prefill => {
                     let chunk = budget.chunk(pending, num_computed);
                     if chunk > 0 && self.reserve(slot, chunk, plan) {
-                        self.push_row(slot, chunk, plan);
+                        self.push_row(slot, chunk, &[], plan);
                         budget.spend_chunk(chunk, num_computed);
                     }
                 }
@@ -160,7 +168,7 @@ impl Scheduler {
     }
 
     /// Makes sure that the next `chunk` tokens have blocks of their own to go to.
-    fn reserve(&mut self, slot: u32, chunk: usize, plan: &mut StepPlan) -> bool {
+    pub(super) fn reserve(&mut self, slot: u32, chunk: usize, plan: &mut StepPlan) -> bool {
         let Some(sequence) = &mut self.slots[slot as usize] else { return false };
         let size = self.pool.block_size();
         let end = sequence.num_computed + chunk;
@@ -193,7 +201,14 @@ impl Scheduler {
         true
     }
 
-    fn push_row(&mut self, slot: u32, chunk: usize, plan: &mut StepPlan) {
+    /// Adds a row of the sequence's next `chunk` tokens, and drafts of those after them.
+    pub(super) fn push_row(
+        &mut self,
+        slot: u32,
+        chunk: usize,
+        drafts: &[TokenId],
+        plan: &mut StepPlan,
+    ) {
         self.planned[slot as usize] = true;
         let size = self.pool.block_size();
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
@@ -202,7 +217,8 @@ impl Scheduler {
         let start = sequence.num_computed;
         // Counted along, for a division per token is most of a decode row's price.
         let (mut block, mut offset) = (start / size, start % size);
-        for (token, position) in sequence.tokens[start..start + chunk].iter().zip(start..) {
+        let tokens = sequence.tokens[start..start + chunk].iter().chain(drafts);
+        for (token, position) in tokens.zip(start..) {
             plan.token_ids.push(*token);
             plan.positions.push(position as u32);
             plan.slot_mapping.push(sequence.blocks[block].0 * size as u32 + offset as u32);
@@ -218,7 +234,7 @@ impl Scheduler {
             .copy_from_slice(&sequence.blocks[tabled..num_blocks]);
         plan.rows.push(Row {
             sequence: id,
-            tokens: first..first + chunk as u32,
+            tokens: first..plan.token_ids.len() as u32,
             num_computed: start as u32,
             blocks: first_block as u32..(first_block + num_blocks) as u32,
             cache_salt: sequence.salt,
@@ -229,6 +245,7 @@ impl Scheduler {
                 token_index: first + chunk as u32 - 1,
                 position: sequence.tokens.len() as u32,
                 num_generated: sequence.num_generated() as u32,
+                num_drafts: drafts.len() as u32,
             };
             plan.samples.push(sample);
             if sequence.num_forks > 0 {
@@ -358,7 +375,7 @@ impl Scheduler {
         if !self.reserve(slot, chunk, plan) {
             return false;
         }
-        self.push_row(slot, chunk, plan);
+        self.push_row(slot, chunk, &[], plan);
         budget.spend_chunk(chunk, found);
         true
     }
@@ -392,8 +409,8 @@ struct Census {
 /// Which sequences a pass over the running ones is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Those that need one token.
-    Decode,
+    /// Those that need one token, and may have drafts of more.
+    Decode { drafts: bool },
     /// Those that need more.
     Prefill,
 }

@@ -21,6 +21,7 @@ fn config() -> SchedulerConfig {
         max_queue: 2,
         max_itl: Duration::from_millis(100),
         eos_token_ids: vec![0],
+        speculation: Speculation::Off,
         hash_key: (1, 2),
     }
 }
@@ -237,4 +238,146 @@ fn refusals_say_what_the_limit_is() {
     engine.scheduler.drain();
     let late = engine.scheduler.submit(RequestId(7), request(prompt(1, 4), 4), None);
     assert_eq!(late, Err(Refusal::Draining));
+}
+
+/// An engine that guesses.
+fn guessing(change: impl FnOnce(&mut SchedulerConfig)) -> Engine {
+    Engine::new(|config| {
+        config.speculation = Speculation::PromptLookup;
+        change(config);
+    })
+}
+
+impl Engine {
+    /// One step, in which each sequence's every token is `says` of its position. Returns the
+    /// tokens of each row.
+    fn step_saying(&mut self, says: impl Fn(u32) -> TokenId) -> Vec<usize> {
+        self.step_costing(|_| Duration::from_millis(1), says)
+    }
+
+    /// One that takes `cost` of its number of tokens.
+    fn step_costing(
+        &mut self,
+        cost: impl Fn(u64) -> Duration,
+        says: impl Fn(u32) -> TokenId,
+    ) -> Vec<usize> {
+        assert!(self.plan());
+        let mut sampled = Vec::new();
+        for sample in &self.plan.samples {
+            let drafts = self.plan.drafts(sample).iter().copied().map(Some).chain([None]);
+            for (position, draft) in (sample.position..).zip(drafts) {
+                let token = says(position);
+                sampled.push(Sampled { token, logprobs: None });
+                if draft != Some(token) {
+                    break;
+                }
+            }
+        }
+        let took = cost(self.plan.token_ids.len() as u64);
+        self.scheduler.commit(&self.plan, sampled, took);
+        self.scheduler.take_outputs(&mut self.outputs);
+        self.plan.rows.iter().map(|row| row.tokens.len()).collect()
+    }
+
+    fn tokens(&self) -> Vec<TokenId> {
+        self.outputs.iter().filter_map(|output| output.token).collect()
+    }
+}
+
+/// A period of three.
+fn periodic(position: u32) -> TokenId {
+    10 + position % 3
+}
+
+#[test]
+fn right_guesses_are_tokens_of_the_same_step() {
+    let mut engine = guessing(|_| {});
+    engine.submit(1, request((0..10).map(periodic).collect(), 30));
+
+    assert_eq!(engine.step_saying(periodic), [10]);
+    // The first decode step says what one costs.
+    assert_eq!(engine.step_saying(periodic), [1]);
+    assert_eq!(engine.step_saying(periodic), [4]);
+    assert_eq!(engine.tokens().len(), 6);
+    assert_eq!(engine.step_saying(periodic), [8]);
+    while !engine.scheduler.is_idle() {
+        engine.step_saying(periodic);
+    }
+
+    assert_eq!(engine.tokens(), (10..40).map(periodic).collect::<Vec<_>>());
+    assert_eq!(engine.finishes(), [(1, Finish::Length)]);
+    let stats = engine.scheduler.stats();
+    assert_eq!((stats.num_steps, stats.num_generated_tokens), (6, 30));
+    // The last step's guesses end where the completion does.
+    assert_eq!((stats.num_draft_tokens, stats.num_accepted_tokens), (3 + 7 + 7 + 7, 24));
+}
+
+#[test]
+fn what_follows_a_wrong_guess_is_computed_anew_and_its_blocks_are_free() {
+    let mut engine = guessing(|_| {});
+    engine.submit(1, request((0..11).map(periodic).collect(), 30));
+    engine.step_saying(periodic);
+    engine.step_saying(periodic);
+    // Positions 12 to 19 are computed; the third guess, position 15, is wrong.
+    let wrong = |position| if position == 15 { 99 } else { periodic(position) };
+    assert_eq!(engine.step_saying(wrong), [4]);
+
+    assert_eq!(engine.tokens()[2..], [periodic(13), periodic(14), 99]);
+    assert_eq!(engine.scheduler.stats().num_used_blocks, 4);
+    engine.step_saying(periodic);
+    assert_eq!((engine.plan.rows[0].num_computed, engine.plan.token_ids[0]), (15, 99));
+}
+
+#[test]
+fn a_completion_ends_at_an_end_token_among_right_guesses() {
+    let mut engine = guessing(|_| {});
+    let mut request = request((0..10).map(periodic).collect(), 30);
+    request.sampling.stop_token_ids = vec![99];
+    engine.submit(1, request);
+    let says = |position| if position == 14 { 99 } else { periodic(position) };
+    engine.step_saying(says);
+    engine.step_saying(says);
+    engine.step_saying(says);
+
+    assert_eq!(engine.tokens(), [periodic(10), periodic(11), periodic(12), periodic(13), 99]);
+    assert_eq!(engine.finishes(), [(1, Finish::StopToken)]);
+    assert!(engine.scheduler.is_idle());
+}
+
+#[test]
+fn guesses_take_no_block_that_another_sequence_may_need() {
+    let mut engine = guessing(|config| config.num_blocks = 4);
+    engine.submit(1, request((0..11).map(periodic).collect(), 5));
+    engine.step_saying(periodic);
+    engine.step_saying(periodic);
+
+    // Of four blocks four are held: the guesses fill the last.
+    assert_eq!(engine.step_saying(periodic), [3]);
+    assert_eq!(engine.scheduler.stats().num_preemptions, 0);
+}
+
+#[test]
+fn guesses_leave_the_token_budget_to_prompts() {
+    let mut engine = guessing(|config| config.max_num_batched_tokens = 18);
+    engine.submit(1, request((0..10).map(periodic).collect(), 30));
+    engine.step_saying(periodic);
+    engine.step_saying(periodic);
+    engine.submit(2, request(prompt(2, 16), 5));
+
+    // Rows with guesses are planned last: 16 of a prompt, one token and the one guess that fits.
+    assert_eq!(engine.step_saying(periodic), [16, 2]);
+}
+
+#[test]
+fn nothing_is_guessed_where_each_token_costs_as_much_as_the_first() {
+    let mut engine = guessing(|config| config.max_model_len = 128);
+    engine.submit(1, request(vec![9; 10], 60));
+    let mut num_tokens = Vec::new();
+    while !engine.scheduler.is_idle() {
+        num_tokens.extend(engine.step_costing(Duration::from_millis, |_| 9));
+    }
+
+    // Each size is tried once.
+    let tried = num_tokens[1..].iter().filter(|tokens| **tokens > 1).count();
+    assert!((1..=3).contains(&tried), "{num_tokens:?}");
 }

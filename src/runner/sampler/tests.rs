@@ -21,9 +21,8 @@ fn state(sampling: SamplingParams, prompt: &[TokenId]) -> SequenceState {
 }
 
 fn sample_at(state: &SequenceState, logits: &[f32], position: u32) -> Sampled {
-    let sample =
-        Sample { sequence: SequenceId(0), token_index: 0, position, num_generated: position };
-    One { state, eos_token_ids: &[STOP], sample: &sample }.sample(logits, &mut Scratch::default())
+    let sample = sample_of(0, position);
+    One::new(state, &[STOP], sample).sample(logits, &mut Scratch::default())
 }
 
 /// Probabilities in double precision, likeliest first, of equal ones the lower ids.
@@ -154,10 +153,10 @@ proptest! {
         for &token in &completion {
             state.token_counts.as_mut().unwrap().add(token);
         }
-        let sample = Sample { sequence: SequenceId(0), token_index: 0, position: 9, num_generated: 9 };
+        let sample = sample_of(0, 9);
 
         let mut adjusted = logits.clone();
-        One { state: &state, eos_token_ids: &[], sample: &sample }.adjust(&mut adjusted);
+        One::new(&state, &[], sample).adjust(&mut adjusted);
 
         for (token, (&before, &after)) in (0u32..).zip(logits.iter().zip(&adjusted)) {
             let count = completion.iter().filter(|&&other| other == token).count();
@@ -332,7 +331,13 @@ fn admit(sampler: &mut Sampler, admitted: Vec<Admission>) -> Result<(), Error> {
 }
 
 fn sample_of(sequence: u32, position: u32) -> Sample {
-    Sample { sequence: SequenceId(sequence), token_index: 0, position, num_generated: position }
+    Sample {
+        sequence: SequenceId(sequence),
+        token_index: 0,
+        position,
+        num_generated: position,
+        num_drafts: 0,
+    }
 }
 
 fn cpu(num_threads: usize) -> Cpu {
@@ -349,7 +354,8 @@ fn sample_rows(
     let rows: Vec<u32> = (0..samples.len() as u32).collect();
     let logits = Logits { values, vocab_size: values.len() / samples.len(), rows: &rows };
     let mut sampled = Vec::new();
-    sampler.sample(cpu, samples, logits, &mut sampled)?;
+    let plan = StepPlan { samples: samples.to_vec(), ..StepPlan::default() };
+    sampler.sample(cpu, &plan, logits, &mut sampled)?;
     Ok(sampled.into_iter().map(|one| one.token).collect())
 }
 
@@ -397,6 +403,61 @@ fn penalties_count_what_was_sampled_until_the_sequence_is_released() {
     sampler.update(&readmitted).unwrap();
     assert_eq!(next(&mut sampler, 0), 1);
     assert_eq!(sampler.num_sequences(), 1);
+}
+
+/// Sampled step by step from rows that follow each other, and with drafts all at once.
+#[test]
+fn drafts_that_are_right_change_nothing_but_the_number_of_steps() {
+    const VOCAB: usize = 40;
+    let sampling = SamplingParams {
+        temperature: 0.8,
+        seed: 3,
+        repetition_penalty: 1.3,
+        frequency_penalty: 0.7,
+        presence_penalty: 0.4,
+        min_tokens: 3,
+        num_logprobs: Some(2),
+        ..SamplingParams::default()
+    };
+    let values: Vec<f32> = (0..8 * VOCAB as u32)
+        .map(|i| (philox::uniform(9, 0, i % (2 * VOCAB as u32)) * 5.0) as f32)
+        .collect();
+    let (cpu, eos) = (cpu(1), vec![1]);
+    let fresh = || {
+        let mut sampler = Sampler::new(eos.clone(), 1);
+        admit(&mut sampler, vec![admission(0, sampling.clone())]).unwrap();
+        sampler
+    };
+    let mut one_by_one = fresh();
+    let mut expected = Vec::new();
+    for (position, row) in (0..).zip(values.chunks(VOCAB)) {
+        let plan = StepPlan { samples: vec![sample_of(0, position)], ..StepPlan::default() };
+        let logits = Logits { values: row, vocab_size: VOCAB, rows: &[0] };
+        one_by_one.sample(&cpu, &plan, logits, &mut expected).unwrap();
+    }
+    let tokens: Vec<TokenId> = expected.iter().map(|one| one.token).collect();
+
+    for num_right in 0..=7 {
+        let mut token_ids = [vec![0], tokens[..7].to_vec()].concat();
+        if num_right < 7 {
+            token_ids[num_right + 1] += 1;
+        }
+        let sample = Sample { num_drafts: 7, ..sample_of(0, 0) };
+        let plan = StepPlan { samples: vec![sample], token_ids, ..StepPlan::default() };
+        let logits = Logits { values: &values, vocab_size: VOCAB, rows: &[0] };
+        let (mut sampler, mut sampled) = (fresh(), Vec::new());
+        sampler.sample(&cpu, &plan, logits, &mut sampled).unwrap();
+        assert_eq!(sampled, expected[..num_right + 1]);
+
+        // What was counted is what was sampled: the next token is the same too.
+        for position in num_right + 1..8 {
+            let sample = sample_of(0, position as u32);
+            let plan = StepPlan { samples: vec![sample], ..StepPlan::default() };
+            let logits = Logits { values: &values, vocab_size: VOCAB, rows: &[position as u32] };
+            sampler.sample(&cpu, &plan, logits, &mut sampled).unwrap();
+        }
+        assert_eq!(sampled, expected);
+    }
 }
 
 #[test]

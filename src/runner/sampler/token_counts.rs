@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::engine::request::{SamplingParams, TokenId};
 
 /// The tokens of a sequence's prompt, and those of its completion with their numbers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct TokenCounts {
     /// Occurrences in the completion; 0 for tokens of the prompt alone.
     num_in_completion: HashMap<TokenId, u32>,

@@ -102,7 +102,7 @@ impl Plan {
                     (num_computed + num_tokens) * (num_tokens * args.num_q_heads * shape.head_dim);
                 let (cut, num_shared) = match sharing[index] {
                     Some(shared) => shared,
-                    None if few && num_splits > 1 && num_tokens == 1 => {
+                    None if few && num_splits > 1 && row.num_tokens <= tile => {
                         (self.add_cut(row.first_token + token, num_tokens, num_splits, group), 0)
                     }
                     None => (usize::MAX, 0),
