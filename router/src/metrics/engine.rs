@@ -127,6 +127,22 @@ mod tests {
     }
 
     #[test]
+    fn guesses_are_counted_from_the_first_report_on() {
+        let metrics = super::super::of("guessed", "1");
+        let drafts = |num_draft_tokens, num_accepted_tokens| EngineStats {
+            num_draft_tokens,
+            num_accepted_tokens,
+            ..Default::default()
+        };
+
+        let mut engine = Engine::join(metrics, &drafts(100, 50));
+        engine.report(&drafts(107, 53));
+
+        assert_eq!(value(catalogue::DRAFT_TOKENS, "guessed"), 7.0);
+        assert_eq!(value(catalogue::ACCEPTED_TOKENS, "guessed"), 3.0);
+    }
+
+    #[test]
     fn workers_of_one_model_are_summed_and_leave_nothing_behind() {
         let metrics = super::super::of("summed", "1");
 
