@@ -48,6 +48,9 @@ class Sconce(Contender):
         return [
             self.binary, "up", self.model, "--port", str(port), "--threads", str(self.threads),
             "--no-auth", "--offline", "--database", f"{state}/keys.db", "--",
+            # Random prompts end in loops, which drafts make several times as fast: that is another
+            # figure, and its own bench's.
+            "--speculation", "off",
             "--max-num-seqs", str(slots), "--num-blocks", str(STREAMS * STREAM_TOKENS // 16),
         ]
 
