@@ -170,3 +170,6 @@ macro_rules! dots {
     };
 }
 use dots;
+
+#[cfg(test)]
+mod tests;
