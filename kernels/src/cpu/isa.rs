@@ -14,12 +14,16 @@ pub enum Isa {
     AvxVnni,
     /// 256-bit vectors, FMA and half-precision conversion (Haswell, Zen and later).
     Avx2,
+    /// AArch64's 128-bit vectors with the `sdot` dot product (Cortex-A76, Neoverse N1, Apple M1
+    /// and later).
+    NeonDotprod,
     /// Plain Rust: whatever the compiler's baseline for the target has.
     Portable,
 }
 
 impl Isa {
-    const ALL: [Self; 4] = [Self::Avx512Vnni, Self::AvxVnni, Self::Avx2, Self::Portable];
+    const ALL: [Self; 5] =
+        [Self::Avx512Vnni, Self::AvxVnni, Self::Avx2, Self::NeonDotprod, Self::Portable];
 
     /// Returns the best instruction set of this machine.
     pub fn detect() -> Self {
@@ -47,12 +51,23 @@ impl Isa {
             }
             Self::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
             Self::Avx2 => avx2,
+            Self::NeonDotprod => false,
             Self::Portable => true,
         }
     }
 
     /// Whether this machine can run it.
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Avx512Vnni | Self::AvxVnni | Self::Avx2 => false,
+            Self::NeonDotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Self::Portable => true,
+        }
+    }
+
+    /// Whether this machine can run it.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub fn is_available(self) -> bool {
         self == Self::Portable
     }
@@ -64,6 +79,7 @@ impl fmt::Display for Isa {
             Self::Avx512Vnni => "avx512-vnni",
             Self::AvxVnni => "avx-vnni",
             Self::Avx2 => "avx2",
+            Self::NeonDotprod => "neon-dotprod",
             Self::Portable => "portable",
         })
     }

@@ -57,6 +57,8 @@ impl Kernels {
             Isa::AvxVnni => &avx_vnni::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => &neon_dotprod::KERNELS,
             _ => &portable::KERNELS,
         }
     }
@@ -177,3 +179,14 @@ compile!(
 
 #[cfg(target_arch = "x86_64")]
 compile!(avx2, Avx2, [1, 2, 3, 4], [1, 2, 3, 4], target_feature(enable = "avx2,fma,f16c"));
+
+// Four tokens: a register holds four bytes of each, their sums of 16 rows take 16 of the 32
+// registers, and a panel's codes eight more.
+#[cfg(target_arch = "aarch64")]
+compile!(
+    neon_dotprod,
+    NeonDotprod,
+    [1, 2, 3, 4],
+    [1, 2, 3, 4],
+    target_feature(enable = "neon,dotprod")
+);

@@ -7,11 +7,15 @@ mod portable;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use self::avx2::{Avx2, AvxVnni};
 #[cfg(target_arch = "x86_64")]
 pub(super) use self::avx512::Avx512Vnni;
+#[cfg(target_arch = "aarch64")]
+pub(super) use self::neon::NeonDotprod;
 pub(super) use self::portable::Portable;
 
 /// Lanes of a vector; also the rows of a panel and the positions of a block of keys.

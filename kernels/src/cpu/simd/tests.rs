@@ -14,6 +14,8 @@ macro_rules! everywhere {
                 Isa::AvxVnni => $check::<AvxVnni>(isa),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => $check::<Avx2>(isa),
+                #[cfg(target_arch = "aarch64")]
+                Isa::NeonDotprod => $check::<NeonDotprod>(isa),
                 _ => $check::<Portable>(isa),
             }
         }

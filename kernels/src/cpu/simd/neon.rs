@@ -1,0 +1,455 @@
+//! 128-bit vectors of AArch64: four registers each.
+//!
+//! The dot product is of signed bytes. Codes below 128 are the same signed; of codes around 128,
+//! flipping the top bit takes the 128 away, so that no offset is left to add.
+//!
+//! There is no kernel for the 2x2 products of `smmla`. It needs eight columns of two rows in a
+//! register where a panel has four columns of four rows: sorting them, and the results, takes back
+//! most of what it saves.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::{LANES, Simd};
+
+/// NEON and its dot product.
+#[derive(Clone, Copy)]
+pub(in super::super) struct NeonDotprod;
+
+type Floats = [float32x4_t; 4];
+type Ints = [int32x4_t; 4];
+/// 64 bytes: four for each lane.
+type Codes = [int8x16_t; 4];
+
+/// The lanes' own numbers.
+static NUMBERS: [u32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+// The functions below are loops and not `map`: a closure would be compiled without the
+// instruction set.
+
+impl Simd for NeonDotprod {
+    type F = Floats;
+    type I = Ints;
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn splat(value: f32) -> Floats {
+        [vdupq_n_f32(value); 4]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load(from: *const f32) -> Floats {
+        // SAFETY: the caller gives 16 readable floats.
+        unsafe {
+            [
+                vld1q_f32(from),
+                vld1q_f32(from.add(4)),
+                vld1q_f32(from.add(8)),
+                vld1q_f32(from.add(12)),
+            ]
+        }
+    }
+
+    /// NEON has no masks for memory: a row's last, shorter vector goes through the stack.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_first(from: *const f32, count: usize) -> Floats {
+        if count == LANES {
+            // SAFETY: the caller gives 16 readable floats.
+            return unsafe { Self::load(from) };
+        }
+        let mut lanes = [0.0; LANES];
+        // SAFETY: the caller gives `count` readable floats, at most 16.
+        unsafe {
+            from.copy_to_nonoverlapping(lanes.as_mut_ptr(), count);
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn store(to: *mut f32, value: Floats) {
+        for (part, value) in value.into_iter().enumerate() {
+            // SAFETY: the caller gives 16 writable floats.
+            unsafe { vst1q_f32(to.add(4 * part), value) }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn store_first(to: *mut f32, value: Floats, count: usize) {
+        if count == LANES {
+            // SAFETY: the caller gives 16 writable floats.
+            return unsafe { Self::store(to, value) };
+        }
+        let mut lanes = [0.0; LANES];
+        // SAFETY: the caller gives `count` writable floats, at most 16.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), value);
+            lanes.as_ptr().copy_to_nonoverlapping(to, count);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_f16(from: *const u16) -> Floats {
+        // SAFETY: the caller gives 16 readable half floats.
+        let [a, b] = unsafe { [vld1q_u16(from), vld1q_u16(from.add(8))] };
+        let (a, b) = (vreinterpretq_f16_u16(a), vreinterpretq_f16_u16(b));
+        [
+            vcvt_f32_f16(vget_low_f16(a)),
+            vcvt_high_f32_f16(a),
+            vcvt_f32_f16(vget_low_f16(b)),
+            vcvt_high_f32_f16(b),
+        ]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_bf16(from: *const u16) -> Floats {
+        // SAFETY: the caller gives 16 readable half floats.
+        let [a, b] = unsafe { [vld1q_u16(from), vld1q_u16(from.add(8))] };
+        [
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(a))),
+            vreinterpretq_f32_u32(vshll_high_n_u16::<16>(a)),
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(b))),
+            vreinterpretq_f32_u32(vshll_high_n_u16::<16>(b)),
+        ]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_i8(from: *const i8) -> Floats {
+        // SAFETY: the caller gives 16 readable bytes.
+        let bytes = unsafe { vld1q_s8(from) };
+        let (a, b) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+        [
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(a))),
+            vcvtq_f32_s32(vmovl_high_s16(a)),
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(b))),
+            vcvtq_f32_s32(vmovl_high_s16(b)),
+        ]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn store_f16(to: *mut u16, value: Floats) {
+        let low = vcvt_high_f16_f32(vcvt_f16_f32(value[0]), value[1]);
+        let high = vcvt_high_f16_f32(vcvt_f16_f32(value[2]), value[3]);
+        // SAFETY: the caller gives room for 16 half floats.
+        unsafe {
+            vst1q_u16(to, vreinterpretq_u16_f16(low));
+            vst1q_u16(to.add(8), vreinterpretq_u16_f16(high));
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn add(mut a: Floats, b: Floats) -> Floats {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = vaddq_f32(*a, b);
+        }
+        a
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn sub(mut a: Floats, b: Floats) -> Floats {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = vsubq_f32(*a, b);
+        }
+        a
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn mul(mut a: Floats, b: Floats) -> Floats {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = vmulq_f32(*a, b);
+        }
+        a
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn div(mut a: Floats, b: Floats) -> Floats {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = vdivq_f32(*a, b);
+        }
+        a
+    }
+
+    /// A comparison and a selection: `fmax` would give NaN for NaN in `a`.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn max(mut a: Floats, b: Floats) -> Floats {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = vbslq_f32(vcgtq_f32(*a, b), *a, b);
+        }
+        a
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn min(mut a: Floats, b: Floats) -> Floats {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = vbslq_f32(vcltq_f32(*a, b), *a, b);
+        }
+        a
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn fma(a: Floats, b: Floats, mut c: Floats) -> Floats {
+        for part in 0..4 {
+            c[part] = vfmaq_f32(c[part], a[part], b[part]);
+        }
+        c
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn round(mut value: Floats) -> Floats {
+        for value in &mut value {
+            *value = vrndnq_f32(*value);
+        }
+        value
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn pow2(mut value: Floats) -> Floats {
+        for value in &mut value {
+            let exponents = vaddq_s32(vcvtq_s32_f32(*value), vdupq_n_s32(127));
+            *value = vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponents));
+        }
+        value
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn sum(value: Floats) -> f32 {
+        let [a, b, c, d] = value;
+        vaddvq_f32(vaddq_f32(vaddq_f32(a, b), vaddq_f32(c, d)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn largest(value: Floats) -> f32 {
+        let [a, b, c, d] = value;
+        vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(a, b), vmaxnmq_f32(c, d)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn first_or(mut value: Floats, count: usize, other: Floats) -> Floats {
+        let count = vdupq_n_u32(count as u32);
+        for (part, (value, other)) in value.iter_mut().zip(other).enumerate() {
+            // SAFETY: the table has four elements for each part.
+            let lanes = unsafe { vld1q_u32(NUMBERS.as_ptr().add(4 * part)) };
+            *value = vbslq_f32(vcltq_u32(lanes, count), *value, other);
+        }
+        value
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn splat_int(value: i32) -> Ints {
+        [vdupq_n_s32(value); 4]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn to_int(value: Floats) -> Ints {
+        let [a, b, c, d] = value;
+        [vcvtnq_s32_f32(a), vcvtnq_s32_f32(b), vcvtnq_s32_f32(c), vcvtnq_s32_f32(d)]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn to_float(value: Ints) -> Floats {
+        let [a, b, c, d] = value;
+        [vcvtq_f32_s32(a), vcvtq_f32_s32(b), vcvtq_f32_s32(c), vcvtq_f32_s32(d)]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn sum_int(value: Ints) -> i32 {
+        let [a, b, c, d] = value;
+        vaddvq_s32(vaddq_s32(vaddq_s32(a, b), vaddq_s32(c, d)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn store_bytes(to: *mut i8, value: Ints) {
+        let [a, b, c, d] = value;
+        let low = vmovn_high_s32(vmovn_s32(a), b);
+        let high = vmovn_high_s32(vmovn_s32(c), d);
+        // SAFETY: the caller gives 16 writable bytes.
+        unsafe { vst1q_s8(to, vmovn_high_s16(vmovn_s16(low), high)) }
+    }
+
+    // The loops have no instruction set of their own: that would forbid `inline(always)`, and the
+    // compiler would call them once per block.
+
+    #[inline(always)]
+    unsafe fn dots_nibbles<const M: usize>(codes: *const u8, x: *const i32) -> [Ints; M] {
+        // SAFETY: the caller has the instruction set and gives 256 bytes and the tokens of 8
+        // groups.
+        unsafe {
+            let mut dots = [Self::splat_int(0); M];
+            for j in 0..4 {
+                let (low, high) = load_nibbles(codes.add(64 * j));
+                add_dots(&mut dots, low, load_tokens::<M>(x.add(j * M)));
+                add_dots(&mut dots, high, load_tokens::<M>(x.add((j + 4) * M)));
+            }
+            dots
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dots_small<const M: usize>(codes: *const u8, x: *const i32) -> [Ints; M] {
+        // SAFETY: the caller has the instruction set and gives 512 bytes and the tokens of 8
+        // groups.
+        unsafe { dots_signed::<8, M, 0>(codes, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn dots_centered<const J: usize, const M: usize>(
+        codes: *const u8,
+        x: *const i32,
+        _offsets: *const i32,
+    ) -> [Ints; M] {
+        // SAFETY: the caller has the instruction set and gives `J` times 64 bytes and the tokens
+        // of `J` groups.
+        unsafe { dots_signed::<J, M, 0x80>(codes, x) }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through it")]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: a prefetch of an invalid address does nothing.
+        unsafe {
+            asm!(
+                "prfm pldl1keep, [{}]",
+                in(reg) address,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+    }
+}
+
+/// The dot products of `J` times 64 bytes with `M` tokens. A code is signed once the bits of
+/// `FLIP` are flipped.
+///
+/// # Safety
+/// The instruction set must be there; `codes` and `x` (`[J][M]`) must be readable.
+#[inline(always)]
+unsafe fn dots_signed<const J: usize, const M: usize, const FLIP: u8>(
+    codes: *const u8,
+    x: *const i32,
+) -> [Ints; M] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut dots = [NeonDotprod::splat_int(0); M];
+        for j in 0..J {
+            let codes = load_codes::<FLIP>(codes.add(64 * j));
+            add_dots(&mut dots, codes, load_tokens::<M>(x.add(j * M)));
+        }
+        dots
+    }
+}
+
+/// Loads 64 bytes and flips the bits of `FLIP` in each.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_codes<const FLIP: u8>(from: *const u8) -> Codes {
+    let mut codes = [vdupq_n_s8(0); 4];
+    for (part, codes) in codes.iter_mut().enumerate() {
+        // SAFETY: the caller gives 64 readable bytes.
+        let bytes = unsafe { vld1q_u8(from.add(16 * part)) };
+        *codes = vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(FLIP)));
+    }
+    codes
+}
+
+/// Loads 64 bytes and returns their low and their high halves.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_nibbles(from: *const u8) -> (Codes, Codes) {
+    let (mut low, mut high) = ([vdupq_n_s8(0); 4], [vdupq_n_s8(0); 4]);
+    for part in 0..4 {
+        // SAFETY: the caller gives 64 readable bytes.
+        let bytes = unsafe { vld1q_u8(from.add(16 * part)) };
+        low[part] = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
+        high[part] = vreinterpretq_s8_u8(vshrq_n_u8::<4>(bytes));
+    }
+    (low, high)
+}
+
+/// Loads the four bytes of each of `M` tokens, one token a lane.
+///
+/// # Safety
+/// `x` must be valid for `M` reads.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_tokens<const M: usize>(x: *const i32) -> int32x4_t {
+    const { assert!(M >= 1 && M <= 4, "a register holds four tokens") };
+    let zero = vdup_n_s32(0);
+    // SAFETY: the caller gives `M` tokens.
+    unsafe {
+        match M {
+            1 => vcombine_s32(vset_lane_s32::<0>(*x, zero), zero),
+            2 => vcombine_s32(vld1_s32(x), zero),
+            3 => vcombine_s32(vld1_s32(x), vset_lane_s32::<0>(*x.add(2), zero)),
+            _ => vld1q_s32(x),
+        }
+    }
+}
+
+/// Adds to each token's sums the dot products of its four bytes with those of every lane.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn add_dots<const M: usize>(dots: &mut [Ints; M], codes: Codes, x: int32x4_t) {
+    add_token::<0, M>(dots, codes, x);
+    add_token::<1, M>(dots, codes, x);
+    add_token::<2, M>(dots, codes, x);
+    add_token::<3, M>(dots, codes, x);
+}
+
+/// The token of lane `T`, if there is one.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn add_token<const T: usize, const M: usize>(dots: &mut [Ints; M], codes: Codes, x: int32x4_t) {
+    if T < M {
+        for (sum, codes) in dots[T].iter_mut().zip(codes) {
+            *sum = sdot::<T>(*sum, codes, x);
+        }
+    }
+}
+
+/// Adds to each lane the dot product of its four bytes with those of lane `T` of `x`. The
+/// standard library's function for it is not stable.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn sdot<const T: usize>(mut sum: int32x4_t, codes: int8x16_t, x: int32x4_t) -> int32x4_t {
+    // SAFETY: the instruction reads and writes only its registers.
+    unsafe {
+        asm!(
+            "sdot {sum:v}.4s, {codes:v}.16b, {x:v}.4b[{lane}]",
+            sum = inout(vreg) sum,
+            codes = in(vreg) codes,
+            x = in(vreg) x,
+            lane = const T,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
