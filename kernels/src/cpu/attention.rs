@@ -13,8 +13,7 @@ use std::cell::RefCell;
 use std::ptr;
 use std::sync::PoisonError;
 
-pub(super) use self::plan::Plan;
-use self::plan::Unit;
+use self::plan::{Plan, Unit};
 use super::Cpu;
 use super::kernels::attend::{Mix, SPLIT, SPLIT_BLOCKS, Scores, Softmax};
 use super::kernels::rows::RowSlot;
@@ -180,25 +179,17 @@ impl Cpu {
             plan,
             partials: SharedMut::new(partials),
             out: SharedMut::new(out),
-            group: args.num_q_heads / kv.shape().num_kv_heads,
+            group: plan.group,
             head_dim,
         };
+        let is_long = |work: usize| work >= MIN_PARALLEL;
+        let unit = |unit: usize| call.run(&plan.units[unit]);
+        self.pool.run_if(is_long(plan.work), plan.units.len(), &unit);
         let num_kv_heads = kv.shape().num_kv_heads;
-        self.run_if(plan.work, plan.units.len(), &|unit| call.run(&plan.units[unit]));
+        let join = |index: usize| call.join(index / num_kv_heads, index % num_kv_heads);
         let join_work = plan.num_partial_rows * head_dim;
-        self.run_if(join_work, plan.cut.len() * num_kv_heads, &|index| {
-            call.join(index / num_kv_heads, index % num_kv_heads);
-        });
+        self.pool.run_if(is_long(join_work), plan.cut.len() * num_kv_heads, &join);
         Ok(())
-    }
-
-    /// Runs a loop on the pool if it is long enough, else alone.
-    fn run_if(&self, work: usize, num_units: usize, unit: &(dyn Fn(usize) + Sync)) {
-        if work < MIN_PARALLEL {
-            (0..num_units).for_each(unit);
-        } else {
-            self.pool.run(num_units, unit);
-        }
     }
 }
 
@@ -247,6 +238,14 @@ impl Call<'_> {
         }
     }
 
+    /// One of the unit's queries, scaled.
+    fn query(&self, unit: &Unit, row: usize) -> impl Iterator<Item = f32> {
+        let QueryRow { token, head, .. } = self.query_row(unit, row);
+        let stride = row_len(self.args.num_q_heads, self.kv.shape());
+        let query = &self.args.qkv[token * stride + head * self.head_dim..][..self.head_dim];
+        query.iter().map(|value| value * self.args.scale)
+    }
+
     /// Quantizes the unit's queries, scaled, into tiles.
     fn quantize_queries(&self, unit: &Unit, scratch: &mut Scratch) {
         let (head_dim, tile) = (self.head_dim, self.cpu.kernels.query_tile());
@@ -255,13 +254,10 @@ impl Call<'_> {
         grow(&mut scratch.scales, num_rows * num_groups * 2);
         grow(&mut scratch.offsets, num_rows * num_groups * 3);
         grow(&mut scratch.query, head_dim);
-        let stride = row_len(self.args.num_q_heads, self.kv.shape());
         for row in 0..num_rows {
-            let QueryRow { token, head, .. } = self.query_row(unit, row);
-            let from = &self.args.qkv[token * stride + head * head_dim..][..head_dim];
             let query = &mut scratch.query[..head_dim];
-            for (query, value) in query.iter_mut().zip(from) {
-                *query = value * self.args.scale;
+            for (query, value) in query.iter_mut().zip(self.query(unit, row)) {
+                *query = value;
             }
             let lane = row % tile;
             let first = (row - lane) * num_groups;
@@ -280,16 +276,13 @@ impl Call<'_> {
     /// Copies the unit's queries, scaled, into groups of `[head_dim][m]`.
     fn gather_queries(&self, unit: &Unit, queries: &mut [f32]) {
         let (head_dim, tile) = (self.head_dim, self.cpu.kernels.query_tile());
-        let stride = row_len(self.args.num_q_heads, self.kv.shape());
         let num_rows = self.num_rows(unit);
         for row in 0..num_rows {
-            let QueryRow { token, head, .. } = self.query_row(unit, row);
-            let from = &self.args.qkv[token * stride + head * head_dim..][..head_dim];
             let base = row / tile * tile;
             let width = tile.min(num_rows - base);
             let to = &mut queries[base * head_dim + row - base..];
-            for (to, value) in to.iter_mut().step_by(width).zip(from) {
-                *to = value * self.args.scale;
+            for (to, value) in to.iter_mut().step_by(width).zip(self.query(unit, row)) {
+                *to = value;
             }
         }
     }
@@ -312,7 +305,7 @@ impl Call<'_> {
                 let row = base + lane;
                 let mixed = &scratch.mixed[lane * self.head_dim..][..self.head_dim];
                 if unit.is_cut {
-                    let at = self.plan.partial_row(unit, row / self.group, split, self.group);
+                    let at = self.plan.partial_row(unit, row / self.group, split);
                     // SAFETY: each member's token has rows of its own for each split and head of
                     // keys, and this unit alone has this split of this head.
                     let to =

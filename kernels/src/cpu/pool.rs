@@ -116,6 +116,15 @@ impl Pool {
             panic::resume_unwind(payload);
         }
     }
+
+    /// As `run`; alone where the loop is too short for waking the pool to pay.
+    pub(crate) fn run_if(&self, is_long: bool, num_units: usize, body: &(dyn Fn(usize) + Sync)) {
+        if is_long {
+            self.run(num_units, body);
+        } else {
+            (0..num_units).for_each(body);
+        }
+    }
 }
 
 impl Drop for Pool {

@@ -157,11 +157,7 @@ impl Cpu {
             }
         };
         let num_units = 2 * shape.num_kv_heads;
-        if positions.len() * row < MIN_PARALLEL {
-            (0..num_units).for_each(unit);
-        } else {
-            self.pool.run(num_units, &unit);
-        }
+        self.pool.run_if(positions.len() * row >= MIN_PARALLEL, num_units, &unit);
         Ok(())
     }
 }

@@ -34,6 +34,17 @@ fn dot(weights: &[f32], x: &[f32]) -> (f64, f64) {
     (sum, largest * x.iter().map(|x| f64::from(x.abs())).sum::<f64>())
 }
 
+/// Checks the products of tokens of `cols` elements with all weights against plain loops.
+fn check_products(weights: &[f32], cols: usize, x: &[f32], out: &[f32], tolerance: f64) {
+    for (x, out) in x.chunks(cols).zip(out.chunks(weights.len() / cols)) {
+        for (weights, &out) in weights.chunks(cols).zip(out) {
+            let (sum, bound) = dot(weights, x);
+            let error = (f64::from(out) - sum).abs();
+            assert!(error <= tolerance * bound, "{out} {sum}");
+        }
+    }
+}
+
 #[test]
 fn embedding_reads_the_packed_weights_back() {
     let mut random = Random(1);
@@ -90,13 +101,7 @@ fn floats_become_the_nearest_codes() {
                     }
                 }
                 let out = multiply(&cpu, &matrix, &x);
-                let rounded = int8_rounded(&x);
-                for (x, out) in rounded.chunks(cols).zip(out.chunks(rows)) {
-                    for (weights, &out) in stored.chunks(cols).zip(out) {
-                        let (sum, bound) = dot(weights, x);
-                        assert!((f64::from(out) - sum).abs() <= 2e-6 * bound);
-                    }
-                }
+                check_products(&stored, cols, &int8_rounded(&x), &out, 2e-6);
             }
         }
     }
@@ -139,14 +144,8 @@ fn products_match_plain_loops_for_every_type_and_batch() {
                     let out = multiply(&cpu, &matrix, &x);
 
                     let x = if int8 { int8_rounded(&x) } else { x };
-                    for (x, out) in x.chunks(cols).zip(out.chunks(rows)) {
-                        for (weights, &out) in weights.chunks(cols).zip(out) {
-                            let (sum, bound) = dot(weights, x);
-                            let error = (f64::from(out) - sum).abs();
-                            let isa = cpu.isa();
-                            assert!(error <= tolerance * bound, "{isa} {dtype:?} {out} {sum}");
-                        }
-                    }
+                    println!("{} {dtype:?} {num_tokens}", cpu.isa());
+                    check_products(&weights, cols, &x, &out, tolerance);
                 }
             }
         }
@@ -166,13 +165,7 @@ fn float_matrices_may_have_any_number_of_columns() {
 
             let out = multiply(&cpu, &matrix, &x);
 
-            let weights = dequantize(dtype, &data);
-            for (x, out) in x.chunks(cols).zip(out.chunks(rows)) {
-                for (weights, &out) in weights.chunks(cols).zip(out) {
-                    let (sum, bound) = dot(weights, x);
-                    assert!((f64::from(out) - sum).abs() <= 2e-6 * bound);
-                }
-            }
+            check_products(&dequantize(dtype, &data), cols, &x, &out, 2e-6);
         }
     }
 }

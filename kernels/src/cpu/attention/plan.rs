@@ -61,6 +61,9 @@ pub(in super::super) struct Plan {
     pub(super) num_partial_rows: usize,
     /// About how many multiplications there are.
     pub(super) work: usize,
+    /// Query heads of one head of keys.
+    pub(super) group: usize,
+    num_kv_heads: usize,
     /// What it was made for.
     shape: Option<(KvShape, usize)>,
     rows: Vec<AttentionRow>,
@@ -88,9 +91,10 @@ impl Plan {
         self.cut.clear();
         (self.num_partial_rows, self.work) = (0, 0);
 
-        let group = args.num_q_heads / shape.num_kv_heads;
-        let tile = (TILE_ROWS / group).max(1);
-        let sharing = self.share(shape, tile, group);
+        self.num_kv_heads = shape.num_kv_heads;
+        self.group = args.num_q_heads / shape.num_kv_heads;
+        let tile = (TILE_ROWS / self.group).max(1);
+        let sharing = self.share(shape.block_size, tile);
         let num_tiles: usize = args.rows.iter().map(|row| row.num_tokens.div_ceil(tile)).sum();
         let few = num_tiles * shape.num_kv_heads < num_threads * MIN_UNITS_PER_THREAD;
         for (index, row) in args.rows.iter().enumerate() {
@@ -103,59 +107,36 @@ impl Plan {
                 let (cut, num_shared) = match sharing[index] {
                     Some(shared) => shared,
                     None if few && num_splits > 1 && row.num_tokens <= tile => {
-                        (self.add_cut(row.first_token + token, num_tokens, num_splits, group), 0)
+                        (self.add_cut(row.first_token + token, num_tokens, num_splits), 0)
                     }
                     None => (usize::MAX, 0),
                 };
                 let first_token = row.first_token + token;
                 self.members.push(Member { row: index, first_token, num_computed, cut });
-                let member = self.members.len() - 1..self.members.len();
-                let is_cut = cut != usize::MAX;
-                self.add_units(shape, member, num_tokens, (num_shared..num_splits, is_cut));
+                self.add_own(num_tokens, num_shared..num_splits);
             }
         }
         self.sort();
     }
 
-    /// The units of one member's splits that no others share.
-    fn add_units(
-        &mut self,
-        shape: KvShape,
-        members: Range<usize>,
-        num_tokens: usize,
-        (splits, is_cut): (Range<usize>, bool),
-    ) {
-        if splits.is_empty() {
-            return;
-        }
-        let step = if is_cut { 1 } else { splits.len() };
-        for kv_head in 0..shape.num_kv_heads {
+    /// The units of the last member's splits that no others share.
+    fn add_own(&mut self, num_tokens: usize, splits: Range<usize>) {
+        let last = self.members.len() - 1;
+        let is_cut = self.members[last].cut != usize::MAX;
+        let step = if is_cut { 1 } else { splits.len().max(1) };
+        for kv_head in 0..self.num_kv_heads {
             for first_split in splits.clone().step_by(step) {
-                let end_split = first_split + step;
-                let members = members.clone();
-                self.units.push(Unit {
-                    members,
-                    num_tokens,
-                    kv_head,
-                    first_split,
-                    end_split,
-                    is_cut,
-                });
+                let (members, end_split) = (last..last + 1, first_split + step);
+                let unit = Unit { members, num_tokens, kv_head, first_split, end_split, is_cut };
+                self.units.push(unit);
             }
         }
     }
 
     /// Makes room for a member's partial results.
-    fn add_cut(
-        &mut self,
-        first_token: usize,
-        num_tokens: usize,
-        num_splits: usize,
-        group: usize,
-    ) -> usize {
+    fn add_cut(&mut self, first_token: usize, num_tokens: usize, num_splits: usize) -> usize {
         let first_partial_row = self.num_partial_rows;
-        let num_kv_heads = self.shape.map_or(0, |(shape, _)| shape.num_kv_heads);
-        self.num_partial_rows += num_kv_heads * num_splits * num_tokens * group;
+        self.num_partial_rows += self.num_kv_heads * num_splits * num_tokens * self.group;
         self.cut.push(Cut { first_token, num_tokens, num_splits, first_partial_row });
         self.cut.len() - 1
     }
@@ -163,10 +144,10 @@ impl Plan {
     /// Finds rows of a single tile whose first splits are in the same blocks, and makes units of
     /// those splits. Returns, for each row that shares any, its place among the cut ones and how
     /// many splits it shares.
-    fn share(&mut self, shape: KvShape, tile: usize, group: usize) -> Vec<Option<(usize, usize)>> {
+    fn share(&mut self, block_size: usize, tile: usize) -> Vec<Option<(usize, usize)>> {
         let (rows, tables) = (&self.rows, &self.block_tables);
         let num_full = |row: &AttentionRow| (row.num_computed + 1) / SPLIT;
-        let num_blocks = |num_splits: usize| (num_splits * SPLIT).div_ceil(shape.block_size);
+        let num_blocks = |num_splits: usize| (num_splits * SPLIT).div_ceil(block_size);
         let key = |index: usize| {
             let row: &AttentionRow = &rows[index];
             (row.num_tokens, &tables[row.first_block..][..num_blocks(num_full(row))])
@@ -179,7 +160,7 @@ impl Plan {
         let in_common = |a: usize, b: usize| {
             let ((tokens_a, a), (tokens_b, b)) = (key(a), key(b));
             let num_equal = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-            if tokens_a == tokens_b { num_equal * shape.block_size / SPLIT } else { 0 }
+            if tokens_a == tokens_b { num_equal * block_size / SPLIT } else { 0 }
         };
         let with_next: Vec<usize> =
             order.windows(2).map(|pair| in_common(pair[0], pair[1])).collect();
@@ -191,7 +172,7 @@ impl Plan {
             let AttentionRow { first_token, num_tokens, num_computed, .. } = self.rows[row];
             let num_splits = (num_computed + num_tokens).div_ceil(SPLIT);
             let cut = if num_shared > 0 {
-                let cut = self.add_cut(first_token, num_tokens, num_splits, group);
+                let cut = self.add_cut(first_token, num_tokens, num_splits);
                 sharing[row] = Some((cut, num_shared));
                 cut
             } else {
@@ -207,7 +188,7 @@ impl Plan {
                 if end - start > 1 {
                     let num_tokens = self.rows[order[start]].num_tokens;
                     let members = first_member + start..first_member + end;
-                    self.add_shared(members, num_tokens, (split, group));
+                    self.add_shared(members, num_tokens, split);
                 }
                 start = end;
             }
@@ -216,18 +197,12 @@ impl Plan {
     }
 
     /// The units of one split that several members share.
-    fn add_shared(
-        &mut self,
-        members: Range<usize>,
-        num_tokens: usize,
-        (split, group): (usize, usize),
-    ) {
-        let most = (SHARED_ROWS / (group * num_tokens)).max(2);
+    fn add_shared(&mut self, members: Range<usize>, num_tokens: usize, split: usize) {
+        let most = (SHARED_ROWS / (self.group * num_tokens)).max(2);
         let num_units = members.len().div_ceil(most);
         let each = members.len().div_ceil(num_units);
-        let num_kv_heads = self.shape.map_or(0, |(shape, _)| shape.num_kv_heads);
         for start in members.clone().step_by(each) {
-            for kv_head in 0..num_kv_heads {
+            for kv_head in 0..self.num_kv_heads {
                 self.units.push(Unit {
                     members: start..members.end.min(start + each),
                     num_tokens,
@@ -251,17 +226,11 @@ impl Plan {
     }
 
     /// Where the partial results of one of a unit's tokens, all query heads of the group, are.
-    pub(super) fn partial_row(
-        &self,
-        unit: &Unit,
-        token: usize,
-        split: usize,
-        group: usize,
-    ) -> usize {
+    pub(super) fn partial_row(&self, unit: &Unit, token: usize, split: usize) -> usize {
         let member = &self.members[unit.members.start + token / unit.num_tokens];
         let cut = &self.cut[member.cut];
         let split = unit.kv_head * cut.num_splits + split;
-        cut.first_partial_row + (split * cut.num_tokens + token % unit.num_tokens) * group
+        cut.first_partial_row + (split * cut.num_tokens + token % unit.num_tokens) * self.group
     }
 }
 
