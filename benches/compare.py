@@ -4,9 +4,10 @@ Against two peers: llama-server with the same file, and with the format that is 
 run, and in turn: how long a start takes and how much memory it holds; what clients get over HTTP;
 and, unless --skip-engines, what the engines do by themselves, by Sconce's forward bench and
 llama.cpp's own tools. Prints tables in Markdown: medians, the ratio of medians, and the least and
-greatest ratio of a round; rounds that others disturbed are left out where there are better ones. `benches/compare.sh` builds all that is needed and calls this, with all
-of these options. A round takes about 2 minutes with SmolLM2-135M on two cores, the heavy workloads
-5 more, and a round of the engines 2 more; larger models take longer in proportion.
+greatest ratio of a round; rounds that others disturbed are left out where there are better ones.
+`benches/compare.sh` builds all that is needed and calls this, with all of these options. A round
+takes about 2 minutes with SmolLM2-135M on two cores, the heavy workloads 5 more, and a round of the
+engines 2 more; larger models take longer in proportion.
 """
 
 import argparse

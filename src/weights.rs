@@ -97,6 +97,11 @@ impl Checkpoint {
         self.spans.values().map(|span| (span.dtype, span.shape.iter().product()))
     }
 
+    /// Whether there is a matrix of plain floats.
+    pub fn has_float_matrices(&self) -> bool {
+        self.spans.values().any(|span| span.shape.len() > 1 && span.dtype.block_len() == 1)
+    }
+
     /// Reads the tensor with this Hugging Face name, such as `model.embed_tokens.weight`.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let span = self.spans.get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;

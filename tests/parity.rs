@@ -17,6 +17,9 @@ mod oracle;
 #[path = "parity/quality.rs"]
 mod quality;
 #[cfg(test)]
+#[path = "parity/quantize.rs"]
+mod quantize;
+#[cfg(test)]
 #[path = "parity/speculation.rs"]
 mod speculation;
 #[cfg(test)]

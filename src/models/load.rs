@@ -14,6 +14,9 @@ pub enum Error {
     /// A tensor cannot be read.
     #[error("cannot read the weights")]
     Checkpoint(#[from] weights::Error),
+    /// Quantization was asked for and there is nothing that it applies to.
+    #[error("there is nothing to quantize: the file's weights are quantized already")]
+    NothingToQuantize,
     /// The kernels have no form for it.
     #[error("cannot pack {name}")]
     Pack {
@@ -33,6 +36,9 @@ pub fn decoder(
     compute: Compute,
     max_positions: usize,
 ) -> Result<Decoder, Error> {
+    if matches!(compute, Compute::Q8 | Compute::Q4) && !checkpoint.has_float_matrices() {
+        return Err(Error::NothingToQuantize);
+    }
     let config = checkpoint.config().clone();
     let source = Source { cpu, checkpoint, compute };
     // 4 bits cost a vocabulary more than they cost a layer.

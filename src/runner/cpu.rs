@@ -83,6 +83,17 @@ pub enum LoadError {
         /// What the model has.
         limit: usize,
     },
+    /// The KV cache's type stores more elements together than a head has.
+    #[error(
+        "this type of KV cache needs heads of a multiple of {group} elements, and the model's have \
+         {head_dim}: choose another"
+    )]
+    HeadDim {
+        /// What the type needs.
+        group: usize,
+        /// What the model has.
+        head_dim: usize,
+    },
     /// Slots are numbered in 32 bits.
     #[error("a KV cache of {num_blocks} blocks has more slots than can be numbered")]
     TooManySlots {
@@ -218,6 +229,10 @@ fn kv_shape(config: &DecoderConfig, options: &RunnerOptions) -> Result<KvShape, 
         num_kv_heads: config.num_key_value_heads,
         head_dim: config.head_dim,
     };
+    let (group, head_dim) = (options.kv_dtype.group(), shape.head_dim);
+    if !head_dim.is_multiple_of(group) {
+        return Err(LoadError::HeadDim { group, head_dim });
+    }
     let num_blocks = match options.kv_cache {
         KvCacheSize::Blocks(num_blocks) => u64::from(num_blocks),
         KvCacheSize::Bytes(bytes) => {

@@ -75,7 +75,8 @@ struct ComputeArgs {
     #[arg(long, conflicts_with_all = ["compute", "quantize", "kv_cache_dtype"])]
     exact: bool,
 
-    /// Quantize, while loading, weights that the file has as plain floats
+    /// Quantize, while loading, weights that the file has as plain floats. A file without any is
+    /// refused
     #[arg(long, value_enum, value_name = "FORMAT")]
     quantize: Option<Quantization>,
 

@@ -82,7 +82,7 @@ fn nll(logits: &[f32], token: u32) -> f64 {
 }
 
 /// `|a - b| / |a|`, Euclidean, each less its mean.
-fn relative_error(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     let mean = |x: &[f32]| x.iter().copied().map(f64::from).sum::<f64>() / x.len() as f64;
     let (mean_a, mean_b) = (mean(a), mean(b));
     let (mut error, mut norm) = (0.0, 0.0);
@@ -160,14 +160,14 @@ impl Comparison {
         );
     }
 
-    fn check(&self) {
-        // What it costs to round activations to 8 bits per 32, as llama.cpp does too, and a little.
-        assert!(self.mean(self.agreements) > 0.945);
+    fn check(&self, least_agreement: f64, most_perplexity: f64) {
+        assert!(self.mean(self.agreements) > least_agreement);
         assert!(self.clear_agreements / self.clear_positions > 0.995);
+        // What it costs to round activations to 8 bits per 32, as llama.cpp does too, and a little.
         assert!(self.mean(self.kl_divergence) < 5e-3);
         assert!(self.mean(self.relative_error) < 0.04);
         let [exact, int8] = self.perplexities();
-        assert!((int8 / exact - 1.0).abs() < 0.005);
+        assert!((int8 / exact - 1.0).abs() < most_perplexity);
     }
 }
 
@@ -175,7 +175,7 @@ impl Comparison {
 fn int8_is_nearly_as_good_as_exact() {
     let Some(path) = real_model() else { return };
     let checkpoint = Checkpoint::open(&path).unwrap();
-    compare(&checkpoint, "the file's formats", &options(Compute::Int8)).check();
+    compare(&checkpoint, "the file's formats", &options(Compute::Int8)).check(0.96, 0.005);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn an_8_bit_cache_is_nearly_as_good_as_exact() {
     let Some(path) = real_model() else { return };
     let checkpoint = Checkpoint::open(&path).unwrap();
     let options = RunnerOptions { kv_dtype: KvDtype::Int8, ..options(Compute::Int8) };
-    compare(&checkpoint, "8-bit KV cache", &options).check();
+    compare(&checkpoint, "8-bit KV cache", &options).check(0.945, 0.005);
 }
 
 /// Writes the model with its matrices in another format, or in 8 bits where a format's blocks are
@@ -236,6 +236,6 @@ fn every_format_is_nearly_as_good_as_exact() {
         let converted = folder.path().join("model.gguf");
         convert(&path, format, &converted);
         let checkpoint = Checkpoint::open(&converted).unwrap();
-        compare(&checkpoint, &format!("{format:?}"), &options(Compute::Int8)).check();
+        compare(&checkpoint, &format!("{format:?}"), &options(Compute::Int8)).check(0.945, 0.01);
     }
 }
