@@ -12,6 +12,8 @@ mod kv_cache;
 mod matmul;
 mod matrix;
 mod memory;
+#[cfg(target_os = "linux")]
+mod numa;
 mod panels;
 mod pool;
 mod rope;

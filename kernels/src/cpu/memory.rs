@@ -1,5 +1,5 @@
 //! Zeroed anonymous memory for weights and the KV cache: large pages where the system has them,
-//! committed only when touched.
+//! on all of the process's memory nodes, committed only when touched.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Region {
         let offset = if padding > 0 { bytes.align_offset(HUGE_PAGE_BYTES) } else { 0 };
         // SAFETY: the offset is below the padding that the mapping has on top of `len`.
         let start = unsafe { bytes.add(offset) };
-        advise_huge_pages(start, len);
+        advise(start, len);
         Ok(Self { start, len, map, map_len })
     }
 
@@ -130,16 +130,18 @@ impl Slab {
     }
 }
 
+/// Says how large and where the pages of a new range should be. Refusal only costs speed.
 #[cfg(target_os = "linux")]
-fn advise_huge_pages(start: NonNull<u8>, len: usize) {
+fn advise(start: NonNull<u8>, len: usize) {
     if len >= HUGE_PAGE_BYTES {
-        // SAFETY: the range is inside our own mapping. Refusal only costs speed.
+        // SAFETY: the range is inside our own mapping.
         unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+        super::numa::interleave(start, len);
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn advise_huge_pages(_start: NonNull<u8>, _len: usize) {}
+fn advise(_start: NonNull<u8>, _len: usize) {}
 
 impl Drop for Region {
     fn drop(&mut self) {
