@@ -1,7 +1,8 @@
 //! Tokens per second of a model's forward pass and sampling, without engine and router.
 //!
-//! `SCONCE_TEST_MODEL=model.gguf cargo bench --bench forward -- [THREADS [ISA]] [--json]`
+//! `SCONCE_TEST_MODEL=model.gguf cargo bench --bench forward -- [THREADS [ISA]] [--int16] [--json]`
 //!
+//! `--int16` rounds activations to 16 bits instead of 8.
 //! `--json` measures once instead of five times and prints one object, for `benches/compare.py`,
 //! which asks in turn with others.
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
@@ -18,6 +19,7 @@ use sconce::engine::request::SamplingParams;
 use sconce::runner::Executor;
 use sconce::runner::cpu::{CpuRunner, RunnerOptions};
 use sconce::weights::Checkpoint;
+use sconce_kernels::cpu::ActivationDtype;
 
 use harness::{Harness, Sequence};
 
@@ -68,7 +70,11 @@ fn main() -> anyhow::Result<()> {
         None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
     };
     let isa = values.get(1).map(|given| given.parse()).transpose().context("instruction set")?;
-    let options = RunnerOptions { num_threads, isa, ..RunnerOptions::default() };
+    let activation_dtype = match flags.iter().any(|flag| flag == "--int16") {
+        true => ActivationDtype::Int16,
+        false => ActivationDtype::Int8,
+    };
+    let options = RunnerOptions { num_threads, isa, activation_dtype, ..RunnerOptions::default() };
     let start = Instant::now();
     let checkpoint = Checkpoint::open(&path)?;
     let opened = start.elapsed();

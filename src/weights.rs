@@ -18,6 +18,7 @@ use std::{
 
 use half::{bf16, f16};
 
+use sconce_kernels::cpu::MatrixPart;
 use sconce_kernels::dtype::Dtype;
 
 pub use self::error::Error;
@@ -106,6 +107,14 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let span = self.spans.get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
         Ok(Tensor { dtype: span.dtype, shape: span.shape.clone(), data: span.read()? })
+    }
+
+    /// The matrix with this Hugging Face name, left in its file.
+    pub(crate) fn matrix(&self, name: &str) -> Result<MatrixPart<'_>, Error> {
+        let span = self.spans.get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
+        let rows = span.shape.first().copied().unwrap_or(0);
+        let cols = span.shape.last().copied().unwrap_or(0);
+        Ok(MatrixPart { dtype: span.dtype, rows, cols, data: span })
     }
 
     /// The tokenizer as a Hugging Face `tokenizer.json`.

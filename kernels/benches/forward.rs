@@ -11,8 +11,8 @@ use std::time::Instant;
 use half::f16;
 use sconce_kernels::Error;
 use sconce_kernels::cpu::{
-    Activations, Attention, AttentionRow, Compute, Cpu, Isa, KvCache, KvDtype, KvShape, MatrixPart,
-    Output, PackedMatrix, RmsNorm, RopeAndCache, RopeStyle, RopeTable,
+    ActivationDtype, Activations, Attention, AttentionRow, Compute, Cpu, Isa, KvCache, KvDtype,
+    KvShape, MatrixPart, Output, PackedMatrix, RmsNorm, RopeAndCache, RopeStyle, RopeTable,
 };
 use sconce_kernels::dtype::Dtype;
 
@@ -201,7 +201,7 @@ fn buffers(model: &Model, case: &Case, kv_dtype: KvDtype) -> Result<Buffers, Err
         logits: vec![0.0; case.num_logits * VOCAB],
         last: vec![0.0; case.num_logits * HIDDEN],
         sampled: vec![0; case.num_logits],
-        activations: Activations::new(total, FF, operands),
+        activations: Activations::new(total, FF, operands, ActivationDtype::Int8),
         kv: KvCache::new(shape, kv_dtype)?,
         positions: (0..total).map(|i| token(i).1 as u32).collect(),
         slots: (0..total).map(slot).collect(),

@@ -9,8 +9,8 @@ use std::num::NonZeroUsize;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sconce_kernels::cpu::{
-    Activations, Attention, AttentionRow, Compute, Cpu, Isa, KvCache, KvDtype, KvShape, MatrixPart,
-    Output, PackedMatrix, RmsNorm,
+    ActivationDtype, Activations, Attention, AttentionRow, Compute, Cpu, Isa, KvCache, KvDtype,
+    KvShape, MatrixPart, Output, PackedMatrix, RmsNorm,
 };
 use sconce_kernels::dtype::Dtype;
 
@@ -40,7 +40,8 @@ fn matmul(criterion: &mut Criterion) {
         let weights = matrix(&cpu, dtype, rows, cols);
         for num_tokens in [1, 2, 4, 8, 64, 512] {
             let x = vec![0.5; num_tokens * cols];
-            let mut activations = Activations::new(num_tokens, cols, weights.operands());
+            let mut activations =
+                Activations::new(num_tokens, cols, weights.operands(), ActivationDtype::Int8);
             cpu.activations(&x, num_tokens, None, &mut activations).expect("activations");
             let mut out = vec![0.0; num_tokens * rows];
             group.throughput(Throughput::Elements((rows * cols * num_tokens) as u64));
@@ -94,7 +95,7 @@ fn rows(criterion: &mut Criterion) {
     for num_tokens in [1, 8] {
         let x = vec![0.5; num_tokens * 3072];
         let operands = matrix(&cpu, Dtype::Q4_1, 16, 32).operands();
-        let mut out = Activations::new(num_tokens, 1536, operands);
+        let mut out = Activations::new(num_tokens, 1536, operands, ActivationDtype::Int8);
         group.bench_function(format!("rms_norm_576/{num_tokens}_tokens"), |bencher| {
             let norm = Some(RmsNorm { weight: &weight, eps: 1e-5 });
             bencher.iter(|| cpu.activations(&x[..num_tokens * 576], num_tokens, norm, &mut out));

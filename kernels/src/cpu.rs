@@ -23,12 +23,12 @@ mod simd;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 
-pub use self::activations::{Activations, Operands, RmsNorm};
+pub use self::activations::{ActivationDtype, Activations, Operands, RmsNorm};
 pub use self::attention::{Attention, AttentionRow};
 pub use self::isa::Isa;
 pub use self::kv_cache::{KvCache, KvDtype, KvShape};
 pub use self::matmul::Output;
-pub use self::matrix::{Compute, MatrixPart, PackedMatrix};
+pub use self::matrix::{Compute, MatrixPart, PackedMatrix, ReadBytes};
 pub use self::rope::{RopeAndCache, RopeStyle, RopeTable};
 
 use self::kernels::Kernels;

@@ -60,6 +60,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A weight's bytes could not be read.
+    #[error("cannot read the weights")]
+    Read(#[source] std::io::Error),
     /// The system gave no thread.
     #[error("cannot start a worker thread")]
     Thread(#[source] std::io::Error),

@@ -4,8 +4,8 @@
 //! the logits of the tokens that will be sampled from.
 
 use sconce_kernels::cpu::{
-    Activations, Attention, Cpu, KvCache, Operands, Output, PackedMatrix, RmsNorm, RopeAndCache,
-    RopeTable,
+    ActivationDtype, Activations, Attention, Cpu, KvCache, Operands, Output, PackedMatrix, RmsNorm,
+    RopeAndCache, RopeTable,
 };
 
 use super::config::DecoderConfig;
@@ -123,7 +123,12 @@ impl Decoder {
 
     /// Allocates the buffers for batches of up to `max_tokens` tokens, of which up to
     /// `max_logits_rows` are sampled from.
-    pub(crate) fn workspace(&self, max_tokens: usize, max_logits_rows: usize) -> Workspace {
+    pub(crate) fn workspace(
+        &self,
+        max_tokens: usize,
+        max_logits_rows: usize,
+        dtype: ActivationDtype,
+    ) -> Workspace {
         let config = &self.config;
         let operands = (self.matrices())
             .map(PackedMatrix::operands)
@@ -136,7 +141,12 @@ impl Decoder {
             gate_up: vec![0.0; max_tokens * 2 * config.intermediate_size],
             last_hidden_states: vec![0.0; max_logits_rows * config.hidden_size],
             logits: vec![0.0; max_logits_rows * config.vocab_size],
-            activations: Activations::new(max_tokens.max(max_logits_rows), max_cols, operands),
+            activations: Activations::new(
+                max_tokens.max(max_logits_rows),
+                max_cols,
+                operands,
+                dtype,
+            ),
         }
     }
 

@@ -1,12 +1,12 @@
 //! Packs a checkpoint's tensors into a [`Decoder`].
 
-use sconce_kernels::cpu::{Compute, Cpu, MatrixPart, PackedMatrix, RopeStyle, RopeTable};
+use sconce_kernels::cpu::{Compute, Cpu, PackedMatrix, RopeStyle, RopeTable};
 use sconce_kernels::dtype::Dtype;
 
 use super::config::{self, DecoderConfig};
 use super::decoder::{Decoder, DecoderLayer};
 use crate::layers::rope::Frequencies;
-use crate::weights::{self, Checkpoint, Tensor};
+use crate::weights::{self, Checkpoint};
 
 /// Why a checkpoint cannot be packed.
 #[derive(Debug, thiserror::Error)]
@@ -118,9 +118,8 @@ impl Source<'_> {
 
     /// Stacks tensors along their rows. The checkpoint has checked all shapes.
     fn matrix(&self, names: &[String]) -> Result<PackedMatrix, Error> {
-        let tensors = names.iter().map(|name| self.checkpoint.tensor(name));
-        let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
-        let parts: Vec<_> = tensors.iter().map(part).collect();
+        let parts = names.iter().map(|name| self.checkpoint.matrix(name));
+        let parts: Vec<_> = parts.collect::<Result<_, _>>()?;
         PackedMatrix::pack(self.cpu, &parts, self.compute)
             .map_err(|source| Error::Pack { name: names.join(", "), source })
     }
@@ -130,10 +129,4 @@ impl Source<'_> {
         let quantized = || weights::Error::NotFloat { name: name.into(), dtype: tensor.dtype };
         Ok(tensor.to_f32().ok_or_else(quantized)?)
     }
-}
-
-fn part(tensor: &Tensor) -> MatrixPart<'_> {
-    let cols = tensor.shape.last().copied().unwrap_or(0);
-    let rows = tensor.shape.first().copied().unwrap_or(0);
-    MatrixPart { dtype: tensor.dtype, rows, cols, data: &tensor.data }
 }

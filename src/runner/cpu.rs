@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use sconce_kernels::cpu::{Compute, Cpu, Isa, KvCache, KvDtype, KvShape};
+use sconce_kernels::cpu::{ActivationDtype, Compute, Cpu, Isa, KvCache, KvDtype, KvShape};
 
 use super::input::Input;
 use super::sampler::{Logits, Sampler};
@@ -22,6 +22,8 @@ pub struct RunnerOptions {
     pub isa: Option<Isa>,
     /// What matrix multiplications compute in.
     pub compute: Compute,
+    /// How activations are rounded that meet quantized weights.
+    pub activation_dtype: ActivationDtype,
     /// How the KV cache stores an element.
     pub kv_dtype: KvDtype,
     /// Size of the KV cache.
@@ -53,6 +55,7 @@ impl Default for RunnerOptions {
             num_threads: NonZeroUsize::MIN,
             isa: None,
             compute: Compute::Int8,
+            activation_dtype: ActivationDtype::Int8,
             kv_dtype: KvDtype::F16,
             kv_cache: KvCacheSize::Bytes(512 << 20),
             block_size: 16,
@@ -151,7 +154,7 @@ impl CpuRunner {
         let kv = KvCache::new(shape, options.kv_dtype)?;
         let max_tokens = limits.max_num_batched_tokens as usize;
         let max_logits_rows = limits.max_num_seqs as usize + MAX_DRAFTS;
-        let workspace = decoder.workspace(max_tokens, max_logits_rows);
+        let workspace = decoder.workspace(max_tokens, max_logits_rows, options.activation_dtype);
         let sampler = Sampler::new(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
         Ok(Self { cpu, decoder, kv, workspace, input: Input::default(), sampler, limits })
     }

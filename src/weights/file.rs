@@ -2,11 +2,13 @@
 
 use std::{
     fs::File,
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use sconce_kernels::cpu::ReadBytes;
 use sconce_kernels::dtype::Dtype;
 
 use super::Error;
@@ -91,6 +93,16 @@ impl Span {
     /// Reads the tensor's bytes.
     pub(super) fn read(&self) -> Result<Vec<u8>, Error> {
         self.file.read(self.offset, self.num_bytes as u64)
+    }
+}
+
+impl ReadBytes for Span {
+    fn num_bytes(&self) -> usize {
+        self.num_bytes
+    }
+
+    fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()> {
+        self.file.file.read_exact_at(out, self.offset + offset as u64)
     }
 }
 

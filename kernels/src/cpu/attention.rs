@@ -269,7 +269,7 @@ impl Call<'_> {
             };
             // SAFETY: the table is this machine's; heads are whole blocks in an 8-bit cache, and
             // the buffers were grown for all rows.
-            unsafe { (self.cpu.kernels.quantize)(query, &slot) };
+            unsafe { (self.cpu.kernels.quantize)(query, &slot, &mut []) };
         }
     }
 

@@ -60,22 +60,25 @@ pub(super) fn group(dtype: Dtype, row: &[u8], index: usize) -> Group {
     let block = &row[start..start + dtype.block_bytes()];
     let index = index % groups_per_block;
     match dtype {
-        Dtype::Q4_0 => Group::new(nibbles(&block[2..]), 8, f16_at(block, 0), 0.0),
-        Dtype::Q4_1 => Group::new(nibbles(&block[4..]), 0, f16_at(block, 0), f16_at(block, 2)),
-        Dtype::Q5_0 => Group::new(fifths(&block[2..]), 16, f16_at(block, 0), 0.0),
-        Dtype::Q5_1 => Group::new(fifths(&block[4..]), 0, f16_at(block, 0), f16_at(block, 2)),
+        Dtype::Q4_0 => Group::new(nibbles(bytes(block, 2)), 8, f16_at(block, 0), 0.0),
+        Dtype::Q4_1 => Group::new(nibbles(bytes(block, 4)), 0, f16_at(block, 0), f16_at(block, 2)),
+        Dtype::Q5_0 => Group::new(fifths(bytes(block, 2)), 16, f16_at(block, 0), 0.0),
+        Dtype::Q5_1 => Group::new(fifths(bytes(block, 4)), 0, f16_at(block, 0), f16_at(block, 2)),
         Dtype::Q8_0 => {
-            let codes = std::array::from_fn(|i| block[2 + i].wrapping_add(128));
+            let mut codes = *bytes::<BLOCK>(block, 2);
+            for code in &mut codes {
+                *code ^= 128;
+            }
             Group::new(codes, 128, f16_at(block, 0), 0.0)
         }
         Dtype::Q4K => {
             let (scale, min) = k_scale(block, index);
-            Group::new(k_nibbles(&block[16..], index), 0, scale, min)
+            Group::new(k_nibbles(bytes(block, 16 + index / 2 * BLOCK), index), 0, scale, min)
         }
         Dtype::Q5K => {
             let (scale, min) = k_scale(block, index);
-            let mut codes = k_nibbles(&block[48..], index);
-            for (code, high) in codes.iter_mut().zip(&block[16..48]) {
+            let mut codes = k_nibbles(bytes(block, 48 + index / 2 * BLOCK), index);
+            for (code, high) in codes.iter_mut().zip(bytes::<BLOCK>(block, 16)) {
                 *code |= (high >> index & 1) << 4;
             }
             Group::new(codes, 0, scale, min)
@@ -124,22 +127,40 @@ fn f16_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
+/// `N` bytes of a block: of a length that the compiler knows, it makes vectors of the loops here.
+fn bytes<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+    let Some(bytes) = block[at..].first_chunk() else { unreachable!("a block is whole") };
+    bytes
+}
+
 /// 16 bytes: elements 0..16 in the low halves, 16..32 in the high halves.
-fn nibbles(bytes: &[u8]) -> [u8; BLOCK] {
-    std::array::from_fn(|i| bytes[i % 16] >> (i / 16 * 4) & 15)
+fn nibbles(bytes: &[u8; BLOCK / 2]) -> [u8; BLOCK] {
+    let mut codes = [0; BLOCK];
+    let (low, high) = codes.split_at_mut(BLOCK / 2);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+    codes
 }
 
 /// Four bytes with the fifth bit of each element, then the nibbles.
-fn fifths(bytes: &[u8]) -> [u8; BLOCK] {
-    let high = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    let low = nibbles(&bytes[4..]);
-    std::array::from_fn(|i| low[i] | ((high >> i & 1) << 4) as u8)
+fn fifths(block: &[u8; 4 + BLOCK / 2]) -> [u8; BLOCK] {
+    let high = u32::from_le_bytes(*bytes(block, 0));
+    let mut codes = nibbles(bytes(block, 4));
+    for (i, code) in codes.iter_mut().enumerate() {
+        *code |= ((high >> i & 1) << 4) as u8;
+    }
+    codes
 }
 
 /// Two groups share 32 bytes: the even one has the low halves.
-fn k_nibbles(bytes: &[u8], index: usize) -> [u8; BLOCK] {
-    let pair = &bytes[index / 2 * BLOCK..][..BLOCK];
-    std::array::from_fn(|i| pair[i] >> (index % 2 * 4) & 15)
+fn k_nibbles(pair: &[u8; BLOCK], index: usize) -> [u8; BLOCK] {
+    let shift = index % 2 * 4;
+    let mut codes = *pair;
+    for code in &mut codes {
+        *code = *code >> shift & 15;
+    }
+    codes
 }
 
 /// A group's scale and (negative) minimum: two half floats times 6-bit factors, twelve bytes of
@@ -158,11 +179,13 @@ fn k_scale(block: &[u8], index: usize) -> (f32, f32) {
 /// 128 bytes of low halves, 64 of high quarters, 16 signed scales, one half float.
 fn q6k(block: &[u8], index: usize) -> Group {
     let (half, quarter) = (index / 4, index % 4);
-    let low = &block[64 * half + 32 * (quarter % 2)..][..BLOCK];
-    let high = &block[128 + 32 * half..][..BLOCK];
-    let codes = std::array::from_fn(|i| {
-        low[i] >> (quarter / 2 * 4) & 15 | (high[i] >> (2 * quarter) & 3) << 4
-    });
+    let low = bytes::<BLOCK>(block, 64 * half + 32 * (quarter % 2));
+    let high = bytes::<BLOCK>(block, 128 + 32 * half);
+    let (low_shift, high_shift) = (quarter / 2 * 4, 2 * quarter);
+    let mut codes = [0; BLOCK];
+    for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
+        *code = low >> low_shift & 15 | (high >> high_shift & 3) << 4;
+    }
     let scale = f16_at(block, 208);
     let scales = [0, 1].map(|i| scale * f32::from(block[192 + 2 * index + i] as i8));
     Group { codes, zero: 32, scales, min: 0.0 }

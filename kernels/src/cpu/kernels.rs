@@ -32,7 +32,7 @@ pub(super) struct Kernels {
     pub softmax: unsafe fn(&mut Softmax),
     pub rms_norm: unsafe fn(&Norm<'_>, &mut [f32]),
     pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
-    pub quantize: unsafe fn(&[f32], &RowSlot),
+    pub quantize: unsafe fn(&[f32], &RowSlot, &mut [f32]),
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
     pub argmax: unsafe fn(&[f32]) -> usize,
 }
@@ -97,9 +97,9 @@ macro_rules! compile {
             }
 
             $(#[$feature])?
-            unsafe fn quantize(row: &[f32], slot: &RowSlot) {
+            unsafe fn quantize(row: &[f32], slot: &RowSlot, rest: &mut [f32]) {
                 // SAFETY: passed on to the caller.
-                unsafe { rows::quantize::<S>(row, slot) }
+                unsafe { rows::quantize::<S>(row, slot, rest) }
             }
 
             $(#[$feature])?

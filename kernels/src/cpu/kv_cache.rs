@@ -269,7 +269,7 @@ unsafe fn quantized(kernels: &Kernels, head: &[f32], mut write: impl FnMut(usize
             offsets: offsets.as_mut_ptr(),
         };
         // SAFETY: the caller's; the slot has room for one block of one token.
-        unsafe { (kernels.quantize)(group, &slot) };
+        unsafe { (kernels.quantize)(group, &slot, &mut []) };
         write(index, &codes, f16::from_f32(scales[0]).to_bits());
     }
 }

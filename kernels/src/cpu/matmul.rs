@@ -74,28 +74,31 @@ impl Product<'_> {
     /// Multiplies all tokens with panels `first..end`.
     fn run(&self, first: usize, end: usize) {
         let tile = self.x.tile;
-        let token_bytes = if self.x.holds().dense { 5 } else { 2 } * self.x.cols.max(1);
+        let token_bytes = (if self.x.holds().dense { 4 } else { 0 } + 2 * self.x.num_lanes())
+            * self.x.cols.max(1);
         let chunk = (CHUNK_BYTES / token_bytes).max(tile) / tile * tile;
         for chunk_start in (0..self.x.num_tokens).step_by(chunk) {
             let chunk_end = self.x.num_tokens.min(chunk_start + chunk);
             for panel in first..end {
                 let part = self.weights.part_of_panel(panel);
-                for token in (chunk_start..chunk_end).step_by(tile) {
-                    self.run_tile(part, panel, token);
+                let lanes = if part.format.is_dense() { 1 } else { self.x.num_lanes() };
+                for lane in (chunk_start * lanes..chunk_end * lanes).step_by(tile) {
+                    self.run_tile(part, panel, lane, lanes);
                 }
             }
         }
     }
 
-    /// Multiplies one panel with the tile that starts at a token.
-    fn run_tile(&self, part: &PackedPart, panel: usize, token: usize) {
+    /// Multiplies one panel with the tile that starts at a lane; each token has `lanes`.
+    fn run_tile(&self, part: &PackedPart, panel: usize, lane: usize, lanes: usize) {
         let x = self.x;
-        let width = x.tile.min(x.num_tokens - token);
+        let width = x.tile.min(x.num_tokens * lanes - lane);
+        let token = lane / lanes;
         let row = (panel - part.first_panel) * LANES;
         let num_rows = LANES.min(part.rows - row);
         let stride = self.weights.rows();
         let start = token * stride + part.first_row + row;
-        let blocks = if part.format.is_dense() { 0 } else { token * (x.cols / BLOCK) };
+        let blocks = if part.format.is_dense() { 0 } else { lane * (x.cols / BLOCK) };
         let tile = Tile {
             weights: self.weights.panel(part, panel).as_ptr(),
             num_blocks: x.cols / part.format.block_len(),
@@ -108,7 +111,7 @@ impl Product<'_> {
             accumulate: self.accumulate,
         };
         let kernel = kernels_of(self.kernels, part.format)[width - 1];
-        if num_rows == LANES {
+        if num_rows == LANES && lanes == 1 {
             // SAFETY: the table is this machine's. The panel is `cols` columns long, the
             // activations hold the operand that the format reads for every token (`matmul`
             // checked), and so are its tiles. The 16 rows of `width` tokens are inside `out`,
@@ -121,11 +124,13 @@ impl Product<'_> {
         let tile = Tile { out, out_stride: LANES, accumulate: false, ..tile };
         // SAFETY: as above, with an output of its own.
         unsafe { kernel(&tile) };
-        for (t, sums) in edge.chunks_exact(LANES).take(width).enumerate() {
+        for (t, sums) in edge.chunks_exact(lanes * LANES).take(width / lanes).enumerate() {
             // SAFETY: these rows of these tokens belong to this unit alone.
             let out = unsafe { self.out.part(start + t * stride, num_rows) };
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = if self.accumulate { *sum + *out } else { *sum };
+            let (first, second) = sums.split_at(LANES);
+            for (row, out) in out.iter_mut().enumerate() {
+                let sum = first[row] + second.get(row).copied().unwrap_or(0.0);
+                *out = if self.accumulate { sum + *out } else { sum };
             }
         }
     }

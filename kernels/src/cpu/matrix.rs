@@ -1,6 +1,11 @@
 //! Weight matrices, repacked once at load into the panels that the kernels read.
+//!
+//! Each thread reads the rows of one panel and packs them while they are in its cache, so that a
+//! matrix is never in memory twice.
 
-use std::sync::PoisonError;
+use std::cell::RefCell;
+use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use super::blocks::{self, Group};
 use super::memory::Slab;
@@ -37,8 +42,29 @@ impl Compute {
     }
 }
 
+/// A checkpoint's bytes, in a file or in memory. Several threads read at once.
+pub trait ReadBytes: Sync {
+    /// How many there are.
+    fn num_bytes(&self) -> usize;
+
+    /// Fills `out` with the bytes from `offset` on.
+    fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()>;
+}
+
+impl ReadBytes for Vec<u8> {
+    fn num_bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()> {
+        let bytes = self.get(offset..).and_then(|rest| rest.get(..out.len()));
+        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
 /// Rows of a matrix as a checkpoint has them: row-major, `rows * cols` elements of `dtype`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct MatrixPart<'a> {
     /// The element type.
     pub dtype: Dtype,
@@ -47,7 +73,7 @@ pub struct MatrixPart<'a> {
     /// Input features.
     pub cols: usize,
     /// The checkpoint's bytes.
-    pub data: &'a [u8],
+    pub data: &'a dyn ReadBytes,
 }
 
 impl MatrixPart<'_> {
@@ -59,8 +85,26 @@ impl MatrixPart<'_> {
         check_multiple("a matrix's columns", self.cols, self.dtype.block_len())?;
         check_multiple("a matrix's rows", self.rows, 1)?;
         let expected = self.rows.saturating_mul(self.row_bytes());
-        check_len("a matrix's bytes", self.data.len(), expected)
+        check_len("a matrix's bytes", self.data.num_bytes(), expected)
     }
+
+    /// Reads the rows of a panel, calls `pack` with them, and says what reading came to.
+    fn with_rows(&self, panel: usize, pack: impl FnOnce(&[&[u8]])) -> io::Result<()> {
+        let first = panel * LANES;
+        let num_bytes = LANES.min(self.rows - first) * self.row_bytes();
+        ROWS.with_borrow_mut(|bytes| {
+            bytes.resize(bytes.len().max(num_bytes), 0);
+            let bytes = &mut bytes[..num_bytes];
+            self.data.read_at(first * self.row_bytes(), bytes)?;
+            pack(&bytes.chunks_exact(self.row_bytes()).collect::<Vec<_>>());
+            Ok(())
+        })
+    }
+}
+
+thread_local! {
+    /// One panel's rows, as a checkpoint has them.
+    static ROWS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Where a part lies in the packed memory.
@@ -116,14 +160,22 @@ impl PackedMatrix {
         }
         let mut memory = cpu.weights.lock().unwrap_or_else(PoisonError::into_inner).slab(start)?;
         let bytes = memory.as_mut_slice();
+        let failure = Mutex::new(None);
         for (from, to) in parts.iter().zip(&packed) {
             let bytes = &mut bytes[to.start..][..to.num_panels() * to.panel_bytes];
             let panels = SharedMut::new(bytes);
             cpu.pool.run(to.num_panels(), &|panel| {
                 // SAFETY: each panel is taken once.
                 let bytes = unsafe { panels.part(panel * to.panel_bytes, to.panel_bytes) };
-                pack_panel(from, to.format, panel, bytes);
+                let outcome =
+                    from.with_rows(panel, |rows| pack_panel(from, to.format, rows, bytes));
+                if let Err(error) = outcome {
+                    *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
             });
+        }
+        if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(Error::Read(error));
         }
         Ok(Self { parts: packed, memory, rows: first_row, cols })
     }
@@ -193,38 +245,48 @@ impl Cpu {
     }
 }
 
-/// Packs rows `16 * panel..` of a part; rows past its end stay zero.
-fn pack_panel(part: &MatrixPart<'_>, format: Format, panel: usize, out: &mut [u8]) {
-    let rows = part.data.chunks_exact(part.row_bytes()).skip(panel * LANES).take(LANES);
-    let plain = Format::of(part.dtype).is_dense();
-    let quantizes = plain && !format.is_dense();
-    let by_floats = format == Format::F32 || quantizes;
-    let mut floats = vec![0.0; if by_floats { part.cols } else { 0 }];
-    for (lane, row) in rows.enumerate() {
-        if by_floats {
-            blocks::dequantize_row(part.dtype, row, &mut floats);
-        }
-        if quantizes {
-            let groups = floats.as_chunks::<BLOCK>().0;
-            for (block, group) in out.chunks_exact_mut(format.block_bytes()).zip(groups) {
-                let group = if format == Format::P4 { Group::q4(group) } else { Group::q8(group) };
-                format.put_group(block, lane, &group);
-            }
-        } else if format == Format::F32 {
-            for (column, value) in floats.iter().enumerate() {
-                let at = 4 * (column * LANES + lane);
-                out[at..at + 4].copy_from_slice(&value.to_le_bytes());
-            }
-        } else if plain {
-            for (column, element) in row.as_chunks::<2>().0.iter().enumerate() {
-                let at = 2 * (column * LANES + lane);
-                out[at..at + 2].copy_from_slice(element);
-            }
-        } else {
+/// Packs up to 16 rows of a part; those that are missing stay zero.
+fn pack_panel(part: &MatrixPart<'_>, format: Format, rows: &[&[u8]], out: &mut [u8]) {
+    match format {
+        Format::F32 => pack_floats(part, rows, out),
+        Format::F16 | Format::BF16 => pack_halves(rows, out),
+        Format::P4 | Format::P8 | Format::P8Min | Format::P8Half => {
             for (index, block) in out.chunks_exact_mut(format.block_bytes()).enumerate() {
-                format.put_group(block, lane, &blocks::group(part.dtype, row, index));
+                format.put_groups(block, rows.len(), |row| group(part, format, rows[row], index));
             }
         }
     }
-    debug_assert!(plain || part.cols.is_multiple_of(BLOCK));
+}
+
+/// A group of a row as it will be packed.
+fn group(part: &MatrixPart<'_>, format: Format, row: &[u8], index: usize) -> Group {
+    if !Format::of(part.dtype).is_dense() {
+        return blocks::group(part.dtype, row, index);
+    }
+    let bytes = BLOCK * part.dtype.block_bytes();
+    let mut floats = [0.0; BLOCK];
+    blocks::dequantize_row(part.dtype, &row[index * bytes..][..bytes], &mut floats);
+    if format == Format::P4 { Group::q4(&floats) } else { Group::q8(&floats) }
+}
+
+fn pack_floats(part: &MatrixPart<'_>, rows: &[&[u8]], out: &mut [u8]) {
+    let mut floats = vec![0.0_f32; part.cols];
+    for (lane, row) in rows.iter().enumerate() {
+        blocks::dequantize_row(part.dtype, row, &mut floats);
+        for (value, column) in floats.iter().zip(out.chunks_exact_mut(4 * LANES)) {
+            column[4 * lane..][..4].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+}
+
+/// A few columns of all rows at a time: they stay in the first-level cache.
+fn pack_halves(rows: &[&[u8]], out: &mut [u8]) {
+    for (chunk, out) in out.chunks_mut(2 * LANES * BLOCK).enumerate() {
+        for (lane, row) in rows.iter().enumerate() {
+            let (elements, _) = row[2 * BLOCK * chunk..].as_chunks::<2>();
+            for (element, column) in elements.iter().zip(out.chunks_exact_mut(2 * LANES)) {
+                column[2 * lane..][..2].copy_from_slice(element);
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! low halves are columns `4j..`, the high halves columns `16+4j..`, of `j` in 0..4. Then follow
 //! 16 scales and, where the format has them, 16 minima or second scales, as half floats.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::blocks::Group;
@@ -75,29 +76,54 @@ impl Format {
         cols / self.block_len() * self.block_bytes()
     }
 
-    /// Writes one row's 32 columns into a quantized block.
-    pub(super) fn put_group(self, block: &mut [u8], row: usize, group: &Group) {
+    /// Writes 32 columns of up to 16 rows into a quantized block of zeros.
+    pub(super) fn put_groups(
+        self,
+        block: &mut [u8],
+        num_rows: usize,
+        group: impl Fn(usize) -> Group,
+    ) {
+        let (mut first, mut second) = ([0.0; LANES], [0.0; LANES]);
+        for row in 0..num_rows {
+            let group = group(row);
+            self.put_codes(block, row, &group);
+            first[row] = group.scales[0];
+            second[row] = match self {
+                Self::P8Half => group.scales[1],
+                _ => group.min - group.scales[0] * f32::from(group.zero),
+            };
+        }
+        let (_, halves) = block.split_at_mut(if self == Self::P4 { 256 } else { 512 });
+        for (to, from) in halves.chunks_exact_mut(2 * LANES).zip([first, second]) {
+            let mut rounded = [f16::ZERO; LANES];
+            rounded.convert_from_f32_slice(&from);
+            for (to, half) in to.as_chunks_mut().0.iter_mut().zip(rounded) {
+                *to = half.to_le_bytes();
+            }
+        }
+    }
+
+    fn put_codes(self, block: &mut [u8], row: usize, group: &Group) {
         let offset = match self {
             Self::P8 | Self::P8Half => 128 - group.zero,
             Self::P4 | Self::P8Min | Self::F32 | Self::F16 | Self::BF16 => 0,
         };
-        for (column, &code) in group.codes.iter().enumerate() {
-            let (j, byte) = (column / 4, column % 4);
-            if self == Self::P4 {
-                block[64 * (j % 4) + 4 * row + byte] |= code << (column / 16 * 4);
-            } else {
-                block[64 * j + 4 * row + byte] = code + offset;
+        let (fours, _) = group.codes.as_chunks::<4>();
+        let mut put = |j: usize, four: u32| {
+            block[64 * j + 4 * row..][..4].copy_from_slice(&four.to_ne_bytes());
+        };
+        if self == Self::P4 {
+            let (low, high) = fours.split_at(4);
+            for (j, (low, high)) in low.iter().zip(high).enumerate() {
+                // No code has bits beyond its four.
+                put(j, u32::from_ne_bytes(*low) | u32::from_ne_bytes(*high) << 4);
             }
-        }
-        let scales = if self == Self::P4 { 256 } else { 512 };
-        put_f16(block, scales, row, group.scales[0]);
-        match self {
-            Self::P8Half => put_f16(block, scales + 32, row, group.scales[1]),
-            Self::P4 | Self::P8Min => {
-                let min = group.min - group.scales[0] * f32::from(group.zero);
-                put_f16(block, scales + 32, row, min);
+        } else {
+            for (j, four) in fours.iter().enumerate() {
+                let [a, b, c, d] = *four;
+                // Offsets reach no further than the code's own byte.
+                put(j, u32::from_ne_bytes([a + offset, b + offset, c + offset, d + offset]));
             }
-            Self::P8 | Self::F32 | Self::F16 | Self::BF16 => {}
         }
     }
 
@@ -140,11 +166,6 @@ impl Format {
             };
         }
     }
-}
-
-fn put_f16(block: &mut [u8], start: usize, row: usize, value: f32) {
-    let at = start + 2 * row;
-    block[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
 }
 
 fn f16_at(block: &[u8], start: usize, row: usize) -> f32 {

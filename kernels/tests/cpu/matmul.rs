@@ -1,7 +1,10 @@
 //! Packing, embedding and multiplication of every element type.
 
 use sconce_kernels::Error;
-use sconce_kernels::cpu::{Activations, Compute, Cpu, MatrixPart, Operands, Output, PackedMatrix};
+use sconce_kernels::cpu::{
+    ActivationDtype, Activations, Compute, Cpu, MatrixPart, Operands, Output, PackedMatrix,
+    ReadBytes,
+};
 use sconce_kernels::dtype::Dtype;
 
 use crate::reference::{DTYPES, dequantize, int8_rounded, random_weights};
@@ -18,8 +21,12 @@ fn is_plain(dtype: Dtype) -> bool {
 }
 
 fn multiply(cpu: &Cpu, matrix: &PackedMatrix, x: &[f32]) -> Vec<f32> {
+    multiply_as(ActivationDtype::Int8, cpu, matrix, x)
+}
+
+fn multiply_as(dtype: ActivationDtype, cpu: &Cpu, matrix: &PackedMatrix, x: &[f32]) -> Vec<f32> {
     let num_tokens = x.len() / matrix.cols();
-    let mut activations = Activations::new(num_tokens, matrix.cols(), matrix.operands());
+    let mut activations = Activations::new(num_tokens, matrix.cols(), matrix.operands(), dtype);
     cpu.activations(x, num_tokens, None, &mut activations).unwrap();
     let mut out = vec![f32::NAN; num_tokens * matrix.rows()];
     cpu.matmul(matrix, &activations, Output::Store(&mut out)).unwrap();
@@ -35,7 +42,7 @@ fn dot(weights: &[f32], x: &[f32]) -> (f64, f64) {
 }
 
 /// Checks the products of tokens of `cols` elements with all weights against plain loops.
-fn check_products(weights: &[f32], cols: usize, x: &[f32], out: &[f32], tolerance: f64) {
+pub(crate) fn check_products(weights: &[f32], cols: usize, x: &[f32], out: &[f32], tolerance: f64) {
     for (x, out) in x.chunks(cols).zip(out.chunks(weights.len() / cols)) {
         for (weights, &out) in weights.chunks(cols).zip(out) {
             let (sum, bound) = dot(weights, x);
@@ -213,14 +220,79 @@ fn a_token_alone_and_in_a_batch_gives_the_same_bits() {
             let part = MatrixPart { dtype, rows, cols, data: &data };
             let matrix = PackedMatrix::pack(&cpu, &[part], Compute::Int8).unwrap();
             let x = random.floats(31 * cols);
+            for rounding in [ActivationDtype::Int8, ActivationDtype::Int16] {
+                let batch = multiply_as(rounding, &cpu, &matrix, &x);
 
-            let batch = multiply(&cpu, &matrix, &x);
-
-            for num_tokens in [1, 2, 3, 4, 5, 6, 7, 13] {
-                let first = random.below(31 - num_tokens);
-                let part = multiply(&cpu, &matrix, &x[first * cols..(first + num_tokens) * cols]);
-                assert_eq!(part, batch[first * rows..(first + num_tokens) * rows], "{dtype:?}");
+                for num_tokens in [1, 2, 3, 4, 5, 6, 7, 13] {
+                    let first = random.below(31 - num_tokens);
+                    let some = &x[first * cols..(first + num_tokens) * cols];
+                    let part = multiply_as(rounding, &cpu, &matrix, some);
+                    assert_eq!(part, batch[first * rows..(first + num_tokens) * rows], "{dtype:?}");
+                }
             }
+        }
+    }
+}
+
+#[test]
+fn sixteen_bits_are_near_the_unrounded_product() {
+    let mut random = Random(10);
+    for cpu in devices() {
+        for dtype in DTYPES {
+            let rows = 1 + random.below(70);
+            let cols = if is_super_block(dtype) { 512 } else { 96 };
+            let data = random_weights(dtype, rows * cols, &mut random);
+            let part = MatrixPart { dtype, rows, cols, data: &data };
+            let matrix = PackedMatrix::pack(&cpu, &[part], Compute::Int8).unwrap();
+            // As they are stored, so that only the activations are rounded.
+            let mut weights = vec![0.0; rows * cols];
+            cpu.embed(&matrix, &(0..rows as u32).collect::<Vec<_>>(), &mut weights).unwrap();
+            for num_tokens in [1, 2, 3, 4, 5, 8, 9, 23] {
+                // Outliers, as models have them, must not drown the others.
+                let mut x = random.floats(num_tokens * cols);
+                x.iter_mut().step_by(37).for_each(|x| *x *= 10.0);
+
+                let out = multiply_as(ActivationDtype::Int16, &cpu, &matrix, &x);
+
+                println!("{} {dtype:?} {num_tokens}", cpu.isa());
+                check_products(&weights, cols, &x, &out, 6e-5);
+                if !is_plain(dtype) {
+                    let coarse = multiply(&cpu, &matrix, &x);
+                    assert!(out.iter().zip(&coarse).any(|(fine, coarse)| fine != coarse));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sixteen_bits_keep_plain_parts_and_what_is_there() {
+    let mut random = Random(11);
+    for cpu in devices() {
+        let (cols, num_tokens) = (64, 7);
+        let kinds = [(Dtype::F32, 21), (Dtype::Q8_0, 35)];
+        let data = kinds.map(|(dtype, rows)| random_weights(dtype, rows * cols, &mut random));
+        let parts = [0, 1].map(|i| {
+            let (dtype, rows) = kinds[i];
+            MatrixPart { dtype, rows, cols, data: &data[i] }
+        });
+        let matrix = PackedMatrix::pack(&cpu, &parts, Compute::Int8).unwrap();
+        let x = random.floats(num_tokens * cols);
+        let before = random.floats(num_tokens * matrix.rows());
+
+        let product = multiply_as(ActivationDtype::Int16, &cpu, &matrix, &x);
+        let eight_bits = multiply(&cpu, &matrix, &x);
+        let operands = matrix.operands();
+        let mut activations = Activations::new(num_tokens, cols, operands, ActivationDtype::Int16);
+        cpu.activations(&x, num_tokens, None, &mut activations).unwrap();
+        let mut out = before.clone();
+        cpu.matmul(&matrix, &activations, Output::Add(&mut out)).unwrap();
+
+        for ((out, before), product) in out.iter().zip(&before).zip(&product) {
+            assert_eq!(*out, before + product);
+        }
+        for (product, eight_bits) in product.chunks(56).zip(eight_bits.chunks(56)) {
+            assert_eq!(product[..21], eight_bits[..21]);
         }
     }
 }
@@ -258,11 +330,12 @@ fn a_nan_or_an_infinity_reaches_the_product() {
                 for column in [0, 17, 250] {
                     let mut x = random.floats(2 * cols);
                     x[column] = value;
+                    for rounding in [ActivationDtype::Int8, ActivationDtype::Int16] {
+                        let out = multiply_as(rounding, &cpu, &matrix, &x);
 
-                    let out = multiply(&cpu, &matrix, &x);
-
-                    assert!(out[..rows].iter().all(|sum| !sum.is_finite()), "{dtype:?}");
-                    assert!(out[rows..].iter().all(|sum| sum.is_finite()), "{dtype:?}");
+                        assert!(out[..rows].iter().all(|sum| !sum.is_finite()), "{dtype:?}");
+                        assert!(out[rows..].iter().all(|sum| sum.is_finite()), "{dtype:?}");
+                    }
                 }
             }
         }
@@ -280,7 +353,8 @@ fn add_adds_to_what_is_there() {
         let x = random.floats(num_tokens * cols);
         let before = random.floats(num_tokens * rows);
 
-        let mut activations = Activations::new(num_tokens, cols, matrix.operands());
+        let operands = matrix.operands();
+        let mut activations = Activations::new(num_tokens, cols, operands, ActivationDtype::Int8);
         cpu.activations(&x, num_tokens, None, &mut activations).unwrap();
         let mut out = before.clone();
         cpu.matmul(&matrix, &activations, Output::Add(&mut out)).unwrap();
@@ -322,6 +396,28 @@ fn extreme_codes_and_activations_do_not_saturate() {
     }
 }
 
+/// A file that lost its end.
+struct Truncated(Vec<u8>);
+
+impl ReadBytes for Truncated {
+    fn num_bytes(&self) -> usize {
+        self.0.len() + 1
+    }
+
+    fn read_at(&self, offset: usize, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+}
+
+#[test]
+fn bytes_that_cannot_be_read_are_an_error() {
+    for cpu in devices() {
+        let data = Truncated(vec![0; 50 * 34 - 1]);
+        let part = MatrixPart { dtype: Dtype::Q8_0, rows: 50, cols: 32, data: &data };
+        assert!(matches!(PackedMatrix::pack(&cpu, &[part], Compute::Int8), Err(Error::Read(_))));
+    }
+}
+
 #[test]
 fn wrong_shapes_are_refused() {
     let cpu = &devices()[0];
@@ -338,13 +434,14 @@ fn wrong_shapes_are_refused() {
     assert!(matches!(pack(&[part, wider]), Err(Error::Shape { .. })));
 
     let matrix = pack(&[part]).unwrap();
-    let mut dense = Activations::new(2, 64, Operands { int8: false, dense: true });
+    let operands = Operands { int8: false, dense: true };
+    let mut dense = Activations::new(2, 64, operands, ActivationDtype::Int8);
     cpu.activations(&[0.0; 128], 2, None, &mut dense).unwrap();
     let mut out = [0.0; 32];
     let outcome = cpu.matmul(&matrix, &dense, Output::Store(&mut out));
     assert!(matches!(outcome, Err(Error::Operand)));
 
-    let mut x = Activations::new(2, 64, BOTH);
+    let mut x = Activations::new(2, 64, BOTH, ActivationDtype::Int8);
     assert!(cpu.activations(&[0.0; 192], 3, None, &mut x).is_err());
     assert!(cpu.activations(&[0.0; 192], 2, None, &mut x).is_err());
     assert!(cpu.activations(&[], 0, None, &mut x).is_err());

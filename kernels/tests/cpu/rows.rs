@@ -1,17 +1,17 @@
 //! Normalization, activation, rotation and the small operations.
 
 use sconce_kernels::cpu::{
-    Activations, Compute, Cpu, KvCache, KvDtype, KvShape, MatrixPart, Operands, Output,
-    PackedMatrix, RmsNorm, RopeAndCache, RopeStyle, RopeTable,
+    ActivationDtype, Activations, Compute, Cpu, KvCache, KvDtype, KvShape, MatrixPart, Operands,
+    Output, PackedMatrix, RmsNorm, RopeAndCache, RopeStyle, RopeTable,
 };
 use sconce_kernels::dtype::Dtype;
 
 use crate::{Random, devices};
 
-const DENSE: Operands = Operands { int8: false, dense: true };
+pub(crate) const DENSE: Operands = Operands { int8: false, dense: true };
 
 /// Reads activations back by multiplying with the identity.
-fn read_back(cpu: &Cpu, x: &Activations, cols: usize) -> Vec<f32> {
+pub(crate) fn read_back(cpu: &Cpu, x: &Activations, cols: usize) -> Vec<f32> {
     let mut identity = vec![0.0_f32; cols * cols];
     for i in 0..cols {
         identity[i * cols + i] = 1.0;
@@ -24,11 +24,31 @@ fn read_back(cpu: &Cpu, x: &Activations, cols: usize) -> Vec<f32> {
     out
 }
 
-fn assert_close(given: &[f32], expected: impl Iterator<Item = f64>, tolerance: f64) {
+pub(crate) fn assert_close(given: &[f32], expected: impl Iterator<Item = f64>, tolerance: f64) {
     for (i, (given, expected)) in given.iter().zip(expected).enumerate() {
         let error = (f64::from(*given) - expected).abs();
         assert!(error <= tolerance * expected.abs().max(1.0), "{i}: {given} {expected}");
     }
+}
+
+/// The formula.
+pub(crate) fn rms_norm<'a>(x: &'a [f32], weight: &'a [f32]) -> impl Iterator<Item = f64> {
+    x.chunks(weight.len()).flat_map(move |row| {
+        let squares: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
+        let scale = 1.0 / (squares / row.len() as f64 + 1e-5).sqrt();
+        row.iter().zip(weight).map(move |(v, w)| f64::from(*v) * scale * f64::from(*w))
+    })
+}
+
+/// The formula; rows of `2 * cols`.
+pub(crate) fn silu_mul(x: &[f32], cols: usize) -> impl Iterator<Item = f64> {
+    x.chunks(2 * cols).flat_map(move |row| {
+        let (gate, up) = row.split_at(cols);
+        gate.iter().zip(up).map(|(gate, up)| {
+            let gate = f64::from(*gate);
+            gate / (1.0 + (-gate).exp()) * f64::from(*up)
+        })
+    })
 }
 
 #[test]
@@ -37,18 +57,13 @@ fn rms_norm_matches_its_formula() {
     for cpu in devices() {
         for (num_tokens, cols) in [(1, 64), (13, 96), (5, 50)] {
             let (x, weight) = (random.floats(num_tokens * cols), random.floats(cols));
-            let mut out = Activations::new(num_tokens, cols, DENSE);
+            let mut out = Activations::new(num_tokens, cols, DENSE, ActivationDtype::Int8);
 
             let norm = RmsNorm { weight: &weight, eps: 1e-5 };
             cpu.activations(&x, num_tokens, Some(norm), &mut out).unwrap();
 
             let given = read_back(&cpu, &out, cols);
-            let expected = x.chunks(cols).flat_map(|row| {
-                let squares: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
-                let scale = 1.0 / (squares / cols as f64 + 1e-5).sqrt();
-                row.iter().zip(&weight).map(move |(v, w)| f64::from(*v) * scale * f64::from(*w))
-            });
-            assert_close(&given, expected, 1e-6);
+            assert_close(&given, rms_norm(&x, &weight), 1e-6);
         }
     }
 }
@@ -62,19 +77,12 @@ fn silu_mul_matches_its_formula_also_far_from_zero() {
             for (i, value) in x.iter_mut().enumerate() {
                 *value *= [1.0, 10.0, 100.0, 1e4][i % 4];
             }
-            let mut out = Activations::new(num_tokens, cols, DENSE);
+            let mut out = Activations::new(num_tokens, cols, DENSE, ActivationDtype::Int8);
 
             cpu.silu_mul(&x, num_tokens, &mut out).unwrap();
 
             let given = read_back(&cpu, &out, cols);
-            let expected = x.chunks(2 * cols).flat_map(|row| {
-                let (gate, up) = row.split_at(cols);
-                gate.iter().zip(up).map(|(gate, up)| {
-                    let gate = f64::from(*gate);
-                    gate / (1.0 + (-gate).exp()) * f64::from(*up)
-                })
-            });
-            assert_close(&given, expected, 1e-6);
+            assert_close(&given, silu_mul(&x, cols), 1e-6);
         }
     }
 }

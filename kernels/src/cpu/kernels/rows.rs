@@ -68,15 +68,17 @@ pub(super) unsafe fn silu_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]
 }
 
 /// Quantizes a row per 32 elements: the largest magnitude becomes 127. A row with an infinity or
-/// a NaN gets a NaN for its first scale, and so makes every product NaN.
+/// a NaN gets a NaN for its first scale, and so makes every product NaN. What rounding leaves of
+/// each element goes to `rest`, unless that is empty.
 ///
 /// # Safety
-/// The instruction set must be there, the row a multiple of 32 long and the slot as large.
+/// The instruction set must be there, the row a multiple of 32 long, the slot as large, and `rest`
+/// as long or empty.
 #[inline(always)]
-pub(super) unsafe fn quantize<S: Simd>(row: &[f32], slot: &RowSlot) {
+pub(super) unsafe fn quantize<S: Simd>(row: &[f32], slot: &RowSlot, rest: &mut [f32]) {
     let width = slot.width;
     let num_blocks = row.len() / 32;
-    // SAFETY: the row has 32 elements per block, the slot room for each block.
+    // SAFETY: the row has 32 elements per block, the slot and the rest room for each block.
     unsafe {
         let mut differences = S::splat(0.0);
         for block in 0..num_blocks {
@@ -88,7 +90,14 @@ pub(super) unsafe fn quantize<S: Simd>(row: &[f32], slot: &RowSlot) {
             let largest = S::largest(S::max(magnitude(a), magnitude(b)));
             let scale = largest / 127.0;
             let inverse = S::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
+            let exact = [a, b];
             let (a, b) = (S::to_int(S::mul(a, inverse)), S::to_int(S::mul(b, inverse)));
+            if !rest.is_empty() {
+                let to = rest.as_mut_ptr().add(block * 32);
+                let step = S::splat(-scale);
+                S::store(to, S::fma(S::to_float(a), step, exact[0]));
+                S::store(to.add(LANES), S::fma(S::to_float(b), step, exact[1]));
+            }
             let (sum_a, sum_b) = (S::sum_int(a), S::sum_int(b));
             let mut bytes = [0_i32; 8];
             S::store_bytes(bytes.as_mut_ptr().cast(), a);
