@@ -10,7 +10,7 @@ use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use sconce::runner::cpu::{CpuRunner, RunnerOptions};
 use sconce::weights::Checkpoint;
-use sconce_kernels::cpu::{Compute, KvDtype};
+use sconce_kernels::cpu::{ActivationDtype, Compute, KvDtype};
 use tokenizers::Tokenizer;
 
 use super::harness::Harness;
@@ -160,6 +160,13 @@ impl Comparison {
         );
     }
 
+    /// For 16-bit activations, whatever the format of the weights.
+    fn check_nearly_exact(&self) {
+        assert!(self.mean(self.agreements) > 0.99);
+        assert!(self.mean(self.kl_divergence) < 2e-3);
+        assert!(self.worst_relative_error < 1e-2);
+    }
+
     fn check(&self, least_agreement: f64, most_perplexity: f64) {
         assert!(self.mean(self.agreements) > least_agreement);
         assert!(self.clear_agreements / self.clear_positions > 0.995);
@@ -176,6 +183,17 @@ fn int8_is_nearly_as_good_as_exact() {
     let Some(path) = real_model() else { return };
     let checkpoint = Checkpoint::open(&path).unwrap();
     compare(&checkpoint, "the file's formats", &options(Compute::Int8)).check(0.96, 0.005);
+}
+
+#[test]
+fn int16_is_exact_but_for_little() {
+    let Some(path) = real_model() else { return };
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    compare(&checkpoint, "16-bit activations", &int16()).check_nearly_exact();
+}
+
+fn int16() -> RunnerOptions {
+    RunnerOptions { activation_dtype: ActivationDtype::Int16, ..options(Compute::Int8) }
 }
 
 #[test]
@@ -237,5 +255,7 @@ fn every_format_is_nearly_as_good_as_exact() {
         convert(&path, format, &converted);
         let checkpoint = Checkpoint::open(&converted).unwrap();
         compare(&checkpoint, &format!("{format:?}"), &options(Compute::Int8)).check(0.945, 0.01);
+        let name = format!("{format:?}, 16-bit activations");
+        compare(&checkpoint, &name, &int16()).check_nearly_exact();
     }
 }

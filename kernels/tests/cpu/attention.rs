@@ -6,15 +6,15 @@ use sconce_kernels::cpu::{
 };
 
 use crate::reference::int8_rounded;
-use crate::{Random, devices};
+use crate::{Random, devices, guarded};
 
 /// A model's attention dimensions.
 #[derive(Clone, Copy)]
-struct Heads {
-    num_q: usize,
-    num_kv: usize,
-    dim: usize,
-    block_size: usize,
+pub(crate) struct Heads {
+    pub(crate) num_q: usize,
+    pub(crate) num_kv: usize,
+    pub(crate) dim: usize,
+    pub(crate) block_size: usize,
 }
 
 impl Heads {
@@ -24,13 +24,18 @@ impl Heads {
 }
 
 /// A sequence: its queries, keys and values (`[len, row]`), and the blocks it lives in.
-struct Sequence {
+pub(crate) struct Sequence {
     qkv: Vec<f32>,
     blocks: Vec<u32>,
 }
 
 /// Sequences in scattered blocks, with all their keys and values in the cache.
-fn fill(cpu: &Cpu, heads: Heads, lens: &[usize], dtype: KvDtype) -> (KvCache, Vec<Sequence>) {
+pub(crate) fn fill(
+    cpu: &Cpu,
+    heads: Heads,
+    lens: &[usize],
+    dtype: KvDtype,
+) -> (KvCache, Vec<Sequence>) {
     let mut random = Random(lens.len() as u64 + heads.dim as u64);
     let blocks_of = |len: usize| len.div_ceil(heads.block_size);
     let num_blocks = lens.iter().map(|&len| blocks_of(len)).sum::<usize>() + 3;
@@ -66,9 +71,23 @@ fn fill(cpu: &Cpu, heads: Heads, lens: &[usize], dtype: KvDtype) -> (KvCache, Ve
     (kv, sequences)
 }
 
+/// A sequence, and which of its tokens are computed.
+type Row<'a> = (&'a Sequence, usize, usize);
+
 /// Runs the last tokens of each sequence in one call.
-fn attend(cpu: &Cpu, heads: Heads, kv: &KvCache, rows: &[(&Sequence, usize, usize)]) -> Vec<f32> {
-    let (mut qkv, mut tables, mut args_rows) = (Vec::new(), vec![0; 5], Vec::new());
+fn attend(cpu: &Cpu, heads: Heads, kv: &KvCache, rows: &[Row<'_>]) -> Vec<f32> {
+    attend_at(cpu, heads, kv, rows, 0)
+}
+
+/// As `attend`, with queries and output so many floats behind where their memory starts.
+pub(crate) fn attend_at(
+    cpu: &Cpu,
+    heads: Heads,
+    kv: &KvCache,
+    rows: &[Row<'_>],
+    offset: usize,
+) -> Vec<f32> {
+    let (mut qkv, mut tables, mut args_rows) = (vec![f32::NAN; offset], vec![0; 5], Vec::new());
     let mut first_token = 0;
     for &(sequence, start, end) in rows {
         qkv.extend_from_slice(&sequence.qkv[start * heads.row()..end * heads.row()]);
@@ -82,17 +101,17 @@ fn attend(cpu: &Cpu, heads: Heads, kv: &KvCache, rows: &[(&Sequence, usize, usiz
         tables.extend_from_slice(&sequence.blocks);
         first_token += end - start;
     }
-    let mut out = vec![f32::NAN; first_token * heads.num_q * heads.dim];
     let args = Attention {
-        qkv: &qkv,
+        qkv: &qkv[offset..],
         num_q_heads: heads.num_q,
         scale: 1.0,
         layer: 1,
         rows: &args_rows,
         block_tables: &tables,
     };
-    cpu.attention(args, kv, &mut out).unwrap();
-    out
+    guarded(first_token * heads.num_q * heads.dim, offset, |out| {
+        cpu.attention(args, kv, out).unwrap();
+    })
 }
 
 /// A head's elements as the cache has them.
@@ -113,7 +132,7 @@ fn stored(head: &[f32], dtype: KvDtype) -> Vec<f64> {
     }
 }
 
-fn naive(heads: Heads, sequence: &Sequence, token: usize, dtype: KvDtype) -> Vec<f64> {
+pub(crate) fn naive(heads: Heads, sequence: &Sequence, token: usize, dtype: KvDtype) -> Vec<f64> {
     let at = |token: usize, head: usize| {
         &sequence.qkv[token * heads.row() + head * heads.dim..][..heads.dim]
     };

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod attention;
+mod fuzz;
 mod matmul;
 mod reference;
 mod rows;
@@ -48,6 +49,18 @@ impl Random {
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.next() as u8).collect()
     }
+}
+
+/// What surrounds an output.
+const GUARD: f32 = -12_345.5;
+
+/// Lets `write` fill `len` floats at an offset, and returns them.
+fn guarded(len: usize, offset: usize, write: impl FnOnce(&mut [f32])) -> Vec<f32> {
+    let mut all = vec![GUARD; offset + len + 33];
+    write(&mut all[offset..offset + len]);
+    let is_guard = |value: &f32| value.to_bits() == GUARD.to_bits();
+    assert!(all[..offset].iter().chain(&all[offset + len..]).all(is_guard), "written outside");
+    all[offset..offset + len].to_vec()
 }
 
 #[test]
