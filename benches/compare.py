@@ -110,22 +110,48 @@ def in_turn(items, turn):
     return items if turn % 2 == 0 else items[::-1]
 
 
-def measured(row, contenders, turn, patience, attempts, figure):
+class Probes:
+    """What the machine can do, asked right beside Sconce's figures: it changes by the minute."""
+
+    def __init__(self, options, model):
+        self.options, self.model, self.taken = options, model, []
+
+    def probe(self):
+        if self.options.roofline:
+            self.taken.append(roofline.probe(self.options.roofline, self.options.threads))
+
+    def around(self, contender, figure):
+        """The figure, and the better of two probes if the contender is Sconce."""
+        if not (self.options.roofline and isinstance(contender, Sconce)):
+            return figure(), None
+        self.probe()
+        value = figure()
+        self.probe()
+        return value, best_of(self.taken[-2:])
+
+    def bound(self, name, probed):
+        workload = next((workload for workload in WORKLOADS if workload.name == name), None)
+        return roofline.bound(workload, self.model, probed) if workload and probed else None
+
+
+def measured(row, contenders, turn, patience, attempts, figure, probes, name=None):
     """Adds a round: each contender's figure, in turn. `figure` gets a number of its own for each
-    attempt, so that no prompt is sent twice."""
-    values, disturbances = {}, []
+    attempt, so that no prompt is sent twice. With a workload's name, also its bound."""
+    values, disturbances, bound = {}, [], None
     for contender in in_turn(contenders, turn):
         for attempt in range(attempts):
             machine.wait_until_quiet(patience)
             with Disturbance() as disturbance:
-                value = figure(contender, turn + 1000 * attempt)
+                number = turn + 1000 * attempt
+                value, probed = probes.around(contender, lambda: figure(contender, number))
             log(f"round {turn + 1}  {row.title:62} {contender.name:22}"
                 f"{report.number(value):>9}  others {disturbance.share:4.0%}")
             if not disturbance.is_large:
                 break
         values[contender.name] = value
         disturbances.append(disturbance)
-    row.add(values, disturbances)
+        bound = probes.bound(name, probed) if probed else bound
+    row.add(values, disturbances, bound)
 
 
 class PeakMemory:
@@ -149,7 +175,7 @@ class PeakMemory:
         self.thread.join()
 
 
-def measure_starts(options, contenders):
+def measure_starts(options, contenders, probes):
     """Fresh servers, one at a time: until the first token, and memory before and under load."""
     first = Row("from exec to the first token, seconds", smaller_is_better=True)
     ready = Row("resident memory when ready, MiB", smaller_is_better=True)
@@ -170,13 +196,13 @@ def measure_starts(options, contenders):
                 server.stop()
             return server.seconds_to_token
 
-        measured(first, contenders, turn, options.patience, options.attempts, start)
+        measured(first, contenders, turn, options.patience, options.attempts, start, probes)
         ready.add(memory["ready"], [])
         loaded.add(memory["loaded"], [])
     return [first, ready, loaded]
 
 
-def measure_workloads(options, contenders):
+def measure_workloads(options, contenders, probes):
     """Servers that stay up, asked in turn."""
     workloads = [workload for workload in WORKLOADS if workload.name in options.names]
     rows = {workload.name: Row(workload.title, workload.smaller_is_better)
@@ -201,36 +227,34 @@ def measure_workloads(options, contenders):
 
                 # `shared-seen` needs its turn's `shared-new` to have come last; and minutes pass.
                 attempts = 1 if workload.heavy else options.attempts
-                measured(rows[workload.name], contenders, turn, options.patience, attempts, figure)
+                measured(rows[workload.name], contenders, turn, options.patience, attempts, figure,
+                         probes, workload.name)
     return rows
 
 
-def measure_engines(options, contenders):
+def measure_engines(options, contenders, probes):
     workloads = [workload for workload in WORKLOADS if workload.name in engines.NAMES]
     rows = {workload.name: Row(workload.title) for workload in workloads}
     for turn in range(options.rounds):
-        rates, disturbances = {}, []
+        rates, disturbances, around = {}, [], None
         for contender in in_turn(contenders, turn):
             machine.wait_until_quiet(options.patience)
-            with Disturbance() as disturbance:
+
+            def figure():
                 if isinstance(contender, Sconce):
-                    rates[contender.name] = engines.sconce(
-                        options.forward, contender.model, options.threads)
-                else:
-                    rates[contender.name] = engines.llama(
-                        options.llama, contender.model, options.threads)
+                    return engines.sconce(options.forward, contender.model, options.threads)
+                return engines.llama(options.llama, contender.model, options.threads)
+
+            with Disturbance() as disturbance:
+                rates[contender.name], probed = probes.around(contender, figure)
+            around = probed or around
             disturbances.append(disturbance)
             log(f"round {turn + 1}  engine of {contender.name}:", rates[contender.name],
                 f"others {disturbance.share:.0%}")
         for name, row in rows.items():
-            row.add({contender: rate[name] for contender, rate in rates.items()}, disturbances)
+            row.add({contender: rate[name] for contender, rate in rates.items()}, disturbances,
+                    probes.bound(name, around))
     return rows
-
-
-def add_bounds(rows, model, probed):
-    for workload in WORKLOADS:
-        if probed and workload.name in rows:
-            rows[workload.name].bound = roofline.bound(workload, model, probed)
 
 
 def best_of(probes):
@@ -257,7 +281,8 @@ def describe(options, file, best):
 
 def options_given():
     """What was asked for, without the paths that compare.sh fills in."""
-    filled = {"--sconce", "--llama", "--forward", "--roofline", "--model", "--python", "--write"}
+    filled = {"--sconce", "--llama", "--forward", "--roofline", "--model", "--python", "--cache",
+              "--write"}
     given = iter(sys.argv[1:])
     for word in given:
         name, is_joined, _ = word.partition("=")
@@ -278,24 +303,13 @@ def main():
     options = arguments()
     file, best = model_files(options)
     rivals = contenders(options, file, best)
-    model, names = gguf.Model(file), [rival.name for rival in rivals]
-    probes = []
-
-    def probe():
-        if options.roofline:
-            probes.append(roofline.probe(options.roofline, options.threads))
-
+    names = [rival.name for rival in rivals]
+    probes = Probes(options, gguf.Model(file))
     begun = time.monotonic()
-    probe()
-    starts = measure_starts(options, rivals) if options.starts else []
-    probe()
-    served = measure_workloads(options, rivals)
-    probe()
-    alone = measure_engines(options, rivals) if options.forward else {}
-    probe()
-    probed = best_of(probes)
-    add_bounds(served, model, probed)
-    add_bounds(alone, model, probed)
+    starts = measure_starts(options, rivals, probes) if options.starts else []
+    served = measure_workloads(options, rivals, probes)
+    alone = measure_engines(options, rivals, probes) if options.forward else {}
+    probed = best_of(probes.taken)
 
     title = label(options).removeprefix(f"{report.SECTION}: ")
     parts = [f"### {title}", describe(options, file, best)]

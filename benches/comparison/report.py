@@ -17,19 +17,23 @@ class Row:
     values: dict = field(default_factory=dict)
     # Of each round, whether others took more of the machine than they may.
     disturbed: list = field(default_factory=list)
-    # The greatest value that is possible.
-    bound: float | None = None
+    # Of each round, the greatest value that the machine could have given; None where unknown.
+    bounds: list = field(default_factory=list)
 
-    def add(self, values, disturbances):
+    def add(self, values, disturbances, bound=None):
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
+        self.bounds.append(bound)
         self.disturbed.append(any(disturbance.is_large for disturbance in disturbances))
 
     def kept(self, name):
         """The values of the undisturbed rounds, or of all if there is none."""
+        return self.undisturbed(self.values[name])
+
+    def undisturbed(self, values):
         if all(self.disturbed):
-            return self.values[name]
-        return [value for value, bad in zip(self.values[name], self.disturbed) if not bad]
+            return values
+        return [value for value, bad in zip(values, self.disturbed) if not bad]
 
     def median(self, name):
         return statistics.median(self.kept(name))
@@ -40,7 +44,9 @@ class Row:
     def cells(self, names):
         """The row's cells; the first name is ours."""
         ours, *peers = names
-        share = f"{self.median(ours) / self.bound:.0%}" if self.bound else ""
+        shares = [value / bound for value, bound
+                  in zip(self.kept(ours), self.undisturbed(self.bounds)) if bound]
+        share = f"{statistics.median(shares):.0%}" if shares else ""
         cells = [self.title, number(self.median(ours)), share]
         for peer in peers:
             ratios = [self.times_better(*pair)
