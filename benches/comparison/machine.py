@@ -19,9 +19,13 @@ def describe():
 
 
 def commit():
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True,
-                               text=True, check=False)
-    return described.stdout.strip() or "unknown"
+    """The commit; marked where files other than the results differ from it."""
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+
+    described = git("describe", "--always").stdout.strip() or "unknown"
+    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!benches/RESULTS.md").returncode
+    return described + ("-dirty" if changed else "")
 
 
 def parents():
