@@ -129,28 +129,27 @@ class Probes:
         self.probe()
         return value, best_of(self.taken[-2:])
 
-    def bound(self, name, probed):
-        workload = next((workload for workload in WORKLOADS if workload.name == name), None)
-        return roofline.bound(workload, self.model, probed) if workload and probed else None
+    def bound(self, workload, probed):
+        return roofline.bound(workload, self.model, probed) if probed else None
 
 
-def measured(row, contenders, turn, patience, attempts, figure, probes, name=None):
-    """Adds a round: each contender's figure, in turn. `figure` gets a number of its own for each
-    attempt, so that no prompt is sent twice. With a workload's name, also its bound."""
+def measured(options, row, contenders, turn, figure):
+    """Adds a round: each contender's figure, in turn, and what the machine can do where the figure
+    comes with that. `figure` gets a number of its own for each attempt, so that no prompt is sent
+    twice."""
     values, disturbances, bound = {}, [], None
     for contender in in_turn(contenders, turn):
-        for attempt in range(attempts):
-            machine.wait_until_quiet(patience)
+        for attempt in range(row.attempts or options.attempts):
+            machine.wait_until_quiet(options.patience)
             with Disturbance() as disturbance:
-                number = turn + 1000 * attempt
-                value, probed = probes.around(contender, lambda: figure(contender, number))
+                value, bound_now = figure(contender, turn + 1000 * attempt)
             log(f"round {turn + 1}  {row.title:62} {contender.name:22}"
                 f"{report.number(value):>9}  others {disturbance.share:4.0%}")
             if not disturbance.is_large:
                 break
         values[contender.name] = value
         disturbances.append(disturbance)
-        bound = probes.bound(name, probed) if probed else bound
+        bound = bound_now or bound
     row.add(values, disturbances, bound)
 
 
@@ -175,7 +174,7 @@ class PeakMemory:
         self.thread.join()
 
 
-def measure_starts(options, contenders, probes):
+def measure_starts(options, contenders):
     """Fresh servers, one at a time: until the first token, and memory before and under load."""
     first = Row("from exec to the first token, seconds", smaller_is_better=True)
     ready = Row("resident memory when ready, MiB", smaller_is_better=True)
@@ -194,9 +193,9 @@ def measure_starts(options, contenders, probes):
                     memory["loaded"][contender.name] = peak.mib
             finally:
                 server.stop()
-            return server.seconds_to_token
+            return server.seconds_to_token, None
 
-        measured(first, contenders, turn, options.patience, options.attempts, start, probes)
+        measured(options, first, contenders, turn, start)
         ready.add(memory["ready"], [])
         loaded.add(memory["loaded"], [])
     return [first, ready, loaded]
@@ -205,7 +204,9 @@ def measure_starts(options, contenders, probes):
 def measure_workloads(options, contenders, probes):
     """Servers that stay up, asked in turn."""
     workloads = [workload for workload in WORKLOADS if workload.name in options.names]
-    rows = {workload.name: Row(workload.title, workload.smaller_is_better)
+    # `shared-seen` needs its turn's `shared-new` to have come last; and minutes pass.
+    rows = {workload.name: Row(workload.title, workload.smaller_is_better,
+                               attempts=1 if workload.heavy else None)
             for workload in workloads}
     with contextlib.ExitStack() as running:
         def started(contender, **slots):
@@ -223,12 +224,11 @@ def measure_workloads(options, contenders, probes):
 
                 def figure(contender, number):
                     server = workload.long and long.get(contender.name) or wide[contender.name]
-                    return asyncio.run(measure(workload, server, number))
+                    value, probed = probes.around(
+                        contender, lambda: asyncio.run(measure(workload, server, number)))
+                    return value, probes.bound(workload, probed)
 
-                # `shared-seen` needs its turn's `shared-new` to have come last; and minutes pass.
-                attempts = 1 if workload.heavy else options.attempts
-                measured(rows[workload.name], contenders, turn, options.patience, attempts, figure,
-                         probes, workload.name)
+                measured(options, rows[workload.name], contenders, turn, figure)
     return rows
 
 
@@ -251,9 +251,10 @@ def measure_engines(options, contenders, probes):
             disturbances.append(disturbance)
             log(f"round {turn + 1}  engine of {contender.name}:", rates[contender.name],
                 f"others {disturbance.share:.0%}")
-        for name, row in rows.items():
-            row.add({contender: rate[name] for contender, rate in rates.items()}, disturbances,
-                    probes.bound(name, around))
+        for workload in workloads:
+            name = workload.name
+            rows[name].add({contender: rate[name] for contender, rate in rates.items()},
+                           disturbances, probes.bound(workload, around))
     return rows
 
 
@@ -306,7 +307,7 @@ def main():
     names = [rival.name for rival in rivals]
     probes = Probes(options, gguf.Model(file))
     begun = time.monotonic()
-    starts = measure_starts(options, rivals, probes) if options.starts else []
+    starts = measure_starts(options, rivals) if options.starts else []
     served = measure_workloads(options, rivals, probes)
     alone = measure_engines(options, rivals, probes) if options.forward else {}
     probed = best_of(probes.taken)

@@ -105,13 +105,17 @@ impl Checkpoint {
 
     /// Reads the tensor with this Hugging Face name, such as `model.embed_tokens.weight`.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
-        let span = self.spans.get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
+        let span = self.span(name)?;
         Ok(Tensor { dtype: span.dtype, shape: span.shape.clone(), data: span.read()? })
+    }
+
+    fn span(&self, name: &str) -> Result<&Span, Error> {
+        self.spans.get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))
     }
 
     /// The matrix with this Hugging Face name, left in its file.
     pub(crate) fn matrix(&self, name: &str) -> Result<MatrixPart<'_>, Error> {
-        let span = self.spans.get(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
+        let span = self.span(name)?;
         let rows = span.shape.first().copied().unwrap_or(0);
         let cols = span.shape.last().copied().unwrap_or(0);
         Ok(MatrixPart { dtype: span.dtype, rows, cols, data: span })

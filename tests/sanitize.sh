@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs the kernels' tests under AddressSanitizer: a read or write outside of an allocation, or of
 # freed memory, ends the run. The compiler carries it, behind a switch of its own; x86-64 Linux.
-# Packed weights and the KV cache are mapped memory, whose ends it doesn't know; the tests write
-# and read those only through the checked slices of `kernels/src/cpu/memory.rs`.
+# Packed weights and the KV cache are mapped memory, whose ends it doesn't know: what a kernel reads
+# or writes beyond those goes unseen.
 # It takes five minutes on two cores; arguments go to the tests: `tests/sanitize.sh matmul`.
 set -euo pipefail
 cd "$(dirname "$0")/.."

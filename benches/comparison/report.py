@@ -14,6 +14,8 @@ class Row:
 
     title: str
     smaller_is_better: bool = False
+    # How often a figure is measured at most, where it is not as often as any other.
+    attempts: int | None = None
     values: dict = field(default_factory=dict)
     # Of each round, whether others took more of the machine than they may.
     disturbed: list = field(default_factory=list)

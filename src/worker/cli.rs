@@ -151,7 +151,7 @@ struct HashArgs {
 enum Precision {
     /// Weights as the file has them, activations in blocks of 8-bit integers
     Int8,
-    /// As int8, but activations in 16 bits: within a thousandth of exact, for up to half the speed
+    /// As int8, but activations in 16 bits: nearly exact; many streams take up to twice as long
     Int16,
     /// Everything in 32-bit floats: slower, exact
     F32,
