@@ -31,6 +31,7 @@ fn matmul(criterion: &mut Criterion) {
     let cases = [
         ("q4_1", Dtype::Q4_1, 3072, 576),
         ("q8_0", Dtype::Q8_0, 3072, 576),
+        ("q5_0", Dtype::Q5_0, 3072, 576),
         ("q5_1", Dtype::Q5_1, 3072, 576),
         ("q6_k", Dtype::Q6K, 3072, 768),
         ("bf16", Dtype::BF16, 3072, 576),

@@ -17,9 +17,10 @@ pub(super) type Widths<T> = &'static [unsafe fn(&T)];
 /// have the instruction set, and the arguments' pointers must cover what their fields say.
 pub(super) struct Kernels {
     pub p4: Widths<Tile>,
+    pub p5: Widths<Tile>,
+    pub p5_min: Widths<Tile>,
+    pub p6: Widths<Tile>,
     pub p8: Widths<Tile>,
-    pub p8_min: Widths<Tile>,
-    pub p8_half: Widths<Tile>,
     pub f32: Widths<Tile>,
     pub f16: Widths<Tile>,
     pub bf16: Widths<Tile>,
@@ -74,7 +75,7 @@ macro_rules! compile {
             use super::super::simd::$simd as S;
             use super::*;
 
-            compile!(@wide Tile, gemm, [p4, p8, p8_min, p8_half, f32, f16, bf16] $(, $feature)?);
+            compile!(@wide Tile, gemm, [p4, p5, p5_min, p6, p8, f32, f16, bf16] $(, $feature)?);
             compile!(@wide Scores, attend, [scores_f16, scores_f32, scores_int8] $(, $feature)?);
             compile!(@wide Mix, attend, [mix_f16, mix_f32, mix_int8] $(, $feature)?);
 
@@ -116,9 +117,10 @@ macro_rules! compile {
 
             pub(super) static KERNELS: Kernels = Kernels {
                 p4: &[$(p4::<$width>),*],
+                p5: &[$(p5::<$width>),*],
+                p5_min: &[$(p5_min::<$width>),*],
+                p6: &[$(p6::<$width>),*],
                 p8: &[$(p8::<$width>),*],
-                p8_min: &[$(p8_min::<$width>),*],
-                p8_half: &[$(p8_half::<$width>),*],
                 f32: &[$(f32::<$width>),*],
                 f16: &[$(f16::<$width>),*],
                 bf16: &[$(bf16::<$width>),*],

@@ -139,9 +139,10 @@ impl Product<'_> {
 fn kernels_of(kernels: &Kernels, format: Format) -> Widths<Tile> {
     match format {
         Format::P4 => kernels.p4,
+        Format::P5 => kernels.p5,
+        Format::P5Min => kernels.p5_min,
+        Format::P6 => kernels.p6,
         Format::P8 => kernels.p8,
-        Format::P8Min => kernels.p8_min,
-        Format::P8Half => kernels.p8_half,
         Format::F32 => kernels.f32,
         Format::F16 => kernels.f16,
         Format::BF16 => kernels.bf16,

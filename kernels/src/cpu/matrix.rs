@@ -250,7 +250,7 @@ fn pack_panel(part: &MatrixPart<'_>, format: Format, rows: &[&[u8]], out: &mut [
     match format {
         Format::F32 => pack_floats(part, rows, out),
         Format::F16 | Format::BF16 => pack_halves(rows, out),
-        Format::P4 | Format::P8 | Format::P8Min | Format::P8Half => {
+        Format::P4 | Format::P5 | Format::P5Min | Format::P6 | Format::P8 => {
             for (index, block) in out.chunks_exact_mut(format.block_bytes()).enumerate() {
                 format.put_groups(block, rows.len(), |row| group(part, format, rows[row], index));
             }

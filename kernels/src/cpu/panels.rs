@@ -2,8 +2,11 @@
 //! single columns), so that one vector holds the same column group of 16 rows.
 //!
 //! In a block, vector `j` holds for each row the four columns `4j..4j+4`; of [`Format::P4`], the
-//! low halves are columns `4j..`, the high halves columns `16+4j..`, of `j` in 0..4. Then follow
-//! 16 scales and, where the format has them, 16 minima or second scales, as half floats.
+//! low halves are columns `4j..`, the high halves columns `16+4j..`, of `j` in 0..4. So it is of
+//! longer codes, whose further bits follow in planes of 64 bytes: of 5 bits one, whose byte `b` has
+//! in bit `j` that of byte `b` of vector `j` in 0..8; of 6 bits one for the low and one for the
+//! high halves, whose byte `b` has in bits `2j..2j+2` those of vector `j` in 0..4. Then follow 16
+//! scales and, where the format has them, 16 minima or second scales, as half floats.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -16,20 +19,25 @@ use crate::dtype::Dtype;
 pub(super) const BLOCK: usize = 32;
 pub(super) const P4_BYTES: usize = 256 + 32 + 32;
 pub(super) const P8_BYTES: usize = 512 + 32;
-pub(super) const P8_MIN_BYTES: usize = 512 + 32 + 32;
-pub(super) const P8_HALF_BYTES: usize = 512 + 32 + 32;
+/// Where the first plane of a block of 5- or 6-bit codes is.
+pub(super) const PLANES: usize = 256;
+pub(super) const P5_BYTES: usize = 256 + 64 + 32;
+pub(super) const P5_MIN_BYTES: usize = 256 + 64 + 32 + 32;
+pub(super) const P6_BYTES: usize = 256 + 128 + 32 + 32;
 
 /// How a panel stores its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     /// 4 bits, scale and minimum per 32.
     P4,
+    /// 5 bits around 16, scale per 32.
+    P5,
+    /// 5 bits, scale and minimum per 32.
+    P5Min,
+    /// 6 bits around 32, scale per 16.
+    P6,
     /// 8 bits around 128, scale per 32.
     P8,
-    /// Up to 7 bits in bytes, scale and minimum per 32.
-    P8Min,
-    /// 8 bits around 128, scale per 16.
-    P8Half,
     F32,
     F16,
     BF16,
@@ -43,9 +51,10 @@ impl Format {
             Dtype::F16 => Self::F16,
             Dtype::BF16 => Self::BF16,
             Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q4K => Self::P4,
-            Dtype::Q5_0 | Dtype::Q8_0 => Self::P8,
-            Dtype::Q5_1 | Dtype::Q5K => Self::P8Min,
-            Dtype::Q6K => Self::P8Half,
+            Dtype::Q5_0 => Self::P5,
+            Dtype::Q5_1 | Dtype::Q5K => Self::P5Min,
+            Dtype::Q6K => Self::P6,
+            Dtype::Q8_0 => Self::P8,
         }
     }
 
@@ -63,11 +72,22 @@ impl Format {
     pub(super) fn block_bytes(self) -> usize {
         match self {
             Self::P4 => P4_BYTES,
+            Self::P5 => P5_BYTES,
+            Self::P5Min => P5_MIN_BYTES,
+            Self::P6 => P6_BYTES,
             Self::P8 => P8_BYTES,
-            Self::P8Min => P8_MIN_BYTES,
-            Self::P8Half => P8_HALF_BYTES,
             Self::F32 => 4 * LANES,
             Self::F16 | Self::BF16 => 2 * LANES,
+        }
+    }
+
+    /// Where the scales of a quantized block are.
+    fn scales_at(self) -> usize {
+        match self {
+            Self::P4 => 256,
+            Self::P5 | Self::P5Min => PLANES + 64,
+            Self::P6 => PLANES + 128,
+            Self::P8 | Self::F32 | Self::F16 | Self::BF16 => 512,
         }
     }
 
@@ -89,11 +109,11 @@ impl Format {
             self.put_codes(block, row, &group);
             first[row] = group.scales[0];
             second[row] = match self {
-                Self::P8Half => group.scales[1],
+                Self::P6 => group.scales[1],
                 _ => group.min - group.scales[0] * f32::from(group.zero),
             };
         }
-        let (_, halves) = block.split_at_mut(if self == Self::P4 { 256 } else { 512 });
+        let (_, halves) = block.split_at_mut(self.scales_at());
         for (to, from) in halves.chunks_exact_mut(2 * LANES).zip([first, second]) {
             let mut rounded = [f16::ZERO; LANES];
             rounded.convert_from_f32_slice(&from);
@@ -103,26 +123,30 @@ impl Format {
         }
     }
 
+    /// Puts a row's codes into a block of zeros.
     fn put_codes(self, block: &mut [u8], row: usize, group: &Group) {
-        let offset = match self {
-            Self::P8 | Self::P8Half => 128 - group.zero,
-            Self::P4 | Self::P8Min | Self::F32 | Self::F16 | Self::BF16 => 0,
-        };
         let (fours, _) = group.codes.as_chunks::<4>();
-        let mut put = |j: usize, four: u32| {
-            block[64 * j + 4 * row..][..4].copy_from_slice(&four.to_ne_bytes());
+        let mut put = |at: usize, four: u32| {
+            let bytes = &mut block[64 * at + 4 * row..][..4];
+            let before = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            bytes.copy_from_slice(&(before | four).to_ne_bytes());
         };
-        if self == Self::P4 {
-            let (low, high) = fours.split_at(4);
-            for (j, (low, high)) in low.iter().zip(high).enumerate() {
-                // No code has bits beyond its four.
-                put(j, u32::from_ne_bytes(*low) | u32::from_ne_bytes(*high) << 4);
-            }
-        } else {
+        if self == Self::P8 {
+            // Offsets reach no further than the code's own byte.
+            let offset = u32::from_ne_bytes([128 - group.zero; 4]);
             for (j, four) in fours.iter().enumerate() {
-                let [a, b, c, d] = *four;
-                // Offsets reach no further than the code's own byte.
-                put(j, u32::from_ne_bytes([a + offset, b + offset, c + offset, d + offset]));
+                put(j, u32::from_ne_bytes(*four) + offset);
+            }
+            return;
+        }
+        let bits = |four: u32, mask: u8| four & u32::from_ne_bytes([mask; 4]);
+        for (j, four) in fours.iter().enumerate() {
+            let four = u32::from_ne_bytes(*four);
+            put(j % 4, bits(four, 15) << (j / 4 * 4));
+            match self {
+                Self::P5 | Self::P5Min => put(PLANES / 64, bits(four, 16) >> 4 << j),
+                Self::P6 => put(PLANES / 64 + j / 4, bits(four, 48) >> 4 << (2 * (j % 4))),
+                Self::P4 | Self::P8 | Self::F32 | Self::F16 | Self::BF16 => {}
             }
         }
     }
@@ -140,7 +164,7 @@ impl Format {
                 Self::BF16 => {
                     out[0] = bf16::from_le_bytes([block[2 * row], block[2 * row + 1]]).to_f32();
                 }
-                Self::P4 | Self::P8 | Self::P8Min | Self::P8Half => {
+                Self::P4 | Self::P5 | Self::P5Min | Self::P6 | Self::P8 => {
                     self.read_group(block, row, out);
                 }
             }
@@ -148,23 +172,33 @@ impl Format {
     }
 
     fn read_group(self, block: &[u8], row: usize, out: &mut [f32]) {
-        let scales = if self == Self::P4 { 256 } else { 512 };
+        let scales = self.scales_at();
         let (first, second) = (f16_at(block, scales, row), || f16_at(block, scales + 32, row));
         for (column, out) in out.iter_mut().enumerate() {
-            let (j, byte) = (column / 4, column % 4);
+            let code = f32::from(self.code(block, row, column));
             *out = match self {
-                Self::P4 => {
-                    let code = block[64 * (j % 4) + 4 * row + byte] >> (column / 16 * 4) & 15;
-                    f32::from(code) * first + second()
-                }
-                Self::P8Min => f32::from(block[64 * j + 4 * row + byte]) * first + second(),
-                Self::P8Half | Self::P8 | Self::F32 | Self::F16 | Self::BF16 => {
-                    let code = f32::from(block[64 * j + 4 * row + byte]) - 128.0;
-                    let is_second = self == Self::P8Half && column >= 16;
-                    code * if is_second { second() } else { first }
-                }
+                Self::P4 | Self::P5Min => code * first + second(),
+                Self::P5 => (code - 16.0) * first,
+                Self::P6 => (code - 32.0) * if column < 16 { first } else { second() },
+                Self::P8 | Self::F32 | Self::F16 | Self::BF16 => (code - 128.0) * first,
             };
         }
+    }
+
+    /// A code of a quantized block.
+    fn code(self, block: &[u8], row: usize, column: usize) -> u8 {
+        let (j, byte) = (column / 4, 4 * row + column % 4);
+        if self == Self::P8 {
+            return block[64 * j + byte];
+        }
+        let low = block[64 * (j % 4) + byte] >> (j / 4 * 4) & 15;
+        let plane = |index: usize| block[PLANES + 64 * index + byte];
+        let high = match self {
+            Self::P5 | Self::P5Min => plane(0) >> j & 1,
+            Self::P6 => plane(j / 4) >> (2 * (j % 4)) & 3,
+            Self::P4 | Self::P8 | Self::F32 | Self::F16 | Self::BF16 => 0,
+        };
+        low | high << 4
     }
 }
 

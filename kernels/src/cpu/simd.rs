@@ -3,6 +3,8 @@
 
 mod portable;
 
+use super::panels::PLANES;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -71,11 +73,23 @@ pub(super) trait Simd: Copy + 'static {
     /// Of a block of 4-bit codes (256 bytes; the high halves are the columns from 16 on), the dot
     /// products with `M` tokens, whose bytes are `[8][M]`.
     unsafe fn dots_nibbles<const M: usize>(codes: *const u8, x: *const i32) -> [Self::I; M];
-    /// As `dots_nibbles`, of a block of codes below 32, one in each of 512 bytes.
-    unsafe fn dots_small<const M: usize>(codes: *const u8, x: *const i32) -> [Self::I; M];
-    /// The dot products of `J` times 64 bytes of codes around 128, less 128, with `M` tokens,
-    /// whose bytes, all but -128, are `[J][M]`. `offsets`: -128 times the sum of each token's.
-    unsafe fn dots_centered<const J: usize, const M: usize>(
+    /// Adds to `sums` as `dots_nibbles`, of a block of 5-bit codes (256 bytes and a plane).
+    unsafe fn dots_fives<const M: usize>(
+        codes: *const u8,
+        x: *const i32,
+        sums: [Self::I; M],
+    ) -> [Self::I; M];
+    /// Adds to `sums` the dot products of one half of the columns of a block of 6-bit codes (256
+    /// bytes and two planes) with `M` tokens, whose bytes are all but -128. `x` is that of the
+    /// whole block.
+    unsafe fn dots_sixes<const HALF: usize, const M: usize>(
+        codes: *const u8,
+        x: *const i32,
+        sums: [Self::I; M],
+    ) -> [Self::I; M];
+    /// The dot products of a block of 512 bytes of codes around 128, less 128, with `M` tokens,
+    /// whose bytes, all but -128, are `[8][M]`. `offsets`: -128 times the sum of each token's.
+    unsafe fn dots_centered<const M: usize>(
         codes: *const u8,
         x: *const i32,
         offsets: *const i32,
@@ -105,6 +119,48 @@ pub(super) trait Simd: Copy + 'static {
     }
 }
 
+/// Where 64 codes of 5 or 6 bits are. All but the pointers is known to the compiler.
+#[derive(Clone, Copy)]
+struct Wide {
+    /// 64 bytes, in the halves of which the codes' low bits are.
+    nibbles: *const u8,
+    /// Whether in the high halves.
+    is_high: bool,
+    /// 64 bytes with the codes' other bits.
+    plane: *const u8,
+    /// How far to the left those are to be moved, at least -3 and at most 4, to be where they
+    /// belong.
+    shift: i32,
+    /// Where they belong.
+    mask: i8,
+}
+
+impl Wide {
+    /// Group `j` of a block of 5-bit codes.
+    #[inline(always)]
+    fn five(codes: *const u8, j: usize) -> Self {
+        Self {
+            nibbles: codes.wrapping_add(64 * (j % 4)),
+            is_high: j >= 4,
+            plane: codes.wrapping_add(PLANES),
+            shift: 4 - j as i32,
+            mask: 0x10,
+        }
+    }
+
+    /// Group `j` (of four) of one half of a block of 6-bit codes.
+    #[inline(always)]
+    fn six(codes: *const u8, half: usize, j: usize) -> Self {
+        Self {
+            nibbles: codes.wrapping_add(64 * j),
+            is_high: half == 1,
+            plane: codes.wrapping_add(PLANES + 64 * half),
+            shift: 4 - 2 * j as i32,
+            mask: 0x30,
+        }
+    }
+}
+
 /// The dot products of an instruction set that has an instruction for them.
 ///
 /// # Safety
@@ -117,12 +173,14 @@ trait ByteDot: Simd {
     unsafe fn load_bytes(from: *const u8) -> Self::B;
     /// Loads 64 bytes and returns their low and their high halves.
     unsafe fn load_nibbles(from: *const u8) -> (Self::B, Self::B);
+    /// Loads 64 codes of 5 or 6 bits.
+    unsafe fn load_wide(from: Wide) -> Self::B;
     /// Adds to each lane the dot product of its four unsigned bytes with the four signed bytes
     /// of `x`.
     unsafe fn dot(sum: Self::I, codes: Self::B, x: i32) -> Self::I;
 }
 
-/// The three functions of [`Simd`] made of [`ByteDot`].
+/// The functions of [`Simd`] made of [`ByteDot`].
 macro_rules! dots {
     () => {
         #[inline(always)]
@@ -144,14 +202,43 @@ macro_rules! dots {
         }
 
         #[inline(always)]
-        unsafe fn dots_small<const M: usize>(codes: *const u8, x: *const i32) -> [Self::I; M] {
-            let offsets = [0; M];
-            // SAFETY: as above; the offsets are `M` zeros.
-            unsafe { Self::dots_centered::<8, M>(codes, x, offsets.as_ptr()) }
+        unsafe fn dots_fives<const M: usize>(
+            codes: *const u8,
+            x: *const i32,
+            mut sums: [Self::I; M],
+        ) -> [Self::I; M] {
+            for j in 0..8 {
+                // SAFETY: as above.
+                unsafe {
+                    let codes = Self::load_wide(Wide::five(codes, j));
+                    for (t, sum) in sums.iter_mut().enumerate() {
+                        *sum = Self::dot(*sum, codes, *x.add(j * M + t));
+                    }
+                }
+            }
+            sums
         }
 
         #[inline(always)]
-        unsafe fn dots_centered<const J: usize, const M: usize>(
+        unsafe fn dots_sixes<const HALF: usize, const M: usize>(
+            codes: *const u8,
+            x: *const i32,
+            mut sums: [Self::I; M],
+        ) -> [Self::I; M] {
+            for j in 0..4 {
+                // SAFETY: as above.
+                unsafe {
+                    let codes = Self::load_wide(Wide::six(codes, HALF, j));
+                    for (t, sum) in sums.iter_mut().enumerate() {
+                        *sum = Self::dot(*sum, codes, *x.add((4 * HALF + j) * M + t));
+                    }
+                }
+            }
+            sums
+        }
+
+        #[inline(always)]
+        unsafe fn dots_centered<const M: usize>(
             codes: *const u8,
             x: *const i32,
             offsets: *const i32,
@@ -162,7 +249,7 @@ macro_rules! dots {
                 for (t, dot) in dots.iter_mut().enumerate() {
                     *dot = Self::splat_int(*offsets.add(t));
                 }
-                for j in 0..J {
+                for j in 0..8 {
                     let codes = Self::load_bytes(codes.add(64 * j));
                     for (t, dot) in dots.iter_mut().enumerate() {
                         *dot = Self::dot(*dot, codes, *x.add(j * M + t));

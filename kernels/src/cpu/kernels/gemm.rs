@@ -4,7 +4,7 @@
 //! depend on its neighbors.
 #![expect(clippy::needless_range_loop, reason = "a loop over `t` is the unrolled register tile")]
 
-use super::super::panels::{P4_BYTES, P8_BYTES, P8_HALF_BYTES, P8_MIN_BYTES};
+use super::super::panels::{P4_BYTES, P5_BYTES, P5_MIN_BYTES, P6_BYTES, P8_BYTES, PLANES};
 use super::super::simd::{LANES, Simd};
 
 /// How far ahead weights are asked for: far enough for DRAM, near enough to stay in L1.
@@ -117,12 +117,9 @@ unsafe fn p8_from<S: Simd, const M: usize, const AHEAD: bool>(tile: &Tile) {
             if AHEAD && M > 1 {
                 prefetch::<S>(w, P8_BYTES);
             }
-            let dots = S::dots_centered::<8, M>(w, x, offsets);
+            let dots = S::dots_centered::<M>(w, x, offsets);
             let scale = S::load_f16(w.add(512).cast());
-            for t in 0..M {
-                let scale = S::mul(scale, S::splat(*scales.add(t)));
-                sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
-            }
+            add_scaled::<S, M>(&mut sums, dots, scale, scales);
             (w, x, scales) = (w.add(P8_BYTES), x.add(8 * M), scales.add(2 * M));
             offsets = offsets.add(3 * M);
         }
@@ -130,40 +127,12 @@ unsafe fn p8_from<S: Simd, const M: usize, const AHEAD: bool>(tile: &Tile) {
     }
 }
 
-/// 5-bit codes in bytes, a scale and a minimum per 32.
+/// 5-bit codes around 16, a scale per 32.
 ///
 /// # Safety
 /// The instruction set must be there and the tile's pointers valid for its sizes.
 #[inline(always)]
-pub(super) unsafe fn p8_min<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
-    unsafe {
-        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
-        let mut sums = [S::splat(0.0); M];
-        for _ in 0..tile.num_blocks {
-            if M > 1 {
-                prefetch::<S>(w, P8_MIN_BYTES);
-            }
-            let dots = S::dots_small::<M>(w, x);
-            let scale = S::load_f16(w.add(512).cast());
-            let min = S::load_f16(w.add(544).cast());
-            for t in 0..M {
-                let scale = S::mul(scale, S::splat(*scales.add(t)));
-                sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
-                sums[t] = S::fma(min, S::splat(*scales.add(M + t)), sums[t]);
-            }
-            (w, x, scales) = (w.add(P8_MIN_BYTES), x.add(8 * M), scales.add(2 * M));
-        }
-        finish::<S, M>(tile, sums);
-    }
-}
-
-/// 8-bit codes around 128, a scale per 16.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p8_half<S: Simd, const M: usize>(tile: &Tile) {
+pub(super) unsafe fn p5<S: Simd, const M: usize>(tile: &Tile) {
     // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
     unsafe {
         let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
@@ -171,22 +140,101 @@ pub(super) unsafe fn p8_half<S: Simd, const M: usize>(tile: &Tile) {
         let mut sums = [S::splat(0.0); M];
         for _ in 0..tile.num_blocks {
             if M > 1 {
-                prefetch::<S>(w, P8_HALF_BYTES);
+                prefetch::<S>(w, P5_BYTES);
             }
-            let scales_at = w.add(512);
-            for half in 0..2 {
-                let (w, x) = (w.add(256 * half), x.add(4 * M * half));
-                let dots = S::dots_centered::<4, M>(w, x, offsets.add((half + 1) * M));
-                let scale = S::load_f16(scales_at.add(32 * half).cast());
-                for t in 0..M {
-                    let scale = S::mul(scale, S::splat(*scales.add(t)));
-                    sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
-                }
-            }
-            (w, x, scales) = (w.add(P8_HALF_BYTES), x.add(8 * M), scales.add(2 * M));
+            // An eighth of what is for codes around 128.
+            let dots = S::dots_fives::<M>(w, x, start::<S, M, 3>(offsets));
+            let scale = S::load_f16(w.add(PLANES + 64).cast());
+            add_scaled::<S, M>(&mut sums, dots, scale, scales);
+            (w, x, scales) = (w.add(P5_BYTES), x.add(8 * M), scales.add(2 * M));
             offsets = offsets.add(3 * M);
         }
         finish::<S, M>(tile, sums);
+    }
+}
+
+/// 5-bit codes, a scale and a minimum per 32.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p5_min<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
+    unsafe {
+        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
+        let mut sums = [S::splat(0.0); M];
+        for _ in 0..tile.num_blocks {
+            if M > 1 {
+                prefetch::<S>(w, P5_MIN_BYTES);
+            }
+            let dots = S::dots_fives::<M>(w, x, [S::splat_int(0); M]);
+            let scale = S::load_f16(w.add(PLANES + 64).cast());
+            let min = S::load_f16(w.add(PLANES + 96).cast());
+            for t in 0..M {
+                let scale = S::mul(scale, S::splat(*scales.add(t)));
+                sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
+                sums[t] = S::fma(min, S::splat(*scales.add(M + t)), sums[t]);
+            }
+            (w, x, scales) = (w.add(P5_MIN_BYTES), x.add(8 * M), scales.add(2 * M));
+        }
+        finish::<S, M>(tile, sums);
+    }
+}
+
+/// 6-bit codes around 32, a scale per 16.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p6<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
+    unsafe {
+        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
+        let mut offsets = tile.offsets;
+        let mut sums = [S::splat(0.0); M];
+        for _ in 0..tile.num_blocks {
+            if M > 1 {
+                prefetch::<S>(w, P6_BYTES);
+            }
+            let at = w.add(PLANES + 128);
+            let dots = S::dots_sixes::<0, M>(w, x, start::<S, M, 2>(offsets.add(M)));
+            add_scaled::<S, M>(&mut sums, dots, S::load_f16(at.cast()), scales);
+            let dots = S::dots_sixes::<1, M>(w, x, start::<S, M, 2>(offsets.add(2 * M)));
+            add_scaled::<S, M>(&mut sums, dots, S::load_f16(at.add(32).cast()), scales);
+            (w, x, scales) = (w.add(P6_BYTES), x.add(8 * M), scales.add(2 * M));
+            offsets = offsets.add(3 * M);
+        }
+        finish::<S, M>(tile, sums);
+    }
+}
+
+/// What the dot products of codes around `128 >> SHIFT` begin with.
+///
+/// # Safety
+/// The instruction set must be there and `M` offsets readable.
+#[inline(always)]
+unsafe fn start<S: Simd, const M: usize, const SHIFT: i32>(offsets: *const i32) -> [S::I; M] {
+    // SAFETY: the caller's.
+    unsafe { std::array::from_fn(|t| S::splat_int(*offsets.add(t) >> SHIFT)) }
+}
+
+/// Adds dot products times the weights' and each token's scale.
+///
+/// # Safety
+/// The instruction set must be there and `M` scales readable.
+#[inline(always)]
+unsafe fn add_scaled<S: Simd, const M: usize>(
+    sums: &mut [S::F; M],
+    dots: [S::I; M],
+    scale: S::F,
+    scales: *const f32,
+) {
+    for t in 0..M {
+        // SAFETY: the caller's.
+        unsafe {
+            let scale = S::mul(scale, S::splat(*scales.add(t)));
+            sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
+        }
     }
 }
 

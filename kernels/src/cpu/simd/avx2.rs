@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{ByteDot, Simd, dots};
+use super::{ByteDot, Simd, Wide, dots};
 
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -288,10 +288,42 @@ unsafe fn load_nibbles(from: *const u8) -> (Ints, Ints) {
     ([_mm256_and_si256(a, low), _mm256_and_si256(b, low)], [high_a, high_b])
 }
 
+/// Loads 64 codes of 5 or 6 bits.
+///
+/// # Safety
+/// Both of their parts must be readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load_wide(from: Wide) -> Ints {
+    // SAFETY: the caller's.
+    let ((low, high), plane) = unsafe { (load_nibbles(from.nibbles), load_bytes(from.plane)) };
+    let nibbles = if from.is_high { high } else { low };
+    let mask = _mm256_set1_epi8(from.mask);
+    let a = _mm256_and_si256(moved(plane[0], from.shift), mask);
+    let b = _mm256_and_si256(moved(plane[1], from.shift), mask);
+    [_mm256_or_si256(nibbles[0], a), _mm256_or_si256(nibbles[1], b)]
+}
+
+/// Pairs of bytes shifted to the left.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn moved(bytes: __m256i, shift: i32) -> __m256i {
+    match shift {
+        4 => _mm256_slli_epi16::<4>(bytes),
+        3 => _mm256_slli_epi16::<3>(bytes),
+        2 => _mm256_slli_epi16::<2>(bytes),
+        1 => _mm256_slli_epi16::<1>(bytes),
+        -1 => _mm256_srli_epi16::<1>(bytes),
+        -2 => _mm256_srli_epi16::<2>(bytes),
+        -3 => _mm256_srli_epi16::<3>(bytes),
+        _ => bytes,
+    }
+}
+
 impl Simd for Avx2 {
     common!();
 
-    // The three below add products of bytes in 16 bits as long as they fit, which halves the
+    // Those below add products of bytes in 16 bits as long as they fit, which halves the
     // multiplications.
 
     #[inline]
@@ -316,35 +348,62 @@ impl Simd for Avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn dots_small<const M: usize>(codes: *const u8, x: *const i32) -> [Ints; M] {
-        let mut dots = [[_mm256_setzero_si256(); 2]; M];
+    unsafe fn dots_fives<const M: usize>(
+        codes: *const u8,
+        x: *const i32,
+        mut sums: [Ints; M],
+    ) -> [Ints; M] {
         let (mut codes, mut x) = (codes, x);
         for four in [0, 4] {
-            let mut sums = [[_mm256_setzero_si256(); 2]; M];
+            let mut pairs = [[_mm256_setzero_si256(); 2]; M];
             for j in four..four + 4 {
-                // SAFETY: the caller gives 512 bytes and the tokens of 8 groups.
-                unsafe { add_pairs(&mut sums, load_bytes(codes.add(64 * j)), x.add(j * M)) };
-                settle(&mut sums, &mut codes, &mut x);
+                // SAFETY: the caller gives a whole block and the tokens of 8 groups.
+                unsafe { add_pairs(&mut pairs, load_wide(Wide::five(codes, j)), x.add(j * M)) };
+                settle(&mut pairs, &mut codes, &mut x);
             }
             // At most 4 * 2 * 31 * 128, below 2^15.
-            add_widened(&mut dots, &sums);
+            add_widened(&mut sums, &pairs);
         }
-        dots
+        sums
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn dots_sixes<const HALF: usize, const M: usize>(
+        codes: *const u8,
+        x: *const i32,
+        mut sums: [Ints; M],
+    ) -> [Ints; M] {
+        let (mut codes, mut x) = (codes, x);
+        for two in [0, 2] {
+            let mut pairs = [[_mm256_setzero_si256(); 2]; M];
+            for j in two..two + 2 {
+                // SAFETY: the caller gives a whole block and the tokens of 8 groups.
+                unsafe {
+                    let x = x.add((4 * HALF + j) * M);
+                    add_pairs(&mut pairs, load_wide(Wide::six(codes, HALF, j)), x);
+                }
+                settle(&mut pairs, &mut codes, &mut x);
+            }
+            // At most 2 * 2 * 63 * 127, below 2^15.
+            add_widened(&mut sums, &pairs);
+        }
+        sums
     }
 
     /// The magnitudes of the codes times the tokens with the codes' signs: at most 2 * 128 * 127,
     /// below 2^15.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn dots_centered<const J: usize, const M: usize>(
+    unsafe fn dots_centered<const M: usize>(
         codes: *const u8,
         x: *const i32,
         _offsets: *const i32,
     ) -> [Ints; M] {
         let (ones, middle) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
         let mut dots = [[_mm256_setzero_si256(); 2]; M];
-        for j in 0..J {
-            // SAFETY: the caller gives `J` times 64 bytes and the tokens of `J` groups.
+        for j in 0..8 {
+            // SAFETY: the caller gives 512 bytes and the tokens of 8 groups.
             let [a, b] = unsafe { load_bytes(codes.add(64 * j)) };
             let (a, b) = (_mm256_xor_si256(a, middle), _mm256_xor_si256(b, middle));
             let (size_a, size_b) = (_mm256_abs_epi8(a), _mm256_abs_epi8(b));
@@ -429,6 +488,13 @@ impl ByteDot for AvxVnni {
     unsafe fn load_nibbles(from: *const u8) -> (Ints, Ints) {
         // SAFETY: the caller's.
         unsafe { load_nibbles(from) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load_wide(from: Wide) -> Ints {
+        // SAFETY: the caller's.
+        unsafe { load_wide(from) }
     }
 
     #[inline]

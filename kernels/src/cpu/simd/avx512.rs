@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{ByteDot, Simd, dots};
+use super::{ByteDot, Simd, Wide, dots};
 
 /// AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy)]
@@ -11,6 +11,22 @@ pub(in super::super) struct Avx512Vnni;
 #[inline]
 fn first(count: usize) -> __mmask16 {
     ((1_u32 << count) - 1) as __mmask16
+}
+
+/// Pairs of bytes shifted to the left.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn moved(bytes: __m512i, shift: i32) -> __m512i {
+    match shift {
+        4 => _mm512_slli_epi16::<4>(bytes),
+        3 => _mm512_slli_epi16::<3>(bytes),
+        2 => _mm512_slli_epi16::<2>(bytes),
+        1 => _mm512_slli_epi16::<1>(bytes),
+        -1 => _mm512_srli_epi16::<1>(bytes),
+        -2 => _mm512_srli_epi16::<2>(bytes),
+        -3 => _mm512_srli_epi16::<3>(bytes),
+        _ => bytes,
+    }
 }
 
 impl Simd for Avx512Vnni {
@@ -211,6 +227,23 @@ impl ByteDot for Avx512Vnni {
         let bytes = unsafe { _mm512_loadu_si512(from.cast()) };
         let low = _mm512_set1_epi8(15);
         (_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn load_wide(from: Wide) -> __m512i {
+        // SAFETY: the caller gives 64 readable bytes at both.
+        let (bytes, plane) = unsafe {
+            (_mm512_loadu_si512(from.nibbles.cast()), _mm512_loadu_si512(from.plane.cast()))
+        };
+        let bytes = if from.is_high { _mm512_srli_epi16::<4>(bytes) } else { bytes };
+        let low = _mm512_and_si512(bytes, _mm512_set1_epi8(15));
+        // The first, or both of the others.
+        _mm512_ternarylogic_epi32::<0b1111_1000>(
+            low,
+            moved(plane, from.shift),
+            _mm512_set1_epi8(from.mask),
+        )
     }
 
     #[inline]

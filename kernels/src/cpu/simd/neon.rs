@@ -10,7 +10,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, Wide};
 
 /// NEON and its dot product.
 #[derive(Clone, Copy)]
@@ -309,21 +309,55 @@ impl Simd for NeonDotprod {
     }
 
     #[inline(always)]
-    unsafe fn dots_small<const M: usize>(codes: *const u8, x: *const i32) -> [Ints; M] {
-        // SAFETY: the caller has the instruction set and gives 512 bytes and the tokens of 8
-        // groups.
-        unsafe { dots_signed::<8, M, 0>(codes, x) }
+    unsafe fn dots_fives<const M: usize>(
+        codes: *const u8,
+        x: *const i32,
+        mut sums: [Ints; M],
+    ) -> [Ints; M] {
+        for j in 0..8 {
+            // SAFETY: the caller has the instruction set and gives a whole block and the tokens
+            // of 8 groups.
+            unsafe {
+                let codes = load_wide(Wide::five(codes, j));
+                add_dots(&mut sums, codes, load_tokens::<M>(x.add(j * M)));
+            }
+        }
+        sums
     }
 
     #[inline(always)]
-    unsafe fn dots_centered<const J: usize, const M: usize>(
+    unsafe fn dots_sixes<const HALF: usize, const M: usize>(
+        codes: *const u8,
+        x: *const i32,
+        mut sums: [Ints; M],
+    ) -> [Ints; M] {
+        for j in 0..4 {
+            // SAFETY: as above.
+            unsafe {
+                let codes = load_wide(Wide::six(codes, HALF, j));
+                add_dots(&mut sums, codes, load_tokens::<M>(x.add((4 * HALF + j) * M)));
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn dots_centered<const M: usize>(
         codes: *const u8,
         x: *const i32,
         _offsets: *const i32,
     ) -> [Ints; M] {
-        // SAFETY: the caller has the instruction set and gives `J` times 64 bytes and the tokens
-        // of `J` groups.
-        unsafe { dots_signed::<J, M, 0x80>(codes, x) }
+        // SAFETY: the caller has the instruction set.
+        let mut dots = unsafe { [Self::splat_int(0); M] };
+        for j in 0..8 {
+            // SAFETY: the caller has the instruction set and gives 512 bytes and the tokens of 8
+            // groups.
+            unsafe {
+                let codes = load_centered(codes.add(64 * j));
+                add_dots(&mut dots, codes, load_tokens::<M>(x.add(j * M)));
+            }
+        }
+        dots
     }
 
     #[inline(always)]
@@ -340,39 +374,39 @@ impl Simd for NeonDotprod {
     }
 }
 
-/// The dot products of `J` times 64 bytes with `M` tokens. A code is signed once the bits of
-/// `FLIP` are flipped.
-///
-/// # Safety
-/// The instruction set must be there; `codes` and `x` (`[J][M]`) must be readable.
-#[inline(always)]
-unsafe fn dots_signed<const J: usize, const M: usize, const FLIP: u8>(
-    codes: *const u8,
-    x: *const i32,
-) -> [Ints; M] {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut dots = [NeonDotprod::splat_int(0); M];
-        for j in 0..J {
-            let codes = load_codes::<FLIP>(codes.add(64 * j));
-            add_dots(&mut dots, codes, load_tokens::<M>(x.add(j * M)));
-        }
-        dots
-    }
-}
-
-/// Loads 64 bytes and flips the bits of `FLIP` in each.
+/// Loads 64 codes around 128, less 128.
 ///
 /// # Safety
 /// They must be readable.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn load_codes<const FLIP: u8>(from: *const u8) -> Codes {
+unsafe fn load_centered(from: *const u8) -> Codes {
     let mut codes = [vdupq_n_s8(0); 4];
     for (part, codes) in codes.iter_mut().enumerate() {
         // SAFETY: the caller gives 64 readable bytes.
         let bytes = unsafe { vld1q_u8(from.add(16 * part)) };
-        *codes = vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(FLIP)));
+        *codes = vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(0x80)));
+    }
+    codes
+}
+
+/// Loads 64 codes of 5 or 6 bits.
+///
+/// # Safety
+/// Both of their parts must be readable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_wide(from: Wide) -> Codes {
+    // SAFETY: the caller's.
+    let (low, high) = unsafe { load_nibbles(from.nibbles) };
+    let mut codes = if from.is_high { high } else { low };
+    // To the right where it is negative.
+    let shift = vdupq_n_s8(from.shift as i8);
+    for (part, codes) in codes.iter_mut().enumerate() {
+        // SAFETY: as above.
+        let plane = unsafe { vld1q_u8(from.plane.add(16 * part)) };
+        let bits = vandq_s8(vreinterpretq_s8_u8(vshlq_u8(plane, shift)), vdupq_n_s8(from.mask));
+        *codes = vorrq_s8(*codes, bits);
     }
     codes
 }

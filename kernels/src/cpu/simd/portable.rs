@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{ByteDot, LANES, Simd, dots};
+use super::{ByteDot, LANES, Simd, Wide, dots};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -203,6 +203,20 @@ impl ByteDot for Portable {
         // SAFETY: the caller gives 64 readable bytes.
         let bytes = unsafe { Self::load_bytes(from) };
         (bytes.map(|byte| byte & 15), bytes.map(|byte| byte >> 4))
+    }
+
+    #[inline(always)]
+    unsafe fn load_wide(from: Wide) -> [u8; 64] {
+        // SAFETY: the caller gives 64 readable bytes at both.
+        let (mut codes, plane) = unsafe {
+            let (low, high) = Self::load_nibbles(from.nibbles);
+            (if from.is_high { high } else { low }, Self::load_bytes(from.plane))
+        };
+        for (code, high) in codes.iter_mut().zip(plane) {
+            let high = i32::from(high) << (from.shift + 3) >> 3;
+            *code |= high as u8 & from.mask as u8;
+        }
+        codes
     }
 
     #[inline(always)]

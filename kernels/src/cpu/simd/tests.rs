@@ -228,30 +228,38 @@ fn dot_products_are_exact() {
         };
         for seed in 0..64 {
             let (codes, x) = codes_and_tokens(seed);
-            let small = codes.map(|code| code & 31);
-            let offsets = |first: usize, end: usize| -> [i32; M] {
-                std::array::from_fn(|t| {
-                    let groups = (first..end).flat_map(|j| x[j * M + t].to_le_bytes());
-                    -128 * groups.map(|byte| i32::from(byte as i8)).sum::<i32>()
-                })
-            };
-            let (all, half) = (offsets(0, 8), offsets(0, 4));
-            let (all, half) = (all.as_ptr(), half.as_ptr());
-            let (codes, small, x) = (codes.as_ptr(), small.as_ptr(), x.as_ptr());
-            // SAFETY: as above; there are 512 codes and the groups of up to four tokens.
+            let starts: [i32; M] = std::array::from_fn(|t| x[t] >> 8);
+            let offsets: [i32; M] = std::array::from_fn(|t| {
+                let groups = (0..8).flat_map(|j| x[j * M + t].to_le_bytes());
+                -128 * groups.map(|byte| i32::from(byte as i8)).sum::<i32>()
+            });
+            let (codes, x, offsets) = (codes.as_ptr(), x.as_ptr(), offsets.as_ptr());
+            // SAFETY: as above; there are 512 bytes and the groups of up to four tokens.
             unsafe {
-                let expected = plain(Portable::dots_nibbles::<M>(codes, x));
-                assert_eq!(floats(S::dots_nibbles::<M>(codes, x)), expected, "{isa}: {M}");
-                let expected = plain(Portable::dots_small::<M>(small, x));
-                assert_eq!(floats(S::dots_small::<M>(small, x)), expected, "{isa}: {M}");
-                let expected = plain(Portable::dots_centered::<8, M>(codes, x, all));
-                assert_eq!(floats(S::dots_centered::<8, M>(codes, x, all)), expected, "{isa}: {M}");
-                let expected = plain(Portable::dots_centered::<4, M>(codes, x, half));
-                assert_eq!(
-                    floats(S::dots_centered::<4, M>(codes, x, half)),
-                    expected,
-                    "{isa}: {M}"
-                );
+                let start = starts.map(|start| S::splat_int(start));
+                let plain_start = starts.map(|start| Portable::splat_int(start));
+                let pairs = [
+                    (S::dots_nibbles::<M>(codes, x), Portable::dots_nibbles::<M>(codes, x)),
+                    (
+                        S::dots_fives::<M>(codes, x, start),
+                        Portable::dots_fives::<M>(codes, x, plain_start),
+                    ),
+                    (
+                        S::dots_sixes::<0, M>(codes, x, start),
+                        Portable::dots_sixes::<0, M>(codes, x, plain_start),
+                    ),
+                    (
+                        S::dots_sixes::<1, M>(codes, x, start),
+                        Portable::dots_sixes::<1, M>(codes, x, plain_start),
+                    ),
+                    (
+                        S::dots_centered::<M>(codes, x, offsets),
+                        Portable::dots_centered::<M>(codes, x, offsets),
+                    ),
+                ];
+                for (index, (ours, expected)) in pairs.into_iter().enumerate() {
+                    assert_eq!(floats(ours), plain(expected), "{isa}: {index}, {M} tokens");
+                }
             }
         }
     }
