@@ -1,9 +1,11 @@
 //! A pool of threads for many short loops.
 //!
-//! A loop's units are handed out one by one through a shared counter, and the caller takes part:
-//! a worker that the system has put aside is simply not waited for, unless it holds a unit. An
-//! idle worker spins for a moment, since the next loop of a forward pass follows in microseconds,
-//! then sleeps.
+//! A loop's units are cut into ranges, one for each thread, which takes its own from the front, one
+//! by one, and when there are none left those of others from the back. So a thread walks through
+//! neighboring units, which lets the processor fetch memory ahead, and the caller takes part: a
+//! worker that the system has put aside is simply not waited for, unless it holds a unit. An idle
+//! worker spins for a moment, since the next loop of a forward pass follows in microseconds, then
+//! sleeps.
 
 use std::any::Any;
 use std::hint;
@@ -24,16 +26,49 @@ const OPEN: u64 = 1 << 31;
 const INSIDE: u64 = OPEN - 1;
 const NEXT_LOOP: u64 = 1 << 32;
 
+/// Ranges of a loop at most. More threads share them, so that a thread that looks for work need
+/// not look into many places.
+const MAX_RANGES: usize = 8;
+/// Steps of a range at most: two such numbers and a loop's fit into a word.
+const MAX_STEPS: usize = u16::MAX as usize;
+
+/// What is left of a range: the loop's number in the upper half, then the first step that is not
+/// taken, then the last one's successor. Of an earlier loop, all of the range is left.
+#[repr(align(128))]
+struct Range(AtomicU64);
+
+/// How the units of a loop are cut.
+#[derive(Clone, Copy)]
+struct Cut {
+    num_units: usize,
+    num_ranges: usize,
+    /// Units of a step.
+    step: usize,
+}
+
+impl Cut {
+    fn new(num_units: usize, num_ranges: usize) -> Self {
+        let step = num_units.div_ceil(num_ranges).div_ceil(MAX_STEPS).max(1);
+        Self { num_units, num_ranges, step }
+    }
+
+    /// A range's first unit and how many it has.
+    fn range(self, index: usize) -> (usize, usize) {
+        let (each, more) = (self.num_units / self.num_ranges, self.num_units % self.num_ranges);
+        (index * each + index.min(more), each + usize::from(index < more))
+    }
+}
+
 /// A loop's body and its units. Written only while no worker can be inside.
 #[derive(Clone, Copy)]
 struct Loop {
     body: *const (dyn Fn(usize) + Sync),
-    num_units: usize,
+    cut: Cut,
 }
 
 struct Shared {
     state: AtomicU64,
-    next_unit: AtomicUsize,
+    ranges: Box<[Range]>,
     current: std::cell::UnsafeCell<Loop>,
     num_sleeping: AtomicUsize,
     caller_waits: AtomicBool,
@@ -62,10 +97,14 @@ impl Pool {
     /// Starts a pool of `num_threads`, the caller's among them.
     pub(crate) fn new(num_threads: NonZeroUsize) -> Result<Self, Error> {
         let nothing: &'static (dyn Fn(usize) + Sync) = &|_| ();
+        let num_ranges = num_threads.get().min(MAX_RANGES);
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            next_unit: AtomicUsize::new(0),
-            current: std::cell::UnsafeCell::new(Loop { body: nothing, num_units: 0 }),
+            ranges: (0..num_ranges).map(|_| Range(AtomicU64::new(0))).collect(),
+            current: std::cell::UnsafeCell::new(Loop {
+                body: nothing,
+                cut: Cut::new(0, num_ranges),
+            }),
             num_sleeping: AtomicUsize::new(0),
             caller_waits: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -79,7 +118,7 @@ impl Pool {
             let shared = Arc::clone(&pool.shared);
             let worker = std::thread::Builder::new()
                 .name(format!("cpu-{index}"))
-                .spawn(move || shared.work())
+                .spawn(move || shared.work(index))
                 .map_err(Error::Thread)?;
             pool.workers.push(worker);
         }
@@ -108,13 +147,27 @@ impl Pool {
                 *const (dyn Fn(usize) + Sync + 'static),
             >(body)
         };
-        self.shared.open(Loop { body: body_ptr, num_units });
+        let cut = Cut::new(num_units, self.shared.ranges.len());
+        let number = self.shared.open(Loop { body: body_ptr, cut });
         let open = OpenLoop(&self.shared);
-        self.shared.take_units(body, num_units);
+        self.shared.take_units(body, cut, number, 0);
         drop(open);
         if let Some(payload) = lock(&self.shared.panicked).take() {
             panic::resume_unwind(payload);
         }
+    }
+
+    /// Where in a list, the most work first, the unit is to be found that is to run as the `unit`th:
+    /// each thread gets its share of the long ones, and begins with them.
+    pub(crate) fn dealt(&self, unit: usize, num_units: usize) -> usize {
+        let cut = Cut::new(num_units, self.shared.ranges.len());
+        let (each, more) = (num_units / cut.num_ranges, num_units % cut.num_ranges);
+        let range = if unit < more * (each + 1) {
+            unit / (each + 1)
+        } else {
+            more + (unit - more * (each + 1)) / each.max(1)
+        };
+        (unit - cut.range(range).0) * cut.num_ranges + range
     }
 
     /// As `run`; alone where the loop is too short for waking the pool to pay.
@@ -150,16 +203,26 @@ impl Drop for OpenLoop<'_> {
 }
 
 impl Shared {
-    fn open(&self, next: Loop) {
+    /// Returns the loop's number.
+    fn open(&self, next: Loop) -> u32 {
         // SAFETY: the loop before was closed and left by all, and the caller holds `calling`.
         unsafe { *self.current.get() = next };
-        self.next_unit.store(0, Ordering::Relaxed);
-        let number = self.state.load(Ordering::Relaxed) & !(OPEN | INSIDE);
-        self.state.store(number.wrapping_add(NEXT_LOOP) | OPEN, Ordering::SeqCst);
+        let state = self.state.load(Ordering::Relaxed) & !(OPEN | INSIDE);
+        let state = state.wrapping_add(NEXT_LOOP);
+        let number = (state / NEXT_LOOP) as u32;
+        if number == 0 {
+            // Numbers begin again: what has been left by a loop that had the same must go.
+            for (index, range) in self.ranges.iter().enumerate() {
+                let num_steps = next.cut.range(index).1.div_ceil(next.cut.step);
+                range.0.store(num_steps as u64, Ordering::Relaxed);
+            }
+        }
+        self.state.store(state | OPEN, Ordering::SeqCst);
         if self.num_sleeping.load(Ordering::SeqCst) > 0 {
             drop(lock(&self.sleep));
             self.wake_workers.notify_all();
         }
+        number
     }
 
     fn close(&self) {
@@ -179,17 +242,20 @@ impl Shared {
         drop(sleeping);
     }
 
-    fn take_units(&self, body: &(dyn Fn(usize) + Sync), num_units: usize) {
-        loop {
-            let unit = self.next_unit.fetch_add(1, Ordering::Relaxed);
-            if unit >= num_units {
-                return;
+    /// Runs units of a thread's own range, then of the others.
+    fn take_units(&self, body: &(dyn Fn(usize) + Sync), cut: Cut, number: u32, thread: usize) {
+        for turn in 0..cut.num_ranges {
+            let index = (thread + turn) % cut.num_ranges;
+            let (first, len) = cut.range(index);
+            let num_steps = len.div_ceil(cut.step);
+            while let Some(step) = self.ranges[index].take(number, num_steps, turn == 0) {
+                let start = step * cut.step;
+                (first + start..first + len.min(start + cut.step)).for_each(body);
             }
-            body(unit);
         }
     }
 
-    fn work(&self) {
+    fn work(&self, thread: usize) {
         let mut seen = 0;
         loop {
             seen = self.wait_for_loop(seen);
@@ -199,11 +265,12 @@ impl Shared {
             if self.enter() {
                 // SAFETY: we are inside an open loop, so its caller waits for us before it
                 // changes `current` or lets the body go.
-                let (body, num_units) = unsafe {
+                let (body, cut) = unsafe {
                     let current = *self.current.get();
-                    (&*current.body, current.num_units)
+                    (&*current.body, current.cut)
                 };
-                let units = AssertUnwindSafe(|| self.take_units(body, num_units));
+                let number = (self.state.load(Ordering::Relaxed) / NEXT_LOOP) as u32;
+                let units = AssertUnwindSafe(|| self.take_units(body, cut, number, thread));
                 if let Err(payload) = panic::catch_unwind(units) {
                     *lock(&self.panicked) = Some(payload);
                 }
@@ -244,6 +311,32 @@ impl Shared {
     }
 }
 
+impl Range {
+    /// Takes the first step that is left of a loop's range, or the last one.
+    fn take(&self, number: u32, num_steps: usize, first: bool) -> Option<usize> {
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            let is_current = word >> 32 == u64::from(number);
+            let (start, end) = if is_current {
+                (word >> 16 & 0xffff, word & 0xffff)
+            } else {
+                (0, num_steps as u64)
+            };
+            if start >= end {
+                return None;
+            }
+            let (step, start, end) =
+                if first { (start, start + 1, end) } else { (end - 1, start, end - 1) };
+            let left = u64::from(number) << 32 | start << 16 | end;
+            // The loop's state orders what its units read and write.
+            match self.0.compare_exchange_weak(word, left, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(step as usize),
+                Err(now) => word = now,
+            }
+        }
+    }
+}
+
 /// Spins until the condition holds, for a moment; says whether it held.
 fn spin_until(condition: impl Fn() -> bool) -> bool {
     let started = Instant::now();
@@ -269,6 +362,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    /// An interpreter that looks for races is slow.
+    const NUM_LOOPS: usize = if cfg!(miri) { 20 } else { 2000 };
+
     fn pool(num_threads: usize) -> Pool {
         Pool::new(NonZeroUsize::new(num_threads).unwrap()).unwrap()
     }
@@ -277,7 +373,7 @@ mod tests {
     fn every_unit_runs_exactly_once() {
         for num_threads in [1, 2, 5] {
             let pool = pool(num_threads);
-            for round in 0..2000 {
+            for round in 0..NUM_LOOPS {
                 let counts: Vec<_> = (0..round % 50).map(|_| AtomicUsize::new(0)).collect();
                 pool.run(counts.len(), &|unit| {
                     counts[unit].fetch_add(1, Ordering::Relaxed);
@@ -285,6 +381,32 @@ mod tests {
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
             }
         }
+    }
+
+    #[test]
+    fn loops_of_many_units_and_with_numbers_that_begin_again() {
+        let pool = pool(3);
+        let all = [1_usize, 2, 4, 3 * MAX_STEPS, 3 * MAX_STEPS + 1, 1_000_000];
+        for &num_units in if cfg!(miri) { &all[..3] } else { &all } {
+            pool.shared.state.store((u64::from(u32::MAX) - 1) * NEXT_LOOP, Ordering::SeqCst);
+            for _ in 0..4 {
+                let counts: Vec<_> = (0..num_units).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(num_units, &|unit| {
+                    counts[unit].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn dealing_gives_every_thread_of_the_first() {
+        let pool = pool(3);
+        let dealt = |num| (0..num).map(|unit| pool.dealt(unit, num)).collect::<Vec<_>>();
+
+        assert_eq!(dealt(8), [0, 3, 6, 1, 4, 7, 2, 5]);
+        assert_eq!(dealt(2), [0, 1]);
+        assert_eq!(dealt(0), [0; 0]);
     }
 
     #[test]
