@@ -267,7 +267,8 @@ def probe_line(probed):
     return (f"The machine at best, {probed['isa']} on {probed['threads']} threads: reads "
             f"{probed['read_bytes'] / 1e9:.1f} GB/s; multiplies {probed['int4_macs'] / 1e9:.0f} G/s "
             f"of 4-bit weights, {probed['int8_macs'] / 1e9:.0f} of 8-bit weights, "
-            f"{probed['f32_macs'] / 1e9:.0f} of floats.")
+            f"{probed['f32_macs'] / 1e9:.0f} of floats, "
+            f"{probed['kv_macs'] / 1e9:.0f} of keys and values.")
 
 
 def describe(options, file, best):

@@ -34,14 +34,14 @@ def bound(workload, model, machine):
     if workload.kind == "decode":
         # On average over the run.
         context = workload.prompt + workload.tokens / 2
-        attention = context * model.attention_macs / machine["f32_macs"]
+        attention = context * model.attention_macs / machine["kv_macs"]
         compute = body + head + attention
         read = model.weight_bytes / workload.streams + context * model.kv_bytes
         return 1 / max(compute, read / machine["read_bytes"])
     if workload.kind == "prefill":
         length = workload.prompt
         positions = length * (length + 1) / 2
-        attention = positions * model.attention_macs / machine["f32_macs"]
+        attention = positions * model.attention_macs / machine["kv_macs"]
         compute = length * body + head + attention
         read = model.weight_bytes + length * model.kv_bytes
         return length / max(compute, read / machine["read_bytes"])

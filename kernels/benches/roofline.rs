@@ -54,6 +54,8 @@ struct Probes {
     /// Any 8-bit weights.
     int8: Probe,
     f32: Probe,
+    /// Keys and values.
+    kv: Probe,
 }
 
 impl Panel {
@@ -75,24 +77,40 @@ const fn float(tokens: usize, run: unsafe fn(&Panel) -> i32) -> Probe {
 fn probes(isa: Isa) -> Probes {
     match isa {
         #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => Probes {
+            int4: int(8, x86::vnni_512),
+            int8: int(8, x86::vnni_512),
+            f32: float(8, x86::fma_512),
+            // Two in each lane.
+            kv: Probe { macs: 2 * float(8, x86::bf16_512).macs, run: x86::bf16_512 },
+        },
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => Probes {
             int4: int(8, x86::vnni_512),
             int8: int(8, x86::vnni_512),
             f32: float(8, x86::fma_512),
+            kv: float(8, x86::fma_512),
         },
         #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni => Probes {
             int4: int(4, x86::vnni_256),
             int8: int(4, x86::vnni_256),
             f32: float(4, x86::fma_256),
+            kv: float(4, x86::fma_256),
         },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Probes {
             int4: int(4, x86::maddubs_narrow),
             int8: int(4, x86::maddubs_wide),
             f32: float(4, x86::fma_256),
+            kv: float(4, x86::fma_256),
         },
-        _ => Probes { int4: int(1, plain_int), int8: int(1, plain_int), f32: float(1, plain_f32) },
+        _ => Probes {
+            int4: int(1, plain_int),
+            int8: int(1, plain_int),
+            f32: float(1, plain_f32),
+            kv: float(1, plain_f32),
+        },
     }
 }
 
@@ -238,6 +256,24 @@ mod x86 {
         _mm256_cvtss_f32(all.expect("there are sums")) as i32
     }
 
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) fn bf16_512(panel: &Panel) -> i32 {
+        let mut sums = [_mm512_setzero_ps(); 8];
+        let x = &panel.floats[..8 * LANES];
+        for (i, weights) in panel.floats.chunks_exact(LANES).enumerate() {
+            // SAFETY: a chunk is 64 bytes; any of them are a pair of bf16.
+            let w = unsafe { weights.as_ptr().cast::<__m512bh>().read_unaligned() };
+            for t in 0..8 {
+                let x = _mm512_set1_ps(x[(8 * i + t) % (8 * LANES)]);
+                // SAFETY: as above.
+                let x = unsafe { std::mem::transmute::<__m512, __m512bh>(x) };
+                sums[t] = _mm512_dpbf16_ps(sums[t], w, x);
+            }
+        }
+        let all = sums.into_iter().reduce(|a, b| _mm512_add_ps(a, b)).expect("there are sums");
+        _mm512_reduce_add_ps(all) as i32
+    }
+
     #[target_feature(enable = "avx512f")]
     pub(super) fn fma_512(panel: &Panel) -> i32 {
         let mut sums = [_mm512_setzero_ps(); 8];
@@ -332,12 +368,13 @@ fn main() -> Result<(), Error> {
 
     let probes = probes(isa);
     let read = read_rate(num_threads);
-    let [int4, int8, f32] =
-        [probes.int4, probes.int8, probes.f32].map(|probe| compute_rate(num_threads, probe));
+    let [int4, int8, f32, kv] = [probes.int4, probes.int8, probes.f32, probes.kv]
+        .map(|probe| compute_rate(num_threads, probe));
     if flags.iter().any(|flag| flag == "--json") {
         println!(
             "{{\"isa\":\"{isa}\",\"threads\":{num_threads},\"read_bytes\":{read:.0},\
-             \"int4_macs\":{int4:.0},\"int8_macs\":{int8:.0},\"f32_macs\":{f32:.0}}}"
+             \"int4_macs\":{int4:.0},\"int8_macs\":{int8:.0},\"f32_macs\":{f32:.0},\
+             \"kv_macs\":{kv:.0}}}"
         );
     } else {
         println!("{isa}, {num_threads} threads");
@@ -345,6 +382,7 @@ fn main() -> Result<(), Error> {
         println!("products of 4-bit weights {:8.1} G/s", int4 / 1e9);
         println!("products of 8-bit weights {:8.1} G/s", int8 / 1e9);
         println!("products of floats        {:8.1} G/s", f32 / 1e9);
+        println!("products of the KV cache  {:8.1} G/s", kv / 1e9);
     }
     Ok(())
 }
