@@ -5,7 +5,7 @@
 //! with a scale of its own. The kernels see two tokens, whose products [`Cpu::matmul`] adds.
 
 use std::cell::RefCell;
-use std::ops::BitOr;
+use std::ops::{BitOr, Range};
 use std::thread::LocalKey;
 
 use super::Cpu;
@@ -84,6 +84,9 @@ pub struct Activations {
     /// Per tile `[cols][m]`.
     pub(super) dense: Vec<f32>,
 }
+
+/// Elements below which a tile is not shared by several threads.
+const MIN_SHARED: usize = 4096;
 
 thread_local! {
     /// One row on its way from the residual stream into its tile.
@@ -179,17 +182,17 @@ impl Cpu {
             check_len("activations: the norm's weight", norm.weight.len(), cols)?;
         }
         out.resize(num_tokens, cols, self.kernels.tile())?;
-        self.write_tiles(out, &|tiles, token| {
+        self.write_tiles(out, &|tiles, token, part| {
             let row = &x[token * cols..][..cols];
             let Some(norm) = norm else {
-                self.write_row(tiles, token, row);
+                self.write_part(tiles, token, part.start, &row[part]);
                 return;
             };
             with_scratch(&ROW, cols, |scratch| {
                 let norm = Norm { row, weight: norm.weight, eps: norm.eps };
                 // SAFETY: the table is this machine's; the three lengths are `cols`.
                 unsafe { (self.kernels.rms_norm)(&norm, scratch) };
-                self.write_row(tiles, token, scratch);
+                self.write_part(tiles, token, part.start, &scratch[part]);
             });
         });
         Ok(())
@@ -208,19 +211,25 @@ impl Cpu {
         check_multiple("silu_mul: elements", gate_up.len(), 2 * num_tokens)?;
         let cols = gate_up.len() / (2 * num_tokens);
         out.resize(num_tokens, cols, self.kernels.tile())?;
-        self.write_tiles(out, &|tiles, token| {
+        self.write_tiles(out, &|tiles, token, part| {
             let (gate, up) = gate_up[token * 2 * cols..][..2 * cols].split_at(cols);
-            with_scratch(&ROW, cols, |scratch| {
-                // SAFETY: the table is this machine's; the three lengths are `cols`.
+            let (gate, up) = (&gate[part.clone()], &up[part.clone()]);
+            with_scratch(&ROW, part.len(), |scratch| {
+                // SAFETY: the table is this machine's; the three lengths are the part's.
                 unsafe { (self.kernels.silu_mul)(gate, up, scratch) };
-                self.write_row(tiles, token, scratch);
+                self.write_part(tiles, token, part.start, scratch);
             });
         });
         Ok(())
     }
 
-    /// Calls `write` for every token, whole tiles on one thread: their cache lines interleave.
-    fn write_tiles(&self, out: &mut Activations, write: &(dyn Fn(&Tiles<'_>, usize) + Sync)) {
+    /// Calls `write` for every token and each part of its columns, whole tiles on one thread, since
+    /// their cache lines interleave. If there are fewer tiles than threads, their columns are cut.
+    fn write_tiles(
+        &self,
+        out: &mut Activations,
+        write: &(dyn Fn(&Tiles<'_>, usize, Range<usize>) + Sync),
+    ) {
         let tiles = Tiles {
             holds: out.holds(),
             num_lanes: out.num_lanes(),
@@ -232,23 +241,29 @@ impl Cpu {
             offsets: SharedMut::new(&mut out.offsets),
             dense: SharedMut::new(&mut out.dense),
         };
-        self.pool.run(tiles.num_tokens.div_ceil(tiles.tile), &|tile| {
-            let first = tile * tiles.tile;
+        let (cols, num_tiles) = (tiles.cols, tiles.num_tokens.div_ceil(tiles.tile));
+        let is_long = tiles.num_tokens * cols >= MIN_SHARED;
+        let num_parts = if is_long { self.num_threads().div_ceil(num_tiles) } else { 1 };
+        let part_cols = cols.div_ceil(num_parts).next_multiple_of(BLOCK);
+        let num_parts = cols.div_ceil(part_cols).max(1);
+        self.pool.run(num_tiles * num_parts, &|unit| {
+            let (first, start) = (unit / num_parts * tiles.tile, unit % num_parts * part_cols);
             for token in first..tiles.num_tokens.min(first + tiles.tile) {
-                write(&tiles, token);
+                write(&tiles, token, start..cols.min(start + part_cols));
             }
         });
     }
 
-    /// Writes one token's row into its tile.
-    fn write_row(&self, tiles: &Tiles<'_>, token: usize, row: &[f32]) {
+    /// Writes one token's columns from `start`, a multiple of 32, on into its tile.
+    fn write_part(&self, tiles: &Tiles<'_>, token: usize, start: usize, row: &[f32]) {
         if tiles.holds.int8 && tiles.cols > 0 {
+            let block = start / BLOCK;
             if tiles.num_lanes == 1 {
-                self.write_lane(tiles, token, row, &mut []);
+                self.write_lane(tiles, token, block, row, &mut []);
             } else {
                 with_scratch(&REST, row.len(), |rest| {
-                    self.write_lane(tiles, 2 * token, row, rest);
-                    self.write_lane(tiles, 2 * token + 1, rest, &mut []);
+                    self.write_lane(tiles, 2 * token, block, row, rest);
+                    self.write_lane(tiles, 2 * token + 1, block, rest, &mut []);
                 });
             }
         }
@@ -256,31 +271,42 @@ impl Cpu {
         let first = token - lane;
         let width = tiles.tile.min(tiles.num_tokens - first);
         if tiles.holds.dense && width == 1 {
-            // SAFETY: a tile of one token is that token's.
-            unsafe { tiles.dense.part(first * tiles.cols, tiles.cols) }.copy_from_slice(row);
+            // SAFETY: these columns of a tile of one token are this call's.
+            unsafe { tiles.dense.part(first * tiles.cols + start, row.len()) }.copy_from_slice(row);
         } else if tiles.holds.dense {
             for (column, &value) in row.iter().enumerate() {
-                let at = tiles.dense.at(first * tiles.cols + column * width + lane);
-                // SAFETY: in bounds by `at`; this lane is written by one thread.
+                let at = first * tiles.cols + (start + column) * width + lane;
+                let at = tiles.dense.at(at);
+                // SAFETY: in bounds by `at`; these columns of the lane are written by one thread.
                 unsafe { at.write(value) };
             }
         }
     }
 
-    /// Rounds a row into a lane of its tile. `rest` gets what that leaves, unless it is empty.
-    fn write_lane(&self, tiles: &Tiles<'_>, lane: usize, row: &[f32], rest: &mut [f32]) {
+    /// Rounds a row's blocks from one on into a lane of its tile. `rest` gets what that leaves,
+    /// unless it is empty.
+    fn write_lane(
+        &self,
+        tiles: &Tiles<'_>,
+        lane: usize,
+        block: usize,
+        row: &[f32],
+        rest: &mut [f32],
+    ) {
         let in_tile = lane % tiles.tile;
         let first = lane - in_tile;
         let blocks = first * (tiles.cols / BLOCK);
+        let width = tiles.tile.min(tiles.num_tokens * tiles.num_lanes - first);
+        let blocks = blocks + block * width;
         let slot = RowSlot {
-            width: tiles.tile.min(tiles.num_tokens * tiles.num_lanes - first),
+            width,
             quants: tiles.quants.at(blocks * 8 + in_tile),
             scales: tiles.scales.at(blocks * 2 + in_tile),
             offsets: tiles.offsets.at(blocks * 3 + in_tile),
         };
         // SAFETY: the table is this machine's; the columns are whole blocks (`holds`), the rest is
         // as long or empty, and the buffers have room for `max_tokens * max_cols`, which `resize`
-        // checked. Each lane is written by one thread.
+        // checked. Each lane's block is written by one thread.
         unsafe { (self.kernels.quantize)(row, &slot, rest) };
     }
 }

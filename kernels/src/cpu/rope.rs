@@ -168,7 +168,7 @@ pub(super) fn row_len(num_q_heads: usize, shape: KvShape) -> usize {
 }
 
 /// Elements below which waking the pool costs more than it saves.
-const MIN_PARALLEL: usize = 8192;
+const MIN_PARALLEL: usize = 4096;
 
 /// The heads of rows of `qkv`.
 struct RowHeads<'a> {

@@ -76,44 +76,70 @@ pub(super) unsafe fn silu_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]
 /// as long or empty.
 #[inline(always)]
 pub(super) unsafe fn quantize<S: Simd>(row: &[f32], slot: &RowSlot, rest: &mut [f32]) {
-    let width = slot.width;
     let num_blocks = row.len() / 32;
     // SAFETY: the row has 32 elements per block, the slot and the rest room for each block.
     unsafe {
         let mut differences = S::splat(0.0);
-        for block in 0..num_blocks {
-            let from = row.as_ptr().add(block * 32);
-            let (a, b) = (S::load(from), S::load(from.add(LANES)));
-            differences = S::add(differences, S::add(S::sub(a, a), S::sub(b, b)));
-            let zero = S::splat(0.0);
-            let magnitude = |v: S::F| S::max(v, S::sub(zero, v));
-            let largest = S::largest(S::max(magnitude(a), magnitude(b)));
-            let scale = largest / 127.0;
-            let inverse = S::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
-            let exact = [a, b];
-            let (a, b) = (S::to_int(S::mul(a, inverse)), S::to_int(S::mul(b, inverse)));
-            if !rest.is_empty() {
-                let to = rest.as_mut_ptr().add(block * 32);
-                let step = S::splat(-scale);
-                S::store(to, S::fma(S::to_float(a), step, exact[0]));
-                S::store(to.add(LANES), S::fma(S::to_float(b), step, exact[1]));
+        for first in (0..num_blocks).step_by(LANES) {
+            let count = LANES.min(num_blocks - first);
+            let mut largest = [0.0; LANES];
+            for (block, largest) in (first..first + count).zip(&mut largest) {
+                let from = row.as_ptr().add(block * 32);
+                let (a, b) = (S::load(from), S::load(from.add(LANES)));
+                differences = S::add(differences, S::add(S::sub(a, a), S::sub(b, b)));
+                let magnitude = |v: S::F| S::max(v, S::sub(S::splat(0.0), v));
+                *largest = S::largest(S::max(magnitude(a), magnitude(b)));
             }
-            let (sum_a, sum_b) = (S::sum_int(a), S::sum_int(b));
-            let mut bytes = [0_i32; 8];
-            S::store_bytes(bytes.as_mut_ptr().cast(), a);
-            S::store_bytes(bytes.as_mut_ptr().add(4).cast(), b);
-            for (j, four) in bytes.into_iter().enumerate() {
-                *slot.quants.add((block * 8 + j) * width) = four;
-            }
-            *slot.scales.add(block * 2 * width) = scale;
-            let sum = sum_a.wrapping_add(sum_b);
-            *slot.scales.add((block * 2 + 1) * width) = scale * sum as f32;
-            for (part, sum) in [sum, sum_a, sum_b].into_iter().enumerate() {
-                *slot.offsets.add((block * 3 + part) * width) = sum.wrapping_mul(-128);
+            // Divisions of all at once, since each takes long.
+            let scales = largest.map(|largest| largest / 127.0);
+            let inverses = scales.map(|scale| if scale > 0.0 { 1.0 / scale } else { 0.0 });
+            for (i, (scale, inverse)) in scales.into_iter().zip(inverses).enumerate().take(count) {
+                quantize_block::<S>(row, slot, rest, first + i, [scale, inverse]);
             }
         }
         if num_blocks > 0 && S::sum(differences).is_nan() {
             *slot.scales = f32::NAN;
+        }
+    }
+}
+
+/// Quantizes a block with its scale, whose inverse comes with it.
+///
+/// # Safety
+/// As for `quantize`; the row must have the block.
+#[inline(always)]
+unsafe fn quantize_block<S: Simd>(
+    row: &[f32],
+    slot: &RowSlot,
+    rest: &mut [f32],
+    block: usize,
+    [scale, inverse]: [f32; 2],
+) {
+    let width = slot.width;
+    // SAFETY: the caller's.
+    unsafe {
+        let from = row.as_ptr().add(block * 32);
+        let exact = [S::load(from), S::load(from.add(LANES))];
+        let inverse = S::splat(inverse);
+        let (a, b) = (S::to_int(S::mul(exact[0], inverse)), S::to_int(S::mul(exact[1], inverse)));
+        if !rest.is_empty() {
+            let to = rest.as_mut_ptr().add(block * 32);
+            let step = S::splat(-scale);
+            S::store(to, S::fma(S::to_float(a), step, exact[0]));
+            S::store(to.add(LANES), S::fma(S::to_float(b), step, exact[1]));
+        }
+        let mut bytes = [0_i32; 8];
+        S::store_bytes(bytes.as_mut_ptr().cast(), a);
+        S::store_bytes(bytes.as_mut_ptr().add(4).cast(), b);
+        for (j, four) in bytes.into_iter().enumerate() {
+            *slot.quants.add((block * 8 + j) * width) = four;
+        }
+        let [sum_a, sum_b] = S::sums_int(a, b);
+        let sum = sum_a.wrapping_add(sum_b);
+        *slot.scales.add(block * 2 * width) = scale;
+        *slot.scales.add((block * 2 + 1) * width) = scale * sum as f32;
+        for (part, sum) in [sum, sum_a, sum_b].into_iter().enumerate() {
+            *slot.offsets.add((block * 3 + part) * width) = sum.wrapping_mul(-128);
         }
     }
 }
@@ -128,6 +154,20 @@ pub(super) unsafe fn to_f16<S: Simd>(from: &[f32], to: &mut [u16]) {
     unsafe {
         for i in (0..from.len()).step_by(LANES) {
             S::store_f16(to.as_mut_ptr().add(i), S::load(from.as_ptr().add(i)));
+        }
+    }
+}
+
+/// Rounds a row, a multiple of 16 long, to bf16.
+///
+/// # Safety
+/// The instruction set must be there; `to` must be as long as `from`.
+#[inline(always)]
+pub(super) unsafe fn to_bf16<S: Simd>(from: &[f32], to: &mut [u16]) {
+    // SAFETY: indexes are below the slices' common length, a multiple of 16.
+    unsafe {
+        for i in (0..from.len()).step_by(LANES) {
+            S::store_bf16(to.as_mut_ptr().add(i), S::load(from.as_ptr().add(i)));
         }
     }
 }
