@@ -197,6 +197,14 @@ fn int16() -> RunnerOptions {
 }
 
 #[test]
+fn a_bf16_cache_is_nearly_as_good_as_exact() {
+    let Some(path) = real_model() else { return };
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let options = RunnerOptions { kv_dtype: KvDtype::BF16, ..options(Compute::Int8) };
+    compare(&checkpoint, "bf16 KV cache", &options).check(0.955, 0.005);
+}
+
+#[test]
 fn an_8_bit_cache_is_nearly_as_good_as_exact() {
     let Some(path) = real_model() else { return };
     let checkpoint = Checkpoint::open(&path).unwrap();

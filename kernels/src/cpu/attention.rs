@@ -99,12 +99,15 @@ impl Attention<'_> {
 struct Scratch {
     /// Groups of up to a tile of query rows, `[head_dim][m]` each.
     queries: Vec<f32>,
-    /// The same in 8 bits, for an 8-bit cache: as a [`Tile`](super::kernels::gemm::Tile) has them.
+    /// The same for a cache of bf16, pairs of dimensions `[head_dim / 2][m]`, or of 8 bits, all
+    /// three as a [`Tile`](super::kernels::gemm::Tile) has them.
     quants: Vec<i32>,
     scales: Vec<f32>,
     offsets: Vec<i32>,
     /// `[head_dim]`
     query: Vec<f32>,
+    /// `[head_dim]`
+    halves: Vec<u16>,
     /// Scores, then weights, `[m][SPLIT]`.
     weights: Vec<f32>,
     /// `[m][head_dim]`
@@ -126,6 +129,16 @@ struct SplitRows<'a> {
     num_positions: usize,
     keys: &'a [*const u8; SPLIT_BLOCKS],
     values: &'a [*const u8; SPLIT_BLOCKS],
+    /// What will be read afterwards.
+    next_keys: &'a [*const u8; SPLIT_BLOCKS],
+}
+
+/// Where a split's blocks of 16 positions are.
+struct SplitBlocks {
+    keys: [*const u8; SPLIT_BLOCKS],
+    values: [*const u8; SPLIT_BLOCKS],
+    /// Positions that any of a unit's rows sees.
+    num_positions: usize,
 }
 
 /// One of a unit's query rows.
@@ -183,8 +196,10 @@ impl Cpu {
             head_dim,
         };
         let is_long = |work: usize| work >= MIN_PARALLEL;
-        let unit = |unit: usize| call.run(&plan.units[unit]);
-        self.pool.run_if(is_long(plan.work), plan.units.len(), &unit);
+        let num_units = plan.units.len();
+        let nth = |unit: usize| &plan.units[self.pool.dealt(unit, num_units)];
+        let unit = |unit: usize| call.run(nth(unit), nth((unit + 1).min(num_units - 1)));
+        self.pool.run_if(is_long(plan.work), num_units, &unit);
         let num_kv_heads = kv.shape().num_kv_heads;
         let join = |index: usize| call.join(index / num_kv_heads, index % num_kv_heads);
         let join_work = plan.num_partial_rows * head_dim;
@@ -201,7 +216,8 @@ pub(super) struct State {
 }
 
 impl Call<'_> {
-    fn run(&self, unit: &Unit) {
+    /// Computes a unit, and asks for the keys of the one that is likely to follow.
+    fn run(&self, unit: &Unit, next: &Unit) {
         SCRATCH.with_borrow_mut(|scratch| {
             let (num_rows, stride) = (self.num_rows(unit), self.head_dim + 2);
             let tile = self.cpu.kernels.query_tile();
@@ -211,10 +227,18 @@ impl Call<'_> {
             grow(&mut scratch.sums, num_rows * stride);
             match self.kv.dtype() {
                 KvDtype::F16 | KvDtype::F32 => self.gather_queries(unit, &mut scratch.queries),
+                KvDtype::BF16 => self.round_queries(unit, scratch),
                 KvDtype::Int8 => self.quantize_queries(unit, scratch),
             }
+            let mut blocks = self.blocks(unit, unit.first_split);
             for split in unit.first_split..unit.end_split {
-                self.run_split(unit, split, scratch);
+                let next = if split + 1 < unit.end_split {
+                    self.blocks(unit, split + 1)
+                } else {
+                    self.blocks(next, next.first_split)
+                };
+                self.run_split(unit, split, &blocks, &next.keys, scratch);
+                blocks = next;
             }
             if !unit.is_cut {
                 let member = &self.plan.members[unit.members.start];
@@ -273,6 +297,29 @@ impl Call<'_> {
         }
     }
 
+    /// Rounds the unit's queries, scaled, to bf16, in groups of `[head_dim / 2][m]` pairs.
+    fn round_queries(&self, unit: &Unit, scratch: &mut Scratch) {
+        let (head_dim, tile) = (self.head_dim, self.cpu.kernels.query_tile());
+        let (num_rows, num_pairs) = (self.num_rows(unit), head_dim / 2);
+        grow(&mut scratch.quants, num_rows * num_pairs);
+        grow(&mut scratch.query, head_dim);
+        grow(&mut scratch.halves, head_dim);
+        for row in 0..num_rows {
+            let (query, halves) = (&mut scratch.query[..head_dim], &mut scratch.halves[..head_dim]);
+            for (query, value) in query.iter_mut().zip(self.query(unit, row)) {
+                *query = value;
+            }
+            // SAFETY: the table is this machine's; both are as long as a head, a multiple of 16.
+            unsafe { (self.cpu.kernels.to_bf16)(query, halves) };
+            let base = row / tile * tile;
+            let width = tile.min(num_rows - base);
+            let to = &mut scratch.quants[base * num_pairs + row - base..];
+            for (to, [low, high]) in to.iter_mut().step_by(width).zip(halves.as_chunks().0) {
+                *to = i32::from(*high) << 16 | i32::from(*low);
+            }
+        }
+    }
+
     /// Copies the unit's queries, scaled, into groups of `[head_dim][m]`.
     fn gather_queries(&self, unit: &Unit, queries: &mut [f32]) {
         let (head_dim, tile) = (self.head_dim, self.cpu.kernels.query_tile());
@@ -289,17 +336,22 @@ impl Call<'_> {
 
     /// Computes one split for all the unit's query rows, and adds it to their sums or, if the unit
     /// is cut, puts it among the partial results.
-    fn run_split(&self, unit: &Unit, split: usize, scratch: &mut Scratch) {
-        let start = split * SPLIT;
-        let sees = |row| self.query_row(unit, row).sees.saturating_sub(start).min(SPLIT);
+    fn run_split(
+        &self,
+        unit: &Unit,
+        split: usize,
+        blocks: &SplitBlocks,
+        next_keys: &[*const u8; SPLIT_BLOCKS],
+        scratch: &mut Scratch,
+    ) {
+        let sees = |row| self.sees(unit, row, split);
         let num_rows = self.num_rows(unit);
-        // Of one member, the last token sees most; several see all of the split.
-        let num_positions = sees(num_rows - 1);
-        let (keys, values) = self.blocks(unit, start, num_positions.div_ceil(LANES));
+        let SplitBlocks { keys, values, num_positions } = blocks;
         let (tile, stride) = (self.cpu.kernels.query_tile(), self.head_dim + 2);
         for base in (0..num_rows).step_by(tile) {
             let width = tile.min(num_rows - base);
-            let part = SplitRows { base, width, num_positions, keys: &keys, values: &values };
+            let num_positions = *num_positions;
+            let part = SplitRows { base, width, num_positions, keys, values, next_keys };
             let results = self.attend(&part, &sees, scratch);
             for (lane, (largest, sum)) in results.into_iter().enumerate().take(width) {
                 let row = base + lane;
@@ -331,21 +383,24 @@ impl Call<'_> {
         sees: &dyn Fn(usize) -> usize,
         scratch: &mut Scratch,
     ) -> [(f32, f32); LANES] {
-        let &SplitRows { base, width, num_positions, keys, values } = part;
+        let &SplitRows { base, width, num_positions, keys, values, next_keys } = part;
         let (head_dim, kernels) = (self.head_dim, self.cpu.kernels);
         let num_blocks = num_positions.div_ceil(LANES);
         let (scores, mix) = match self.kv.dtype() {
             KvDtype::F16 => (kernels.scores_f16, kernels.mix_f16),
+            KvDtype::BF16 => (kernels.scores_bf16, kernels.mix_bf16),
             KvDtype::F32 => (kernels.scores_f32, kernels.mix_f32),
             KvDtype::Int8 => (kernels.scores_int8, kernels.mix_int8),
         };
+        let to_bf16 = self.kv.dtype() == KvDtype::BF16;
         let groups = base * (head_dim / BLOCK);
+        let x = if to_bf16 { base * (head_dim / 2) } else { groups * 8 };
         let weights = scratch.weights.as_mut_ptr();
         let out = scratch.mixed.as_mut_ptr();
         let prefetch = (base == 0).then_some(&raw const *values);
         let args = Scores {
             queries: scratch.queries.as_ptr().wrapping_add(base * head_dim),
-            x: scratch.quants.as_ptr().wrapping_add(groups * 8),
+            x: scratch.quants.as_ptr().wrapping_add(x),
             scales: scratch.scales.as_ptr().wrapping_add(groups * 2),
             offsets: scratch.offsets.as_ptr().wrapping_add(groups * 3),
             head_dim,
@@ -361,37 +416,40 @@ impl Call<'_> {
         for (lane, result) in results[..width].iter_mut().enumerate() {
             let visible = sees(base + lane);
             let scores = weights.wrapping_add(lane * SPLIT);
-            let mut args = Softmax { scores, visible, num_blocks, largest: 0.0, sum: 0.0 };
+            let mut args = Softmax { scores, to_bf16, visible, num_blocks, largest: 0.0, sum: 0.0 };
             // SAFETY: the table is this machine's; `num_blocks` blocks fit into a split.
             unsafe { (kernels.softmax)(&mut args) };
             *result = (args.largest, args.sum);
         }
+        let prefetch = (base == 0).then_some(&raw const *next_keys);
         // SAFETY: as for the scores.
-        unsafe { mix[width - 1](&Mix { weights, values, num_positions, head_dim, out }) };
+        unsafe { mix[width - 1](&Mix { weights, values, num_positions, head_dim, prefetch, out }) };
         results
     }
 
+    /// How many positions of a split one of the unit's query rows sees.
+    fn sees(&self, unit: &Unit, row: usize, split: usize) -> usize {
+        self.query_row(unit, row).sees.saturating_sub(split * SPLIT).min(SPLIT)
+    }
+
     /// Finds the split's blocks of 16 positions, by the first member's table.
-    fn blocks(
-        &self,
-        unit: &Unit,
-        start: usize,
-        num_blocks: usize,
-    ) -> ([*const u8; SPLIT_BLOCKS], [*const u8; SPLIT_BLOCKS]) {
+    fn blocks(&self, unit: &Unit, split: usize) -> SplitBlocks {
+        // Of one member, the last token sees most; several see all of the split.
+        let num_positions = self.sees(unit, self.num_rows(unit) - 1, split);
         let row = &self.args.rows[self.plan.members[unit.members.start].row];
         let block_size = self.kv.shape().block_size;
         let table = &self.args.block_tables[row.first_block..][..row.num_blocks];
         let bytes = self.kv.dtype().chunk_bytes(self.head_dim);
         let (mut keys, mut values) = ([ptr::null(); SPLIT_BLOCKS], [ptr::null(); SPLIT_BLOCKS]);
-        for index in 0..num_blocks {
-            let position = start + index * LANES;
+        for index in 0..num_positions.div_ceil(LANES) {
+            let position = split * SPLIT + index * LANES;
             let block = table[position / block_size] as usize;
             let block = self.kv.head_block(self.args.layer, block, unit.kv_head);
             let inside = position % block_size / LANES * bytes;
             keys[index] = self.kv.bytes(block.keys + inside, bytes).as_ptr();
             values[index] = self.kv.bytes(block.values + inside, bytes).as_ptr();
         }
-        (keys, values)
+        SplitBlocks { keys, values, num_positions }
     }
 
     /// Joins a cut member's partial results of one head of keys, in order, and writes its output.

@@ -3,11 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::kv_cache::KvDtype;
 use crate::Error;
 
 /// An instruction set, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
+    /// As [`Self::Avx512Vnni`], with the `vdpbf16ps` dot product (Zen 4, Sapphire Rapids and later).
+    Avx512Bf16,
     /// 512-bit vectors with the `vpdpbusd` dot product (Ice Lake, Zen 4 and later).
     Avx512Vnni,
     /// 256-bit vectors with the VEX-coded `vpdpbusd` (Alder Lake, Zen 5 and later).
@@ -22,8 +25,14 @@ pub enum Isa {
 }
 
 impl Isa {
-    const ALL: [Self; 5] =
-        [Self::Avx512Vnni, Self::AvxVnni, Self::Avx2, Self::NeonDotprod, Self::Portable];
+    const ALL: [Self; 6] = [
+        Self::Avx512Bf16,
+        Self::Avx512Vnni,
+        Self::AvxVnni,
+        Self::Avx2,
+        Self::NeonDotprod,
+        Self::Portable,
+    ];
 
     /// Returns the best instruction set of this machine.
     pub fn detect() -> Self {
@@ -35,6 +44,11 @@ impl Isa {
         Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
+    /// The 16-bit type of a KV cache that it multiplies fastest.
+    pub fn kv_dtype(self) -> KvDtype {
+        if self == Self::Avx512Bf16 { KvDtype::BF16 } else { KvDtype::F16 }
+    }
+
     /// Whether this machine can run it.
     #[cfg(target_arch = "x86_64")]
     pub fn is_available(self) -> bool {
@@ -42,6 +56,9 @@ impl Isa {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
         match self {
+            Self::Avx512Bf16 => {
+                Self::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512bf16")
+            }
             Self::Avx512Vnni => {
                 avx2 && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
@@ -60,7 +77,7 @@ impl Isa {
     #[cfg(target_arch = "aarch64")]
     pub fn is_available(self) -> bool {
         match self {
-            Self::Avx512Vnni | Self::AvxVnni | Self::Avx2 => false,
+            Self::Avx512Bf16 | Self::Avx512Vnni | Self::AvxVnni | Self::Avx2 => false,
             Self::NeonDotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
             Self::Portable => true,
         }
@@ -76,6 +93,7 @@ impl Isa {
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Avx512Bf16 => "avx512-bf16",
             Self::Avx512Vnni => "avx512-vnni",
             Self::AvxVnni => "avx-vnni",
             Self::Avx2 => "avx2",

@@ -25,9 +25,11 @@ pub(super) struct Kernels {
     pub f16: Widths<Tile>,
     pub bf16: Widths<Tile>,
     pub scores_f16: Widths<Scores>,
+    pub scores_bf16: Widths<Scores>,
     pub scores_f32: Widths<Scores>,
     pub scores_int8: Widths<Scores>,
     pub mix_f16: Widths<Mix>,
+    pub mix_bf16: Widths<Mix>,
     pub mix_f32: Widths<Mix>,
     pub mix_int8: Widths<Mix>,
     pub softmax: unsafe fn(&mut Softmax),
@@ -35,6 +37,7 @@ pub(super) struct Kernels {
     pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub quantize: unsafe fn(&[f32], &RowSlot, &mut [f32]),
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
+    pub to_bf16: unsafe fn(&[f32], &mut [u16]),
     pub argmax: unsafe fn(&[f32]) -> usize,
 }
 
@@ -52,6 +55,8 @@ impl Kernels {
     /// The table of an instruction set that this machine has.
     pub(super) fn of(isa: Isa) -> &'static Self {
         match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => &avx512_bf16::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => &avx512_vnni::KERNELS,
             #[cfg(target_arch = "x86_64")]
@@ -76,8 +81,8 @@ macro_rules! compile {
             use super::*;
 
             compile!(@wide Tile, gemm, [p4, p5, p5_min, p6, p8, f32, f16, bf16] $(, $feature)?);
-            compile!(@wide Scores, attend, [scores_f16, scores_f32, scores_int8] $(, $feature)?);
-            compile!(@wide Mix, attend, [mix_f16, mix_f32, mix_int8] $(, $feature)?);
+            compile!(@wide Scores, attend, [scores_f16, scores_bf16, scores_f32, scores_int8] $(, $feature)?);
+            compile!(@wide Mix, attend, [mix_f16, mix_bf16, mix_f32, mix_int8] $(, $feature)?);
 
             $(#[$feature])?
             unsafe fn softmax(args: &mut Softmax) {
@@ -110,6 +115,12 @@ macro_rules! compile {
             }
 
             $(#[$feature])?
+            unsafe fn to_bf16(from: &[f32], to: &mut [u16]) {
+                // SAFETY: passed on to the caller.
+                unsafe { rows::to_bf16::<S>(from, to) }
+            }
+
+            $(#[$feature])?
             unsafe fn argmax(row: &[f32]) -> usize {
                 // SAFETY: passed on to the caller.
                 unsafe { rows::argmax::<S>(row) }
@@ -124,9 +135,11 @@ macro_rules! compile {
                 f32: &[$(f32::<$width>),*],
                 f16: &[$(f16::<$width>),*],
                 bf16: &[$(bf16::<$width>),*],
+                scores_bf16: &[$(scores_bf16::<$rows>),*],
                 scores_f16: &[$(scores_f16::<$rows>),*],
                 scores_f32: &[$(scores_f32::<$rows>),*],
                 scores_int8: &[$(scores_int8::<$rows>),*],
+                mix_bf16: &[$(mix_bf16::<$rows>),*],
                 mix_f16: &[$(mix_f16::<$rows>),*],
                 mix_f32: &[$(mix_f32::<$rows>),*],
                 mix_int8: &[$(mix_int8::<$rows>),*],
@@ -135,6 +148,7 @@ macro_rules! compile {
                 silu_mul,
                 quantize,
                 to_f16,
+                to_bf16,
                 argmax,
             };
         }
@@ -163,10 +177,21 @@ compile!(portable, Portable, [1, 2, 3, 4], [1, 2, 3, 4]);
 
 #[cfg(target_arch = "x86_64")]
 compile!(
+    avx512_bf16,
+    Avx512Bf16,
+    [1, 2, 3, 4, 5, 6, 7, 8],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+    target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c"
+    )
+);
+
+#[cfg(target_arch = "x86_64")]
+compile!(
     avx512_vnni,
     Avx512Vnni,
     [1, 2, 3, 4, 5, 6, 7, 8],
-    [1, 2, 3, 4, 5, 6, 7, 8],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
     target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 );
 

@@ -15,7 +15,7 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 pub(super) use self::avx2::{Avx2, AvxVnni};
 #[cfg(target_arch = "x86_64")]
-pub(super) use self::avx512::Avx512Vnni;
+pub(super) use self::avx512::{Avx512Bf16, Avx512Vnni};
 #[cfg(target_arch = "aarch64")]
 pub(super) use self::neon::NeonDotprod;
 pub(super) use self::portable::Portable;
@@ -29,6 +29,8 @@ pub(super) const LANES: usize = 16;
 /// All functions need the instruction set; those that take a pointer need it to be valid for as
 /// many elements as the name or the count says (16 where none does), in any alignment.
 pub(super) trait Simd: Copy + 'static {
+    /// Sums that there are registers for, beside what is added to them.
+    const SUMS: usize;
     /// 16 floats.
     type F: Copy;
     /// 16 32-bit integers.
@@ -44,6 +46,8 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn load_bf16(from: *const u16) -> Self::F;
     unsafe fn load_i8(from: *const i8) -> Self::F;
     unsafe fn store_f16(to: *mut u16, value: Self::F);
+    /// Rounds to the nearest, ties to even. Numbers below the normal ones may become zero.
+    unsafe fn store_bf16(to: *mut u16, value: Self::F);
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
@@ -63,10 +67,22 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn first_or(value: Self::F, count: usize, other: Self::F) -> Self::F;
 
     unsafe fn splat_int(value: i32) -> Self::I;
+    unsafe fn load_int(from: *const i32) -> Self::I;
+    /// Adds the products of pairs of bf16, the first of which is the low half of its lane. Numbers
+    /// below the normal ones may count as zero.
+    unsafe fn dot_bf16(sum: Self::F, a: Self::I, b: Self::I) -> Self::F;
+    /// The pairs with zeros for their second halves.
+    unsafe fn low_halves(pairs: Self::I) -> Self::I;
     /// To the nearest integer, ties to even.
     unsafe fn to_int(value: Self::F) -> Self::I;
     unsafe fn to_float(value: Self::I) -> Self::F;
     unsafe fn sum_int(value: Self::I) -> i32;
+    /// The sums of both.
+    #[inline(always)]
+    unsafe fn sums_int(a: Self::I, b: Self::I) -> [i32; 2] {
+        // SAFETY: the caller has the instruction set.
+        unsafe { [Self::sum_int(a), Self::sum_int(b)] }
+    }
     /// Stores each lane, which is within -128..=127, as one byte.
     unsafe fn store_bytes(to: *mut i8, value: Self::I);
 
@@ -97,6 +113,8 @@ pub(super) trait Simd: Copy + 'static {
 
     /// Asks for the cache line of an address, which need not be valid.
     unsafe fn prefetch(address: *const u8);
+    /// The same, to be used later: it need not get nearer than the second-level cache.
+    unsafe fn prefetch_for_later(address: *const u8);
 
     /// `e` to the power of each lane, to about one unit in the last place; lanes are clamped to
     /// the range of normal numbers. The polynomial is that of the Cephes library's `expf`.
@@ -114,6 +132,25 @@ pub(super) trait Simd: Copy + 'static {
                 p = Self::fma(p, r, Self::splat(c));
             }
             let p = Self::fma(Self::mul(p, r), r, Self::add(r, Self::splat(1.0)));
+            Self::mul(p, Self::pow2(n))
+        }
+    }
+
+    /// `e` to the power of lanes that are at most 0, to one part in 20,000, for what is rounded to
+    /// bf16 afterwards: the first terms of the series of 2 to the power of what rounding leaves.
+    #[inline(always)]
+    unsafe fn exp_coarse(x: Self::F) -> Self::F {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let x = Self::mul(x, Self::splat(std::f32::consts::LOG2_E));
+            // A comparison with NaN gives the second operand, so that NaN stays NaN.
+            let x = Self::max(Self::splat(-126.0), x);
+            let n = Self::round(x);
+            let r = Self::sub(x, n);
+            let mut p = Self::splat(9.618_129e-3);
+            for c in [5.550_411e-2, 0.240_226_5, 0.693_147_2, 1.0] {
+                p = Self::fma(p, r, Self::splat(c));
+            }
             Self::mul(p, Self::pow2(n))
         }
     }

@@ -1,6 +1,6 @@
 //! Paged attention against a plain softmax in f64, and its independence of batch and chunk.
 
-use half::f16;
+use half::{bf16, f16};
 use sconce_kernels::cpu::{
     Attention, AttentionRow, Cpu, KvCache, KvDtype, KvShape, RopeAndCache, RopeStyle, RopeTable,
 };
@@ -118,6 +118,7 @@ pub(crate) fn attend_at(
 fn stored(head: &[f32], dtype: KvDtype) -> Vec<f64> {
     match dtype {
         KvDtype::F16 => head.iter().map(|value| f16::from_f32(*value).to_f64()).collect(),
+        KvDtype::BF16 => head.iter().map(|value| bf16::from_f32(*value).to_f64()).collect(),
         KvDtype::F32 => head.iter().map(|value| f64::from(*value)).collect(),
         KvDtype::Int8 => {
             let group = |group: &[f32]| {
@@ -141,6 +142,9 @@ pub(crate) fn naive(heads: Heads, sequence: &Sequence, token: usize, dtype: KvDt
         let kv_head = head / (heads.num_q / heads.num_kv);
         let query = match dtype {
             KvDtype::F16 | KvDtype::F32 => at(token, head).to_vec(),
+            KvDtype::BF16 => {
+                at(token, head).iter().map(|value| bf16::from_f32(*value).to_f32()).collect()
+            }
             KvDtype::Int8 => int8_rounded(at(token, head)),
         };
         let score = |position: usize| -> f64 {
@@ -149,8 +153,17 @@ pub(crate) fn naive(heads: Heads, sequence: &Sequence, token: usize, dtype: KvDt
         };
         let scores: Vec<f64> = (0..=token).map(score).collect();
         let largest = scores.iter().copied().fold(f64::MIN, f64::max);
-        let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+        let mut weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
         let total: f64 = weights.iter().sum();
+        if dtype == KvDtype::BF16 {
+            // Each 256 positions have a largest score of their own.
+            for weights in weights.chunks_mut(256) {
+                let largest = weights.iter().copied().fold(0.0, f64::max);
+                for weight in weights {
+                    *weight = bf16::from_f64(*weight / largest).to_f64() * largest;
+                }
+            }
+        }
         let values: Vec<_> = (0..=token)
             .map(|p| stored(at(p, heads.num_q + heads.num_kv + kv_head), dtype))
             .collect();
@@ -170,20 +183,29 @@ const SHAPES: [Heads; 5] = [
     Heads { num_q: 6, num_kv: 2, dim: 96, block_size: 32 },
 ];
 
+/// How far an element may be off. A weight may be rounded to either neighbor where it is halfway.
+pub(crate) fn bound(dtype: KvDtype) -> f64 {
+    match dtype {
+        KvDtype::F16 | KvDtype::F32 => 5e-6,
+        KvDtype::Int8 => 2e-5,
+        KvDtype::BF16 => 4e-3,
+    }
+}
+
 /// The shapes that a cache of a type can have.
 fn shapes(dtype: KvDtype) -> impl Iterator<Item = Heads> {
     SHAPES.into_iter().filter(move |heads| heads.dim % dtype.group() == 0)
 }
 
 fn devices_and_types() -> Vec<(Cpu, KvDtype)> {
-    let types = [KvDtype::F16, KvDtype::Int8];
+    let types = [KvDtype::F16, KvDtype::BF16, KvDtype::Int8];
     types.into_iter().flat_map(|dtype| devices().into_iter().map(move |cpu| (cpu, dtype))).collect()
 }
 
 #[test]
 fn ragged_mixes_match_a_plain_softmax() {
     for cpu in devices() {
-        for dtype in [KvDtype::F16, KvDtype::F32, KvDtype::Int8] {
+        for dtype in [KvDtype::F16, KvDtype::BF16, KvDtype::F32, KvDtype::Int8] {
             for heads in shapes(dtype) {
                 let (kv, sequences) = fill(&cpu, heads, &[1, 300, 40, 16, 257, 600], dtype);
                 let [a, b, c, d, e, f] = &sequences[..] else { unreachable!() };
@@ -199,17 +221,20 @@ fn ragged_mixes_match_a_plain_softmax() {
                 let out = attend(&cpu, heads, &kv, &rows);
 
                 let width = heads.num_q * heads.dim;
+                let (mut total, num) = (0.0, out.len() as f64);
                 let mut tokens = out.chunks(width);
                 for (sequence, start, end) in rows {
                     for token in start..end {
                         let expected = naive(heads, sequence, token, dtype);
                         for (given, expected) in tokens.next().unwrap().iter().zip(expected) {
                             let error = (f64::from(*given) - expected).abs();
-                            let bound = if dtype == KvDtype::Int8 { 1e-5 } else { 3e-6 };
-                            assert!(error < bound, "{} {given} {expected}", cpu.isa());
+                            assert!(error < bound(dtype), "{} {given} {expected}", cpu.isa());
+                            total += error;
                         }
                     }
                 }
+                let most = if dtype == KvDtype::BF16 { 1e-5 } else { 2e-6 };
+                assert!(total / num < most, "{} {dtype:?}: mean {}", cpu.isa(), total / num);
             }
         }
     }

@@ -8,7 +8,7 @@ use sconce_kernels::cpu::{
     ActivationDtype, Activations, Compute, Cpu, KvDtype, MatrixPart, Output, PackedMatrix, RmsNorm,
 };
 
-use crate::attention::{Heads, attend_at, fill, naive};
+use crate::attention::{Heads, attend_at, bound, fill, naive};
 use crate::matmul::check_products;
 use crate::reference::{DTYPES, int8_rounded, random_weights};
 use crate::rows::{DENSE, assert_close, read_back, rms_norm, silu_mul};
@@ -105,7 +105,7 @@ proptest! {
 
     #[test]
     fn attention_of_any_shape(
-        dtype in prop::sample::select(vec![KvDtype::F16, KvDtype::F32, KvDtype::Int8]),
+        dtype in prop::sample::select(vec![KvDtype::F16, KvDtype::BF16, KvDtype::F32, KvDtype::Int8]),
         num_kv in 1..4_usize,
         group in 1..9_usize,
         dim in 1..5_usize,
@@ -133,8 +133,7 @@ proptest! {
                     let given = &out[(first + token - start) * width..][..width];
                     for (given, expected) in given.iter().zip(expected) {
                         let error = (f64::from(*given) - expected).abs();
-                        let bound = if dtype == KvDtype::Int8 { 2e-5 } else { 5e-6 };
-                        assert!(error < bound, "{} {given} {expected}", cpu.isa());
+                        assert!(error < bound(dtype), "{} {given} {expected}", cpu.isa());
                     }
                 }
                 first += end - start;

@@ -1,8 +1,10 @@
 //! 256-bit vectors: two registers each.
 
-use std::arch::asm;
+mod codes;
+
 use std::arch::x86_64::*;
 
+use self::codes::{add_pairs, add_widened, load_bytes, load_nibbles, load_wide, settle};
 use super::{ByteDot, Simd, Wide, dots};
 
 /// AVX2, FMA and F16C.
@@ -27,6 +29,7 @@ fn mask(count: usize, first: i32) -> __m256i {
 /// What both sets share: all but the dot products.
 macro_rules! common {
     () => {
+        const SUMS: usize = 5;
         type F = Floats;
         type I = Ints;
 
@@ -214,6 +217,43 @@ macro_rules! common {
 
         #[inline]
         #[target_feature(enable = "avx2")]
+        unsafe fn store_bf16(to: *mut u16, value: Floats) {
+            for (part, value) in value.into_iter().enumerate() {
+                // SAFETY: the caller gives room for 16 half floats.
+                unsafe { _mm_storeu_si128(to.add(8 * part).cast(), to_bf16(value)) };
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        unsafe fn load_int(from: *const i32) -> Ints {
+            // SAFETY: the caller gives 16 readable integers.
+            unsafe { load_bytes(from.cast()) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn dot_bf16(mut sum: Floats, a: Ints, b: Ints) -> Floats {
+            let high = _mm256_set1_epi32(-0x1_0000);
+            for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
+                let low_a = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a));
+                let low_b = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b));
+                let high_a = _mm256_castsi256_ps(_mm256_and_si256(a, high));
+                let high_b = _mm256_castsi256_ps(_mm256_and_si256(b, high));
+                *sum = _mm256_fmadd_ps(high_a, high_b, _mm256_fmadd_ps(low_a, low_b, *sum));
+            }
+            sum
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        unsafe fn low_halves(pairs: Ints) -> Ints {
+            let low = _mm256_set1_epi32(0xffff);
+            [_mm256_and_si256(pairs[0], low), _mm256_and_si256(pairs[1], low)]
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
         unsafe fn splat_int(value: i32) -> Ints {
             [_mm256_set1_epi32(value); 2]
         }
@@ -258,66 +298,30 @@ macro_rules! common {
             // SAFETY: a prefetch of an invalid address does nothing.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
         }
+
+        #[inline(always)]
+        unsafe fn prefetch_for_later(address: *const u8) {
+            // SAFETY: a prefetch of an invalid address does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        }
     };
 }
 
-/// Loads 64 bytes.
-///
-/// # Safety
-/// They must be readable.
+/// Rounds to bf16.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn load_bytes(from: *const u8) -> Ints {
-    // SAFETY: the caller gives 64 readable bytes.
-    unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
-}
-
-/// Loads 64 bytes and returns their low and their high halves.
-///
-/// # Safety
-/// They must be readable.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn load_nibbles(from: *const u8) -> (Ints, Ints) {
-    // SAFETY: the caller gives 64 readable bytes.
-    let [a, b] =
-        unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] };
-    let low = _mm256_set1_epi8(15);
-    let high_a = _mm256_and_si256(_mm256_srli_epi16::<4>(a), low);
-    let high_b = _mm256_and_si256(_mm256_srli_epi16::<4>(b), low);
-    ([_mm256_and_si256(a, low), _mm256_and_si256(b, low)], [high_a, high_b])
-}
-
-/// Loads 64 codes of 5 or 6 bits.
-///
-/// # Safety
-/// Both of their parts must be readable.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn load_wide(from: Wide) -> Ints {
-    // SAFETY: the caller's.
-    let ((low, high), plane) = unsafe { (load_nibbles(from.nibbles), load_bytes(from.plane)) };
-    let nibbles = if from.is_high { high } else { low };
-    let mask = _mm256_set1_epi8(from.mask);
-    let a = _mm256_and_si256(moved(plane[0], from.shift), mask);
-    let b = _mm256_and_si256(moved(plane[1], from.shift), mask);
-    [_mm256_or_si256(nibbles[0], a), _mm256_or_si256(nibbles[1], b)]
-}
-
-/// Pairs of bytes shifted to the left.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn moved(bytes: __m256i, shift: i32) -> __m256i {
-    match shift {
-        4 => _mm256_slli_epi16::<4>(bytes),
-        3 => _mm256_slli_epi16::<3>(bytes),
-        2 => _mm256_slli_epi16::<2>(bytes),
-        1 => _mm256_slli_epi16::<1>(bytes),
-        -1 => _mm256_srli_epi16::<1>(bytes),
-        -2 => _mm256_srli_epi16::<2>(bytes),
-        -3 => _mm256_srli_epi16::<3>(bytes),
-        _ => bytes,
-    }
+fn to_bf16(value: __m256) -> __m128i {
+    let bits = _mm256_castps_si256(value);
+    // To the nearest, ties to even: half of a last place, less one bit if that is even already.
+    let even = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+    let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), even);
+    // A NaN must not be rounded to infinity.
+    let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+    let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
+    let halves = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, is_nan));
+    // Packing works within 128-bit halves, hence the permutation.
+    let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(halves, halves));
+    _mm256_castsi256_si128(packed)
 }
 
 impl Simd for Avx2 {
@@ -417,54 +421,6 @@ impl Simd for Avx2 {
             }
         }
         dots
-    }
-}
-
-/// Adds, for each of `M` tokens, the products of pairs of bytes in 16 bits.
-///
-/// # Safety
-/// `x` must be valid for `M` reads.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn add_pairs<const M: usize>(sums: &mut [Ints; M], codes: Ints, x: *const i32) {
-    for (t, sum) in sums.iter_mut().enumerate() {
-        // SAFETY: the caller's.
-        let x = _mm256_set1_epi32(unsafe { *x.add(t) });
-        sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(codes[0], x));
-        sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(codes[1], x));
-    }
-}
-
-/// Tells the compiler that the sums are needed now, in registers, and hides from it that what
-/// follows is at known addresses. Left alone, it unpacks a whole block's codes first, far more
-/// than there are registers, and moves them to the stack and back.
-#[inline]
-#[target_feature(enable = "avx2")]
-#[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through them")]
-fn settle<const M: usize>(sums: &mut [Ints; M], codes: &mut *const u8, x: &mut *const i32) {
-    for [a, b] in sums {
-        // SAFETY: there are no instructions.
-        unsafe {
-            asm!(
-                "/* {0} {1} {2} {3} */",
-                inout(reg) * codes,
-                inout(reg) * x,
-                inout(ymm_reg) * a,
-                inout(ymm_reg) * b,
-                options(pure, nomem, nostack, preserves_flags)
-            );
-        }
-    }
-}
-
-/// Adds pairs of 16-bit lanes to 32-bit ones.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_widened<const M: usize>(dots: &mut [Ints; M], sums: &[Ints; M]) {
-    let ones = _mm256_set1_epi16(1);
-    for (dot, sum) in dots.iter_mut().zip(sums) {
-        dot[0] = _mm256_add_epi32(dot[0], _mm256_madd_epi16(sum[0], ones));
-        dot[1] = _mm256_add_epi32(dot[1], _mm256_madd_epi16(sum[1], ones));
     }
 }
 

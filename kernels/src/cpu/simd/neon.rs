@@ -7,9 +7,12 @@
 //! register where a panel has four columns of four rows: sorting them, and the results, takes back
 //! most of what it saves.
 
+mod codes;
+
 use std::arch::aarch64::*;
 use std::arch::asm;
 
+use self::codes::{add_dots, load_centered, load_nibbles, load_tokens, load_wide};
 use super::{LANES, Simd, Wide};
 
 /// NEON and its dot product.
@@ -28,6 +31,7 @@ static NUMBERS: [u32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 // instruction set.
 
 impl Simd for NeonDotprod {
+    const SUMS: usize = 5;
     type F = Floats;
     type I = Ints;
 
@@ -255,6 +259,60 @@ impl Simd for NeonDotprod {
 
     #[inline]
     #[target_feature(enable = "neon")]
+    unsafe fn store_bf16(to: *mut u16, value: Floats) {
+        for (part, value) in value.into_iter().enumerate() {
+            let bits = vreinterpretq_u32_f32(value);
+            // To the nearest, ties to even: half of a last place, less one bit if that is even
+            // already.
+            let even = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            let rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), even);
+            // A NaN must not be rounded to infinity.
+            let quiet = vorrq_u32(bits, vdupq_n_u32(0x40_0000));
+            let halves = vbslq_u32(vceqq_f32(value, value), rounded, quiet);
+            // SAFETY: the caller gives room for 16 half floats.
+            unsafe { vst1_u16(to.add(4 * part), vshrn_n_u32::<16>(halves)) };
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_int(from: *const i32) -> Ints {
+        // SAFETY: the caller gives 16 readable integers.
+        unsafe {
+            [
+                vld1q_s32(from),
+                vld1q_s32(from.add(4)),
+                vld1q_s32(from.add(8)),
+                vld1q_s32(from.add(12)),
+            ]
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn dot_bf16(mut sum: Floats, a: Ints, b: Ints) -> Floats {
+        let high = vdupq_n_s32(-0x1_0000);
+        for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
+            let low_a = vreinterpretq_f32_s32(vshlq_n_s32::<16>(a));
+            let low_b = vreinterpretq_f32_s32(vshlq_n_s32::<16>(b));
+            let high_a = vreinterpretq_f32_s32(vandq_s32(a, high));
+            let high_b = vreinterpretq_f32_s32(vandq_s32(b, high));
+            *sum = vfmaq_f32(vfmaq_f32(*sum, low_a, low_b), high_a, high_b);
+        }
+        sum
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn low_halves(mut pairs: Ints) -> Ints {
+        for pairs in &mut pairs {
+            *pairs = vandq_s32(*pairs, vdupq_n_s32(0xffff));
+        }
+        pairs
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
     unsafe fn splat_int(value: i32) -> Ints {
         [vdupq_n_s32(value); 4]
     }
@@ -372,118 +430,17 @@ impl Simd for NeonDotprod {
             );
         }
     }
-}
 
-/// Loads 64 codes around 128, less 128.
-///
-/// # Safety
-/// They must be readable.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn load_centered(from: *const u8) -> Codes {
-    let mut codes = [vdupq_n_s8(0); 4];
-    for (part, codes) in codes.iter_mut().enumerate() {
-        // SAFETY: the caller gives 64 readable bytes.
-        let bytes = unsafe { vld1q_u8(from.add(16 * part)) };
-        *codes = vreinterpretq_s8_u8(veorq_u8(bytes, vdupq_n_u8(0x80)));
-    }
-    codes
-}
-
-/// Loads 64 codes of 5 or 6 bits.
-///
-/// # Safety
-/// Both of their parts must be readable.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn load_wide(from: Wide) -> Codes {
-    // SAFETY: the caller's.
-    let (low, high) = unsafe { load_nibbles(from.nibbles) };
-    let mut codes = if from.is_high { high } else { low };
-    // To the right where it is negative.
-    let shift = vdupq_n_s8(from.shift as i8);
-    for (part, codes) in codes.iter_mut().enumerate() {
-        // SAFETY: as above.
-        let plane = unsafe { vld1q_u8(from.plane.add(16 * part)) };
-        let bits = vandq_s8(vreinterpretq_s8_u8(vshlq_u8(plane, shift)), vdupq_n_s8(from.mask));
-        *codes = vorrq_s8(*codes, bits);
-    }
-    codes
-}
-
-/// Loads 64 bytes and returns their low and their high halves.
-///
-/// # Safety
-/// They must be readable.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn load_nibbles(from: *const u8) -> (Codes, Codes) {
-    let (mut low, mut high) = ([vdupq_n_s8(0); 4], [vdupq_n_s8(0); 4]);
-    for part in 0..4 {
-        // SAFETY: the caller gives 64 readable bytes.
-        let bytes = unsafe { vld1q_u8(from.add(16 * part)) };
-        low[part] = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
-        high[part] = vreinterpretq_s8_u8(vshrq_n_u8::<4>(bytes));
-    }
-    (low, high)
-}
-
-/// Loads the four bytes of each of `M` tokens, one token a lane.
-///
-/// # Safety
-/// `x` must be valid for `M` reads.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn load_tokens<const M: usize>(x: *const i32) -> int32x4_t {
-    const { assert!(M >= 1 && M <= 4, "a register holds four tokens") };
-    let zero = vdup_n_s32(0);
-    // SAFETY: the caller gives `M` tokens.
-    unsafe {
-        match M {
-            1 => vcombine_s32(vset_lane_s32::<0>(*x, zero), zero),
-            2 => vcombine_s32(vld1_s32(x), zero),
-            3 => vcombine_s32(vld1_s32(x), vset_lane_s32::<0>(*x.add(2), zero)),
-            _ => vld1q_s32(x),
+    #[inline(always)]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through it")]
+    unsafe fn prefetch_for_later(address: *const u8) {
+        // SAFETY: a prefetch of an invalid address does nothing.
+        unsafe {
+            asm!(
+                "prfm pldl2keep, [{}]",
+                in(reg) address,
+                options(nomem, nostack, preserves_flags)
+            );
         }
     }
-}
-
-/// Adds to each token's sums the dot products of its four bytes with those of every lane.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn add_dots<const M: usize>(dots: &mut [Ints; M], codes: Codes, x: int32x4_t) {
-    add_token::<0, M>(dots, codes, x);
-    add_token::<1, M>(dots, codes, x);
-    add_token::<2, M>(dots, codes, x);
-    add_token::<3, M>(dots, codes, x);
-}
-
-/// The token of lane `T`, if there is one.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn add_token<const T: usize, const M: usize>(dots: &mut [Ints; M], codes: Codes, x: int32x4_t) {
-    if T < M {
-        for (sum, codes) in dots[T].iter_mut().zip(codes) {
-            *sum = sdot::<T>(*sum, codes, x);
-        }
-    }
-}
-
-/// Adds to each lane the dot product of its four bytes with those of lane `T` of `x`. The
-/// standard library's function for it is not stable.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn sdot<const T: usize>(mut sum: int32x4_t, codes: int8x16_t, x: int32x4_t) -> int32x4_t {
-    // SAFETY: the instruction reads and writes only its registers.
-    unsafe {
-        asm!(
-            "sdot {sum:v}.4s, {codes:v}.16b, {x:v}.4b[{lane}]",
-            sum = inout(vreg) sum,
-            codes = in(vreg) codes,
-            x = in(vreg) x,
-            lane = const T,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sum
 }

@@ -20,6 +20,7 @@ fn map2(a: Floats, b: Floats, f: impl Fn(f32, f32) -> f32) -> Floats {
 }
 
 impl Simd for Portable {
+    const SUMS: usize = 1;
     type F = Floats;
     type I = [i32; LANES];
 
@@ -157,6 +158,34 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn store_bf16(to: *mut u16, value: Floats) {
+        // SAFETY: the caller gives room for 16 half floats.
+        unsafe {
+            to.cast::<[u16; LANES]>().write_unaligned(value.map(|v| bf16::from_f32(v).to_bits()));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_int(from: *const i32) -> [i32; LANES] {
+        // SAFETY: the caller gives 16 readable integers.
+        unsafe { from.cast::<[i32; LANES]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bf16(sum: Floats, a: [i32; LANES], b: [i32; LANES]) -> Floats {
+        let low = |pair: i32| f32::from_bits(pair.cast_unsigned() << 16);
+        let high = |pair: i32| f32::from_bits(pair.cast_unsigned() & 0xffff_0000);
+        std::array::from_fn(|lane| {
+            sum[lane] + low(a[lane]) * low(b[lane]) + high(a[lane]) * high(b[lane])
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn low_halves(pairs: [i32; LANES]) -> [i32; LANES] {
+        pairs.map(|pair| pair & 0xffff)
+    }
+
+    #[inline(always)]
     unsafe fn splat_int(value: i32) -> [i32; LANES] {
         [value; LANES]
     }
@@ -185,6 +214,9 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn prefetch(_address: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn prefetch_for_later(_address: *const u8) {}
 
     dots!();
 }

@@ -1,5 +1,7 @@
 //! The vectors of every instruction set of this machine against those of plain Rust.
 
+use half::bf16;
+
 use super::super::isa::Isa;
 use super::*;
 
@@ -8,6 +10,8 @@ macro_rules! everywhere {
     ($check:ident) => {
         for isa in Isa::available() {
             match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Bf16 => $check::<Avx512Bf16>(isa),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512Vnni => $check::<Avx512Vnni>(isa),
                 #[cfg(target_arch = "x86_64")]
@@ -128,6 +132,58 @@ fn floats_round_to_half_precision_as_plain_rust_rounds() {
 }
 
 #[test]
+fn floats_round_to_bf16_as_plain_rust_rounds() {
+    // NaN are alike, and so is what is below the normal numbers.
+    fn halves<S: Simd>(lanes: &[f32; LANES]) -> [u16; LANES] {
+        let mut halves = [0; LANES];
+        // SAFETY: as above; there is room for 16 half floats.
+        unsafe { S::store_bf16(halves.as_mut_ptr(), load::<S>(lanes)) };
+        halves.map(|half| match half & 0x7fff {
+            0..0x80 => 0,
+            0x7f81.. => 0x7fc0,
+            _ => half,
+        })
+    }
+    fn check<S: Simd>(isa: Isa) {
+        for start in (0..1 << 14).map(|i: u32| i.wrapping_mul(0x4_0000)) {
+            let lanes = std::array::from_fn(|lane| {
+                f32::from_bits(start.wrapping_add((lane as u32).wrapping_mul(0x0fff)))
+            });
+            assert_eq!(halves::<S>(&lanes), halves::<Portable>(&lanes), "{isa}: {lanes:?}");
+        }
+    }
+
+    everywhere!(check);
+}
+
+#[test]
+fn pairs_of_bf16_are_multiplied_and_added() {
+    fn check<S: Simd>(isa: Isa) {
+        // Small integers: every sum is exact.
+        let pair = |low: i32, high: i32| {
+            let [low, high] = [low, high].map(|v| bf16::from_f32(v as f32).to_bits());
+            i32::from(high) << 16 | i32::from(low)
+        };
+        let numbers: [i32; LANES] = std::array::from_fn(|lane| lane as i32 - 8);
+        let a = numbers.map(|n| pair(n, 3 * n));
+        let b = numbers.map(|n| pair(5 - n, 7 * n));
+        let sum = numbers.map(|n| n as f32);
+        let expected = numbers.map(|n| (n + n * (5 - n) + 21 * n * n) as f32);
+        let expected_low = numbers.map(|n| (n + n * (5 - n)) as f32);
+        // SAFETY: as above; there are 16 of each.
+        unsafe {
+            let (sum, a, b) = (load::<S>(&sum), S::load_int(a.as_ptr()), S::load_int(b.as_ptr()));
+            let ours = bits::<S>(S::dot_bf16(sum, a, b));
+            assert_eq!(ours, expected.map(f32::to_bits), "{isa}");
+            let ours = bits::<S>(S::dot_bf16(sum, S::low_halves(a), b));
+            assert_eq!(ours, expected_low.map(f32::to_bits), "{isa}: low halves");
+        }
+    }
+
+    everywhere!(check);
+}
+
+#[test]
 fn a_part_of_a_vector_is_all_that_is_read_and_written() {
     fn check<S: Simd>(isa: Isa) {
         let lanes = numbers(1.0, 1.0);
@@ -169,6 +225,8 @@ fn integers_round_to_even_and_back() {
                 assert_eq!(bits::<S>(S::to_float(ints)), expected, "{isa}: to_int {lanes:?}");
                 let sum: i32 = rounded.iter().map(|&lane| lane as i32).sum();
                 assert_eq!(S::sum_int(ints), sum, "{isa}: sum_int {lanes:?}");
+                let others = S::splat_int(3);
+                assert_eq!(S::sums_int(ints, others), [sum, 48], "{isa}: sums_int {lanes:?}");
                 if lanes[0] >= -128.0 {
                     let mut bytes = [0; LANES];
                     S::store_bytes(bytes.as_mut_ptr(), ints);
