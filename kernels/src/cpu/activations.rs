@@ -151,6 +151,13 @@ impl Activations {
     }
 }
 
+/// Where a row's first block goes.
+#[derive(Clone, Copy)]
+struct Place {
+    lane: usize,
+    block: usize,
+}
+
 /// A writer of single tokens that several threads share.
 struct Tiles<'a> {
     holds: Operands,
@@ -259,11 +266,11 @@ impl Cpu {
         if tiles.holds.int8 && tiles.cols > 0 {
             let block = start / BLOCK;
             if tiles.num_lanes == 1 {
-                self.write_lane(tiles, token, block, row, &mut []);
+                self.write_lane(tiles, Place { lane: token, block }, row, &mut []);
             } else {
                 with_scratch(&REST, row.len(), |rest| {
-                    self.write_lane(tiles, 2 * token, block, row, rest);
-                    self.write_lane(tiles, 2 * token + 1, block, rest, &mut []);
+                    self.write_lane(tiles, Place { lane: 2 * token, block }, row, rest);
+                    self.write_lane(tiles, Place { lane: 2 * token + 1, block }, rest, &mut []);
                 });
             }
         }
@@ -283,16 +290,9 @@ impl Cpu {
         }
     }
 
-    /// Rounds a row's blocks from one on into a lane of its tile. `rest` gets what that leaves,
-    /// unless it is empty.
-    fn write_lane(
-        &self,
-        tiles: &Tiles<'_>,
-        lane: usize,
-        block: usize,
-        row: &[f32],
-        rest: &mut [f32],
-    ) {
+    /// Rounds a row's blocks into its tile. `rest` gets what that leaves, unless it is empty.
+    fn write_lane(&self, tiles: &Tiles<'_>, place: Place, row: &[f32], rest: &mut [f32]) {
+        let Place { lane, block } = place;
         let in_tile = lane % tiles.tile;
         let first = lane - in_tile;
         let blocks = first * (tiles.cols / BLOCK);

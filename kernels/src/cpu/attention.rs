@@ -237,7 +237,7 @@ impl Call<'_> {
                 } else {
                     self.blocks(next, next.first_split)
                 };
-                self.run_split(unit, split, &blocks, &next.keys, scratch);
+                self.run_split(unit, split, [&blocks, &next], scratch);
                 blocks = next;
             }
             if !unit.is_cut {
@@ -334,23 +334,22 @@ impl Call<'_> {
         }
     }
 
-    /// Computes one split for all the unit's query rows, and adds it to their sums or, if the unit
-    /// is cut, puts it among the partial results.
+    /// Computes one split, whose blocks come before those that will be read next, for all the unit's
+    /// query rows, and adds it to their sums or, if the unit is cut, puts it among the partial results.
     fn run_split(
         &self,
         unit: &Unit,
         split: usize,
-        blocks: &SplitBlocks,
-        next_keys: &[*const u8; SPLIT_BLOCKS],
+        [blocks, next]: [&SplitBlocks; 2],
         scratch: &mut Scratch,
     ) {
         let sees = |row| self.sees(unit, row, split);
         let num_rows = self.num_rows(unit);
-        let SplitBlocks { keys, values, num_positions } = blocks;
+        let &SplitBlocks { ref keys, ref values, num_positions } = blocks;
+        let next_keys = &next.keys;
         let (tile, stride) = (self.cpu.kernels.query_tile(), self.head_dim + 2);
         for base in (0..num_rows).step_by(tile) {
             let width = tile.min(num_rows - base);
-            let num_positions = *num_positions;
             let part = SplitRows { base, width, num_positions, keys, values, next_keys };
             let results = self.attend(&part, &sees, scratch);
             for (lane, (largest, sum)) in results.into_iter().enumerate().take(width) {

@@ -148,7 +148,7 @@ pub(super) trait Simd: Copy + 'static {
             let n = Self::round(x);
             let r = Self::sub(x, n);
             let mut p = Self::splat(9.618_129e-3);
-            for c in [5.550_411e-2, 0.240_226_5, 0.693_147_2, 1.0] {
+            for c in [5.550_411e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0] {
                 p = Self::fma(p, r, Self::splat(c));
             }
             Self::mul(p, Self::pow2(n))

@@ -345,8 +345,10 @@ impl Simd for Avx512Bf16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn dot_bf16(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-        // SAFETY: all are 512 bits of which any are a value.
-        let (a, b) = unsafe { (transmute::<__m512i, __m512bh>(a), transmute(b)) };
+        // SAFETY: both are 512 bits, of which any are a value.
+        let a = unsafe { transmute::<__m512i, __m512bh>(a) };
+        // SAFETY: as above.
+        let b = unsafe { transmute::<__m512i, __m512bh>(b) };
         _mm512_dpbf16_ps(sum, a, b)
     }
 }
