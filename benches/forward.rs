@@ -19,7 +19,7 @@ use sconce::engine::request::SamplingParams;
 use sconce::runner::Executor;
 use sconce::runner::cpu::{CpuRunner, RunnerOptions};
 use sconce::weights::Checkpoint;
-use sconce_kernels::cpu::ActivationDtype;
+use sconce_kernels::cpu::{ActivationDtype, Isa, KvDtype};
 
 use harness::{Harness, Sequence};
 
@@ -74,7 +74,13 @@ fn main() -> anyhow::Result<()> {
         true => ActivationDtype::Int16,
         false => ActivationDtype::Int8,
     };
-    let options = RunnerOptions { num_threads, isa, activation_dtype, ..RunnerOptions::default() };
+    // As the server does unless told otherwise.
+    let kv_dtype = match activation_dtype {
+        ActivationDtype::Int16 => KvDtype::F16,
+        ActivationDtype::Int8 => isa.unwrap_or_else(Isa::detect).kv_dtype(),
+    };
+    let defaults = RunnerOptions::default();
+    let options = RunnerOptions { num_threads, isa, activation_dtype, kv_dtype, ..defaults };
     let start = Instant::now();
     let checkpoint = Checkpoint::open(&path)?;
     let opened = start.elapsed();

@@ -20,6 +20,7 @@ use sconce::engine::sequence::RequestId;
 use sconce::runner::Executor;
 use sconce::runner::cpu::{CpuRunner, RunnerOptions};
 use sconce::weights::Checkpoint;
+use sconce_kernels::cpu::Isa;
 use tokenizers::Tokenizer;
 
 const NUM_ROUNDS: usize = 7;
@@ -58,7 +59,8 @@ fn main() -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&path)?;
     let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)
         .map_err(|error| anyhow::anyhow!("the tokenizer: {error}"))?;
-    let options = RunnerOptions { num_threads, ..RunnerOptions::default() };
+    let kv_dtype = Isa::detect().kv_dtype();
+    let options = RunnerOptions { num_threads, kv_dtype, ..RunnerOptions::default() };
     let mut runner = CpuRunner::load(&checkpoint, &options)?;
     for workload in workloads(&tokenizer)? {
         compare(&mut runner, &workload)?;
