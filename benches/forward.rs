@@ -19,7 +19,7 @@ use sconce::engine::request::SamplingParams;
 use sconce::runner::Executor;
 use sconce::runner::cpu::{CpuRunner, RunnerOptions};
 use sconce::weights::Checkpoint;
-use sconce_kernels::cpu::{ActivationDtype, Isa, KvDtype};
+use sconce_kernels::cpu::{ActivationDtype, Isa};
 
 use harness::{Harness, Sequence};
 
@@ -75,10 +75,7 @@ fn main() -> anyhow::Result<()> {
         false => ActivationDtype::Int8,
     };
     // As the server does unless told otherwise.
-    let kv_dtype = match activation_dtype {
-        ActivationDtype::Int16 => KvDtype::F16,
-        ActivationDtype::Int8 => isa.unwrap_or_else(Isa::detect).kv_dtype(),
-    };
+    let kv_dtype = isa.unwrap_or_else(Isa::detect).kv_dtype(activation_dtype);
     let defaults = RunnerOptions::default();
     let options = RunnerOptions { num_threads, isa, activation_dtype, kv_dtype, ..defaults };
     let start = Instant::now();

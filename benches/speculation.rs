@@ -59,8 +59,9 @@ fn main() -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&path)?;
     let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)
         .map_err(|error| anyhow::anyhow!("the tokenizer: {error}"))?;
-    let kv_dtype = Isa::detect().kv_dtype();
-    let options = RunnerOptions { num_threads, kv_dtype, ..RunnerOptions::default() };
+    let defaults = RunnerOptions::default();
+    let kv_dtype = Isa::detect().kv_dtype(defaults.activation_dtype);
+    let options = RunnerOptions { num_threads, kv_dtype, ..defaults };
     let mut runner = CpuRunner::load(&checkpoint, &options)?;
     for workload in workloads(&tokenizer)? {
         compare(&mut runner, &workload)?;

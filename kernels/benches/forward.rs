@@ -211,8 +211,8 @@ fn buffers(model: &Model, case: &Case, kv_dtype: KvDtype) -> Result<Buffers, Err
     })
 }
 
-/// Writes every position of the cache: memory that nobody has written is all one page of zeros, which
-/// stays in the processor's cache.
+/// Writes every position of the cache: memory that nobody has written is all one page of zeros,
+/// which stays in the processor's cache.
 fn fill(cpu: &Cpu, model: &Model, buffers: &mut Buffers) -> Result<(), Error> {
     const CHUNK: usize = 256;
     let shape = buffers.kv.shape();
@@ -264,7 +264,7 @@ fn main() -> Result<(), Error> {
     let kv = match args.get(3).map(String::as_str) {
         Some("int8") => KvDtype::Int8,
         Some("f16") => KvDtype::F16,
-        _ => isa.kv_dtype(),
+        _ => isa.kv_dtype(ActivationDtype::Int8),
     };
     let cpu = Cpu::new(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN), isa)?;
     let started = Instant::now();

@@ -289,6 +289,10 @@ fn runner_options(compute: &ComputeArgs, limits: &LimitArgs) -> Result<RunnerOpt
         None => std::thread::available_parallelism()
             .map_err(|source| Error::Process { what: "can't count the cores", source })?,
     };
+    let activation_dtype = match compute.compute {
+        Precision::Int8 | Precision::F32 => ActivationDtype::Int8,
+        Precision::Int16 => ActivationDtype::Int16,
+    };
     Ok(RunnerOptions {
         num_threads,
         isa: compute.isa,
@@ -303,15 +307,12 @@ fn runner_options(compute: &ComputeArgs, limits: &LimitArgs) -> Result<RunnerOpt
             (Precision::Int8 | Precision::Int16, Some(Quantization::Q8)) => Compute::Q8,
             (Precision::Int8 | Precision::Int16, Some(Quantization::Q4)) => Compute::Q4,
         },
-        activation_dtype: match compute.compute {
-            Precision::Int8 | Precision::F32 => ActivationDtype::Int8,
-            Precision::Int16 => ActivationDtype::Int16,
-        },
+        activation_dtype,
         kv_dtype: match compute.kv_cache_dtype {
             _ if compute.exact => KvDtype::F32,
             KvPrecision::Int8 => KvDtype::Int8,
-            KvPrecision::Auto if compute.compute == Precision::Int8 => {
-                compute.isa.unwrap_or_else(Isa::detect).kv_dtype()
+            KvPrecision::Auto if compute.compute != Precision::F32 => {
+                compute.isa.unwrap_or_else(Isa::detect).kv_dtype(activation_dtype)
             }
             KvPrecision::Auto | KvPrecision::F16 => KvDtype::F16,
             KvPrecision::BF16 => KvDtype::BF16,
@@ -359,7 +360,7 @@ fn hash_options(
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{Args, FromArgMatches, Parser};
 
     use super::*;
 
@@ -390,6 +391,29 @@ mod tests {
         };
         assert_eq!(speculation(&[]), Ok(Speculation::PromptLookup));
         assert_eq!(speculation(&["--speculation", "off"]), Ok(Speculation::Off));
+    }
+
+    #[test]
+    fn the_cache_is_of_what_the_processor_multiplies_unless_precision_matters() {
+        let compute = |args: &str| {
+            ComputeArgs::augment_args(clap::Command::new("worker"))
+                .try_get_matches_from(std::iter::once("worker").chain(args.split_whitespace()))
+                .and_then(|matches| ComputeArgs::from_arg_matches(&matches))
+                .unwrap()
+        };
+        let limits = LimitArgs::augment_args(clap::Command::new("worker"))
+            .try_get_matches_from(["worker"])
+            .and_then(|matches| LimitArgs::from_arg_matches(&matches))
+            .unwrap();
+        let kv_dtype = |args| runner_options(&compute(args), &limits).unwrap().kv_dtype;
+
+        assert_eq!(kv_dtype("--isa avx512-bf16"), KvDtype::BF16);
+        assert_eq!(kv_dtype("--isa avx512-vnni"), KvDtype::F16);
+        assert_eq!(kv_dtype("--isa avx512-bf16 --compute int16"), KvDtype::F16);
+        assert_eq!(kv_dtype("--isa avx512-bf16 --compute f32"), KvDtype::F16);
+        assert_eq!(kv_dtype("--isa avx512-bf16 --exact"), KvDtype::F32);
+        assert_eq!(kv_dtype("--isa avx512-bf16 --kv-cache-dtype f16"), KvDtype::F16);
+        assert_eq!(kv_dtype("--isa portable --kv-dtype bf16"), KvDtype::BF16);
     }
 
     #[test]

@@ -270,6 +270,12 @@ impl Call<'_> {
         query.iter().map(|value| value * self.args.scale)
     }
 
+    fn copy_query(&self, unit: &Unit, row: usize, to: &mut [f32]) {
+        for (to, value) in to.iter_mut().zip(self.query(unit, row)) {
+            *to = value;
+        }
+    }
+
     /// Quantizes the unit's queries, scaled, into tiles.
     fn quantize_queries(&self, unit: &Unit, scratch: &mut Scratch) {
         let (head_dim, tile) = (self.head_dim, self.cpu.kernels.query_tile());
@@ -280,9 +286,7 @@ impl Call<'_> {
         grow(&mut scratch.query, head_dim);
         for row in 0..num_rows {
             let query = &mut scratch.query[..head_dim];
-            for (query, value) in query.iter_mut().zip(self.query(unit, row)) {
-                *query = value;
-            }
+            self.copy_query(unit, row, query);
             let lane = row % tile;
             let first = (row - lane) * num_groups;
             let slot = RowSlot {
@@ -306,9 +310,7 @@ impl Call<'_> {
         grow(&mut scratch.halves, head_dim);
         for row in 0..num_rows {
             let (query, halves) = (&mut scratch.query[..head_dim], &mut scratch.halves[..head_dim]);
-            for (query, value) in query.iter_mut().zip(self.query(unit, row)) {
-                *query = value;
-            }
+            self.copy_query(unit, row, query);
             // SAFETY: the table is this machine's; both are as long as a head, a multiple of 16.
             unsafe { (self.cpu.kernels.to_bf16)(query, halves) };
             let base = row / tile * tile;
@@ -334,8 +336,9 @@ impl Call<'_> {
         }
     }
 
-    /// Computes one split, whose blocks come before those that will be read next, for all the unit's
-    /// query rows, and adds it to their sums or, if the unit is cut, puts it among the partial results.
+    /// Computes one split, whose blocks come before those that will be read next, for all the
+    /// unit's query rows, and adds it to their sums or, if the unit is cut, puts it among the
+    /// partial results.
     fn run_split(
         &self,
         unit: &Unit,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::activations::ActivationDtype;
 use super::kv_cache::KvDtype;
 use crate::Error;
 
@@ -44,9 +45,13 @@ impl Isa {
         Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
-    /// The 16-bit type of a KV cache that it multiplies fastest.
-    pub fn kv_dtype(self) -> KvDtype {
-        if self == Self::Avx512Bf16 { KvDtype::BF16 } else { KvDtype::F16 }
+    /// The 16-bit type of a KV cache that goes with activations: what is multiplied fastest, or
+    /// what is most precise where they are.
+    pub fn kv_dtype(self, activations: ActivationDtype) -> KvDtype {
+        match (self, activations) {
+            (Self::Avx512Bf16, ActivationDtype::Int8) => KvDtype::BF16,
+            _ => KvDtype::F16,
+        }
     }
 
     /// Whether this machine can run it.

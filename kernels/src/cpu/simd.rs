@@ -136,7 +136,7 @@ pub(super) trait Simd: Copy + 'static {
         }
     }
 
-    /// `e` to the power of lanes that are at most 0, to one part in 20,000, for what is rounded to
+    /// `e` to the power of lanes that are at most 0, to one part in 16,000, for what is rounded to
     /// bf16 afterwards: the first terms of the series of 2 to the power of what rounding leaves.
     #[inline(always)]
     unsafe fn exp_coarse(x: Self::F) -> Self::F {

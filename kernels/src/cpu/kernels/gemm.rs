@@ -73,11 +73,8 @@ pub(super) unsafe fn p4<S: Simd, const M: usize>(tile: &Tile) {
             let dots = S::dots_nibbles::<M>(w, x);
             let scale = S::load_f16(w.add(256).cast());
             let min = S::load_f16(w.add(288).cast());
-            for t in 0..M {
-                let scale = S::mul(scale, S::splat(*scales.add(t)));
-                sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
-                sums[t] = S::fma(min, S::splat(*scales.add(M + t)), sums[t]);
-            }
+            add_scaled::<S, M>(&mut sums, dots, scale, scales);
+            add_minima::<S, M>(&mut sums, min, scales);
             (w, x, scales) = (w.add(P4_BYTES), x.add(8 * M), scales.add(2 * M));
         }
         finish::<S, M>(tile, sums);
@@ -170,11 +167,8 @@ pub(super) unsafe fn p5_min<S: Simd, const M: usize>(tile: &Tile) {
             let dots = S::dots_fives::<M>(w, x, [S::splat_int(0); M]);
             let scale = S::load_f16(w.add(PLANES + 64).cast());
             let min = S::load_f16(w.add(PLANES + 96).cast());
-            for t in 0..M {
-                let scale = S::mul(scale, S::splat(*scales.add(t)));
-                sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
-                sums[t] = S::fma(min, S::splat(*scales.add(M + t)), sums[t]);
-            }
+            add_scaled::<S, M>(&mut sums, dots, scale, scales);
+            add_minima::<S, M>(&mut sums, min, scales);
             (w, x, scales) = (w.add(P5_MIN_BYTES), x.add(8 * M), scales.add(2 * M));
         }
         finish::<S, M>(tile, sums);
@@ -235,6 +229,18 @@ unsafe fn add_scaled<S: Simd, const M: usize>(
             let scale = S::mul(scale, S::splat(*scales.add(t)));
             sums[t] = S::fma(S::to_float(dots[t]), scale, sums[t]);
         }
+    }
+}
+
+/// Adds the weights' minimum times the scaled sum of each token's codes.
+///
+/// # Safety
+/// The instruction set must be there and twice `M` scales readable.
+#[inline(always)]
+unsafe fn add_minima<S: Simd, const M: usize>(sums: &mut [S::F; M], min: S::F, scales: *const f32) {
+    for t in 0..M {
+        // SAFETY: the caller's.
+        unsafe { sums[t] = S::fma(min, S::splat(*scales.add(M + t)), sums[t]) };
     }
 }
 

@@ -59,6 +59,16 @@ fn load<S: Simd>(lanes: &[f32; LANES]) -> S::F {
     unsafe { S::load(lanes.as_ptr()) }
 }
 
+/// An odd step goes through all exponents and many halfway cases' neighbors.
+fn all_kinds() -> impl Iterator<Item = [f32; LANES]> {
+    (0..1 << 14).map(|i: u32| {
+        let start = i.wrapping_mul(0x4_0000);
+        std::array::from_fn(|lane| {
+            f32::from_bits(start.wrapping_add((lane as u32).wrapping_mul(0x0fff)))
+        })
+    })
+}
+
 fn numbers(from: f32, step: f32) -> [f32; LANES] {
     std::array::from_fn(|lane| from + step * lane as f32)
 }
@@ -119,11 +129,7 @@ fn floats_round_to_half_precision_as_plain_rust_rounds() {
         halves.map(|half| if half & 0x7fff > 0x7c00 { 0x7e00 } else { half })
     }
     fn check<S: Simd>(isa: Isa) {
-        // An odd step goes through all exponents and many halfway cases' neighbors.
-        for start in (0..1 << 14).map(|i: u32| i.wrapping_mul(0x4_0000)) {
-            let lanes = std::array::from_fn(|lane| {
-                f32::from_bits(start.wrapping_add((lane as u32).wrapping_mul(0x0fff)))
-            });
+        for lanes in all_kinds() {
             assert_eq!(halves::<S>(&lanes), halves::<Portable>(&lanes), "{isa}: {lanes:?}");
         }
     }
@@ -145,10 +151,7 @@ fn floats_round_to_bf16_as_plain_rust_rounds() {
         })
     }
     fn check<S: Simd>(isa: Isa) {
-        for start in (0..1 << 14).map(|i: u32| i.wrapping_mul(0x4_0000)) {
-            let lanes = std::array::from_fn(|lane| {
-                f32::from_bits(start.wrapping_add((lane as u32).wrapping_mul(0x0fff)))
-            });
+        for lanes in all_kinds() {
             assert_eq!(halves::<S>(&lanes), halves::<Portable>(&lanes), "{isa}: {lanes:?}");
         }
     }
@@ -258,6 +261,30 @@ fn lanes_are_summed_and_compared_and_powers_are_exact() {
             let expected = lanes.map(|lane| 2.0_f64.powf(lane.into()) as f32);
             assert_eq!(bits::<S>(powers), expected.map(f32::to_bits), "{isa}");
         }
+    }
+
+    everywhere!(check);
+}
+
+#[test]
+fn a_coarse_power_of_e_is_near_the_exact_one() {
+    fn check<S: Simd>(isa: Isa) {
+        for lanes in (0..2000).map(|i| numbers(-0.04 * i as f32, -0.0025)) {
+            let mut powers = [0.0; LANES];
+            // SAFETY: as above; there is room for 16 floats.
+            unsafe { S::store(powers.as_mut_ptr(), S::exp_coarse(load::<S>(&lanes))) };
+            for (power, lane) in powers.into_iter().zip(lanes) {
+                let exact = f64::from(lane).exp();
+                let error = (f64::from(power) - exact).abs();
+                assert!(error <= exact / 16e3, "{isa}: {lane}: {power} {exact}");
+            }
+        }
+        let special = [f32::NEG_INFINITY, f32::NAN, 0.0, -1e30];
+        let lanes = std::array::from_fn(|lane| special[lane % 4]);
+        // SAFETY: as above.
+        let powers = bits::<S>(unsafe { S::exp_coarse(load::<S>(&lanes)) }).map(f32::from_bits);
+        assert!(powers[0] < 1e-37 && powers[1].is_nan() && powers[3] < 1e-37, "{isa}");
+        assert_eq!(powers[2], 1.0, "{isa}");
     }
 
     everywhere!(check);

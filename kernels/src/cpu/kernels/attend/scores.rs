@@ -44,14 +44,9 @@ unsafe fn scores_of_blocks<S: Simd, const M: usize, const B: usize, E: Element>(
     // SAFETY: every access is inside what the caller vouches for.
     unsafe {
         let keys: [*const u8; B] = std::array::from_fn(|b| (*args.keys)[block + b]);
-        if let Some(values) = args.prefetch {
-            for b in 0..B {
-                let next = (*args.keys)[(block + b + B.max(2)).min(args.num_blocks - 1)];
-                for line in (0..args.head_dim / E::TOGETHER * LANES * E::BYTES).step_by(64) {
-                    S::prefetch(next.wrapping_add(line));
-                    S::prefetch_for_later((*values)[block + b].wrapping_add(line));
-                }
-            }
+        for b in 0..B {
+            let bytes = args.head_dim / E::TOGETHER * LANES * E::BYTES;
+            prefetch::<S>(args, block + b, B.max(2), bytes);
         }
         let mut sums = [[S::splat(0.0); M]; B];
         for step in 0..args.head_dim / E::TOGETHER {
@@ -74,6 +69,24 @@ unsafe fn scores_of_blocks<S: Simd, const M: usize, const B: usize, E: Element>(
         }
     }
     B
+}
+
+/// Asks for the keys of the block that comes `ahead` blocks later, and for the block's own values.
+///
+/// # Safety
+/// The instruction set must be there and the block among those of the split.
+#[inline(always)]
+unsafe fn prefetch<S: Simd>(args: &Scores, block: usize, ahead: usize, num_bytes: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        if let Some(values) = args.prefetch {
+            let next = (*args.keys)[(block + ahead).min(args.num_blocks - 1)];
+            for line in (0..num_bytes).step_by(64) {
+                S::prefetch(next.wrapping_add(line));
+                S::prefetch_for_later((*values)[block].wrapping_add(line));
+            }
+        }
+    }
 }
 
 /// # Safety
@@ -111,13 +124,7 @@ pub(in super::super) unsafe fn scores_int8<S: Simd, const M: usize>(args: &Score
     unsafe {
         for block in 0..args.num_blocks {
             let keys = (*args.keys)[block];
-            if let Some(values) = args.prefetch {
-                let next = (*args.keys)[(block + 2).min(args.num_blocks - 1)];
-                for line in (0..num_groups * P8_BYTES).step_by(64) {
-                    S::prefetch(next.wrapping_add(line));
-                    S::prefetch_for_later((*values)[block].wrapping_add(line));
-                }
-            }
+            prefetch::<S>(args, block, 2, num_groups * P8_BYTES);
             gemm::p8_near::<S, M>(&Tile {
                 weights: keys,
                 num_blocks: num_groups,
