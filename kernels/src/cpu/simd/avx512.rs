@@ -37,7 +37,7 @@ fn moved(bytes: __m512i, shift: i32) -> __m512i {
 /// What both sets share: all but what is done to bf16.
 macro_rules! common {
     () => {
-        const SUMS: usize = 16;
+        const SUMS: usize = 24;
         type F = __m512;
         type I = __m512i;
 
