@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use sconce::engine::plan::{Sampled, StepPlan};
+use sconce::engine::plan::{Sample, Sampled, StepPlan};
 use sconce::engine::request::{Request, SamplingParams};
 use sconce::engine::scheduler::{Scheduler, SchedulerConfig, Speculation};
 use sconce::engine::sequence::RequestId;
@@ -51,7 +51,8 @@ fn step(
     outputs: &mut Vec<sconce::engine::output::Output>,
 ) {
     assert!(scheduler.step(Duration::ZERO, plan), "the sequences go on");
-    let sampled = plan.samples.iter().map(|at| Sampled { token: 3 + at.position, logprobs: None });
+    let sampled = |at: &Sample| Sampled { token: 3 + at.position, logprobs: None, end: None };
+    let sampled = plan.samples.iter().map(sampled);
     scheduler.commit(plan, sampled.collect(), Duration::from_micros(100));
     scheduler.take_outputs(outputs);
     outputs.clear();

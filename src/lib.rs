@@ -5,6 +5,7 @@
 //! A [`engine::plan::StepPlan`] passes between them.
 
 pub mod engine;
+pub mod grammar;
 pub mod layers;
 pub mod models;
 pub mod runner;

@@ -6,6 +6,7 @@
 
 mod cli;
 mod engine;
+mod grammars;
 mod hash;
 mod listen;
 mod load;

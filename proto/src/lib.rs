@@ -1,5 +1,7 @@
-//! The protocol between router and worker: the types and services generated from `worker.proto`,
-//! and nothing else.
+//! What router and worker must agree on: the types and services generated from `worker.proto`, and
+//! the bytes that a token stands for.
+
+pub mod token_table;
 
 /// Version of the protocol that [`worker::Hello`] names.
 pub const PROTOCOL: u32 = 1;

@@ -1,4 +1,7 @@
 //! The bytes that each token of a vocabulary stands for.
+//!
+//! Every token of the tokenizers served here stands for a fixed string of bytes, whatever its
+//! neighbours are. The router makes text of them, the worker follows grammars with them.
 
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::{Decoder, Tokenizer};
@@ -67,7 +70,8 @@ impl TokenTable {
         self.longest
     }
 
-    fn is_special(&self, token: u32) -> bool {
+    /// Whether a token is a mark of the model's, no text.
+    pub fn is_special(&self, token: u32) -> bool {
         self.special.get(token as usize).copied().unwrap_or(false)
     }
 }

@@ -4,9 +4,7 @@
 //! neighbours are. So the bytes are looked up in a table that is built once per model, and text is
 //! whatever of them is whole characters: no window is ever decoded again.
 
-mod table;
-
-pub use table::{Error, TokenTable};
+pub use sconce_proto::token_table::{Error, TokenTable};
 
 /// The text of one completion, from the bytes of its tokens.
 #[derive(Debug, Default)]

@@ -33,4 +33,8 @@ pub enum Finish {
     Cancelled,
     /// It waited too long for its first step.
     Deadline,
+    /// Its grammar allows nothing more; the token is part of the text.
+    GrammarEnd,
+    /// To follow its grammar would take more than the limits allow.
+    GrammarLimit,
 }

@@ -111,6 +111,17 @@ pub struct Sampled {
     pub token: TokenId,
     /// Present when the request asked for log-probabilities.
     pub logprobs: Option<Box<TokenLogprobs>>,
+    /// Set when the grammar ends the completion.
+    pub end: Option<GrammarEnd>,
+}
+
+/// How a grammar ends a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrammarEnd {
+    /// With this token the text is complete.
+    Complete,
+    /// The next token can't be found within the limits, and this one means nothing.
+    Exhausted,
 }
 
 /// A sampled token's log-probability, and the likeliest tokens with theirs, best first.

@@ -1,5 +1,7 @@
 //! What a client asked of the engine, in tokens. Checked by the router; the engine trusts it.
 
+use crate::grammar::Grammar;
+
 /// A token's place in the vocabulary.
 pub type TokenId = u32;
 
@@ -51,6 +53,10 @@ pub struct SamplingParams {
     /// `None`: no log-probabilities. `Some(0)`: the sampled token's. `Some(n)`: also the `n`
     /// likeliest.
     pub num_logprobs: Option<u32>,
+    /// What the completion's text must be. `None`: anything.
+    pub grammar: Option<Grammar>,
+    /// The only tokens that may be sampled, in order; empty: all.
+    pub allowed_token_ids: Vec<TokenId>,
 }
 
 impl Default for SamplingParams {
@@ -72,6 +78,8 @@ impl Default for SamplingParams {
             max_tokens: 1,
             ignore_eos: false,
             num_logprobs: None,
+            grammar: None,
+            allowed_token_ids: Vec::new(),
         }
     }
 }

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use super::block_pool::BlockPool;
 use super::output::{Finish, Output};
-use super::plan::{Admission, BlockCopy, BlockId, Row, Sample, Sampled, SequenceId, StepPlan};
+use super::plan::{
+    Admission, BlockCopy, BlockId, GrammarEnd, Row, Sample, Sampled, SequenceId, StepPlan,
+};
 use super::request::{Request, TokenId};
 use super::sequence::{RequestId, Sequence, State};
 

@@ -163,7 +163,7 @@ impl Executor for HashModel {
                 let logprobs = sampling
                     .num_logprobs
                     .map(|_| Box::new(TokenLogprobs { logprob: 0.0, top: vec![(token, 0.0)] }));
-                sampled.push(Sampled { token, logprobs });
+                sampled.push(Sampled { token, logprobs, end: None });
                 if draft != Some(token) {
                     break;
                 }

@@ -2,7 +2,7 @@
 //!
 //! The order is vLLM's: log-probabilities of the model's own distribution; then end tokens are
 //! masked until `min_tokens`, logit biases added, and penalties applied (repetition, frequency,
-//! presence). Greedy sampling takes the likeliest of what results. Otherwise temperature, min-p,
+//! presence). What the grammar or the request does not allow is masked last. Greedy sampling takes the likeliest of what results. Otherwise temperature, min-p,
 //! top-k, top-p and, which vLLM has not, typical-p follow, each on what its predecessors left,
 //! renormalized.
 //!
@@ -11,9 +11,11 @@
 //! are right change nothing but the time it takes.
 //!
 //! Logits that are not numbers never win. When nothing is left, because all is masked or nothing
-//! was a number, the likeliest token of the model's own distribution is taken, or token 0.
+//! was a number, the likeliest allowed token of the model's own distribution is taken, or the first
+//! that is allowed.
 
 mod candidates;
+mod constraint;
 mod logprobs;
 mod philox;
 mod token_counts;
@@ -27,10 +29,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sconce_kernels::cpu::Cpu;
 
 use self::candidates::Candidates;
+use self::constraint::{Constraint, Mask};
 use self::logprobs::Logprobs;
 use self::token_counts::TokenCounts;
-use crate::engine::plan::{Admission, Sample, Sampled, SequenceId, StepPlan};
+use crate::engine::plan::{Admission, GrammarEnd, Sample, Sampled, SequenceId, StepPlan};
 use crate::engine::request::{SamplingParams, TokenId};
+use crate::grammar::Ahead;
 use crate::runner::Error;
 
 /// The live sequences' sampling states, and room to sample in.
@@ -42,6 +46,8 @@ pub struct Sampler {
     workers: Vec<Worker>,
     /// What all workers have sampled, by sample.
     gathered: Vec<(usize, Sampled)>,
+    /// Finds what grammars allow next while the model computes.
+    ahead: Ahead,
     step: u64,
 }
 
@@ -64,6 +70,7 @@ struct SequenceState {
     index: u32,
     /// Kept only when a penalty needs them.
     token_counts: Option<TokenCounts>,
+    constraint: Option<Constraint>,
     /// The last step that sampled it, to find one that does so twice.
     sampled_in: u64,
 }
@@ -88,7 +95,8 @@ impl Sampler {
     pub fn new(eos_token_ids: Vec<TokenId>, num_threads: usize) -> Self {
         let workers = (0..num_threads.max(1)).map(|_| Worker::default()).collect();
         let sequences = HashMap::new();
-        Self { eos_token_ids, sequences, workers, gathered: Vec::new(), step: 0 }
+        let (gathered, ahead) = (Vec::new(), Ahead::default());
+        Self { eos_token_ids, sequences, workers, gathered, ahead, step: 0 }
     }
 
     /// Sequences admitted and not released.
@@ -174,6 +182,13 @@ impl Sampler {
             }
             sampled.push(one);
         }
+        for sample in samples {
+            if let Some(state) = self.sequences.get(&sample.sequence)
+                && let Some(Constraint::Grammar(walk)) = &state.constraint
+            {
+                self.ahead.prepare(walk);
+            }
+        }
     }
 }
 
@@ -189,6 +204,7 @@ impl SequenceState {
             params: Arc::clone(&admission.sampling),
             index: admission.index,
             token_counts: TokenCounts::needed_by(&admission.sampling, &admission.prompt),
+            constraint: Constraint::needed_by(&admission.sampling),
             sampled_in: 0,
         }
     }
@@ -218,8 +234,16 @@ impl<'a> One<'a> {
         mut push: impl FnMut(Sampled),
     ) {
         let drafts = drafts.iter().copied().map(Some).chain([None]);
+        let mut constraint = self.state.constraint.as_ref().map(Constraint::begin);
         for (logits, draft) in rows.zip(drafts) {
-            let sampled = self.sample(logits, scratch);
+            let mask = constraint.as_mut().map_or(Ok(None), |constraint| constraint.mask());
+            let is_exhausted = mask.is_err();
+            let mut sampled = self.sample((logits, mask.unwrap_or_default()), scratch);
+            sampled.end = match &mut constraint {
+                _ if is_exhausted => Some(GrammarEnd::Exhausted),
+                Some(constraint) => constraint.accept(sampled.token),
+                None => None,
+            };
             let token = sampled.token;
             push(sampled);
             if draft != Some(token) {
@@ -234,21 +258,24 @@ impl<'a> One<'a> {
     }
 
     /// `logits`: `[vocab_size]`, as the model gave them.
-    fn sample(&self, logits: &[f32], scratch: &mut Scratch) -> Sampled {
-        let token = self.token(logits, scratch);
+    fn sample(&self, (logits, mask): (&[f32], Option<Mask<'_>>), scratch: &mut Scratch) -> Sampled {
+        let token = self.token((logits, mask), scratch);
         let logprobs = self
             .state
             .params
             .num_logprobs
             .map(|n| Box::new(scratch.logprobs.of(logits, token, n as usize)));
-        Sampled { token, logprobs }
+        Sampled { token, logprobs, end: None }
     }
 
-    fn token(&self, logits: &[f32], scratch: &mut Scratch) -> TokenId {
-        let adjusted = if self.adjusts() {
+    fn token(&self, (logits, mask): (&[f32], Option<Mask<'_>>), scratch: &mut Scratch) -> TokenId {
+        let adjusted = if self.adjusts() || mask.is_some() {
             scratch.adjusted.clear();
             scratch.adjusted.extend_from_slice(logits);
             self.adjust(&mut scratch.adjusted);
+            if let Some(mask) = mask {
+                mask.apply(&mut scratch.adjusted);
+            }
             &scratch.adjusted
         } else {
             logits
@@ -258,7 +285,7 @@ impl<'a> One<'a> {
         } else {
             vector::argmax(adjusted)
         };
-        chosen.or_else(|| vector::argmax(logits)).unwrap_or(0)
+        chosen.unwrap_or_else(|| likeliest((logits, mask), &mut scratch.adjusted))
     }
 
     fn adjusts(&self) -> bool {
@@ -297,6 +324,15 @@ impl<'a> One<'a> {
         filter(params, logits, candidates);
         candidates.draw(philox::uniform(params.seed, self.state.index, self.sample.position))
     }
+}
+
+/// The likeliest allowed token of the model's own distribution, or the first that is allowed.
+fn likeliest((logits, mask): (&[f32], Option<Mask<'_>>), scratch: &mut Vec<f32>) -> TokenId {
+    let Some(mask) = mask else { return vector::argmax(logits).unwrap_or(0) };
+    scratch.clear();
+    scratch.extend_from_slice(logits);
+    mask.apply(scratch);
+    vector::argmax(scratch).unwrap_or_else(|| mask.first())
 }
 
 /// Leaves the tokens that may be drawn in `candidates`, weighed.

@@ -16,6 +16,21 @@ use crate::runner::cpu::{KvCacheSize, RunnerOptions};
 // Beyond it, a step's bookkeeping takes longer than the step.
 const MAX_NUM_SEQS: u32 = 4096;
 
+// The formats that routers know, by name.
+const TOOL_PARSERS: [&str; 10] = [
+    "hermes",
+    "llama",
+    "pythonic",
+    "mistral",
+    "mistral-args",
+    "qwen3-coder",
+    "deepseek-v3",
+    "deepseek-v3.1",
+    "harmony",
+    "json",
+];
+const REASONING_PARSERS: [&str; 5] = ["none", "think", "deepseek-r1", "mistral", "harmony"];
+
 /// Serves one model to routers: tokens in, tokens out
 #[derive(Args, Clone, Debug)]
 pub struct Worker {
@@ -46,6 +61,9 @@ pub struct Worker {
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    #[command(flatten)]
+    formats: FormatArgs,
 
     #[command(flatten)]
     hash: HashArgs,
@@ -95,6 +113,18 @@ struct ComputeArgs {
     /// Tokens in a block of the KV cache
     #[arg(long, value_name = "COUNT", default_value = "16")]
     block_size: NonZeroU32,
+}
+
+/// What the model writes besides text. Routers take it apart.
+#[derive(Args, Clone, Debug)]
+struct FormatArgs {
+    /// How the model writes calls of tools. As its chat template shows, unless said otherwise
+    #[arg(long, value_name = "FORMAT", value_parser = TOOL_PARSERS)]
+    tool_parser: Option<String>,
+
+    /// How the model writes its reasoning. As its chat template shows, unless said otherwise
+    #[arg(long, value_name = "FORMAT", value_parser = REASONING_PARSERS)]
+    reasoning_parser: Option<String>,
 }
 
 /// What runs at once, and what waits.
@@ -199,6 +229,10 @@ pub(crate) struct Config {
     pub(crate) max_queue: u32,
     pub(crate) max_itl: Duration,
     pub(crate) speculation: Speculation,
+    /// Empty: as the chat template shows.
+    pub(crate) tool_parser: String,
+    /// Empty: as the chat template shows.
+    pub(crate) reasoning_parser: String,
     pub(crate) exit_with_stdin: bool,
 }
 
@@ -274,6 +308,8 @@ impl TryFrom<Worker> for Config {
                 SpeculationMode::PromptLookup => Speculation::PromptLookup,
                 SpeculationMode::Off => Speculation::Off,
             },
+            tool_parser: args.formats.tool_parser.unwrap_or_default(),
+            reasoning_parser: args.formats.reasoning_parser.unwrap_or_default(),
             exit_with_stdin: args.exit_with_stdin,
         })
     }

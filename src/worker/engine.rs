@@ -249,7 +249,7 @@ impl Engine {
     }
 
     fn submit(&mut self, session: SessionId, checked: Checked) {
-        let Checked { id, request, patience } = checked;
+        let Checked { id, request, patience, grammar: _ } = checked;
         let Some(owner) = self.sessions.get_mut(&session) else { return };
         if owner.requests.contains_key(&id) {
             let status = tonic::Status::invalid_argument("a request id was used twice");

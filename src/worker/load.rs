@@ -3,16 +3,19 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use sconce_proto::worker::ModelInfo;
 
 use super::Error;
 use super::cli::{Config, ModelSource};
+use super::grammars::Grammars;
 use super::hash;
 use super::service::Served;
 use crate::engine::request::TokenId;
 use crate::engine::scheduler::{Scheduler, SchedulerConfig};
+use crate::grammar::Compiler;
 use crate::runner::cpu::{CpuRunner, RunnerOptions};
 use crate::runner::{Executor, ExecutorLimits};
 use crate::weights::{self, Checkpoint};
@@ -46,7 +49,7 @@ pub(crate) fn load(config: &Config, publish: impl FnOnce(Served) + Send) -> Resu
                 ..describe(config, executor.limits())
             };
             let tokenizer = hash::tokenizer_json(options.vocab_size);
-            publish(Served { info, tokenizer });
+            publish(Served { info, tokenizer: tokenizer.into(), grammars: Grammars::new(None) });
             let phases = vec![("load", ms(start))];
             loaded(config, Box::new(executor), vec![hash::EOS], phases)
         }
@@ -72,7 +75,7 @@ fn load_checkpoint(
     let (tokenizer, runner) = std::thread::scope(|scope| {
         let tokenizer = scope.spawn(|| {
             let tokenizer = checkpoint.tokenizer_json()?;
-            publish(Served { info: describe_checkpoint(config, &checkpoint, limits), tokenizer });
+            publish(served(describe_checkpoint(config, &checkpoint, limits), tokenizer));
             Ok(ms(start))
         });
         let runner = CpuRunner::load(&checkpoint, options);
@@ -127,6 +130,14 @@ fn loaded(
     Ok(Loaded { executor, scheduler: Scheduler::new(scheduler), phases })
 }
 
+fn served(info: ModelInfo, tokenizer: Vec<u8>) -> Served {
+    let tokenizer: Arc<[u8]> = tokenizer.into();
+    let json = Arc::clone(&tokenizer);
+    let (eos, vocab_size) = (info.eos_token_ids.clone(), info.vocab_size);
+    let compiler = Compiler::new(json, eos, vocab_size);
+    Served { info, tokenizer, grammars: Grammars::new(Some(Arc::new(compiler))) }
+}
+
 fn describe_checkpoint(
     config: &Config,
     checkpoint: &Checkpoint,
@@ -156,6 +167,8 @@ fn describe(config: &Config, limits: ExecutorLimits) -> ModelInfo {
         created: i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX),
         epoch: RandomState::new().hash_one(since_1970),
         max_queue: config.max_queue,
+        tool_parser: config.tool_parser.clone(),
+        reasoning_parser: config.reasoning_parser.clone(),
         max_logprobs: MAX_LOGPROBS.min(limits.vocab_size),
         ..ModelInfo::default()
     }

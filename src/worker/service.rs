@@ -21,8 +21,9 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::engine::{Command, SessionId};
+use super::grammars::{Compiled, Compiling, Grammars};
 use super::outbox::{Messages, Outbox, outbox};
-use super::submit;
+use super::submit::{self, Checked};
 
 const MAX_SESSIONS: usize = 64;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +41,8 @@ pub(crate) struct Startup {
 /// What the worker serves.
 pub(crate) struct Served {
     pub(crate) info: ModelInfo,
-    pub(crate) tokenizer: Vec<u8>,
+    pub(crate) tokenizer: Arc<[u8]>,
+    pub(crate) grammars: Grammars,
 }
 
 /// The service. Answers from the start; without a model, that there is none yet.
@@ -120,7 +122,9 @@ impl worker_server::Worker for Service {
         info!(session = id.0, router = printable(&hello.router), "session began");
         let open = Command::Open { session: id, outbox: outbox.clone() };
         self.engine.send(open).await.map_err(|_| stopped())?;
-        let session = Session { id, info, engine: self.engine.clone(), outbox, _permit: permit };
+        let grammars = self.served()?.grammars.clone();
+        let engine = self.engine.clone();
+        let session = Session { id, info, engine, outbox, grammars, _permit: permit };
         // Ends with its router, or when it was hung up on.
         tokio::spawn(session.run(inbound));
         Ok(Response::new(messages))
@@ -165,6 +169,7 @@ struct Session {
     info: ModelInfo,
     engine: mpsc::Sender<Command>,
     outbox: Outbox,
+    grammars: Grammars,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -191,8 +196,18 @@ impl Session {
     }
 
     async fn read(&self, mut inbound: Streaming<RouterMessage>) -> End {
+        let mut compiling = Compiling::default();
         loop {
-            let message = match inbound.message().await {
+            let received = tokio::select! {
+                received = inbound.message() => received,
+                Some((compiled, is_cancelled)) = compiling.next() => {
+                    if !self.go_on(compiled, is_cancelled).await {
+                        return End::Engine;
+                    }
+                    continue;
+                }
+            };
+            let message = match received {
                 Ok(Some(RouterMessage { message: Some(message) })) => message,
                 Ok(Some(RouterMessage { message: None })) => {
                     return End::Violation("a message of no known kind");
@@ -203,36 +218,69 @@ impl Session {
                     return End::Router;
                 }
             };
-            let command = match message {
+            let is_sent = match message {
                 FromRouter::Hello(_) => return End::Violation("a second Hello"),
-                FromRouter::Submit(submit) => match self.check(submit) {
-                    Some(command) => command,
-                    None => continue,
-                },
+                FromRouter::Submit(submit) => self.take(submit, &mut compiling).await,
                 FromRouter::Cancel(cancel) => {
-                    Command::Cancel { session: self.id, id: cancel.request_id }
+                    compiling.cancel(cancel.request_id) || self.cancel(cancel.request_id).await
                 }
-                FromRouter::Probe(probe) => Command::Probe { session: self.id, nonce: probe.nonce },
+                FromRouter::Probe(probe) => {
+                    let probe = Command::Probe { session: self.id, nonce: probe.nonce };
+                    self.engine.send(probe).await.is_ok()
+                }
             };
-            // Full when the engine is busy: the router waits in gRPC's window.
-            if self.engine.send(command).await.is_err() {
+            if !is_sent {
                 return End::Engine;
             }
         }
     }
 
-    fn check(&self, submit: Submit) -> Option<Command> {
+    /// Sends a request to the engine, or to have its grammar compiled first. False when the engine
+    /// has ended.
+    async fn take(&self, submit: Submit, compiling: &mut Compiling) -> bool {
         let id = submit.request_id;
         match submit::check(submit, &self.info) {
-            Ok(checked) => Some(Command::Submit { session: self.id, checked: Box::new(checked) }),
+            Ok(checked) if checked.grammar.is_none() => self.submit(checked).await,
+            Ok(_) if compiling.len() >= self.info.max_queue.max(1) as usize => {
+                self.reject(id, Reason::QueueFull, "too many grammars are being compiled".into());
+                true
+            }
+            Ok(checked) => {
+                compiling.push(self.grammars.clone(), checked);
+                true
+            }
             Err(invalid) => {
                 let message = invalid.to_string();
                 warn!(session = self.id.0, id, message, "invalid request");
-                let reason = Reason::Invalid.into();
-                let rejected = Rejected { request_id: id, reason, message };
-                self.outbox.notify(ToRouter::Rejected(rejected));
-                None
+                self.reject(id, Reason::Invalid, message);
+                true
             }
         }
+    }
+    /// A grammar is compiled, or can't be. False when the engine has ended.
+    async fn go_on(&self, Compiled { id, result }: Compiled, is_cancelled: bool) -> bool {
+        match result {
+            Ok(checked) => self.submit(checked).await && (!is_cancelled || self.cancel(id).await),
+            Err(invalid) => {
+                debug!(session = self.id.0, id, "a grammar was refused");
+                self.reject(id, Reason::Grammar, invalid.to_string());
+                true
+            }
+        }
+    }
+
+    async fn submit(&self, checked: Checked) -> bool {
+        let submit = Command::Submit { session: self.id, checked: Box::new(checked) };
+        // Full when the engine is busy: the router waits in gRPC's window.
+        self.engine.send(submit).await.is_ok()
+    }
+
+    async fn cancel(&self, id: u64) -> bool {
+        self.engine.send(Command::Cancel { session: self.id, id }).await.is_ok()
+    }
+
+    fn reject(&self, id: u64, reason: Reason, message: String) {
+        let rejected = Rejected { request_id: id, reason: reason.into(), message };
+        self.outbox.notify(ToRouter::Rejected(rejected));
     }
 }

@@ -5,14 +5,18 @@
 
 use std::time::Duration;
 
+use sconce_proto::worker::grammar::Source as WireSource;
 use sconce_proto::worker::{ModelInfo, SamplingParams as Wire, Submit};
 
 use crate::engine::request::{Request, SamplingParams};
+use crate::grammar::Source;
 
 /// A request that the engine can trust.
 pub(crate) struct Checked {
     pub(crate) id: u64,
+    /// Without its grammar, which has yet to be compiled.
     pub(crate) request: Request,
+    pub(crate) grammar: Option<Source>,
     /// How long it may wait for its first step.
     pub(crate) patience: Option<Duration>,
 }
@@ -28,9 +32,21 @@ pub(crate) fn check(submit: Submit, info: &ModelInfo) -> Result<Checked, Invalid
     if submit.n == 0 || submit.n > info.max_num_seqs {
         return invalid(format!("n must be between 1 and {}", info.max_num_seqs));
     }
-    let Some(wire) = submit.sampling else { return invalid("sampling is missing") };
+    let Some(mut wire) = submit.sampling else { return invalid("sampling is missing") };
     check_numbers(&wire)?;
     check_tokens(&wire, info)?;
+    let grammar = match wire.grammar.take() {
+        None => None,
+        Some(_) if !wire.allowed_token_ids.is_empty() => {
+            return invalid("a grammar and allowed_token_ids can't be had together");
+        }
+        Some(grammar) => match grammar.source {
+            None => return invalid("the grammar has no source"),
+            Some(WireSource::JsonSchema(text)) => Some(Source::JsonSchema(text)),
+            Some(WireSource::Regex(text)) => Some(Source::Regex(text)),
+            Some(WireSource::Lark(text)) => Some(Source::Lark(text)),
+        },
+    };
     let cache_salt = match submit.cache_salt[..] {
         [] => 0,
         ref salt => u128::from_le_bytes(
@@ -42,6 +58,7 @@ pub(crate) fn check(submit: Submit, info: &ModelInfo) -> Result<Checked, Invalid
     Ok(Checked {
         id: submit.request_id,
         request: Request { prompt: submit.prompt, n: submit.n, sampling, cache_salt },
+        grammar,
         patience: (!patience.is_zero()).then_some(patience),
     })
 }
@@ -107,6 +124,12 @@ fn check_tokens(wire: &Wire, info: &ModelInfo) -> Result<(), Invalid> {
     if wire.stop_token_ids.iter().any(|token| *token >= vocab_size) {
         return invalid(format!("a token of stop_token_ids is not below {vocab_size}"));
     }
+    if wire.allowed_token_ids.len() > vocab_size as usize {
+        return invalid(format!("allowed_token_ids has more than {vocab_size} entries"));
+    }
+    if wire.allowed_token_ids.iter().any(|token| *token >= vocab_size) {
+        return invalid(format!("a token of allowed_token_ids is not below {vocab_size}"));
+    }
     if wire.num_logprobs.is_some_and(|count| count > info.max_logprobs) {
         return invalid(format!("num_logprobs must be at most {}", info.max_logprobs));
     }
@@ -130,6 +153,8 @@ fn sampling(wire: Wire) -> SamplingParams {
         max_tokens: wire.max_tokens,
         ignore_eos: wire.ignore_eos,
         num_logprobs: wire.num_logprobs,
+        grammar: None,
+        allowed_token_ids: wire.allowed_token_ids,
     }
 }
 

@@ -72,6 +72,9 @@ impl Scheduler {
             return;
         }
         let token = sampled.token;
+        if sampled.end == Some(GrammarEnd::Exhausted) {
+            return self.finish(slot, None, Finish::GrammarLimit);
+        }
         sequence.tokens.push(token);
         self.stats.num_generated_tokens += 1;
         let sampling = &sequence.sampling;
@@ -80,6 +83,8 @@ impl Scheduler {
         let full = sequence.tokens.len() >= sequence.max_len;
         if stops {
             self.finish(slot, Some(sampled), Finish::StopToken);
+        } else if sampled.end.is_some() {
+            self.finish(slot, Some(sampled), Finish::GrammarEnd);
         } else if full {
             self.finish(slot, Some(sampled), Finish::Length);
         } else {

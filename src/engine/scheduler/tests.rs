@@ -61,7 +61,8 @@ impl Engine {
     }
 
     fn commit(&mut self) {
-        let sampled = vec![Sampled { token: 9, logprobs: None }; self.plan.samples.len()];
+        let sampled =
+            vec![Sampled { token: 9, logprobs: None, end: None }; self.plan.samples.len()];
         let took = Duration::from_millis(self.plan.token_ids.len() as u64);
         self.scheduler.commit(&self.plan, sampled, took);
         self.scheduler.take_outputs(&mut self.outputs);
@@ -267,7 +268,7 @@ impl Engine {
             let drafts = self.plan.drafts(sample).iter().copied().map(Some).chain([None]);
             for (position, draft) in (sample.position..).zip(drafts) {
                 let token = says(position);
-                sampled.push(Sampled { token, logprobs: None });
+                sampled.push(Sampled { token, logprobs: None, end: None });
                 if draft != Some(token) {
                     break;
                 }

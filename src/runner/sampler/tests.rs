@@ -22,7 +22,7 @@ fn state(sampling: SamplingParams, prompt: &[TokenId]) -> SequenceState {
 
 fn sample_at(state: &SequenceState, logits: &[f32], position: u32) -> Sampled {
     let sample = sample_of(0, position);
-    One::new(state, &[STOP], sample).sample(logits, &mut Scratch::default())
+    One::new(state, &[STOP], sample).sample((logits, None), &mut Scratch::default())
 }
 
 /// Probabilities in double precision, likeliest first, of equal ones the lower ids.

@@ -23,6 +23,8 @@ fn finish(finish: Finish) -> wire::Finish {
         Finish::Length => wire::Finish::Length,
         Finish::Cancelled => wire::Finish::Cancelled,
         Finish::Deadline => wire::Finish::Deadline,
+        Finish::GrammarEnd => wire::Finish::GrammarEnd,
+        Finish::GrammarLimit => wire::Finish::GrammarLimit,
     }
 }
 
