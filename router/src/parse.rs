@@ -29,7 +29,7 @@ mod xml;
 use std::sync::Arc;
 
 pub use format::{Formats, ReasoningFormat, ToolFormat, UnknownFormat};
-pub use grammar::{Forced, NumCalls, grammar};
+pub use grammar::{Forced, NumCalls, answer, grammar, json};
 use marker::{Lexer, Token};
 use out::{Channel, Out};
 pub use thoughts::Start;

@@ -4,6 +4,7 @@
 //! written as in the templates that models are trained with, with one space after each comma and
 //! colon, so that no model can spend its tokens on white space.
 
+mod answer;
 mod lark;
 mod parameters;
 
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use super::format::{MISTRAL_THINK, THINK};
 use super::json::named::ARGS;
 use super::{ReasoningFormat, Start, Tool, ToolFormat, deepseek, harmony};
+pub use answer::{answer, json};
 use lark::{Lark, quoted};
 
 /// A call that a request insists on.
@@ -45,19 +47,23 @@ pub enum NumCalls {
 pub fn grammar(format: ToolFormat, forced: &Forced) -> String {
     let mut lark = Lark::new(forced.special);
     let thoughts = thoughts(forced, &mut lark);
-    let calls = match format {
-        ToolFormat::Hermes => hermes(forced, &mut lark),
-        ToolFormat::Llama => llama(forced, &mut lark),
-        ToolFormat::Pythonic => parameters::pythonic(forced, &mut lark),
-        ToolFormat::Mistral => mistral(forced, &mut lark),
-        ToolFormat::MistralArgs => mistral_args(forced, &mut lark),
-        ToolFormat::QwenXml => parameters::qwen_xml(forced, &mut lark),
-        ToolFormat::DeepSeekV3 => deepseek_v3(forced, &mut lark),
-        ToolFormat::DeepSeekV31 => deepseek_v31(forced, &mut lark),
-        ToolFormat::Harmony => harmony(forced, &mut lark),
-        ToolFormat::Json => json(forced, &mut lark),
-    };
+    let calls = calls(format, forced, &mut lark);
     lark.finish(&format!("{thoughts}{calls}"))
+}
+
+fn calls(format: ToolFormat, forced: &Forced, lark: &mut Lark) -> String {
+    match format {
+        ToolFormat::Hermes => hermes(forced, lark),
+        ToolFormat::Llama => llama(forced, lark),
+        ToolFormat::Pythonic => parameters::pythonic(forced, lark),
+        ToolFormat::Mistral => mistral(forced, lark),
+        ToolFormat::MistralArgs => mistral_args(forced, lark),
+        ToolFormat::QwenXml => parameters::qwen_xml(forced, lark),
+        ToolFormat::DeepSeekV3 => deepseek_v3(forced, lark),
+        ToolFormat::DeepSeekV31 => deepseek_v31(forced, lark),
+        ToolFormat::Harmony => harmony(forced, lark),
+        ToolFormat::Json => json_calls(forced, lark),
+    }
 }
 
 /// Reasoning before the calls: what the prompt has begun must end, and more may begin.
@@ -120,7 +126,7 @@ fn llama(forced: &Forced, lark: &mut Lark) -> String {
     forced.calls(lark, r#""; ""#, |tool, lark| object(tool, "parameters", lark))
 }
 
-fn json(forced: &Forced, lark: &mut Lark) -> String {
+fn json_calls(forced: &Forced, lark: &mut Lark) -> String {
     let calls = forced.calls(lark, r#"", ""#, |tool, lark| object(tool, "arguments", lark));
     match forced.num_calls {
         NumCalls::One => calls,
@@ -170,17 +176,24 @@ fn in_calls(calls: &str, lark: &Lark) -> String {
 }
 
 fn harmony(forced: &Forced, lark: &mut Lark) -> String {
-    let [start, channel, constrain, message] =
-        [harmony::START, harmony::CHANNEL, harmony::CONSTRAIN, harmony::MESSAGE]
-            .map(|marker| lark.marker(marker));
-    let analysis = lark.until(harmony::END);
+    let [channel, constrain, message] =
+        [harmony::CHANNEL, harmony::CONSTRAIN, harmony::MESSAGE].map(|marker| lark.marker(marker));
+    let analysis = analysis(lark);
     let one = Forced { num_calls: NumCalls::One, ..*forced };
     let calls = one.calls(lark, "", |tool, lark| {
         let schema = lark.json(&schema(&tool.parameters, COMPACT));
         let to = quoted(&format!("commentary to=functions.{} ", tool.name));
         format!(r#"{channel} {to} {constrain} "json" {message} {schema}"#)
     });
-    format!(r#"({channel} "analysis" {message} {analysis} {start} "assistant")? {calls}"#)
+    format!("{analysis} {calls}")
+}
+
+/// Harmony's reasoning, if there is some.
+fn analysis(lark: &mut Lark) -> String {
+    let [start, channel, message] =
+        [harmony::START, harmony::CHANNEL, harmony::MESSAGE].map(|marker| lark.marker(marker));
+    let text = lark.until(harmony::END);
+    format!(r#"({channel} "analysis" {message} {text} {start} "assistant")?"#)
 }
 
 /// What stands after commas and after colons.
