@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod completions;
 pub(crate) mod fields;
+pub(crate) mod format;
 pub mod models;
 pub(crate) mod options;
 pub mod reply;

@@ -79,6 +79,12 @@ pub enum Error {
     /// The request waited longer than it may.
     #[error("the request waited too long for its turn")]
     Deadline,
+    /// The worker can't enforce the grammar.
+    #[error("{0}")]
+    Grammar(String),
+    /// To follow the grammar took more than the worker allows.
+    #[error("the grammar is too complex: a token that it allows was not found within the limits")]
+    GrammarLimit,
     /// The worker refused what validation let through.
     #[error("{0}")]
     Refused(String),

@@ -124,6 +124,12 @@ impl ApiError {
                 let status = StatusCode::GATEWAY_TIMEOUT;
                 (status, "timeout_error", "deadline_exceeded", Retry::AsStatus)
             }
+            Self::Dispatch(Error::Grammar(_)) => {
+                (StatusCode::BAD_REQUEST, REQUEST, "invalid_grammar", Retry::AsStatus)
+            }
+            Self::Dispatch(Error::GrammarLimit) => {
+                (StatusCode::BAD_REQUEST, REQUEST, "grammar_too_complex", Retry::AsStatus)
+            }
             Self::Dispatch(Error::Refused(_)) => {
                 (StatusCode::BAD_REQUEST, REQUEST, "request_refused", Retry::AsStatus)
             }
@@ -183,6 +189,8 @@ mod tests {
             dispatch::Error::QueueFull { max_queue: 1 }.into(),
             dispatch::Error::Deadline.into(),
             dispatch::Error::Refused("too large".into()).into(),
+            dispatch::Error::Grammar("no rule is called `a`".into()).into(),
+            dispatch::Error::GrammarLimit.into(),
             dispatch::Error::WorkerLost.into(),
         ]
     }

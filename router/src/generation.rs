@@ -2,6 +2,7 @@
 //!
 //! Dropping a [`TextStream`] cancels what is still being generated.
 
+mod calls;
 mod choice;
 mod meter;
 
@@ -16,10 +17,12 @@ use crate::dispatch::{self, Outputs};
 use crate::error::ApiError;
 use crate::metrics::OpenStream;
 use crate::model::Model;
+use crate::prompt::Encoded;
 use crate::validate::GenerateRequest;
 use choice::Choice;
 use meter::Meter;
 
+pub(crate) use calls::{CallIds, Reading};
 pub use choice::TokenLogprob;
 
 /// Every completion of a request, merged.
@@ -33,6 +36,8 @@ pub struct TextStream {
     choices: Vec<Choice>,
     n: usize,
     stop: Vec<String>,
+    /// For errors.
+    grammar_param: Option<&'static str>,
     usage: TokenUsage,
     meter: Meter,
 }
@@ -44,10 +49,35 @@ pub struct Delta {
     pub choice: u32,
     /// More text.
     pub text: String,
+    /// More of what the model thinks before it answers.
+    pub reasoning: String,
+    /// More of its calls.
+    pub calls: Vec<CallDelta>,
     /// The tokens of that text, if they were asked for.
     pub logprobs: Vec<TokenLogprob>,
     /// Set on the last delta of a completion.
     pub finish: Option<FinishReason>,
+}
+
+/// What is new of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallDelta {
+    /// It begins.
+    Start {
+        /// Which of the completion's calls.
+        index: usize,
+        /// Its id.
+        id: String,
+        /// What is called.
+        name: String,
+    },
+    /// Its arguments go on.
+    Arguments {
+        /// Which of the completion's calls.
+        index: usize,
+        /// More of their JSON.
+        fragment: String,
+    },
 }
 
 /// Why a completion ended.
@@ -57,6 +87,8 @@ pub enum FinishReason {
     Stop,
     /// The most tokens that were asked for, or the end of the context.
     Length,
+    /// The model has called tools.
+    ToolCalls,
 }
 
 /// Tokens that a request has cost.
@@ -68,6 +100,8 @@ pub struct TokenUsage {
     pub num_cached: u64,
     /// Tokens of its completions.
     pub num_completion: u64,
+    /// Of those, tokens of the model's reasoning.
+    pub num_reasoning: u64,
 }
 
 impl FinishReason {
@@ -76,6 +110,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
         }
     }
 }
@@ -83,10 +118,10 @@ impl FinishReason {
 impl TextStream {
     /// Sends every prompt of a request to a worker.
     pub(crate) fn start(
-        app: &App,
-        principal: &Principal,
+        (app, principal): (&App, &Principal),
         model: Arc<Model>,
-        (request, prompts): (GenerateRequest, Vec<Vec<u32>>),
+        Encoded { request, prompts, .. }: Encoded,
+        reading: Option<&Reading>,
     ) -> Result<Self, ApiError> {
         // Nothing is sent before everything is known to fit.
         let fits: Result<Vec<_>, _> =
@@ -105,8 +140,10 @@ impl TextStream {
             sources.push(Some(outputs.inspect_err(|error| meter.failed(error))?));
         }
         let with_logprobs = request.reply.logprobs.is_some();
-        let choices = (0..num_choices).map(|_| Choice::new(with_logprobs)).collect();
-        Ok(Self { model, sources, turn: 0, choices, n, stop: request.stop, usage, meter })
+        let choices = (0..num_choices).map(|_| Choice::new(with_logprobs, reading)).collect();
+        let GenerateRequest { stop, grammar_param, .. } = request;
+        let turn = 0;
+        Ok(Self { model, sources, turn, choices, n, stop, grammar_param, usage, meter })
     }
 
     /// How many completions there are.
@@ -151,9 +188,20 @@ impl TextStream {
                     self.meter.failed(&error);
                     // The other prompts are of no use without this one.
                     self.sources.clear();
-                    return Poll::Ready(Some(Err(error.into())));
+                    return Poll::Ready(Some(Err(self.explain(error))));
                 }
             }
+        }
+    }
+
+    /// The error, with the parameter that it is about.
+    fn explain(&self, error: dispatch::Error) -> ApiError {
+        match (error, self.grammar_param) {
+            (dispatch::Error::Grammar(reason), Some(param)) => {
+                let message = format!("`{param}` can't be enforced: {reason}");
+                ApiError::invalid(param, "invalid_grammar", message)
+            }
+            (error, _) => error.into(),
         }
     }
 
@@ -205,9 +253,11 @@ impl TextStream {
             self.meter.token(first + index);
         }
         delta.choice = (first + index) as u32;
-        delta.text.clear();
-        delta.logprobs.clear();
+        delta.clear();
         delta.finish = choice.take(output, (&self.model.tokens, &self.stop), delta)?;
+        if output.token.is_some() && !delta.reasoning.is_empty() {
+            self.usage.num_reasoning += 1;
+        }
         if let Some(reason) = delta.finish {
             self.meter.finished(first + index, reason);
             let siblings = self.choices.get(first..first + self.n).unwrap_or_default();
@@ -217,6 +267,22 @@ impl TextStream {
                 *outputs = None;
             }
         }
-        Ok(delta.finish.is_some() || !delta.text.is_empty() || !delta.logprobs.is_empty())
+        Ok(delta.finish.is_some() || !delta.is_empty())
+    }
+}
+
+impl Delta {
+    fn clear(&mut self) {
+        self.text.clear();
+        self.reasoning.clear();
+        self.calls.clear();
+        self.logprobs.clear();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.text.is_empty()
+            && self.reasoning.is_empty()
+            && self.calls.is_empty()
+            && self.logprobs.is_empty()
     }
 }

@@ -1,8 +1,11 @@
 //! A served model as the router knows it: its limits, tokenizer and chat template.
 
+use std::sync::Arc;
+
 use sconce_proto::worker::ModelInfo;
 
 use crate::detokenizer::{self, TokenTable};
+use crate::parse::{Formats, ToolFormat, UnknownFormat};
 use crate::prompt::added::AddedTokens;
 use crate::prompt::template::Template;
 
@@ -18,6 +21,10 @@ pub struct Model {
     pub(crate) added: AddedTokens,
     /// How a conversation becomes a prompt.
     pub(crate) chat: ChatFormat,
+    /// What it writes besides text.
+    pub(crate) formats: Formats,
+    /// Tokens that are no text, and that show what it writes.
+    pub(crate) markers: Arc<[u32]>,
 }
 
 /// How a conversation becomes a prompt.
@@ -36,6 +43,9 @@ pub enum Error {
     /// The tokenizer does not parse, or contradicts itself.
     #[error("the model's tokenizer can't be read")]
     Tokenizer(#[source] tokenizers::Error),
+    /// The worker names a parser that does not exist.
+    #[error(transparent)]
+    Parser(#[from] UnknownFormat),
     /// Tokens can't be turned into text.
     #[error(transparent)]
     Decoder(#[from] detokenizer::Error),
@@ -53,8 +63,32 @@ impl Model {
         let tokens = TokenTable::new(&tokenizer, info.vocab_size)?;
         let added = AddedTokens::new(&tokenizer).map_err(Error::Tokenizer)?;
         let chat = ChatFormat::load(&info);
-        Ok(Self { info, tokenizer, tokens, added, chat })
+        let formats = formats(&info)?;
+        let markers = formats.markers().chain(ToolFormat::Hermes.markers().iter().copied());
+        let markers = markers.filter_map(|text| tokenizer.token_to_id(text));
+        let markers = markers.filter(|token| tokens.is_special(*token)).collect();
+        Ok(Self { info, tokenizer, tokens, added, chat, formats, markers })
     }
+
+    /// The id of a text that is a special token.
+    pub(crate) fn special(&self, text: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(text).filter(|token| self.tokens.is_special(*token))
+    }
+}
+
+/// What a model writes besides text: as its worker says, or as its chat template shows.
+fn formats(info: &ModelInfo) -> Result<Formats, UnknownFormat> {
+    let mut formats = Formats::detect(&info.chat_template);
+    match info.tool_parser.as_str() {
+        "" => {}
+        name => formats.tools = Some(name.parse()?),
+    }
+    match info.reasoning_parser.as_str() {
+        "" => {}
+        "none" => formats.reasoning = None,
+        name => formats.reasoning = Some(name.parse()?),
+    }
+    Ok(formats)
 }
 
 impl ChatFormat {

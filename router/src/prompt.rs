@@ -6,6 +6,7 @@
 //! the template may trim, split and compare as it likes.
 
 pub(crate) mod added;
+pub(crate) mod conversation;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod json;
@@ -19,9 +20,11 @@ use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
 use crate::model::{ChatFormat, Model};
-use crate::validate::{ChatMessage, GenerateRequest, Prompts, Role, context};
+use crate::parse::Start;
+use crate::validate::{Chat, GenerateRequest, PromptEnd, Prompts, context};
 use added::{Mark, Trust};
-use template::{Conversation, RenderError, Turn};
+use conversation::Conversation;
+use template::RenderError;
 
 /// More text than this is rendered and tokenised on a thread for blocking work.
 const MAX_INLINE_BYTES: usize = 4 << 10;
@@ -30,22 +33,30 @@ const MAX_INLINE_BYTES: usize = 4 << 10;
 static ENCODERS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, usize::from)));
 
+/// A request with its prompts' tokens.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub(crate) request: GenerateRequest,
+    pub(crate) prompts: Vec<Vec<u32>>,
+    /// Where a conversation's answer begins.
+    pub(crate) start: Start,
+}
+
 /// The tokens of each prompt of a request.
 pub(crate) async fn encode(
     model: &Arc<Model>,
     request: GenerateRequest,
     fuel: u64,
-) -> Result<(GenerateRequest, Vec<Vec<u32>>), ApiError> {
+) -> Result<Encoded, ApiError> {
     if num_bytes(&request.prompts) <= MAX_INLINE_BYTES {
-        let prompts = encode_now(model, &request, fuel)?;
-        return Ok((request, prompts));
+        return encode_now(model, request, fuel);
     }
     let model = Arc::clone(model);
     // The semaphore is never closed.
     let permit = ENCODERS.acquire().await.map_err(|_| ApiError::Internal)?;
     let work = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        encode_now(&model, &request, fuel).map(|prompts| (request, prompts))
+        encode_now(&model, request, fuel)
     });
     work.await.unwrap_or_else(|error| {
         tracing::error!(%error, "encoding a prompt failed");
@@ -55,49 +66,47 @@ pub(crate) async fn encode(
 
 fn num_bytes(prompts: &Prompts) -> usize {
     match prompts {
-        Prompts::Chat { messages, .. } => messages.iter().map(|m| m.content.len() + 64).sum(),
+        Prompts::Chat(chat) if !chat.tools.functions.is_empty() => usize::MAX,
+        Prompts::Chat(chat) => chat.messages.iter().map(|m| m.content.len() + 64).sum(),
         Prompts::Texts(texts) => texts.iter().map(String::len).sum(),
         Prompts::Tokens(_) => 0,
     }
 }
 
-fn encode_now(
-    model: &Model,
-    request: &GenerateRequest,
-    fuel: u64,
-) -> Result<Vec<Vec<u32>>, ApiError> {
-    match &request.prompts {
-        Prompts::Chat { messages, add_generation_prompt } => {
-            let conversation = Conversation {
-                turns: messages.iter().map(turn).collect(),
-                add_generation_prompt: *add_generation_prompt,
-                fuel,
-            };
-            chat(model, conversation).map(|tokens| vec![tokens])
+fn encode_now(model: &Model, request: GenerateRequest, fuel: u64) -> Result<Encoded, ApiError> {
+    let mut start = Start::Answer;
+    let prompts = match &request.prompts {
+        Prompts::Chat(conversation) => {
+            let (tokens, begins) = chat(model, conversation, fuel)?;
+            start = begins;
+            vec![tokens]
         }
         Prompts::Texts(texts) => {
             let prompts = texts.iter().enumerate();
-            prompts.map(|(i, text)| raw(model, text, || param(i, texts.len()))).collect()
+            let prompts = prompts.map(|(i, text)| raw(model, text, || param(i, texts.len())));
+            prompts.collect::<Result<_, _>>()?
         }
-        Prompts::Tokens(prompts) => Ok(prompts.clone()),
-    }
+        Prompts::Tokens(prompts) => prompts.clone(),
+    };
+    Ok(Encoded { request, prompts, start })
 }
 
 fn param(i: usize, num_prompts: usize) -> String {
     if num_prompts == 1 { "prompt".into() } else { format!("prompt[{i}]") }
 }
 
-fn turn(message: &ChatMessage) -> Turn<'_> {
-    Turn {
-        role: message.role.as_str(),
-        content: message.content.as_str().into(),
-        name: message.name.as_deref().map(Into::into),
-    }
+/// A conversation's tokens, and where its answer begins. The beginning-of-sequence token is there
+/// once, whether the template writes it or the tokenizer adds it.
+fn chat(model: &Model, request: &Chat, fuel: u64) -> Result<(Vec<u32>, Start), ApiError> {
+    let (text, mark) = render(model, request, fuel)?;
+    let tokens =
+        model.added.encode(&model.tokenizer, &text, mark).map_err(|error| untokenizable(&error))?;
+    let start = model.formats.reasoning.map_or(Start::Answer, |format| format.start(&text));
+    Ok((with_bos(model, tokens), start))
 }
 
-/// A conversation's tokens. The beginning-of-sequence token is there once, whether the template
-/// writes it or the tokenizer adds it.
-fn chat(model: &Model, mut conversation: Conversation) -> Result<Vec<u32>, ApiError> {
+/// A conversation's prompt, in which tokens that clients spell out are broken up by the mark.
+fn render(model: &Model, request: &Chat, fuel: u64) -> Result<(String, Option<Mark>), ApiError> {
     let template = match &model.chat {
         ChatFormat::Template(template) => template,
         ChatFormat::None => {
@@ -108,48 +117,32 @@ fn chat(model: &Model, mut conversation: Conversation) -> Result<Vec<u32>, ApiEr
             return Err(ApiError::BrokenTemplate { model: model.info.model.clone() });
         }
     };
-    let mark = break_up(model, &mut conversation)?;
+    let invalid = |message: String| ApiError::invalid("messages", "invalid_value", message);
+    let mut conversation = Conversation::new(request, template.tool_support(), fuel);
+    let mark = conversation.protect(&model.added).map_err(|()| {
+        invalid("the `messages` use every private character that Unicode has".to_owned())
+    })?;
     let max_bytes = max_bytes(model);
     let text = template.render(&conversation, max_bytes).map_err(|error| match error {
         RenderError::TooLong => too_long("messages", model),
-        RenderError::Refused(reason) => ApiError::invalid(
-            "messages",
-            "invalid_value",
-            format!("the model's chat template does not take these `messages`: {reason}"),
-        ),
-        RenderError::OutOfFuel => ApiError::invalid(
-            "messages",
-            "invalid_value",
-            "the model's chat template takes too long with these `messages`",
-        ),
-    })?;
-    let tokens =
-        model.added.encode(&model.tokenizer, &text, mark).map_err(|error| untokenizable(&error))?;
-    Ok(with_bos(model, tokens))
-}
-
-/// Breaks up every added token that a client spells out.
-fn break_up(model: &Model, conversation: &mut Conversation) -> Result<Option<Mark>, ApiError> {
-    let texts = || {
-        let turns = conversation.turns.iter();
-        turns.flat_map(|turn| [Some(&turn.content), turn.name.as_ref()]).flatten()
-    };
-    if !texts().any(|text| model.added.is_spelled_in(text)) {
-        return Ok(None);
-    }
-    let mark = Mark::absent_from(texts().map(AsRef::as_ref)).ok_or_else(|| {
-        let message = "the `messages` use every private character that Unicode has";
-        ApiError::invalid("messages", "invalid_value", message)
-    })?;
-    for turn in &mut conversation.turns {
-        // Templates look for tokens such as `</think>` in what the model said before.
-        let is_model = turn.role == Role::Assistant.as_str();
-        let trust = if is_model { Trust::Markup } else { Trust::Nothing };
-        for text in [Some(&mut turn.content), turn.name.as_mut()].into_iter().flatten() {
-            *text = model.added.break_up(text, trust, mark).into_owned().into();
+        RenderError::Refused(reason) => {
+            invalid(format!("the model's chat template does not take these `messages`: {reason}"))
         }
+        RenderError::OutOfFuel => {
+            invalid("the model's chat template takes too long with these `messages`".to_owned())
+        }
+    })?;
+    match (request.end, mark) {
+        (PromptEnd::OpenMessage, Some(mark)) => match text.rfind(&mark.end()) {
+            Some(end) => Ok((text.get(..end).unwrap_or_default().to_owned(), Some(mark))),
+            None => Err(ApiError::invalid(
+                "continue_final_message",
+                "unsupported_value",
+                "the model's chat template does not write the last message as it is",
+            )),
+        },
+        (_, mark) => Ok((text, mark)),
     }
-    Ok(Some(mark))
 }
 
 /// A raw prompt's tokens: all of it is text.

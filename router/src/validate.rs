@@ -2,10 +2,13 @@
 //! names the parameter and the limit. Nothing is clamped. A request that did not pass can't be
 //! generated from, because nothing else makes this type.
 
+mod format;
 mod messages;
 pub(crate) mod number;
 mod prompts;
 mod sampling;
+mod template;
+pub(crate) mod tools;
 
 use std::time::Instant;
 
@@ -18,7 +21,9 @@ use crate::config::Limits;
 use crate::error::ApiError;
 use crate::stream::ReportUsage;
 
-pub(crate) use messages::{ChatMessage, Role};
+pub(crate) use messages::{Call, ChatMessage, Role};
+pub(crate) use sampling::constrain;
+pub(crate) use tools::Tools;
 
 /// Completions' default for `max_tokens`, which OpenAI's users rely on.
 const COMPLETIONS_MAX_TOKENS: u32 = 16;
@@ -32,6 +37,8 @@ pub(crate) struct GenerateRequest {
     pub n: u32,
     /// How to sample. `max_tokens` is set by [`GenerateRequest::fit`].
     pub sampling: SamplingParams,
+    /// The parameter that says what the text must be.
+    pub grammar_param: Option<&'static str>,
     /// Texts that end a completion.
     pub stop: Vec<String>,
     /// How to answer.
@@ -45,16 +52,35 @@ pub(crate) struct GenerateRequest {
 #[derive(Debug)]
 pub(crate) enum Prompts {
     /// A conversation.
-    Chat {
-        /// Its messages, at least one.
-        messages: Vec<ChatMessage>,
-        /// Whether the prompt ends where the assistant's answer begins.
-        add_generation_prompt: bool,
-    },
+    Chat(Box<Chat>),
     /// Texts, at least one.
     Texts(Vec<String>),
     /// Tokens of the model, at least one prompt with at least one token each.
     Tokens(Vec<Vec<u32>>),
+}
+
+/// A conversation, and how its prompt is written.
+#[derive(Debug)]
+pub(crate) struct Chat {
+    /// At least one.
+    pub messages: Vec<ChatMessage>,
+    /// What the model may call.
+    pub tools: Tools,
+    /// Where the prompt ends.
+    pub end: PromptEnd,
+    /// More of what the template may ask for: texts, numbers, booleans.
+    pub variables: Vec<(String, serde_json::Value)>,
+}
+
+/// Where a conversation's prompt ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PromptEnd {
+    /// Where the assistant's answer begins.
+    Answer,
+    /// After the last message.
+    Message,
+    /// In the last message, which goes on.
+    OpenMessage,
 }
 
 /// How to answer.
@@ -109,10 +135,12 @@ pub(crate) fn chat(
         Some(max) => MaxTokens::Exactly(max),
         None => MaxTokens::UpTo(u32::MAX),
     };
-    let prompts = Prompts::Chat {
-        messages: messages::parse(request.messages, limits)?,
-        add_generation_prompt: request.add_generation_prompt,
-    };
+    let messages = messages::parse(request.messages, limits)?;
+    let end = template::end(request.add_generation_prompt, request.continue_final_message)?;
+    let variables =
+        template::variables(request.chat_template_kwargs, request.reasoning_effort.as_deref())?;
+    let tools = tools::parse(request.tools, request.tool_choice, request.parallel_tool_calls)?;
+    let prompts = Prompts::Chat(Box::new(Chat { messages, tools, end, variables }));
     bounds.request(request.options, prompts, (max_tokens, logprobs))
 }
 
@@ -141,6 +169,11 @@ impl Bounds<'_> {
     ) -> Result<GenerateRequest, ApiError> {
         let mut sampling = sampling::lower(&options.sampling, self)?;
         sampling.num_logprobs = logprobs;
+        let constraint = format::lower(options.response_format, options.structured_outputs)?;
+        let grammar_param = constraint.as_ref().map(|constraint| constraint.param);
+        if let Some(constraint) = constraint {
+            sampling::constrain(&mut sampling, (constraint.param, constraint.grammar))?;
+        }
         if let MaxTokens::Exactly(max) = max_tokens
             && sampling.min_tokens > max
         {
@@ -157,6 +190,7 @@ impl Bounds<'_> {
             arrived: Instant::now(),
             prompts,
             sampling,
+            grammar_param,
             max_tokens,
         })
     }
@@ -226,7 +260,7 @@ impl GenerateRequest {
     /// The parameter that prompts come from.
     pub(crate) fn prompt_param(&self) -> &'static str {
         match self.prompts {
-            Prompts::Chat { .. } => "messages",
+            Prompts::Chat(_) => "messages",
             Prompts::Texts(_) | Prompts::Tokens(_) => "prompt",
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod reply;
 pub(crate) mod request;
+pub(crate) mod tools;
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::error::ApiError;
 use crate::generation::TextStream;
 use crate::stream::{self, Dialect, Frames, Head};
 use crate::validate::{self, Mode};
-use crate::{api, prompt};
+use crate::{api, prompt, reading};
 use reply::{ChatChoice, ChatCompletion};
 use request::ChatCompletionRequest;
 
@@ -52,8 +53,10 @@ pub async fn create(
     let model = api::models::find(&app, &request.options.model)?;
     let request = validate::chat(request, &model.info, limits)?;
     let reply = request.reply;
-    let prompts = prompt::encode(&model, request, limits.template_fuel).await?;
-    let mut stream = TextStream::start(&app, &principal, Arc::clone(&model), prompts)?;
+    let mut encoded = prompt::encode(&model, request, limits.template_fuel).await?;
+    let reading = reading::prepare(&model, &mut encoded)?;
+    let mut stream =
+        TextStream::start((&app, &principal), Arc::clone(&model), encoded, reading.as_ref())?;
 
     let id = id("chatcmpl");
     let head =

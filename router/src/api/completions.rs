@@ -55,8 +55,8 @@ pub async fn create(
     let model = api::models::find(&app, &request.options.model)?;
     let request = validate::completions(request, &model.info, limits)?;
     let reply = request.reply;
-    let prompts = prompt::encode(&model, request, limits.template_fuel).await?;
-    let mut stream = TextStream::start(&app, &principal, Arc::clone(&model), prompts)?;
+    let encoded = prompt::encode(&model, request, limits.template_fuel).await?;
+    let mut stream = TextStream::start((&app, &principal), Arc::clone(&model), encoded, None)?;
 
     let id = id("cmpl");
     let head = Head { id: &id, object: OBJECT, created: now(), model: &model.info.model };

@@ -10,7 +10,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use body::Fields;
+pub(crate) use body::{Fields, missing};
 pub(crate) use schema::request_schema;
 pub(crate) use table::FIELDS;
 

@@ -10,6 +10,7 @@ use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema,
 use utoipa::{PartialSchema, ToSchema};
 
 use super::fields::Fields;
+use super::format::{ResponseFormat, StructuredOutputs};
 use crate::error::ApiError;
 use crate::validate::number::Wide;
 
@@ -19,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) n: Option<u32>,
     pub(crate) max_tokens: Option<u32>,
     pub(crate) sampling: Sampling,
+    pub(crate) response_format: Option<ResponseFormat>,
+    pub(crate) structured_outputs: Option<StructuredOutputs>,
     pub(crate) stop: Vec<String>,
     pub(crate) stream: bool,
     pub(crate) stream_options: Option<StreamOptions>,
@@ -39,6 +42,7 @@ pub(crate) struct Sampling {
     pub(crate) stop_token_ids: Vec<Wide>,
     pub(crate) min_tokens: Option<u32>,
     pub(crate) ignore_eos: bool,
+    pub(crate) allowed_token_ids: Option<Vec<Wide>>,
 }
 
 /// Options of a streamed answer.
@@ -59,6 +63,8 @@ impl Options {
             n: fields.count("n")?,
             max_tokens: fields.count("max_tokens")?,
             sampling: Sampling::read(fields)?,
+            response_format: fields.parse("response_format")?,
+            structured_outputs: fields.parse("structured_outputs")?,
             stop: fields.parse::<Stop>("stop")?.map(|stop| stop.0).unwrap_or_default(),
             stream: fields.boolean("stream")?.unwrap_or(false),
             stream_options: fields.parse("stream_options")?,
@@ -86,6 +92,7 @@ impl Sampling {
             stop_token_ids: stop_token_ids.map(|ids| ids.0).unwrap_or_default(),
             min_tokens: fields.count("min_tokens")?,
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+            allowed_token_ids: fields.parse::<TokenIds>("allowed_token_ids")?.map(|ids| ids.0),
         })
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::generation::{TextStream, TokenLogprob, TokenUsage};
+use crate::generation::{CallDelta, TextStream, TokenLogprob, TokenUsage};
 
 /// What a request has cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -62,7 +62,9 @@ impl From<TokenUsage> for UsageReport {
             completion_tokens: usage.num_completion,
             total_tokens: usage.num_prompt + usage.num_completion,
             prompt_tokens_details: PromptTokensDetails { cached_tokens: usage.num_cached },
-            completion_tokens_details: CompletionTokensDetails { reasoning_tokens: 0 },
+            completion_tokens_details: CompletionTokensDetails {
+                reasoning_tokens: usage.num_reasoning,
+            },
         }
     }
 }
@@ -71,8 +73,18 @@ impl From<TokenUsage> for UsageReport {
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
     pub(crate) text: String,
+    pub(crate) reasoning: String,
+    pub(crate) calls: Vec<CollectedCall>,
     pub(crate) logprobs: Vec<TokenLogprob>,
     pub(crate) finish_reason: &'static str,
+}
+
+/// A call as a whole.
+#[derive(Debug)]
+pub(crate) struct CollectedCall {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) arguments: String,
 }
 
 /// Waits for every completion of a request: a whole answer is the same deltas, collected.
@@ -84,10 +96,29 @@ pub(crate) async fn collect(
         let delta = delta?;
         let Some(choice) = choices.get_mut(delta.choice as usize) else { continue };
         choice.text.push_str(&delta.text);
+        choice.reasoning.push_str(&delta.reasoning);
+        for call in delta.calls {
+            choice.call(call);
+        }
         choice.logprobs.extend(delta.logprobs);
         choice.finish_reason = delta.finish.map_or(choice.finish_reason, |finish| finish.as_str());
     }
     Ok(choices)
+}
+
+impl Collected {
+    fn call(&mut self, call: CallDelta) {
+        match call {
+            CallDelta::Start { id, name, .. } => {
+                self.calls.push(CollectedCall { id, name, arguments: String::new() });
+            }
+            CallDelta::Arguments { index, fragment } => {
+                if let Some(call) = self.calls.get_mut(index) {
+                    call.arguments.push_str(&fragment);
+                }
+            }
+        }
+    }
 }
 
 /// A log-probability as JSON can write it: minus infinity is OpenAI's -9999.

@@ -262,6 +262,7 @@ impl Session {
                 Error::Refused(message)
             }
             Reason::TooLarge => Error::Refused(message),
+            Reason::Grammar => Error::Grammar(message),
         };
         self.refuse(id, error);
     }
@@ -290,10 +291,13 @@ impl Session {
             request.num_unfinished -= 1;
         }
         let output = match finish {
-            Finish::NotFinished | Finish::StopToken | Finish::Length | Finish::Cancelled => {
-                Ok(output)
-            }
+            Finish::NotFinished
+            | Finish::StopToken
+            | Finish::Length
+            | Finish::Cancelled
+            | Finish::GrammarEnd => Ok(output),
             Finish::Deadline => Err(Error::Deadline),
+            Finish::GrammarLimit => Err(Error::GrammarLimit),
         };
         // The receiver is gone after a cancel.
         let _ = request.outputs.send(output);

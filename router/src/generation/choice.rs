@@ -1,10 +1,11 @@
-//! One completion: its tokens' text, up to where a stop text begins.
+//! One completion: its tokens' text, up to where a stop text begins, and what that text is.
 
 use std::collections::VecDeque;
 
 use sconce_proto::worker::{Finish, TokenOutput};
 
-use super::{Delta, FinishReason};
+use super::calls::Calls;
+use super::{Delta, FinishReason, Reading};
 use crate::detokenizer::{Detokenizer, TokenTable};
 use crate::dispatch::Error;
 use crate::stop::{Scan, scan};
@@ -28,6 +29,8 @@ pub(super) struct Choice {
     /// Text that was not sent yet: it may be the beginning of a stop text.
     held: String,
     logprobs: Option<Logprobs>,
+    /// Takes the text apart, where it may be more than text.
+    calls: Option<Calls>,
     is_finished: bool,
 }
 
@@ -49,11 +52,12 @@ struct Span {
 }
 
 impl Choice {
-    pub(super) fn new(with_logprobs: bool) -> Self {
+    pub(super) fn new(with_logprobs: bool, reading: Option<&Reading>) -> Self {
         Self {
             detokenizer: Detokenizer::default(),
             held: String::new(),
             logprobs: with_logprobs.then(Logprobs::default),
+            calls: reading.map(Calls::new),
             is_finished: false,
         }
     }
@@ -71,7 +75,8 @@ impl Choice {
     ) -> Result<Option<FinishReason>, Error> {
         let finish = match output.finish() {
             Finish::NotFinished => None,
-            Finish::StopToken => Some(FinishReason::Stop),
+            Finish::StopToken | Finish::GrammarEnd => Some(FinishReason::Stop),
+            Finish::GrammarLimit => return Err(Error::GrammarLimit),
             Finish::Length => Some(FinishReason::Length),
             Finish::Deadline => return Err(Error::Deadline),
             // Only we cancel, and then nobody listens.
@@ -81,7 +86,9 @@ impl Choice {
         let token = output.token.filter(|_| output.finish() != Finish::StopToken);
         if let Some(token) = token {
             let start = self.held.len();
-            self.detokenizer.push(tokens.text(token), &mut self.held);
+            let is_marker = self.calls.as_ref().is_some_and(|calls| calls.is_marker(token));
+            let text = if is_marker { tokens.bytes(token) } else { tokens.text(token) };
+            self.detokenizer.push(text, &mut self.held);
             if let Some(logprobs) = &mut self.logprobs {
                 logprobs.push(token, output, self.held.get(start..).unwrap_or_default());
             }
@@ -89,17 +96,20 @@ impl Choice {
         if finish.is_some() {
             self.detokenizer.finish(&mut self.held);
         }
-        let finish = match scan(stop, &mut self.held, &mut delta.text) {
+        let mut finish = match scan(stop, &mut self.held, &mut delta.text) {
             Scan::Stopped => Some(FinishReason::Stop),
             Scan::Open => finish,
         };
         if finish.is_some() {
-            self.is_finished = true;
             delta.text.push_str(&std::mem::take(&mut self.held));
         }
         if let Some(logprobs) = &mut self.logprobs {
             logprobs.release(finish, delta);
         }
+        if let Some(calls) = &mut self.calls {
+            finish = calls.take_apart(delta, finish);
+        }
+        self.is_finished = finish.is_some();
         Ok(finish)
     }
 }

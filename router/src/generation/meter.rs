@@ -55,7 +55,7 @@ impl Meter {
 
     pub(super) fn finished(&mut self, choice: usize, reason: FinishReason) {
         let reason = match reason {
-            FinishReason::Stop => Finished::Stop,
+            FinishReason::Stop | FinishReason::ToolCalls => Finished::Stop,
             FinishReason::Length => Finished::Length,
         };
         let Some(times) = self.choices.get_mut(choice) else { return };
@@ -73,8 +73,8 @@ impl Meter {
             Error::NoWorker { .. } => Rejection::NoWorker,
             Error::QueueFull { .. } => Rejection::QueueFull,
             Error::Deadline => Rejection::Deadline,
-            Error::Refused(_) => Rejection::Refused,
-            Error::WorkerLost => return,
+            Error::Refused(_) | Error::Grammar(_) => Rejection::Refused,
+            Error::WorkerLost | Error::GrammarLimit => return,
         };
         if is_before_any_token {
             self.metrics.rejected(rejection);

@@ -34,12 +34,21 @@ pub(crate) struct AddedTokens {
 }
 
 impl Mark {
+    /// Whether it may be a mark where no text contains it.
+    pub(crate) fn is_candidate(character: &char) -> bool {
+        *character >= '\u{F0000}'
+    }
+
+    /// What marks the end of a message. Tokens are broken up by single marks.
+    pub(crate) fn end(self) -> String {
+        [self.0; 3].iter().collect()
+    }
+
     /// A private-use character that none of the texts contains.
     pub(crate) fn absent_from<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         let candidates = ('\u{F0000}'..='\u{FFFFD}').chain('\u{100000}'..='\u{10FFFD}');
-        let is_private = |c: &char| *c >= '\u{F0000}';
         let taken: HashSet<char> =
-            texts.into_iter().flat_map(|text| text.chars().filter(is_private)).collect();
+            texts.into_iter().flat_map(|text| text.chars().filter(Self::is_candidate)).collect();
         candidates.into_iter().find(|candidate| !taken.contains(candidate)).map(Self)
     }
 }

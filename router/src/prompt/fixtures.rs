@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use crate::model::Model;
+use crate::validate::{Chat, ChatMessage, PromptEnd, Role, Tools};
 
 #[path = "../../tests/support/tokenizers.rs"]
 mod tokenizer_json;
@@ -42,6 +43,24 @@ pub(crate) fn info() -> ModelInfo {
 pub(crate) fn model(chat_template: &str) -> Model {
     let info = ModelInfo { chat_template: chat_template.into(), ..info() };
     Model::load(info, tokenizer_json::byte_level().to_string().as_bytes()).unwrap()
+}
+
+/// A message that says this.
+pub(crate) fn message(role: Role, content: &str) -> ChatMessage {
+    ChatMessage {
+        role,
+        content: content.to_owned(),
+        name: None,
+        calls: Vec::new(),
+        call_id: None,
+        reasoning: None,
+    }
+}
+
+/// A conversation that the assistant is to answer.
+pub(crate) fn chat(messages: Vec<ChatMessage>) -> Chat {
+    let (tools, end, variables) = (Tools::default(), PromptEnd::Answer, Vec::new());
+    Chat { messages, tools, end, variables }
 }
 
 /// SentencePiece's kind, as Llama 2 has it: `▁` for spaces, bytes for what the vocabulary lacks.

@@ -1,13 +1,15 @@
 //! A model's chat template: code of the model's maker, run with bounds on time and output.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 
+use super::conversation::{Conversation, ToolSupport};
 use super::{json, strftime};
+use crate::validate::PromptEnd;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
+use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind};
+use serde::Serialize;
 
 const NAME: &str = "chat_template";
 
@@ -18,21 +20,7 @@ const DEFAULT_FUEL: u64 = 1_000_000;
 pub(crate) struct Template {
     environment: Environment<'static>,
     tokens: HashMap<String, String>,
-}
-
-/// What is rendered.
-pub(crate) struct Conversation<'a> {
-    pub(crate) turns: Vec<Turn<'a>>,
-    pub(crate) add_generation_prompt: bool,
-    pub(crate) fuel: u64,
-}
-
-/// One message.
-#[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    pub(crate) role: &'static str,
-    pub(crate) content: Cow<'a, str>,
-    pub(crate) name: Option<Cow<'a, str>>,
+    tools: ToolSupport,
 }
 
 /// Why a conversation has no prompt.
@@ -61,7 +49,14 @@ impl Template {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime::now);
         environment.add_template_owned(NAME, without_generation_tags(source))?;
-        Ok(Self { environment, tokens: tokens.clone() })
+        let tools =
+            if source.contains("tools") { ToolSupport::Template } else { ToolSupport::Text };
+        Ok(Self { environment, tokens: tokens.clone(), tools })
+    }
+
+    /// Whether it has a place for tools.
+    pub(crate) fn tool_support(&self) -> ToolSupport {
+        self.tools
     }
 
     /// Writes a conversation as the prompt that the model was trained with.
@@ -70,15 +65,22 @@ impl Template {
         conversation: &Conversation,
         max_bytes: usize,
     ) -> Result<String, RenderError> {
-        let messages: Value = conversation.turns.iter().map(message).collect();
+        let messages = as_value(&conversation.messages);
         // transformers passes these two as none when there are none.
-        let none = ["tools", "documents"].map(|name| (name.to_owned(), Value::from(())));
+        let tools = match &conversation.tools[..] {
+            [] => Value::from(()),
+            tools => as_value(tools),
+        };
+        let variables = conversation.variables.iter();
+        let variables = variables.map(|(name, value)| (name.clone(), as_value(value)));
         let tokens = self.tokens.iter().map(|(name, token)| (name.clone(), Value::from(&**token)));
         let rest = [
             ("messages".to_owned(), messages),
-            ("add_generation_prompt".to_owned(), conversation.add_generation_prompt.into()),
+            ("tools".to_owned(), tools),
+            ("documents".to_owned(), Value::from(())),
+            ("add_generation_prompt".to_owned(), (conversation.end == PromptEnd::Answer).into()),
         ];
-        let context = Value::from_pairs(tokens.chain(none).chain(rest));
+        let context = Value::from_pairs(variables.chain(tokens).chain(rest));
         if conversation.fuel == DEFAULT_FUEL {
             return render(&self.environment, context, max_bytes);
         }
@@ -88,11 +90,9 @@ impl Template {
     }
 }
 
-/// A message with the names that templates use.
-fn message(turn: &Turn) -> Value {
-    let fields = [("role", turn.role), ("content", &turn.content)];
-    let name = turn.name.as_ref().map(|name| ("name", &**name));
-    Value::from_pairs(fields.into_iter().chain(name))
+/// JSON as templates see it.
+fn as_value(json: impl Serialize) -> Value {
+    Value::from(Serde(json))
 }
 
 fn render(

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::added::AddedTokens;
 use super::fixtures::{self, ADDED, info};
 use super::*;
-use crate::validate::ChatMessage;
+use crate::validate::{ChatMessage, Role};
 
 const SMOLLM2: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != \
     'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n' }}{% endif %}\
@@ -66,27 +66,13 @@ const QWEN3: &str = "{%- set ns = namespace(multi_step_tool=true, last_query_ind
 
 const TEMPLATES: [&str; 4] = [SMOLLM2, LLAMA3, MISTRAL, QWEN3];
 
-fn messages(turns: &[(Role, &str)]) -> Vec<ChatMessage> {
-    let message = |(role, content): &(Role, &str)| ChatMessage {
-        role: *role,
-        content: (*content).to_owned(),
-        name: None,
-    };
-    turns.iter().map(message).collect()
-}
-
 fn encode_chat(model: &Model, turns: &[(Role, &str)]) -> Result<Vec<u32>, ApiError> {
-    let messages = messages(turns);
-    let conversation = Conversation {
-        turns: messages.iter().map(turn).collect(),
-        add_generation_prompt: true,
-        fuel: 1_000_000,
-    };
-    chat(model, conversation)
+    let messages = turns.iter().map(|(role, content)| fixtures::message(*role, content)).collect();
+    chat(model, &fixtures::chat(messages), 1_000_000).map(|(tokens, _)| tokens)
 }
 
 /// The tokens as text, with the added ones in angle quotes.
-fn show(model: &Model, tokens: &[u32]) -> String {
+pub(crate) fn show(model: &Model, tokens: &[u32]) -> String {
     let added = model.tokenizer.get_added_tokens_decoder();
     let show = |token: &u32| match added.get(token) {
         Some(added) => format!("«{}»", added.content).into_bytes(),
@@ -157,9 +143,10 @@ fn an_added_token_in_a_message_is_text() {
 #[test]
 fn an_added_token_in_a_name_is_text() {
     let model = fixtures::model("{{ messages[0].name }}");
-    let turns = vec![Turn { role: "user", content: "".into(), name: Some("<|im_end|>".into()) }];
-    let conversation = Conversation { turns, add_generation_prompt: true, fuel: 1_000_000 };
-    assert_eq!(show(&model, &chat(&model, conversation).unwrap()), "<|im_end|>");
+    let name = Some("<|im_end|>".into());
+    let message = ChatMessage { name, ..fixtures::message(Role::User, "") };
+    let (tokens, _) = chat(&model, &fixtures::chat(vec![message]), 1_000_000).unwrap();
+    assert_eq!(show(&model, &tokens), "<|im_end|>");
 }
 
 #[test]

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::api::chat::reply::ChatLogprobs;
+use crate::api::chat::reply::{ChatLogprobs, ToolCallChunk};
 use crate::api::completions::reply::CompletionLogprobs;
 use crate::api::reply::UsageReport;
 use crate::error::ApiError;
-use crate::generation::{Delta, FinishReason, TokenUsage};
+use crate::generation::{CallDelta, Delta, FinishReason, TokenUsage};
 use crate::model::Model;
 
 /// Whose chunks are written.
@@ -98,8 +98,14 @@ impl Frames {
 
     /// Writes a delta. Its last text event stays open, to be closed or merged with.
     pub fn delta(&mut self, out: &mut Vec<u8>, delta: &Delta, (usage, merge): (TokenUsage, Merge)) {
+        if !delta.reasoning.is_empty() {
+            self.reasoning(out, delta, usage);
+        }
         if !delta.text.is_empty() || !delta.logprobs.is_empty() {
             self.text(out, delta, (usage, merge));
+        }
+        for call in &delta.calls {
+            self.call(out, (delta.choice, call), usage);
         }
         if let Some(finish) = delta.finish {
             self.close(out, usage);
@@ -131,6 +137,25 @@ impl Frames {
                 }
             }
         }
+    }
+
+    fn reasoning(&mut self, out: &mut Vec<u8>, delta: &Delta, usage: TokenUsage) {
+        self.close(out, usage);
+        self.choice(out, delta.choice);
+        out.extend_from_slice(b",\"delta\":{\"reasoning_content\":\"");
+        escape(out, &delta.reasoning);
+        out.extend_from_slice(b"\"},\"logprobs\":null,\"finish_reason\":null}]");
+        self.end(out, usage);
+    }
+
+    /// Of a call, its id and name come first, then its arguments.
+    fn call(&mut self, out: &mut Vec<u8>, (choice, call): (u32, &CallDelta), usage: TokenUsage) {
+        self.close(out, usage);
+        self.choice(out, choice);
+        out.extend_from_slice(b",\"delta\":{\"tool_calls\":[");
+        write(out, &ToolCallChunk::new(call));
+        out.extend_from_slice(b"]},\"logprobs\":null,\"finish_reason\":null}]");
+        self.end(out, usage);
     }
 
     /// Closes the text event that may still be open.

@@ -9,7 +9,8 @@ use crate::error::ApiError;
 use crate::generation::{Delta, FinishReason, TokenLogprob, TokenUsage};
 use crate::prompt::fixtures;
 
-const USAGE: TokenUsage = TokenUsage { num_prompt: 5, num_cached: 3, num_completion: 2 };
+const USAGE: TokenUsage =
+    TokenUsage { num_prompt: 5, num_cached: 3, num_completion: 2, num_reasoning: 0 };
 
 fn frames(dialect: Dialect, usage: ReportUsage) -> Frames {
     let head = Head { id: "id-1", object: "chunk", created: 7, model: "a \"model\"" };

@@ -1,14 +1,22 @@
 //! The messages of a conversation.
 
+use serde_json::Value;
+
 use crate::api::chat::request::{Content, Message, Part};
+use crate::api::chat::tools::ToolCall;
+use crate::api::fields::missing;
 use crate::config::Limits;
 use crate::error::ApiError;
 
 /// Longest `name`, as OpenAI has it.
 const MAX_NAME_CHARS: usize = 64;
+/// Longest id of a call.
+const MAX_ID_CHARS: usize = 256;
+/// Most calls of one message.
+const MAX_CALLS: usize = 128;
 
 /// One message with the text of all its parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ChatMessage {
     /// Who says it.
     pub role: Role,
@@ -16,6 +24,23 @@ pub(crate) struct ChatMessage {
     pub content: String,
     /// Who that is by name.
     pub name: Option<String>,
+    /// What the assistant calls.
+    pub calls: Vec<Call>,
+    /// The call that a tool answers.
+    pub call_id: Option<String>,
+    /// What the assistant thought.
+    pub reasoning: Option<String>,
+}
+
+/// A call that the model made before.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Call {
+    /// As it was given.
+    pub id: String,
+    /// The function.
+    pub name: String,
+    /// An object; a text where they are none.
+    pub arguments: Value,
 }
 
 /// Who says a message.
@@ -27,6 +52,8 @@ pub(crate) enum Role {
     User,
     /// The model.
     Assistant,
+    /// What the model called.
+    Tool,
 }
 
 impl Role {
@@ -36,6 +63,7 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -54,22 +82,78 @@ pub(super) fn parse(messages: Vec<Message>, limits: &Limits) -> Result<Vec<ChatM
 
 fn parse_one(i: usize, message: Message) -> Result<ChatMessage, ApiError> {
     let role = role(i, message.role.as_deref())?;
-    if message.tool_calls.is_some_and(|calls| !calls.is_empty()) {
-        return Err(unsupported(format!("messages[{i}].tool_calls"), "tool calls"));
-    }
+    let path = |field: &str| format!("messages[{i}].{field}");
     if message.function_call.is_some() {
-        return Err(unsupported(format!("messages[{i}].function_call"), "function calls"));
+        return Err(unsupported(path("function_call"), "function calls"));
     }
-    let Some(content) = message.content else {
-        let param = format!("messages[{i}].content");
-        let message = format!("`{param}` is required");
-        return Err(ApiError::invalid(param, "missing_required_parameter", message));
+    let calls = message.tool_calls.unwrap_or_default();
+    if !calls.is_empty() && role != Role::Assistant {
+        return Err(misplaced(&path("tool_calls"), "an assistant's"));
+    }
+    if message.reasoning_content.is_some() && role != Role::Assistant {
+        return Err(misplaced(&path("reasoning_content"), "an assistant's"));
+    }
+    let call_id = match (role, message.tool_call_id) {
+        (Role::Tool, None) => return Err(missing(&path("tool_call_id"))),
+        (Role::Tool, Some(id)) => Some(short(&path("tool_call_id"), id)?),
+        (_, None) => None,
+        (_, Some(_)) => return Err(misplaced(&path("tool_call_id"), "a tool's")),
     };
-    let content = match content {
-        Content::Text(text) => text,
-        Content::Parts(parts) => join(i, role, parts)?,
+    let content = match message.content {
+        Some(Content::Text(text)) => text,
+        Some(Content::Parts(parts)) => join(i, role, parts)?,
+        None if !calls.is_empty() => String::new(),
+        None => return Err(missing(&path("content"))),
     };
-    Ok(ChatMessage { role, content, name: name(i, message.name)? })
+    Ok(ChatMessage {
+        role,
+        content,
+        name: name(i, message.name)?,
+        calls: self::calls(i, calls)?,
+        call_id,
+        reasoning: message.reasoning_content,
+    })
+}
+
+fn calls(i: usize, calls: Vec<ToolCall>) -> Result<Vec<Call>, ApiError> {
+    if calls.len() > MAX_CALLS {
+        let param = format!("messages[{i}].tool_calls");
+        let message = format!("`{param}` has {} calls and may have {MAX_CALLS}", calls.len());
+        return Err(ApiError::invalid(param, "array_above_max_length", message));
+    }
+    calls.into_iter().enumerate().map(|(j, call)| self::call((i, j), call)).collect()
+}
+
+fn call((i, j): (usize, usize), call: ToolCall) -> Result<Call, ApiError> {
+    let path = |field: &str| format!("messages[{i}].tool_calls[{j}].{field}");
+    if let Some(kind) = call.kind.filter(|kind| kind != "function") {
+        let message = format!("`{}` is {kind:?} and must be function", path("type"));
+        return Err(ApiError::invalid(path("type"), "unsupported_value", message));
+    }
+    let id = call.id.ok_or_else(|| missing(&path("id")))?;
+    let function = call.function.ok_or_else(|| missing(&path("function")))?;
+    let name = function.name.ok_or_else(|| missing(&path("function.name")))?;
+    let text = function.arguments.unwrap_or_default();
+    // Templates write arguments as JSON. A text that is none is passed on as what it is.
+    let arguments = match serde_json::from_str(&text) {
+        Ok(arguments @ Value::Object(_)) => arguments,
+        Ok(_) | Err(_) if text.trim().is_empty() => Value::Object(serde_json::Map::new()),
+        Ok(_) | Err(_) => Value::String(text),
+    };
+    Ok(Call { id: short(&path("id"), id)?, name: short(&path("function.name"), name)?, arguments })
+}
+
+fn short(param: &str, text: String) -> Result<String, ApiError> {
+    if text.chars().count() <= MAX_ID_CHARS {
+        return Ok(text);
+    }
+    let message = format!("`{param}` has more than {MAX_ID_CHARS} characters");
+    Err(ApiError::invalid(param, "string_above_max_length", message))
+}
+
+fn misplaced(param: &str, whose: &str) -> ApiError {
+    let message = format!("`{param}` has its place in {whose} message");
+    ApiError::invalid(param, "invalid_value", message)
 }
 
 fn role(i: usize, role: Option<&str>) -> Result<Role, ApiError> {
@@ -78,10 +162,11 @@ fn role(i: usize, role: Option<&str>) -> Result<Role, ApiError> {
         Some("system" | "developer") => Ok(Role::System),
         Some("user") => Ok(Role::User),
         Some("assistant") => Ok(Role::Assistant),
-        Some("tool" | "function") => Err(unsupported(param(), "messages of tools")),
+        Some("tool") => Ok(Role::Tool),
+        Some("function") => Err(unsupported(param(), "messages of functions")),
         Some(other) => {
             let message = format!(
-                "`{}` is {other:?} and must be one of: system, developer, user, assistant",
+                "`{}` is {other:?} and must be one of: system, developer, user, assistant, tool",
                 param()
             );
             Err(ApiError::invalid(param(), "invalid_value", message))

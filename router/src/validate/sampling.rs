@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sconce_proto::worker::{LogitBias, SamplingParams};
+use sconce_proto::worker::{Grammar, LogitBias, SamplingParams};
 
 use super::Bounds;
 use crate::api::options::Sampling;
@@ -10,6 +10,9 @@ use crate::error::ApiError;
 
 /// Most tokens of `stop_token_ids`.
 const MAX_STOP_TOKENS: usize = 64;
+
+/// Most tokens of `allowed_token_ids`.
+const MAX_ALLOWED_TOKENS: usize = 1024;
 
 /// Largest bias, as OpenAI has it.
 const MAX_BIAS: f64 = 100.0;
@@ -33,7 +36,43 @@ pub(super) fn lower(sampling: &Sampling, bounds: &Bounds) -> Result<SamplingPara
         max_tokens: 0,
         ignore_eos: sampling.ignore_eos,
         num_logprobs: None,
+        grammar: None,
+        allowed_token_ids: allowed_tokens(sampling, bounds)?,
     })
+}
+
+/// Adds what the text must be, if it can be had with the rest.
+pub(crate) fn constrain(
+    sampling: &mut SamplingParams,
+    (by, grammar): (&'static str, Grammar),
+) -> Result<(), ApiError> {
+    let clash = |param: &str| {
+        let message = format!("`{param}` can't be had together with `{by}`");
+        Err(ApiError::invalid(param, "invalid_value", message))
+    };
+    if !sampling.allowed_token_ids.is_empty() {
+        return clash("allowed_token_ids");
+    }
+    // A text that is complete can't go on.
+    if sampling.min_tokens > 0 {
+        return clash("min_tokens");
+    }
+    sampling.grammar = Some(grammar);
+    Ok(())
+}
+
+fn allowed_tokens(sampling: &Sampling, bounds: &Bounds) -> Result<Vec<u32>, ApiError> {
+    const PARAM: &str = "allowed_token_ids";
+    let Some(ids) = &sampling.allowed_token_ids else { return Ok(Vec::new()) };
+    if ids.is_empty() {
+        return Err(ApiError::invalid(PARAM, "empty_array", format!("`{PARAM}` is empty")));
+    }
+    if ids.len() > MAX_ALLOWED_TOKENS {
+        let message = format!("`{PARAM}` has {} ids and may have {MAX_ALLOWED_TOKENS}", ids.len());
+        return Err(ApiError::invalid(PARAM, "array_above_max_length", message));
+    }
+    let ids = ids.iter().enumerate();
+    ids.map(|(i, id)| id.token(&format!("{PARAM}[{i}]"), bounds.info.vocab_size)).collect()
 }
 
 fn logit_bias(biases: &[(String, f64)], bounds: &Bounds) -> Result<Vec<LogitBias>, ApiError> {

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::reply::{Collected, UsageReport, finite};
+use crate::api::reply::{Collected, CollectedCall, UsageReport, finite};
 use crate::detokenizer::TokenTable;
-use crate::generation::TokenLogprob;
+use crate::generation::{CallDelta, TokenLogprob};
 
 /// The answer to a chat request that is not streamed.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -33,7 +33,7 @@ pub struct ChatChoice {
     pub message: AssistantMessage,
     /// Its tokens, if they were asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     pub finish_reason: String,
 }
 
@@ -42,10 +42,53 @@ pub struct ChatChoice {
 pub struct AssistantMessage {
     /// `assistant`.
     pub role: String,
-    /// The text.
-    pub content: String,
+    /// The text; `null` where there are calls and no text.
+    pub content: Option<String>,
     /// Always `null`.
     pub refusal: Option<String>,
+    /// What it thought before. Not of OpenAI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What it calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<MessageToolCall>>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct MessageToolCall {
+    /// To name it in the message with its result.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is called.
+    pub function: CalledFunction,
+}
+
+/// A function and its arguments.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct CalledFunction {
+    /// The function's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The text of a JSON object; in a chunk, more of it.
+    pub arguments: String,
+}
+
+/// What is new of a call.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ToolCallChunk {
+    /// Which of the message's calls.
+    pub index: usize,
+    /// In its first chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, in its first chunk.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The name, in its first chunk, and more of the arguments.
+    pub function: CalledFunction,
 }
 
 /// Tokens with their log-probabilities.
@@ -121,6 +164,12 @@ pub struct ChatDelta {
     /// More text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of what it thinks before. Not of OpenAI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// More of its calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallChunk>>,
 }
 
 impl ChatChoice {
@@ -128,13 +177,45 @@ impl ChatChoice {
         let logprobs = logprobs.map(|tokens| ChatLogprobs::new(&choice.logprobs, tokens));
         Self {
             index: index as u32,
-            message: AssistantMessage {
-                role: "assistant".into(),
-                content: choice.text,
-                refusal: None,
-            },
+            message: AssistantMessage::new(choice.text, choice.reasoning, choice.calls),
             logprobs,
             finish_reason: choice.finish_reason.into(),
+        }
+    }
+}
+
+impl AssistantMessage {
+    fn new(text: String, reasoning: String, calls: Vec<CollectedCall>) -> Self {
+        let call = |call: CollectedCall| MessageToolCall {
+            id: call.id,
+            kind: "function".into(),
+            function: CalledFunction { name: Some(call.name), arguments: call.arguments },
+        };
+        Self {
+            role: "assistant".into(),
+            content: (!text.is_empty() || calls.is_empty()).then_some(text),
+            refusal: None,
+            reasoning_content: (!reasoning.is_empty()).then_some(reasoning),
+            tool_calls: (!calls.is_empty()).then(|| calls.into_iter().map(call).collect()),
+        }
+    }
+}
+
+impl ToolCallChunk {
+    pub(crate) fn new(call: &CallDelta) -> Self {
+        match call {
+            CallDelta::Start { index, id, name } => Self {
+                index: *index,
+                id: Some(id.clone()),
+                kind: Some("function".into()),
+                function: CalledFunction { name: Some(name.clone()), arguments: String::new() },
+            },
+            CallDelta::Arguments { index, fragment } => Self {
+                index: *index,
+                id: None,
+                kind: None,
+                function: CalledFunction { name: None, arguments: fragment.clone() },
+            },
         }
     }
 }

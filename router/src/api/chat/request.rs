@@ -4,11 +4,14 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Ref, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::tools::{Tool, ToolCall, ToolChoice};
 use crate::api::fields::{Door, Fields, request_schema};
+use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
 use crate::api::options::{LogitBias, Options, Stop, StreamOptions, TokenIds};
 use crate::error::ApiError;
 
@@ -18,23 +21,33 @@ pub(crate) struct ChatCompletionRequest {
     pub(crate) max_completion_tokens: Option<u32>,
     pub(crate) logprobs: bool,
     pub(crate) top_logprobs: Option<u32>,
-    pub(crate) add_generation_prompt: bool,
+    pub(crate) add_generation_prompt: Option<bool>,
+    pub(crate) continue_final_message: bool,
+    pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
+    pub(crate) reasoning_effort: Option<String>,
+    pub(crate) tools: Option<Vec<Tool>>,
+    pub(crate) tool_choice: Option<ToolChoice>,
+    pub(crate) parallel_tool_calls: Option<bool>,
     pub(crate) options: Options,
 }
 
 /// One message of a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct Message {
-    /// `system`, `developer`, `user` or `assistant`.
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
     #[schema(required)]
     pub(crate) role: Option<String>,
-    /// A text, or a list of text parts.
-    #[schema(required)]
+    /// A text, or a list of text parts. Required but for an assistant's message with calls.
     pub(crate) content: Option<Content>,
     /// Who speaks; some chat templates write it.
     pub(crate) name: Option<String>,
-    #[schema(ignore)]
-    pub(crate) tool_calls: Option<Vec<IgnoredAny>>,
+    /// In an assistant's message: what it called.
+    pub(crate) tool_calls: Option<Vec<ToolCall>>,
+    /// In a tool's message: the call that it answers.
+    pub(crate) tool_call_id: Option<String>,
+    /// In an assistant's message: what it thought. Not of OpenAI.
+    #[serde(alias = "reasoning")]
+    pub(crate) reasoning_content: Option<String>,
     #[schema(ignore)]
     pub(crate) function_call: Option<IgnoredAny>,
 }
@@ -71,7 +84,13 @@ impl ChatCompletionRequest {
             max_completion_tokens: fields.count("max_completion_tokens")?,
             logprobs: fields.boolean("logprobs")?.unwrap_or(false),
             top_logprobs: fields.count("top_logprobs")?,
-            add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
+            add_generation_prompt: fields.boolean("add_generation_prompt")?,
+            continue_final_message: fields.boolean("continue_final_message")?.unwrap_or(false),
+            chat_template_kwargs: fields.parse("chat_template_kwargs")?,
+            reasoning_effort: fields.text("reasoning_effort")?,
+            tools: fields.parse("tools")?,
+            tool_choice: fields.parse("tool_choice")?,
+            parallel_tool_calls: fields.boolean("parallel_tool_calls")?,
         })
     }
 }
@@ -131,6 +150,13 @@ impl ToSchema for ChatCompletionRequest {
         schemas.push((LogitBias::name().into(), LogitBias::schema()));
         schemas.push((TokenIds::name().into(), TokenIds::schema()));
         schemas.push((StreamOptions::name().into(), StreamOptions::schema()));
+        schemas.push((ResponseFormat::name().into(), ResponseFormat::schema()));
+        schemas.push((NamedSchema::name().into(), NamedSchema::schema()));
+        schemas.push((StructuredOutputs::name().into(), StructuredOutputs::schema()));
         Message::schemas(schemas);
+        schemas.push((Tool::name().into(), Tool::schema()));
+        Tool::schemas(schemas);
+        schemas.push((ToolChoice::name().into(), ToolChoice::schema()));
+        ToolChoice::schemas(schemas);
     }
 }

@@ -9,6 +9,7 @@ use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema,
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::fields::{Door, Fields, request_schema};
+use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
 use crate::api::options::{LogitBias, Options, Stop, StreamOptions, TokenIds};
 use crate::error::ApiError;
 use crate::validate::number::Wide;
@@ -153,5 +154,8 @@ impl ToSchema for CompletionRequest {
         schemas.push((LogitBias::name().into(), LogitBias::schema()));
         schemas.push((TokenIds::name().into(), TokenIds::schema()));
         schemas.push((StreamOptions::name().into(), StreamOptions::schema()));
+        schemas.push((ResponseFormat::name().into(), ResponseFormat::schema()));
+        schemas.push((NamedSchema::name().into(), NamedSchema::schema()));
+        schemas.push((StructuredOutputs::name().into(), StructuredOutputs::schema()));
     }
 }

@@ -324,15 +324,15 @@ mod tests {
     #[test]
     fn what_is_refused_may_be_neutral() {
         for body in [
-            &br#"{"tools":null}"#[..],
-            br#"{"tools":[ ]}"#,
-            br#"{"response_format":{"type": "text"}}"#,
+            &br#"{"functions":null}"#[..],
+            br#"{"functions":[ ]}"#,
+            br#"{"prompt_cache_options":{ }}"#,
             br#"{"modalities":["text"]}"#,
         ] {
             assert!(Fields::read(Door::Chat, body).is_ok());
         }
-        let (_, param, code) = error(br#"{"tools":[{"type":"function"}]}"#);
-        assert_eq!((param.as_deref(), code), (Some("tools"), "unsupported_parameter"));
+        let (_, param, code) = error(br#"{"functions":[{"name":"f"}]}"#);
+        assert_eq!((param.as_deref(), code), (Some("functions"), "unsupported_parameter"));
     }
 
     #[test]

@@ -1,0 +1,150 @@
+//! The tools of a chat request, as OpenAI defines them.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde_json::{Map, Value};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Ref, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+/// Something that the model may call.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct Tool {
+    /// `function`.
+    #[serde(rename = "type")]
+    #[schema(required)]
+    pub(crate) kind: Option<String>,
+    /// The function.
+    #[schema(required)]
+    pub(crate) function: Option<Function>,
+}
+
+/// A function that the model may call.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct Function {
+    /// At most 64 letters, digits, dashes and underscores.
+    #[schema(required)]
+    pub(crate) name: Option<String>,
+    /// What it does, for the model.
+    pub(crate) description: Option<String>,
+    /// The JSON schema of its arguments; none: it has no arguments.
+    pub(crate) parameters: Option<Map<String, Value>>,
+    /// Read and not needed: arguments are always of the schema where a call is forced.
+    #[expect(dead_code, reason = "its type is checked")]
+    pub(crate) strict: Option<bool>,
+}
+
+/// Whether, and what, the model must call.
+#[derive(Debug)]
+pub(crate) enum ToolChoice {
+    /// `none`, `auto` or `required`.
+    Mode(String),
+    /// One tool, or some of them.
+    Object(ToolChoiceObject),
+}
+
+/// One tool, or some of them.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct ToolChoiceObject {
+    /// `function` or `allowed_tools`.
+    #[serde(rename = "type")]
+    #[schema(required)]
+    pub(crate) kind: Option<String>,
+    /// The function that must be called.
+    pub(crate) function: Option<FunctionName>,
+    /// The tools that may be called.
+    pub(crate) allowed_tools: Option<AllowedTools>,
+}
+
+/// A function by name.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct FunctionName {
+    /// Among `tools`.
+    #[schema(required)]
+    pub(crate) name: Option<String>,
+}
+
+/// Some of the tools.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct AllowedTools {
+    /// `auto` or `required`.
+    #[schema(required)]
+    pub(crate) mode: Option<String>,
+    /// Which.
+    #[schema(required)]
+    pub(crate) tools: Option<Vec<NamedTool>>,
+}
+
+/// A tool by name.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct NamedTool {
+    /// The function.
+    #[schema(required)]
+    pub(crate) function: Option<FunctionName>,
+}
+
+/// A call that the model made before.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct ToolCall {
+    /// As it was given.
+    #[schema(required)]
+    pub(crate) id: Option<String>,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub(crate) kind: Option<String>,
+    /// What was called.
+    #[schema(required)]
+    pub(crate) function: Option<FunctionCall>,
+}
+
+/// A function and its arguments.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct FunctionCall {
+    /// The function's name.
+    #[schema(required)]
+    pub(crate) name: Option<String>,
+    /// The text of a JSON object.
+    pub(crate) arguments: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for ToolChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ChoiceVisitor;
+
+        impl<'de> Visitor<'de> for ChoiceVisitor {
+            type Value = ToolChoice;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string or an object")
+            }
+
+            fn visit_str<E>(self, mode: &str) -> Result<ToolChoice, E> {
+                Ok(ToolChoice::Mode(mode.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ToolChoice, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(ToolChoice::Object)
+            }
+        }
+
+        deserializer.deserialize_any(ChoiceVisitor)
+    }
+}
+
+impl PartialSchema for ToolChoice {
+    fn schema() -> RefOr<Schema> {
+        let mode = ObjectBuilder::new().schema_type(Type::String);
+        let mode = mode.enum_values(Some(["none", "auto", "required"]));
+        let object = Ref::from_schema_name("ToolChoiceObject");
+        Schema::AnyOf(AnyOfBuilder::new().item(mode).item(object).build()).into()
+    }
+}
+
+impl ToSchema for ToolChoice {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((ToolChoiceObject::name().into(), ToolChoiceObject::schema()));
+        ToolChoiceObject::schemas(schemas);
+    }
+}

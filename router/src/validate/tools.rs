@@ -1,0 +1,197 @@
+//! The tools that the model may call, and whether it must.
+
+use serde_json::{Map, Value, json};
+
+use super::format::check_name;
+use crate::api::chat::tools::{FunctionName, Tool, ToolChoice, ToolChoiceObject};
+use crate::api::fields::missing;
+use crate::error::ApiError;
+
+/// Most tools, as OpenAI has it.
+const MAX_TOOLS: usize = 128;
+
+/// What the model may call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tools {
+    /// None when it may call nothing.
+    pub(crate) functions: Vec<Function>,
+    pub(crate) choice: Choice,
+    /// Whether one answer may have several calls.
+    pub(crate) parallel: bool,
+}
+
+/// A function that the model may call.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    /// A JSON schema of an object.
+    pub(crate) parameters: Map<String, Value>,
+}
+
+/// Whether the model must call something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// It decides.
+    #[default]
+    Auto,
+    /// It must call one or more of them.
+    Required,
+}
+
+impl Function {
+    /// As chat templates have it.
+    pub(crate) fn as_json(&self) -> Value {
+        let mut function = Map::new();
+        function.insert("name".into(), self.name.clone().into());
+        if let Some(description) = &self.description {
+            function.insert("description".into(), description.clone().into());
+        }
+        function.insert("parameters".into(), self.parameters.clone().into());
+        json!({ "type": "function", "function": function })
+    }
+}
+
+pub(super) fn parse(
+    tools: Option<Vec<Tool>>,
+    choice: Option<ToolChoice>,
+    parallel: Option<bool>,
+) -> Result<Tools, ApiError> {
+    let functions = functions(tools.unwrap_or_default())?;
+    // A function that is named is called once.
+    let is_named = matches!(&choice, Some(ToolChoice::Object(object)) if object.function.is_some());
+    let (functions, choice) = choose(functions, choice)?;
+    Ok(Tools { functions, choice, parallel: parallel.unwrap_or(true) && !is_named })
+}
+
+fn functions(tools: Vec<Tool>) -> Result<Vec<Function>, ApiError> {
+    if tools.len() > MAX_TOOLS {
+        let message = format!("`tools` has {} tools and may have {MAX_TOOLS}", tools.len());
+        return Err(ApiError::invalid("tools", "array_above_max_length", message));
+    }
+    let mut functions: Vec<Function> = Vec::with_capacity(tools.len());
+    for (i, tool) in tools.into_iter().enumerate() {
+        let function = function(i, tool)?;
+        if functions.iter().any(|other| other.name == function.name) {
+            let param = format!("tools[{i}].function.name");
+            let message = format!("`{param}`: there are two functions of this name");
+            return Err(ApiError::invalid(param, "duplicate_parameter", message));
+        }
+        functions.push(function);
+    }
+    Ok(functions)
+}
+
+fn function(i: usize, tool: Tool) -> Result<Function, ApiError> {
+    let path = |field: &str| format!("tools[{i}].{field}");
+    match tool.kind.as_deref() {
+        Some("function") => {}
+        None => return Err(missing(&path("type"))),
+        Some(kind) => {
+            let message = format!(
+                "`{}` is {kind:?}, and only functions are supported: type `function`",
+                path("type")
+            );
+            return Err(ApiError::invalid(path("type"), "unsupported_value", message));
+        }
+    }
+    let function = tool.function.ok_or_else(|| missing(&path("function")))?;
+    let name = function.name.ok_or_else(|| missing(&path("function.name")))?;
+    check_name(&path("function.name"), &name)?;
+    let no_arguments = || Map::from_iter([("type".into(), "object".into())]);
+    let mut parameters = function.parameters.unwrap_or_else(no_arguments);
+    match parameters.get("type") {
+        None => drop(parameters.insert("type".into(), "object".into())),
+        Some(Value::String(kind)) if kind == "object" => {}
+        Some(_) => {
+            let param = path("function.parameters.type");
+            let message = format!("`{param}` must be \"object\": arguments have names");
+            return Err(ApiError::invalid(param, "invalid_value", message));
+        }
+    }
+    Ok(Function { name, description: function.description, parameters })
+}
+
+/// The functions that may be called, and whether one must be.
+fn choose(
+    functions: Vec<Function>,
+    choice: Option<ToolChoice>,
+) -> Result<(Vec<Function>, Choice), ApiError> {
+    let object = match choice {
+        None => return Ok((functions, Choice::Auto)),
+        Some(ToolChoice::Mode(mode)) => {
+            return match mode.as_str() {
+                "none" => Ok((Vec::new(), Choice::Auto)),
+                "auto" => Ok((functions, Choice::Auto)),
+                "required" if functions.is_empty() => Err(needs_tools()),
+                "required" => Ok((functions, Choice::Required)),
+                other => {
+                    let message = format!(
+                        "`tool_choice` is {other:?} and must be one of: none, auto, required, or \
+                         an object"
+                    );
+                    Err(ApiError::invalid("tool_choice", "invalid_value", message))
+                }
+            };
+        }
+        Some(ToolChoice::Object(object)) => object,
+    };
+    let (names, choice) = names(object)?;
+    if functions.is_empty() {
+        return Err(needs_tools());
+    }
+    let mut chosen = Vec::with_capacity(names.len());
+    for (param, name) in names {
+        let Some(function) = functions.iter().find(|function| function.name == name) else {
+            let message = format!("`{param}` is {name:?}, which is none of `tools`");
+            return Err(ApiError::invalid(param, "invalid_value", message));
+        };
+        chosen.push(function.clone());
+    }
+    Ok((chosen, choice))
+}
+
+fn needs_tools() -> ApiError {
+    ApiError::invalid("tool_choice", "invalid_value", "`tool_choice` needs `tools`")
+}
+
+/// The names of the chosen functions, with the parameters that they come from.
+fn names(object: ToolChoiceObject) -> Result<(Vec<(String, String)>, Choice), ApiError> {
+    let name = |param: &str, function: Option<FunctionName>| {
+        let param = format!("{param}.function.name");
+        let name = function.and_then(|function| function.name);
+        name.map(|name| (param.clone(), name)).ok_or_else(|| missing(&param))
+    };
+    match (object.kind.as_deref(), object.allowed_tools) {
+        (Some("function"), _) => {
+            Ok((vec![name("tool_choice", object.function)?], Choice::Required))
+        }
+        (Some("allowed_tools"), Some(allowed)) => {
+            let choice = match allowed.mode.as_deref() {
+                Some("auto") => Choice::Auto,
+                Some("required") => Choice::Required,
+                _ => {
+                    let param = "tool_choice.allowed_tools.mode";
+                    let message = format!("`{param}` must be one of: auto, required");
+                    return Err(ApiError::invalid(param, "invalid_value", message));
+                }
+            };
+            let tools = allowed.tools.unwrap_or_default().into_iter().enumerate();
+            let names = tools.map(|(i, tool)| {
+                name(&format!("tool_choice.allowed_tools.tools[{i}]"), tool.function)
+            });
+            let names: Vec<_> = names.collect::<Result<_, _>>()?;
+            if names.is_empty() {
+                return Err(missing("tool_choice.allowed_tools.tools"));
+            }
+            Ok((names, choice))
+        }
+        (Some("allowed_tools"), None) => Err(missing("tool_choice.allowed_tools")),
+        (None, _) => Err(missing("tool_choice.type")),
+        (Some(kind), _) => {
+            let param = "tool_choice.type";
+            let message = format!("`{param}` is {kind:?} and must be function or allowed_tools");
+            Err(ApiError::invalid(param, "unsupported_value", message))
+        }
+    }
+}
