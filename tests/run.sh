@@ -34,6 +34,18 @@ install_node() {
     npm install --prefix target/node --no-audit --no-fund --no-package-lock --silent
 }
 
+# The test suite of JSON Schema, which the source of jsonschema carries.
+install_schemas() {
+    local suite=$root/target/json-schema-suite version=4.26.0
+    [ -d "$suite/tests" ] && return
+    mkdir -p "$suite.partial"
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --no-binary jsonschema \
+        --dest "$suite.partial" "jsonschema==$version"
+    tar -xzf "$suite.partial/jsonschema-$version.tar.gz" -C "$suite.partial"
+    rm -rf "$suite"
+    mv "$suite.partial/jsonschema-$version/json" "$suite"
+}
+
 # The binary is built together with the tests: alone, its dependencies would have other features
 # and be compiled twice.
 say "build"
@@ -52,6 +64,8 @@ say "test environments under target/"
 install_python "$root/target/venv" tests/e2e/requirements.txt
 install_python "$root/target/venv-openai2" tests/e2e/requirements-openai2.txt
 install_node
+install_schemas
+export SCONCE_SCHEMA_SUITE=$root/target/json-schema-suite/tests
 export SCONCE_TEST_PYTHON=$root/target/venv/bin/python
 export SCONCE_NODE_MODULES=$root/target/node/node_modules
 

@@ -246,6 +246,7 @@ impl World {
                     assert!(tokens.is_empty(), "a running request can't miss its turn");
                     self.tally.expired += 1;
                 }
+                Finish::GrammarEnd | Finish::GrammarLimit => panic!("nobody asked for a grammar"),
             }
             if live.finished.iter().all(|finished| *finished) {
                 self.live.remove(&output.request.0);

@@ -7,3 +7,4 @@ pub(crate) mod format;
 pub mod models;
 pub(crate) mod options;
 pub mod reply;
+pub mod tokenize;

@@ -25,6 +25,9 @@ const SCHEME: &str = "api_key";
     paths(
         api::chat::create,
         api::completions::create,
+        api::tokenize::tokenize,
+        api::tokenize::detokenize,
+        api::tokenize::render,
         api::models::list,
         api::models::retrieve,
         health::live,

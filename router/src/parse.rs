@@ -10,7 +10,7 @@
 //! and its arguments have begun: what is wrong after that stays in its arguments, or follows as
 //! content, because a client has the beginning already.
 //!
-//! [`grammar`] is the other direction: what a model may write if it has to call a tool.
+//! [`grammar()`] is the other direction: what a model may write if it has to call a tool.
 
 mod deepseek;
 mod envelope;
@@ -113,7 +113,7 @@ impl Parser {
         }
     }
 
-    /// Takes more text, and adds what is known now to `events`.
+    /// Takes more text, and adds what is known now to `events`, whose last it may lengthen.
     pub fn push(&mut self, text: &str, events: &mut Vec<Event>) {
         std::mem::swap(&mut self.out.events, events);
         let Self { thoughts, calls, out } = self;

@@ -130,24 +130,26 @@ impl DeepSeekCalls {
     }
 
     fn arguments(&mut self, token: Token, out: &mut Out) -> Flow {
-        let flow = match token {
+        match token {
             Token::Char(c) => {
                 out.argument(c);
-                if !self.span.push(c) {
-                    return Flow::Taken;
+                if self.span.push(c) {
+                    self.called(out);
                 }
-                Flow::Taken
             }
-            Token::Marker(marker) if self.span.in_string() => {
-                out.arguments(marker);
-                return Flow::Taken;
+            Token::Marker(marker) if self.span.in_string() => out.arguments(marker),
+            Token::Marker(_) => {
+                self.called(out);
+                return Flow::Again;
             }
-            Token::Marker(_) => Flow::Again,
-        };
+        }
+        Flow::Taken
+    }
+
+    fn called(&mut self, out: &mut Out) {
         out.begin_part();
         self.is_unclosed = true;
         self.at = At::Between;
-        flow
     }
 
     fn between(&mut self, token: Token) -> Flow {

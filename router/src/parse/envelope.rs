@@ -115,6 +115,7 @@ impl Envelope {
             }
             (At::Scalar, _) if is_space => self.at = At::Comma,
             (At::Scalar, _) => {}
+            // Arguments that are sent do not come here.
             (At::HeldArguments | At::Arguments, _) => {
                 self.text.push(c);
                 if self.span.push(c) {

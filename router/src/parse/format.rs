@@ -104,23 +104,22 @@ impl ToolFormat {
         if has(deepseek::CALL_BEGIN) {
             return Some(if has("```json") { Self::DeepSeekV3 } else { Self::DeepSeekV31 });
         }
-        if has(xml::FUNCTION) && has(xml::PARAMETER) {
-            return Some(Self::QwenXml);
+        if has(xml::FUNCTION) {
+            // Others write functions like this, but their parameters or what is around otherwise.
+            return (has(xml::OPEN) && has(xml::PARAMETER)).then_some(Self::QwenXml);
         }
         if has("[TOOL_CALLS]") {
             return Some(if has(ARGS) { Self::MistralArgs } else { Self::Mistral });
         }
-        // GLM writes other things between the same markers.
-        if has("<tool_call>") && !has("<arg_key>") {
+        // GLM and MiniMax write other things between the same markers.
+        if has("<tool_call>") && !has("<arg_key>") && !has("<invoke") {
             return Some(Self::Hermes);
         }
         if has("func_name1(") {
             return Some(Self::Pythonic);
         }
-        if has("<|python_tag|>") || has(pythonic::START) {
-            return Some(Self::Llama);
-        }
-        None
+        let is_llama = has("<|start_header_id|>") && has("\"parameters\": ");
+        (is_llama || has("<|python_tag|>") || has(pythonic::START)).then_some(Self::Llama)
     }
 
     /// The texts that its parser must see. Some of them are special tokens of the models, whose
@@ -184,10 +183,10 @@ impl ReasoningFormat {
             Some(Self::Harmony)
         } else if has("[THINK]") {
             Some(Self::Mistral)
-        } else if has(think) {
-            Some(Self::Think)
-        } else if has(end_think) {
+        } else if has(end_think) && !has(think) && has("<｜Assistant｜>") {
             Some(Self::DeepSeekR1)
+        } else if has(think) || has(end_think) {
+            Some(Self::Think)
         } else {
             None
         }

@@ -201,11 +201,11 @@ impl JsonCalls {
     fn between(&mut self, token: Token, out: &mut Out) -> Flow {
         match token {
             Token::Marker(marker) if self.syntax.close == Some(marker) => {
+                out.begin_part();
                 self.is_unclosed = false;
-                self.is_line_start = true;
                 self.at = At::Text;
             }
-            Token::Char(c) if c.is_ascii_whitespace() => {}
+            Token::Char(c) if c.is_ascii_whitespace() => out.content_token(token),
             Token::Char(']') if self.is_list => self.is_list = false,
             // One brace too many is a usual mistake.
             Token::Char('}') if self.is_marked => {}

@@ -20,7 +20,7 @@ pub(super) enum Channel {
 ///
 /// White space between the parts of an output belongs to the format: models write a line break
 /// before a call and after their thoughts. So white space is held back until something of the same
-/// channel follows, and dropped where a part begins.
+/// channel follows, and dropped before a call and where the first text of a channel begins.
 #[derive(Default)]
 pub(super) struct Out {
     pub(super) events: Vec<Event>,
@@ -28,6 +28,8 @@ pub(super) struct Out {
     channel: Channel,
     /// Nothing but white space came since a part ended.
     is_at_start: bool,
+    has_content: bool,
+    has_reasoning: bool,
     num_calls: usize,
 }
 
@@ -39,7 +41,7 @@ impl Out {
             self.begin_part();
         }
         if c.is_whitespace() {
-            if !self.is_at_start {
+            if !self.is_at_start || self.has_text() {
                 self.space.push(c);
                 if self.space.len() > MAX_SPACE {
                     self.flush();
@@ -49,7 +51,7 @@ impl Out {
         }
         self.is_at_start = false;
         self.flush();
-        self.text(channel).push(c);
+        self.append(c.encode_utf8(&mut [0; 4]));
     }
 
     /// Adds a token to the content.
@@ -67,7 +69,7 @@ impl Out {
         }
     }
 
-    /// Drops the white space around here.
+    /// Drops the white space before this, and what comes next if there is no text yet.
     pub(super) fn begin_part(&mut self) {
         self.space.clear();
         self.is_at_start = true;
@@ -83,55 +85,52 @@ impl Out {
 
     /// Adds to the arguments of the call that was begun last.
     pub(super) fn arguments(&mut self, text: &str) {
-        self.fragment().push_str(text);
+        match self.events.last_mut() {
+            Some(Event::ToolCallArguments { fragment, .. }) => fragment.push_str(text),
+            _ if text.is_empty() => {}
+            _ => {
+                let index = self.num_calls.saturating_sub(1);
+                self.events.push(Event::ToolCallArguments { index, fragment: text.to_owned() });
+            }
+        }
     }
 
     /// Adds to the arguments of the call that was begun last.
     pub(super) fn argument(&mut self, c: char) {
-        self.fragment().push(c);
+        self.arguments(c.encode_utf8(&mut [0; 4]));
     }
 
     /// Nothing follows.
     pub(super) fn finish(&mut self) {
-        self.flush();
+        if !self.is_at_start {
+            self.flush();
+        }
+    }
+
+    fn has_text(&self) -> bool {
+        match self.channel {
+            Channel::Content => self.has_content,
+            Channel::Reasoning => self.has_reasoning,
+        }
     }
 
     fn flush(&mut self) {
         if !self.space.is_empty() {
             let space = std::mem::take(&mut self.space);
-            self.text(self.channel).push_str(&space);
+            self.append(&space);
         }
     }
 
-    /// The text of the last event if it is of this channel, and of a new one otherwise.
-    fn text(&mut self, channel: Channel) -> &mut String {
-        let is_open = match self.events.last() {
-            Some(Event::Content(_)) => channel == Channel::Content,
-            Some(Event::Reasoning(_)) => channel == Channel::Reasoning,
-            _ => false,
-        };
-        let new = (!is_open).then(|| match channel {
-            Channel::Content => Event::Content(String::new()),
-            Channel::Reasoning => Event::Reasoning(String::new()),
-        });
-        self.last_text(new)
-    }
-
-    fn fragment(&mut self) -> &mut String {
-        let is_open = matches!(self.events.last(), Some(Event::ToolCallArguments { .. }));
-        let index = self.num_calls.saturating_sub(1);
-        let new = Event::ToolCallArguments { index, fragment: String::new() };
-        self.last_text((!is_open).then_some(new))
-    }
-
-    fn last_text(&mut self, new: Option<Event>) -> &mut String {
-        self.events.extend(new);
-        match self.events.last_mut() {
-            Some(Event::Content(text) | Event::Reasoning(text)) => text,
-            Some(Event::ToolCallArguments { fragment, .. }) => fragment,
-            // Only the three above are asked for.
-            Some(Event::ToolCallStart { name, .. }) => name,
-            None => &mut self.space,
+    fn append(&mut self, text: &str) {
+        match self.channel {
+            Channel::Content => self.has_content = true,
+            Channel::Reasoning => self.has_reasoning = true,
+        }
+        match (self.channel, self.events.last_mut()) {
+            (Channel::Content, Some(Event::Content(last)))
+            | (Channel::Reasoning, Some(Event::Reasoning(last))) => last.push_str(text),
+            (Channel::Content, _) => self.events.push(Event::Content(text.to_owned())),
+            (Channel::Reasoning, _) => self.events.push(Event::Reasoning(text.to_owned())),
         }
     }
 }

@@ -143,6 +143,7 @@ fn tools() -> Arc<[Tool]> {
                 "filters": {
                     "type": "object",
                     "properties": { "tags": { "type": "array", "items": { "type": "string" } } },
+                    "additionalProperties": false,
                 },
                 "limit": { "anyOf": [{ "type": "integer" }, { "type": "null" }] },
                 "exact": { "type": "boolean" },

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::marker::Token;
 use super::out::Out;
+use super::span::Span;
 use super::{Flow, Format, MAX_HELD, Tool, is_known};
 use value::{Kind, escape};
 
@@ -38,6 +39,8 @@ pub(super) struct XmlCalls {
     kind: Kind,
     /// The value so far, of a kind that is sent when it is complete.
     value: String,
+    /// Where in the JSON of such a value we are.
+    span: Span,
     /// A line break that may be the one before the end of the value.
     holds_line_break: bool,
     is_first: bool,
@@ -68,6 +71,7 @@ impl XmlCalls {
             parameter: String::new(),
             kind: Kind::Text,
             value: String::new(),
+            span: Span::default(),
             holds_line_break: false,
             is_first: true,
             is_unclosed: false,
@@ -171,6 +175,7 @@ impl XmlCalls {
                 self.raw.clear();
                 self.kind = value::kind(&self.tools, &self.function, self.parameter.trim());
                 self.value.clear();
+                self.span = Span::default();
                 self.holds_line_break = false;
                 self.at = At::ValueStart;
                 if self.kind == Kind::Text {
@@ -204,7 +209,7 @@ impl XmlCalls {
 
     fn value(&mut self, token: Token, out: &mut Out) -> Flow {
         match token {
-            Token::Marker(PARAMETER_END) => {
+            Token::Marker(PARAMETER_END) if !self.span.in_string() => {
                 if self.kind == Kind::Text {
                     out.argument('"');
                 } else {
@@ -246,8 +251,12 @@ impl XmlCalls {
             return;
         }
         self.value.push(c);
+        if self.kind.is_json() && self.value.starts_with(['{', '[']) {
+            self.span.push(c);
+        }
         if self.value.len() > MAX_HELD {
             self.kind = Kind::Text;
+            self.span = Span::default();
             self.begin_text(out);
             std::mem::take(&mut self.value).chars().for_each(|c| escape(c, out));
         }

@@ -110,7 +110,10 @@ pub struct Route {
 pub fn routes() -> Vec<Route> {
     vec![
         NeedsKey::post("/v1/chat/completions", api::chat::create),
+        NeedsKey::post("/v1/chat/completions/render", api::tokenize::render),
         NeedsKey::post("/v1/completions", api::completions::create),
+        NeedsKey::post("/tokenize", api::tokenize::tokenize),
+        NeedsKey::post("/detokenize", api::tokenize::detokenize),
         NeedsKey::get("/v1/models", api::models::list),
         NeedsKey::get("/v1/models/{*id}", api::models::retrieve),
         Public::get("/live", health::live),

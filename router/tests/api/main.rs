@@ -11,5 +11,8 @@ mod json;
 mod observed;
 mod service;
 mod streaming;
+mod structured;
+mod tokenize;
+mod tools;
 #[path = "../support/worker.rs"]
 mod worker;

@@ -26,13 +26,13 @@ async fn all(response: Response) -> Vec<Value> {
 }
 
 /// The chunks of a whole stream, which must end with `[DONE]`.
-async fn chunks(response: Response) -> Vec<Value> {
+pub(crate) async fn chunks(response: Response) -> Vec<Value> {
     let mut events = all(response).await;
     assert_eq!(events.pop().unwrap(), "[DONE]");
     events
 }
 
-fn text_of(chunks: &[Value], index: u64) -> String {
+pub(crate) fn text_of(chunks: &[Value], index: u64) -> String {
     let choices = chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap());
     let own = choices.filter(|choice| choice["index"] == index);
     own.filter_map(|choice| choice["delta"]["content"].as_str().or(choice["text"].as_str()))

@@ -7,7 +7,7 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use llguidance::{Matcher, ParserFactory};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
-use rand::{RngCore, SeedableRng};
+use rand::{Rng, RngCore, SeedableRng};
 use serde_json::Value;
 
 use super::{Formats, Parsed, Parser, ReasoningFormat, Start, Tool, ToolFormat, tools};
@@ -93,7 +93,7 @@ fn walk(vocabulary: &Vocabulary, mut matcher: Matcher, rng: &mut StdRng) -> Stri
     let mut written = Vec::new();
     while !matcher.is_stopped() {
         assert!(written.len() < 20_000, "{:?}", vocabulary.text(&written));
-        if matcher.is_accepting().unwrap() && rng.next_u32() % 2 == 0 {
+        if matcher.is_accepting().unwrap() && rng.random() {
             break;
         }
         let patience = 1 + (written.len() as u32 / 100);
@@ -197,7 +197,7 @@ fn any_setting() -> impl Strategy<Value = Setting> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn what_a_grammar_allows_is_read_as_calls(setting in any_setting(), seed in any::<[u8; 32]>()) {

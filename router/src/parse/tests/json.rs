@@ -26,7 +26,7 @@ pub(super) const HERMES: &[Case] = &[
         "Let me look.\n\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}}\n\
          </tool_call>\n<tool_call>\n{\"name\": \"ping\", \"arguments\": {}}\n</tool_call>\nOne moment. ",
     )
-    .content("Let me look.One moment. ")
+    .content("Let me look.\nOne moment. ")
     .calls(&[("get_weather", r#"{"city": "Paris"}"#), ("ping", "{}")]),
     // The order of members, members that mean nothing here, no arguments.
     hermes(r#"<tool_call>{"id": 7, "x": [{"name": "no"}], "arguments": {"a": "}"}, "name": "ping"}</tool_call>"#)
@@ -140,7 +140,7 @@ pub(super) const JSON: &[Case] = &[
     bare("{{{{").verbatim(),
     bare(r#" {"name": "ping", "arguments": {}}"#).calls(&[("ping", "{}")]),
     bare("I call:\n[{\"name\": \"ping\", \"arguments\": {}},\n {\"name\": \"search\", \"parameters\": {\"query\": \"x\"}}]\nDone.")
-        .content("I call:Done.")
+        .content("I call:\nDone.")
         .calls(&[("ping", "{}"), ("search", r#"{"query": "x"}"#)]),
     bare(r#"[{"name": "ping", "arguments": {}}, {"name": "other", "arguments": {}}]"#)
         .calls(&[("ping", "{}")])

@@ -15,7 +15,7 @@ pub(super) const CASES: &[Case] = &[
             ("search", r#"{"query":"a\"b","filters":{"tags":["x","y"]},"limit":null,"exact":false}"#),
             ("ping", "{}"),
         ]),
-    pythonic("I'll ping.\n[ping( ),\n ping()]\nDone: é😀").content("I'll ping.Done: é😀").calls(&[("ping", "{}"), ("ping", "{}")]),
+    pythonic("I'll ping.\n[ping( ),\n ping()]\nDone: é😀").content("I'll ping.\nDone: é😀").calls(&[("ping", "{}"), ("ping", "{}")]),
     pythonic("<|python_start|>[ping()]<|python_end|>").calls(&[("ping", "{}")]),
     pythonic("<|python_start|>ping()<|python_end|>").calls(&[("ping", "{}")]),
     pythonic("[unknown(a=1)]").verbatim(),

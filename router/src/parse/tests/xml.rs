@@ -9,13 +9,15 @@ pub(super) const CASES: &[Case] = &[
     xml("<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>")
         .calls(&[("get_weather", r#"{"city":"Paris","days":3}"#)]),
     xml("On it.\n<tool_call>\n<function=ping>\n</function>\n</tool_call>\n<tool_call>\n<function=get_weather>\n<parameter=city>\n12\n</parameter>\n</function>\n</tool_call>\nBye")
-        .content("On it.Bye")
+        .content("On it.\nBye")
         .calls(&[("ping", "{}"), ("get_weather", r#"{"city":"12"}"#)]),
     xml("<tool_call><function=search><parameter=query>a \"quoted\"\\\n\n\tline\n\n</parameter><parameter=filters>{\"tags\": [\"</parameter\"]}</parameter><parameter=limit>null</parameter><parameter=exact>True</parameter></function></tool_call>")
         .calls(&[(
             "search",
             r#"{"query":"a \"quoted\"\\\n\n\tline\n","filters":{"tags": ["</parameter"]},"limit":null,"exact":true}"#,
         )]),
+    xml("<tool_call><function=search><parameter=filters>{\"tags\": [\"</parameter>\"]}</parameter></function></tool_call>")
+        .calls(&[("search", r#"{"filters":{"tags": ["</parameter>"]}}"#)]),
     // Values that are not what the schema says, and parameters that are not in it.
     xml("<tool_call><function=search><parameter=limit>\nmany\n</parameter><parameter=filters>{'tags': ['a']}</parameter><parameter=new>[1]</parameter><parameter=other>x y</parameter></function></tool_call>")
         .calls(&[("search", r#"{"limit":"many","filters":{"tags":["a"]},"new":[1],"other":"x y"}"#)]),

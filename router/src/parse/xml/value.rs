@@ -74,6 +74,14 @@ fn type_of(value: &Value) -> &'static str {
 }
 
 impl Kind {
+    /// Whether it must be JSON, in whose strings a marker is text.
+    pub(super) fn is_json(&self) -> bool {
+        match self {
+            Self::Text => false,
+            Self::AnyOf(types) => !types.is_empty() && !types.iter().any(|name| name == "string"),
+        }
+    }
+
     /// The JSON that a bare value stands for: what it looks like where that is allowed, and else
     /// text.
     pub(super) fn convert(&self, bare: &str) -> String {
