@@ -105,6 +105,8 @@ fn grammar(source: &Source) -> anyhow::Result<TopLevelGrammar> {
             let mut schema: Value = serde_json::from_str(schema)?;
             // Its options could take back what the schema asks for.
             anyhow::ensure!(schema.get(OPTIONS).is_none(), "`{OPTIONS}` is not supported");
+            // To some drafts the one moves the other, to some it means nothing.
+            anyhow::ensure!(!has_moved_reference(&schema), "`$id` beside `$ref` is not supported");
             if let Some(fields) = schema.as_object_mut() {
                 fields.insert(OPTIONS.to_owned(), json!({ "whitespace_pattern": WHITE_SPACE }));
             }
@@ -116,6 +118,19 @@ fn grammar(source: &Source) -> anyhow::Result<TopLevelGrammar> {
         }
         Source::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
     })
+}
+
+/// Whether a schema somewhere in it has both. Of whatever else looks like a schema too: such texts
+/// are rare.
+fn has_moved_reference(schema: &Value) -> bool {
+    match schema {
+        Value::Object(fields) => {
+            fields.contains_key("$ref") && fields.contains_key("$id")
+                || fields.values().any(has_moved_reference)
+        }
+        Value::Array(values) => values.iter().any(has_moved_reference),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
 }
 
 /// The compiler's explanation: its first line, and no more than fits an error.

@@ -114,6 +114,7 @@ fn what_can_not_be_enforced_is_refused_with_a_reason() {
         (r#"{"not": {"type": "string"}}"#, "not"),
         (r#"{"$ref": "https://example.com/schema"}"#, "https://example.com/schema"),
         (r#"{"type": "array", "uniqueItems": true}"#, "uniqueItems"),
+        (r#"{"allOf": [{"$id": "http://a/", "$ref": "b"}]}"#, "$id"),
         (r#"{"x-guidance": {"lenient": true}}"#, "x-guidance"),
     ] {
         let reason = reason(&Source::JsonSchema(schema.into()));
