@@ -66,6 +66,7 @@ fn frames(c: &mut Criterion) {
                 object: "chat.completion.chunk",
                 created: 1_790_000_000,
                 model: "smollm2:135m",
+                system_fingerprint: None,
             };
             let frames = || Frames::new(Dialect::Chat, &head, (ReportUsage::Never, None));
             b.iter_batched_ref(

@@ -70,6 +70,11 @@ impl Model {
         Ok(Self { info, tokenizer, tokens, added, chat, formats, markers })
     }
 
+    /// Names all that its answers depend on beside the request.
+    pub(crate) fn fingerprint(&self) -> Option<&str> {
+        (!self.info.fingerprint.is_empty()).then_some(&*self.info.fingerprint)
+    }
+
     /// The id of a text that is a special token.
     pub(crate) fn special(&self, text: &str) -> Option<u32> {
         self.tokenizer.token_to_id(text).filter(|token| self.tokens.is_special(*token))

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use sconce_kernels::cpu::Isa;
 use sconce_proto::worker::ModelInfo;
+use sha2::{Digest, Sha256};
 
 use super::Error;
 use super::cli::{Config, ModelSource};
@@ -75,7 +77,9 @@ fn load_checkpoint(
     let (tokenizer, runner) = std::thread::scope(|scope| {
         let tokenizer = scope.spawn(|| {
             let tokenizer = checkpoint.tokenizer_json()?;
-            publish(served(describe_checkpoint(config, &checkpoint, limits), tokenizer));
+            let info = describe_checkpoint(config, &checkpoint, limits);
+            let fingerprint = fingerprint(&config.version, options);
+            publish(served(ModelInfo { fingerprint, ..info }, tokenizer));
             Ok(ms(start))
         });
         let runner = CpuRunner::load(&checkpoint, options);
@@ -151,6 +155,17 @@ fn describe_checkpoint(
         eos_token_ids: checkpoint.eos_token_ids().to_vec(),
         ..describe(config, limits)
     }
+}
+
+/// Differs where answers to the same request may.
+fn fingerprint(version: &str, options: &RunnerOptions) -> String {
+    let isa = options.isa.unwrap_or_else(Isa::detect);
+    let RunnerOptions { compute, activation_dtype, kv_dtype, .. } = options;
+    let program = env!("CARGO_PKG_VERSION");
+    let all = format!("{program} {version} {isa} {compute:?} {activation_dtype:?} {kv_dtype:?}");
+    let digest = Sha256::digest(all);
+    let first = digest.iter().take(8).map(|byte| format!("{byte:02x}"));
+    format!("fp_{}", first.collect::<String>())
 }
 
 /// What every model's description has.

@@ -59,8 +59,13 @@ pub async fn create(
         TextStream::start((&app, &principal), Arc::clone(&model), encoded, reading.as_ref())?;
 
     let id = id("chatcmpl");
-    let head =
-        Head { id: &id, object: "chat.completion.chunk", created: now(), model: &model.info.model };
+    let head = Head {
+        id: &id,
+        object: "chat.completion.chunk",
+        created: now(),
+        model: &model.info.model,
+        system_fingerprint: model.fingerprint(),
+    };
     if let Mode::Stream(usage) = reply.mode {
         let frames =
             Frames::new(Dialect::Chat, &head, (usage, reply.logprobs.map(|_| Arc::clone(&model))));
@@ -73,6 +78,7 @@ pub async fn create(
         object: "chat.completion".into(),
         created: head.created,
         model: model.info.model.clone(),
+        system_fingerprint: model.fingerprint().map(str::to_owned),
         choices: choices.map(|(i, choice)| ChatChoice::new(i, choice, tokens)).collect(),
         usage: stream.usage().into(),
         id,

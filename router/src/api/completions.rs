@@ -59,7 +59,13 @@ pub async fn create(
     let mut stream = TextStream::start((&app, &principal), Arc::clone(&model), encoded, None)?;
 
     let id = id("cmpl");
-    let head = Head { id: &id, object: OBJECT, created: now(), model: &model.info.model };
+    let head = Head {
+        id: &id,
+        object: OBJECT,
+        created: now(),
+        model: &model.info.model,
+        system_fingerprint: model.fingerprint(),
+    };
     if let Mode::Stream(usage) = reply.mode {
         let frames = Frames::new(
             Dialect::Completions,
@@ -75,6 +81,7 @@ pub async fn create(
         object: OBJECT.into(),
         created: head.created,
         model: model.info.model.clone(),
+        system_fingerprint: model.fingerprint().map(str::to_owned),
         choices: choices.map(|(i, choice)| CompletionChoice::new(i, choice, tokens)).collect(),
         usage: Some(stream.usage().into()),
         id,

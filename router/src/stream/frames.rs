@@ -34,6 +34,9 @@ pub struct Head<'a> {
     pub created: u64,
     /// The model.
     pub model: &'a str,
+    /// Names all that an answer depends on beside the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_fingerprint: Option<&'a str>,
 }
 
 /// When an answer reports its usage.

@@ -13,7 +13,13 @@ const USAGE: TokenUsage =
     TokenUsage { num_prompt: 5, num_cached: 3, num_completion: 2, num_reasoning: 0 };
 
 fn frames(dialect: Dialect, usage: ReportUsage) -> Frames {
-    let head = Head { id: "id-1", object: "chunk", created: 7, model: "a \"model\"" };
+    let head = Head {
+        id: "id-1",
+        object: "chunk",
+        created: 7,
+        model: "a \"model\"",
+        system_fingerprint: None,
+    };
     Frames::new(dialect, &head, (usage, None))
 }
 
@@ -132,7 +138,7 @@ fn usage_in_every_chunk_keeps_events_apart() {
 #[test]
 fn logprobs_come_with_their_tokens_text_and_bytes() {
     let model = Arc::new(fixtures::model(""));
-    let head = Head { id: "id", object: "o", created: 1, model: "m" };
+    let head = Head { id: "id", object: "o", created: 1, model: "m", system_fingerprint: None };
     let logprob = TokenLogprob {
         token: model.tokenizer.token_to_id("Ġ").unwrap(),
         logprob: -0.5,

@@ -45,6 +45,19 @@ async fn a_chat_is_answered_with_usage() {
 }
 
 #[tokio::test]
+async fn answers_name_what_they_depend_on() {
+    let mut service = start_with(|info| info.fingerprint = "fp_1".into(), |_| {}).await;
+    let response = service.chat(json!({}));
+    service.worker.submitted().await.answer("a");
+    assert_eq!(answer(wait(response).await).await.body["system_fingerprint"], "fp_1");
+
+    let response = service.complete(json!({"stream": true}));
+    service.worker.submitted().await.answer("a");
+    let chunks = crate::streaming::chunks(wait(response).await).await;
+    assert!(chunks.iter().all(|chunk| chunk["system_fingerprint"] == "fp_1"));
+}
+
+#[tokio::test]
 async fn sampling_parameters_reach_the_worker() {
     let mut service = start().await;
     let _response = service.chat(json!({

@@ -18,6 +18,9 @@ pub struct ChatCompletion {
     pub created: u64,
     /// The model that answered.
     pub model: String,
+    /// Names all that an answer depends on beside the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_fingerprint: Option<String>,
     /// The completions, in order.
     pub choices: Vec<ChatChoice>,
     /// What they cost.
@@ -135,6 +138,9 @@ pub struct ChatCompletionChunk {
     pub created: u64,
     /// The model that answers.
     pub model: String,
+    /// Names all that an answer depends on beside the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_fingerprint: Option<String>,
     /// What is new; empty in the chunk that reports the usage.
     pub choices: Vec<ChatChunkChoice>,
     /// With `include_usage`: `null`, and the usage in the last chunk.

@@ -19,6 +19,9 @@ pub struct Completion {
     pub created: u64,
     /// The model that answers.
     pub model: String,
+    /// Names all that an answer depends on beside the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_fingerprint: Option<String>,
     /// The completions, or what is new of them.
     pub choices: Vec<CompletionChoice>,
     /// What they cost.
