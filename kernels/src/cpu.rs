@@ -6,6 +6,7 @@
 mod activations;
 mod attention;
 mod blocks;
+mod encoder;
 mod isa;
 mod kernels;
 mod kv_cache;
@@ -25,6 +26,7 @@ use std::sync::Mutex;
 
 pub use self::activations::{ActivationDtype, Activations, Operands, RmsNorm};
 pub use self::attention::{Attention, AttentionRow};
+pub use self::encoder::{FullAttention, LayerNorm};
 pub use self::isa::Isa;
 pub use self::kv_cache::{KvCache, KvDtype, KvShape};
 pub use self::matmul::Output;
