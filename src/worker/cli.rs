@@ -16,11 +16,13 @@ use crate::runner::cpu::{KvCacheSize, RunnerOptions};
 // Beyond it, a step's bookkeeping takes longer than the step.
 const MAX_NUM_SEQS: u32 = 4096;
 
-/// Serves one model to routers: tokens in, tokens out
+/// Serves one model to routers: tokens in, tokens or vectors out
 #[derive(Args, Clone, Debug)]
 pub struct Worker {
     /// The GGUF file or the directory of safetensors to load, or `hash`: a model without weights,
-    /// for tests
+    /// for tests. Directories of BERT-like encoders, sentence-transformers' among them, are served
+    /// for embeddings, and those with a classifier for reranking; what is said below of sequences
+    /// and the KV cache does not concern them
     #[arg(long, env = "SCONCE_MODEL", value_name = "PATH")]
     model: PathBuf,
 

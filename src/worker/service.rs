@@ -11,8 +11,8 @@ use sconce_proto::worker::rejected::Reason;
 use sconce_proto::worker::router_message::Message as FromRouter;
 use sconce_proto::worker::worker_message::Message as ToRouter;
 use sconce_proto::worker::{
-    DescribeRequest, DrainReply, DrainRequest, Hello, ModelInfo, Rejected, RouterMessage, Submit,
-    TokenizerPiece, TokenizerRequest, Welcome, worker_server,
+    DescribeRequest, DrainReply, DrainRequest, Embed, Hello, ModelInfo, Rejected, RouterMessage,
+    Submit, TokenizerPiece, TokenizerRequest, Welcome, worker_server,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 
 use super::engine::{Command, SessionId};
 use super::outbox::{Messages, Outbox, outbox};
-use super::submit;
+use super::{embed, submit};
 
 const MAX_SESSIONS: usize = 64;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -209,6 +209,10 @@ impl Session {
                     Some(command) => command,
                     None => continue,
                 },
+                FromRouter::Embed(embed) => match self.check_embed(embed) {
+                    Some(command) => command,
+                    None => continue,
+                },
                 FromRouter::Cancel(cancel) => {
                     Command::Cancel { session: self.id, id: cancel.request_id }
                 }
@@ -225,14 +229,24 @@ impl Session {
         let id = submit.request_id;
         match submit::check(submit, &self.info) {
             Ok(checked) => Some(Command::Submit { session: self.id, checked: Box::new(checked) }),
-            Err(invalid) => {
-                let message = invalid.to_string();
-                warn!(session = self.id.0, id, message, "invalid request");
-                let reason = Reason::Invalid.into();
-                let rejected = Rejected { request_id: id, reason, message };
-                self.outbox.notify(ToRouter::Rejected(rejected));
-                None
-            }
+            Err(invalid) => self.refuse(id, &invalid),
         }
+    }
+
+    fn check_embed(&self, embed: Embed) -> Option<Command> {
+        let id = embed.request_id;
+        match embed::check(embed, &self.info) {
+            Ok(checked) => Some(Command::Embed { session: self.id, checked: Box::new(checked) }),
+            Err(invalid) => self.refuse(id, &invalid),
+        }
+    }
+
+    fn refuse(&self, id: u64, invalid: &submit::Invalid) -> Option<Command> {
+        let message = invalid.to_string();
+        warn!(session = self.id.0, id, message, "invalid request");
+        let reason = Reason::Invalid.into();
+        let rejected = Rejected { request_id: id, reason, message };
+        self.outbox.notify(ToRouter::Rejected(rejected));
+        None
     }
 }
