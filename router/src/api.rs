@@ -2,7 +2,10 @@
 
 pub mod chat;
 pub mod completions;
+pub mod embeddings;
 pub(crate) mod fields;
 pub mod models;
 pub(crate) mod options;
 pub mod reply;
+pub mod rerank;
+pub mod score;

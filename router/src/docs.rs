@@ -25,6 +25,11 @@ const SCHEME: &str = "api_key";
     paths(
         api::chat::create,
         api::completions::create,
+        api::embeddings::create,
+        api::rerank::create,
+        api::rerank::create_unversioned,
+        api::score::create,
+        api::score::create_unversioned,
         api::models::list,
         api::models::retrieve,
         health::live,

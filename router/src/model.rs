@@ -1,6 +1,6 @@
 //! A served model as the router knows it: its limits, tokenizer and chat template.
 
-use sconce_proto::worker::ModelInfo;
+use sconce_proto::worker::{ModelInfo, Task};
 
 use crate::detokenizer::{self, TokenTable};
 use crate::prompt::added::AddedTokens;
@@ -50,10 +50,30 @@ impl Model {
         // Left over from training in some files. A prompt is never cut.
         tokenizer.with_truncation(None).map_err(Error::Tokenizer)?;
         tokenizer.with_padding(None);
-        let tokens = TokenTable::new(&tokenizer, info.vocab_size)?;
+        let tokens = if can(&info, Task::Generate) {
+            TokenTable::new(&tokenizer, info.vocab_size)?
+        } else {
+            // Nothing is ever turned into text, and some vocabularies can't be.
+            TokenTable::default()
+        };
         let added = AddedTokens::new(&tokenizer).map_err(Error::Tokenizer)?;
         let chat = ChatFormat::load(&info);
         Ok(Self { info, tokenizer, tokens, added, chat })
+    }
+}
+
+impl Model {
+    /// Whether its workers do this.
+    pub fn can(&self, task: Task) -> bool {
+        can(&self.info, task)
+    }
+}
+
+fn can(info: &ModelInfo, task: Task) -> bool {
+    match info.tasks[..] {
+        // A worker from before there were others.
+        [] => task == Task::Generate,
+        _ => info.tasks.contains(&task.into()),
     }
 }
 

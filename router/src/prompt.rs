@@ -8,6 +8,7 @@
 pub(crate) mod added;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub(crate) mod inputs;
 mod json;
 mod strftime;
 pub(crate) mod template;

@@ -2,6 +2,7 @@
 //! names the parameter and the limit. Nothing is clamped. A request that did not pass can't be
 //! generated from, because nothing else makes this type.
 
+pub(crate) mod inputs;
 mod messages;
 pub(crate) mod number;
 mod prompts;

@@ -111,6 +111,11 @@ pub fn routes() -> Vec<Route> {
     vec![
         NeedsKey::post("/v1/chat/completions", api::chat::create),
         NeedsKey::post("/v1/completions", api::completions::create),
+        NeedsKey::post("/v1/embeddings", api::embeddings::create),
+        NeedsKey::post("/v1/rerank", api::rerank::create),
+        NeedsKey::post("/rerank", api::rerank::create_unversioned),
+        NeedsKey::post("/v1/score", api::score::create),
+        NeedsKey::post("/score", api::score::create_unversioned),
         NeedsKey::get("/v1/models", api::models::list),
         NeedsKey::get("/v1/models/{*id}", api::models::retrieve),
         Public::get("/live", health::live),
