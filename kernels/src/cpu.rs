@@ -39,6 +39,10 @@ use self::pool::Pool;
 use self::shared::SharedMut;
 use crate::{Error, check_index, check_len, check_multiple};
 
+/// Rows of a unit that a bias is added to, and elements below which one thread does it.
+const BIAS_ROWS: usize = 16;
+const MIN_SHARED_BIAS: usize = 1 << 16;
+
 /// The device. Operations take `&self`; one runs at a time on all threads, and one that is called
 /// while another runs goes on alone on its caller's thread.
 pub struct Cpu {
@@ -86,11 +90,18 @@ impl Cpu {
         if !x.len().is_multiple_of(bias.len()) {
             return Err(Error::NotMultiple { what: "add_bias: x", of: bias.len(), given: x.len() });
         }
-        for row in x.chunks_exact_mut(bias.len()) {
-            for (x, bias) in row.iter_mut().zip(bias) {
-                *x += bias;
+        let (len, unit_len) = (x.len(), BIAS_ROWS * bias.len());
+        let x = SharedMut::new(x);
+        self.pool.run_if(len >= MIN_SHARED_BIAS, len.div_ceil(unit_len), &|unit| {
+            let start = unit * unit_len;
+            // SAFETY: each unit's rows are taken once.
+            let rows = unsafe { x.part(start, unit_len.min(len - start)) };
+            for row in rows.chunks_exact_mut(bias.len()) {
+                for (x, bias) in row.iter_mut().zip(bias) {
+                    *x += bias;
+                }
             }
-        }
+        });
         Ok(())
     }
 
