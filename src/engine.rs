@@ -2,6 +2,7 @@
 
 pub mod block_pool;
 mod drafter;
+pub mod embed;
 pub mod output;
 pub mod plan;
 pub mod prompt_lookup;

@@ -1,5 +1,6 @@
-//! The model families: what a checkpoint's decoder looks like.
+//! The model families: what a checkpoint's decoder or encoder looks like.
 
 pub mod config;
 pub mod decoder;
+pub mod encoder;
 pub mod load;

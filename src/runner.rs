@@ -1,6 +1,7 @@
 //! Computes what the engine planned. Tensors, no queues.
 
 pub mod cpu;
+pub mod encoder;
 pub mod hash;
 pub(crate) mod input;
 mod memory;
@@ -20,7 +21,7 @@ pub trait Executor: Send {
 }
 
 /// What an executor has room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExecutorLimits {
     /// Tokens per KV-cache block.
     pub block_size: u32,

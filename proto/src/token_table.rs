@@ -7,6 +7,7 @@ use tokenizers::decoders::DecoderWrapper;
 use tokenizers::{Decoder, Tokenizer};
 
 /// The bytes of every token, in one allocation.
+#[derive(Default)]
 pub struct TokenTable {
     bytes: Vec<u8>,
     /// Where each token's bytes begin; one more than there are tokens.

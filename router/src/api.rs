@@ -2,9 +2,12 @@
 
 pub mod chat;
 pub mod completions;
+pub mod embeddings;
 pub(crate) mod fields;
 pub(crate) mod format;
 pub mod models;
 pub(crate) mod options;
 pub mod reply;
+pub mod rerank;
+pub mod score;
 pub mod tokenize;

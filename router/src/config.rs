@@ -97,6 +97,8 @@ pub struct Limits {
     pub max_n: u32,
     /// Prompts of one completions request.
     pub max_prompts: usize,
+    /// Inputs of one embeddings request, documents of one rerank request.
+    pub max_inputs: usize,
     /// Entries of `logit_bias`.
     pub max_logit_bias: usize,
     /// Time that a request may wait for its first step.
@@ -128,6 +130,7 @@ impl Default for Limits {
             max_stop_bytes: 256,
             max_n: 8,
             max_prompts: 32,
+            max_inputs: 2048,
             max_logit_bias: 1024,
             queue_timeout: Duration::from_secs(60),
             hold_headers: Duration::from_secs(10),

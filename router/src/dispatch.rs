@@ -9,18 +9,20 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sconce_proto::worker::{SamplingParams, Submit};
+use sconce_proto::worker::{Embed, EmbedInput, SamplingParams, Submit};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::model::Model;
 
 mod connect;
+mod embeddings;
 mod outputs;
 mod session;
 mod status;
 mod worker;
 
+pub use embeddings::Embeddings;
 pub use outputs::Outputs;
 pub use status::WorkerStatus;
 
@@ -186,8 +188,7 @@ impl Dispatcher {
             sampling: Some(generation.sampling),
             n,
             cache_salt: generation.cache_salt.to_vec(),
-            queue_deadline_ms: u32::try_from(self.shared.queue_timeout.as_millis())
-                .unwrap_or(u32::MAX),
+            queue_deadline_ms: self.queue_deadline_ms(),
         });
         // A link whose task ended a moment ago hands the request back; the next one is tried.
         while let Some(link) = self.least_loaded(model) {
@@ -197,6 +198,28 @@ impl Dispatcher {
             }
         }
         Err(Error::NoWorker { model: model.info.model.clone() })
+    }
+
+    /// Asks a worker of `model` for a vector of each input. Returns once the inputs are on their
+    /// way; a refusal by the worker is what comes back.
+    pub fn embed(&self, model: &Model, inputs: Vec<EmbedInput>) -> Result<Embeddings, Error> {
+        let num_inputs = inputs.len();
+        let mut embed = Box::new(Embed {
+            request_id: self.shared.next_request_id.fetch_add(1, Ordering::Relaxed),
+            inputs,
+            queue_deadline_ms: self.queue_deadline_ms(),
+        });
+        while let Some(link) = self.least_loaded(model) {
+            match link.embed(embed, num_inputs) {
+                Ok(embeddings) => return Ok(embeddings),
+                Err(returned) => embed = returned,
+            }
+        }
+        Err(Error::NoWorker { model: model.info.model.clone() })
+    }
+
+    fn queue_deadline_ms(&self) -> u32 {
+        u32::try_from(self.shared.queue_timeout.as_millis()).unwrap_or(u32::MAX)
     }
 
     /// Every worker, in the order in which they were named.

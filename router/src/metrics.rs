@@ -117,6 +117,14 @@ impl ModelMetrics {
         self.n.record(n);
     }
 
+    /// A request for vectors was accepted, with inputs of so many tokens.
+    pub fn accepted_inputs(&self, lens: impl Iterator<Item = usize>) {
+        for len in lens {
+            self.prompt_length.record(len as f64);
+            self.prompt_tokens.increment(len as u64);
+        }
+    }
+
     /// Prompt tokens that the prefix cache held.
     pub fn cached(&self, num_tokens: usize) {
         self.cached_tokens.increment(num_tokens as u64);
@@ -136,6 +144,15 @@ impl ModelMetrics {
 
     /// A completion ended with so many tokens, the first and the last so far apart.
     pub fn completed(&self, reason: Finished, num_tokens: usize, first_to_last: Duration) {
+        self.ended(reason);
+        self.generation_length.record(num_tokens as f64);
+        if num_tokens > 1 {
+            self.tpot.record(first_to_last.as_secs_f64() / (num_tokens - 1) as f64);
+        }
+    }
+
+    /// A completion ended, or a request for vectors.
+    pub fn ended(&self, reason: Finished) {
         let reason = match reason {
             Finished::Stop => "stop",
             Finished::Length => "length",
@@ -143,10 +160,6 @@ impl ModelMetrics {
             Finished::Error => "error",
         };
         self.count(catalogue::REQUEST_SUCCESS, ("finished_reason", reason));
-        self.generation_length.record(num_tokens as f64);
-        if num_tokens > 1 {
-            self.tpot.record(first_to_last.as_secs_f64() / (num_tokens - 1) as f64);
-        }
     }
 
     /// A request was answered to its end, so long after it came.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sconce_proto::worker::ModelInfo;
+use sconce_proto::worker::{ModelInfo, Task};
 
 use crate::detokenizer::{self, TokenTable};
 use crate::parse::{Formats, ToolFormat, UnknownFormat};
@@ -60,7 +60,12 @@ impl Model {
         // Left over from training in some files. A prompt is never cut.
         tokenizer.with_truncation(None).map_err(Error::Tokenizer)?;
         tokenizer.with_padding(None);
-        let tokens = TokenTable::new(&tokenizer, info.vocab_size)?;
+        let tokens = if can(&info, Task::Generate) {
+            TokenTable::new(&tokenizer, info.vocab_size)?
+        } else {
+            // Nothing is ever turned into text, and some vocabularies can't be.
+            TokenTable::default()
+        };
         let added = AddedTokens::new(&tokenizer).map_err(Error::Tokenizer)?;
         let chat = ChatFormat::load(&info);
         let formats = formats(&info)?;
@@ -94,6 +99,21 @@ fn formats(info: &ModelInfo) -> Result<Formats, UnknownFormat> {
         name => formats.reasoning = Some(name.parse()?),
     }
     Ok(formats)
+}
+
+impl Model {
+    /// Whether its workers do this.
+    pub fn can(&self, task: Task) -> bool {
+        can(&self.info, task)
+    }
+}
+
+fn can(info: &ModelInfo, task: Task) -> bool {
+    match info.tasks[..] {
+        // A worker from before there were others.
+        [] => task == Task::Generate,
+        _ => info.tasks.contains(&task.into()),
+    }
 }
 
 impl ChatFormat {

@@ -9,6 +9,7 @@ pub(crate) mod added;
 pub(crate) mod conversation;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub(crate) mod inputs;
 mod json;
 mod strftime;
 pub(crate) mod template;

@@ -3,6 +3,7 @@
 //! generated from, because nothing else makes this type.
 
 mod format;
+pub(crate) mod inputs;
 mod messages;
 pub(crate) mod number;
 mod prompts;

@@ -63,7 +63,12 @@ pub fn decoder(
 
 /// Estimates the bytes of the packed weights, within a fifth.
 pub(crate) fn packed_bytes(checkpoint: &Checkpoint, compute: Compute) -> u64 {
-    let bytes = checkpoint.sizes().map(|(dtype, num_elements)| {
+    bytes_of(checkpoint.sizes(), compute)
+}
+
+/// Estimates the bytes of packed tensors of these types and numbers of elements.
+pub(crate) fn bytes_of(sizes: impl Iterator<Item = (Dtype, usize)>, compute: Compute) -> u64 {
+    let bytes = sizes.map(|(dtype, num_elements)| {
         let dtype = match compute {
             Compute::F32 => Dtype::F32,
             Compute::Q8 if dtype.block_len() == 1 => Dtype::Q8_0,

@@ -289,7 +289,7 @@ fn limits(
     })
 }
 
-fn check_memory(what: &'static str, needed: u64) -> Result<(), LoadError> {
+pub(super) fn check_memory(what: &'static str, needed: u64) -> Result<(), LoadError> {
     match memory::available_bytes() {
         Some(available) if available < needed => Err(LoadError::Memory { what, needed, available }),
         Some(_) | None => Ok(()),

@@ -8,10 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use sconce_kernels::cpu::ReadBytes;
+use sconce_kernels::cpu::{MatrixPart, ReadBytes};
 use sconce_kernels::dtype::Dtype;
 
-use super::Error;
+use super::{Error, Tensor};
 
 /// An open file and its length.
 pub(super) struct WeightFile {
@@ -90,6 +90,18 @@ impl WeightFile {
 }
 
 impl Span {
+    /// Reads it.
+    pub(super) fn tensor(&self) -> Result<Tensor, Error> {
+        Ok(Tensor { dtype: self.dtype, shape: self.shape.clone(), data: self.read()? })
+    }
+
+    /// As a matrix that is left in the file.
+    pub(super) fn matrix(&self) -> MatrixPart<'_> {
+        let rows = self.shape.first().copied().unwrap_or(0);
+        let cols = self.shape.last().copied().unwrap_or(0);
+        MatrixPart { dtype: self.dtype, rows, cols, data: self }
+    }
+
     /// Reads the tensor's bytes.
     pub(super) fn read(&self) -> Result<Vec<u8>, Error> {
         self.file.read(self.offset, self.num_bytes as u64)

@@ -2,6 +2,7 @@
 //! tokenizer's files.
 
 mod config;
+mod encoder;
 mod safetensors;
 mod text;
 
@@ -20,6 +21,9 @@ use super::{
     file::{Span, WeightFile},
 };
 use crate::models::config::DecoderConfig;
+use crate::models::encoder::config::EncoderConfig;
+
+pub(super) use self::encoder::EncoderKind;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -107,6 +111,11 @@ impl HuggingFace {
 
     pub(super) fn config(&self) -> Result<DecoderConfig, Error> {
         config::read(&self.dir.join("config.json"))
+    }
+
+    /// The shape of an encoder, and the prefix of its tensors' names; `None` for other models.
+    pub(super) fn encoder(&self) -> Result<Option<(EncoderConfig, EncoderKind)>, Error> {
+        encoder::read(&self.dir)
     }
 
     pub(super) fn text(&self) -> Result<TextConfig, Error> {

@@ -31,11 +31,13 @@ const TOOL_PARSERS: [&str; 10] = [
 ];
 const REASONING_PARSERS: [&str; 5] = ["none", "think", "deepseek-r1", "mistral", "harmony"];
 
-/// Serves one model to routers: tokens in, tokens out
+/// Serves one model to routers: tokens in, tokens or vectors out
 #[derive(Args, Clone, Debug)]
 pub struct Worker {
     /// The GGUF file or the directory of safetensors to load, or `hash`: a model without weights,
-    /// for tests
+    /// for tests. Directories of BERT-like encoders, sentence-transformers' among them, are served
+    /// for embeddings, and those with a classifier for reranking; what is said below of sequences
+    /// and the KV cache does not concern them
     #[arg(long, env = "SCONCE_MODEL", value_name = "PATH")]
     model: PathBuf,
 

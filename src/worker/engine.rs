@@ -15,6 +15,7 @@ use sconce_proto::worker::{Alive, Draining, EngineStats, Rejected, TokenOutput};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
+use super::embed;
 use super::outbox::Outbox;
 use super::submit::Checked;
 use crate::engine::output::Output;
@@ -45,6 +46,10 @@ pub(crate) enum Command {
     Submit {
         session: SessionId,
         checked: Box<Checked>,
+    },
+    Embed {
+        session: SessionId,
+        checked: Box<embed::Checked>,
     },
     Cancel {
         session: SessionId,
@@ -228,6 +233,11 @@ impl Engine {
         match command {
             Command::Open { session, outbox } => self.open(session, outbox),
             Command::Submit { session, checked } => self.submit(session, *checked),
+            Command::Embed { session, checked } => {
+                if let Some(owner) = self.sessions.get(&session) {
+                    owner.outbox.refuse(checked.id, "the model does not embed");
+                }
+            }
             Command::Cancel { session, id } => {
                 let request = self.sessions.get(&session).and_then(|s| s.requests.get(&id));
                 if let Some(request) = request {

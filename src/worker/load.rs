@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use sconce_kernels::cpu::Isa;
-use sconce_proto::worker::ModelInfo;
+use sconce_proto::worker::{ModelInfo, Task};
 use sha2::{Digest, Sha256};
 
 use super::Error;
@@ -15,12 +15,15 @@ use super::cli::{Config, ModelSource};
 use super::grammars::Grammars;
 use super::hash;
 use super::service::Served;
+use crate::engine::embed::EmbedQueue;
 use crate::engine::request::TokenId;
 use crate::engine::scheduler::{Scheduler, SchedulerConfig};
 use crate::grammar::Compiler;
+use crate::models::encoder::config::HeadConfig;
 use crate::runner::cpu::{CpuRunner, RunnerOptions};
+use crate::runner::encoder::EncoderRunner;
 use crate::runner::{Executor, ExecutorLimits};
-use crate::weights::{self, Checkpoint};
+use crate::weights::{self, Checkpoint, EncoderCheckpoint};
 
 // Of all block tables together: 1 GiB, and few enough to be numbered in 32 bits.
 const MAX_TABLE_BLOCKS: u64 = 1 << 28;
@@ -30,17 +33,28 @@ const MAX_LOGPROBS: u32 = 20;
 
 /// A model that can run.
 pub(crate) struct Loaded {
-    pub(crate) executor: Box<dyn Executor>,
-    pub(crate) scheduler: Scheduler,
+    pub(crate) model: LoadedModel,
     /// What took how many milliseconds.
     pub(crate) phases: Vec<(&'static str, f64)>,
+}
+
+/// What runs it.
+pub(crate) enum LoadedModel {
+    Decoder(Box<dyn Executor>, Box<Scheduler>),
+    Encoder(Box<EncoderRunner>, EmbedQueue),
 }
 
 /// Loads the model, and publishes what it is as soon as that is known. Takes seconds: not for an
 /// async thread.
 pub(crate) fn load(config: &Config, publish: impl FnOnce(Served) + Send) -> Result<Loaded, Error> {
     match &config.model {
-        ModelSource::Cpu { path, options } => load_checkpoint(config, (path, options), publish),
+        ModelSource::Cpu { path, options } => {
+            let failed = |error: weights::Error| failed(path, error.into());
+            match EncoderCheckpoint::open(path).map_err(failed)? {
+                Some(encoder) => load_encoder(config, (path, &encoder, options), publish),
+                None => load_checkpoint(config, (path, options), publish),
+            }
+        }
         ModelSource::Hash(options) => {
             let start = Instant::now();
             let executor = hash::HashExecutor::new(options);
@@ -58,15 +72,53 @@ pub(crate) fn load(config: &Config, publish: impl FnOnce(Served) + Send) -> Resu
     }
 }
 
+fn failed(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::Load { model: path.display().to_string(), source }
+}
+
+fn load_encoder(
+    config: &Config,
+    (path, checkpoint, options): (&Path, &EncoderCheckpoint, &RunnerOptions),
+    publish: impl FnOnce(Served) + Send,
+) -> Result<Loaded, Error> {
+    let start = Instant::now();
+    let limits = EncoderRunner::limits_of(checkpoint.config(), options)
+        .map_err(|error| failed(path, error.into()))?;
+    let tokenizer = checkpoint.tokenizer_json().map_err(|error| failed(path, error.into()))?;
+    let task = match checkpoint.config().head {
+        HeadConfig::Embed { .. } => Task::Embed,
+        HeadConfig::Classify { .. } => Task::Classify,
+    };
+    let info = ModelInfo {
+        tasks: vec![task.into()],
+        num_outputs: checkpoint.config().num_outputs() as u32,
+        max_model_len: limits.max_model_len,
+        vocab_size: limits.vocab_size,
+        max_num_seqs: 1,
+        max_logprobs: 0,
+        ..describe(config, ExecutorLimits::default())
+    };
+    publish(Served { info, tokenizer: tokenizer.into(), grammars: Grammars::new(None) });
+    let opened = ms(start);
+    let runner =
+        EncoderRunner::load(checkpoint, options).map_err(|error| failed(path, error.into()))?;
+    tracing::info!(
+        isa = %runner.isa(),
+        weight_bytes = runner.weight_bytes(),
+        num_threads = options.num_threads,
+        "model loaded"
+    );
+    let phases = vec![("tokenizer", opened), ("weights", ms(start) - opened)];
+    let queue = EmbedQueue::new(config.max_queue, limits.max_num_batched_tokens);
+    Ok(Loaded { model: LoadedModel::Encoder(Box::new(runner), queue), phases })
+}
+
 fn load_checkpoint(
     config: &Config,
     (path, options): (&Path, &RunnerOptions),
     publish: impl FnOnce(Served) + Send,
 ) -> Result<Loaded, Error> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Load {
-        model: path.display().to_string(),
-        source,
-    };
+    let failed = |source| failed(path, source);
     let start = Instant::now();
     let checkpoint = Checkpoint::open(path).map_err(|error| failed(error.into()))?;
     let opened = ms(start);
@@ -131,7 +183,8 @@ fn loaded(
              {MAX_TABLE_BLOCKS}: lower --max-num-seqs or --max-model-len"
         )));
     }
-    Ok(Loaded { executor, scheduler: Scheduler::new(scheduler), phases })
+    let scheduler = Box::new(Scheduler::new(scheduler));
+    Ok(Loaded { model: LoadedModel::Decoder(executor, scheduler), phases })
 }
 
 fn served(info: ModelInfo, tokenizer: Vec<u8>) -> Served {
@@ -185,6 +238,7 @@ fn describe(config: &Config, limits: ExecutorLimits) -> ModelInfo {
         tool_parser: config.tool_parser.clone(),
         reasoning_parser: config.reasoning_parser.clone(),
         max_logprobs: MAX_LOGPROBS.min(limits.vocab_size),
+        tasks: vec![Task::Generate.into()],
         ..ModelInfo::default()
     }
 }

@@ -9,8 +9,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use sconce_proto::worker::rejected::Reason;
 use sconce_proto::worker::worker_message::Message;
-use sconce_proto::worker::{EngineStats, StepOutput, TokenOutput, WorkerMessage};
+use sconce_proto::worker::{EngineStats, Rejected, StepOutput, TokenOutput, WorkerMessage};
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
@@ -19,6 +20,8 @@ use tonic::Status;
 // and stays below a third of the message limit.
 const MAX_TOKENS: usize = 65_536;
 const MAX_NOTICES: usize = 65_536;
+// Numbers of embeddings: 64 MiB.
+const MAX_VALUES: usize = 16 << 20;
 
 /// The engine's end.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ struct Shared {
     outputs: Vec<TokenOutput>,
     /// Tokens in `outputs`, log-probabilities included.
     num_tokens: usize,
+    /// Numbers of embeddings in `notices`.
+    num_values: usize,
     stats: Option<EngineStats>,
     end: Option<Option<Status>>,
     waker: Option<Waker>,
@@ -57,8 +62,15 @@ impl Outbox {
     /// Adds a message of its own.
     pub(crate) fn notify(&self, notice: Message) {
         let mut shared = lock(&self.shared);
+        shared.num_values += num_values(&notice);
         shared.notices.push_back(notice);
         self.wake(shared);
+    }
+
+    /// Tells that this model does not do what a request asks for.
+    pub(crate) fn refuse(&self, request_id: u64, message: &str) {
+        let (reason, message) = (Reason::Invalid.into(), message.to_owned());
+        self.notify(Message::Rejected(Rejected { request_id, reason, message }));
     }
 
     /// Adds a step's tokens, and leaves `outputs` empty.
@@ -101,7 +113,10 @@ impl Outbox {
     }
 
     fn wake(&self, mut shared: MutexGuard<'_, Shared>) {
-        if shared.num_tokens > MAX_TOKENS || shared.notices.len() > MAX_NOTICES {
+        if shared.num_tokens > MAX_TOKENS
+            || shared.notices.len() > MAX_NOTICES
+            || shared.num_values > MAX_VALUES
+        {
             shared.drop_everything();
             shared.end = Some(Some(Status::resource_exhausted("the router reads too slowly")));
             self.hung_up.cancel();
@@ -119,11 +134,13 @@ impl Shared {
         self.notices = VecDeque::new();
         self.outputs = Vec::new();
         self.num_tokens = 0;
+        self.num_values = 0;
         self.stats = None;
     }
 
     fn next(&mut self) -> Option<Message> {
         if let Some(notice) = self.notices.pop_front() {
+            self.num_values -= num_values(&notice);
             return Some(notice);
         }
         if self.outputs.is_empty() && self.stats.is_none() {
@@ -132,6 +149,17 @@ impl Shared {
         self.num_tokens = 0;
         let outputs = std::mem::take(&mut self.outputs);
         Some(Message::Step(StepOutput { outputs, stats: self.stats.take() }))
+    }
+}
+
+fn num_values(notice: &Message) -> usize {
+    match notice {
+        Message::Embedded(embedded) => embedded.values.len(),
+        Message::Welcome(_)
+        | Message::Step(_)
+        | Message::Rejected(_)
+        | Message::Alive(_)
+        | Message::Draining(_) => 0,
     }
 }
 

@@ -22,9 +22,10 @@ use tracing::{info, warn};
 
 use super::Error;
 use super::cli::{Config, Worker};
+use super::embed::EmbedEngine;
 use super::engine::{Command, Engine, describe};
 use super::listen::Listener;
-use super::load::{self, ms};
+use super::load::{self, LoadedModel, ms};
 use super::service::{Served, Service, Startup};
 
 /// Name of the thread that owns the engine. Its panics are caught: they end the process in order.
@@ -189,16 +190,29 @@ fn spawn_engine(
     let work = move || {
         // Nobody else sets it, nor the time of the first step.
         let publish = |served| drop(startup.served.set(served));
-        let load::Loaded { executor, scheduler, mut phases } = load::load(&config, publish)?;
-        let mut engine = Engine::new(scheduler, executor, inbox, num_unfinished);
-        let before = Instant::now();
-        engine.first_step()?;
-        let step_ms = ms(before);
-        phases.push(("first_step", step_ms));
-        let _ = startup.step_ms.set(step_ms as u32);
-        // The process waits for it, or is ending.
-        let _ = say_loaded.send(phases);
-        engine.run()
+        let load::Loaded { model, mut phases } = load::load(&config, publish)?;
+        let say_ready = |took: f64, step_ms: f64| {
+            phases.push(("first_step", took));
+            let _ = startup.step_ms.set(step_ms as u32);
+            // The process waits for it, or is ending.
+            let _ = say_loaded.send(phases);
+        };
+        match model {
+            LoadedModel::Decoder(executor, scheduler) => {
+                let mut engine = Engine::new(*scheduler, executor, inbox, num_unfinished);
+                let before = Instant::now();
+                engine.first_step()?;
+                say_ready(ms(before), ms(before));
+                engine.run()
+            }
+            LoadedModel::Encoder(runner, queue) => {
+                let mut engine = EmbedEngine::new(queue, *runner, inbox, num_unfinished);
+                let before = Instant::now();
+                let longest = engine.first_step()?;
+                say_ready(ms(before), longest.as_secs_f64() * 1e3);
+                engine.run()
+            }
+        }
     };
     let thread = std::thread::Builder::new().name(ENGINE_THREAD.to_owned());
     // The thread tells its end through the channel; a thread that can't start drops it.

@@ -11,8 +11,8 @@ use sconce_proto::worker::rejected::Reason;
 use sconce_proto::worker::router_message::Message as FromRouter;
 use sconce_proto::worker::worker_message::Message as ToRouter;
 use sconce_proto::worker::{
-    DescribeRequest, DrainReply, DrainRequest, Hello, ModelInfo, Rejected, RouterMessage, Submit,
-    TokenizerPiece, TokenizerRequest, Welcome, worker_server,
+    DescribeRequest, DrainReply, DrainRequest, Embed, Hello, ModelInfo, Rejected, RouterMessage,
+    Submit, TokenizerPiece, TokenizerRequest, Welcome, worker_server,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
@@ -20,6 +20,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::embed;
 use super::engine::{Command, SessionId};
 use super::grammars::{Compiled, Compiling, Grammars};
 use super::outbox::{Messages, Outbox, outbox};
@@ -221,6 +222,7 @@ impl Session {
             let is_sent = match message {
                 FromRouter::Hello(_) => return End::Violation("a second Hello"),
                 FromRouter::Submit(submit) => self.take(submit, &mut compiling).await,
+                FromRouter::Embed(embed) => self.take_embed(embed).await,
                 FromRouter::Cancel(cancel) => {
                     compiling.cancel(cancel.request_id) || self.cancel(cancel.request_id).await
                 }
@@ -249,13 +251,27 @@ impl Session {
                 compiling.push(self.grammars.clone(), checked);
                 true
             }
-            Err(invalid) => {
-                let message = invalid.to_string();
-                warn!(session = self.id.0, id, message, "invalid request");
-                self.reject(id, Reason::Invalid, message);
-                true
-            }
+            Err(invalid) => self.refuse(id, &invalid),
         }
+    }
+
+    async fn take_embed(&self, embed: Embed) -> bool {
+        let id = embed.request_id;
+        match embed::check(embed, &self.info) {
+            Ok(checked) => {
+                let embed = Command::Embed { session: self.id, checked: Box::new(checked) };
+                self.engine.send(embed).await.is_ok()
+            }
+            Err(invalid) => self.refuse(id, &invalid),
+        }
+    }
+
+    /// What the router should not have let through. The engine has not ended: true.
+    fn refuse(&self, id: u64, invalid: &submit::Invalid) -> bool {
+        let message = invalid.to_string();
+        warn!(session = self.id.0, id, message, "invalid request");
+        self.reject(id, Reason::Invalid, message);
+        true
     }
     /// A grammar is compiled, or can't be. False when the engine has ended.
     async fn go_on(&self, Compiled { id, result }: Compiled, is_cancelled: bool) -> bool {

@@ -24,7 +24,7 @@ pub(crate) struct Checked {
 /// What is wrong with a request: names the parameter and the limit.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Invalid(String);
+pub(crate) struct Invalid(pub(super) String);
 
 /// Returns the request if it fits the model.
 pub(crate) fn check(submit: Submit, info: &ModelInfo) -> Result<Checked, Invalid> {

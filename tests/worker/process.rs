@@ -1,5 +1,6 @@
 //! Worker processes, and dispatchers in front of them.
 
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -51,7 +52,22 @@ pub(crate) fn command(directory: &TempDir, args: &[&str]) -> Command {
 
 impl Worker {
     pub(crate) async fn start(directory: &TempDir, args: &[&str]) -> Self {
-        let mut child = command(directory, args).spawn().unwrap();
+        Self::spawn(command(directory, args)).await
+    }
+
+    /// A worker that serves the model in a directory.
+    pub(crate) async fn serve(model: &Path, directory: &TempDir, args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sconce"));
+        let listen = format!("unix:{}/w", directory.path().display());
+        command.arg("worker").arg("--model").arg(model);
+        command.args(["--name", "m", "--version", "1", "--listen", &listen]).args(args);
+        command.env_remove("RUST_LOG").kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn(command).await
+    }
+
+    async fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         let log = tokio::spawn(async move {
             let mut log = String::new();

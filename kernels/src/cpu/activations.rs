@@ -151,6 +151,9 @@ impl Activations {
     }
 }
 
+/// Makes a part of a token's columns.
+pub(super) type MakeRow<'a> = dyn Fn(usize, Range<usize>, &mut [f32]) + Sync + 'a;
+
 /// Where a row's first block goes.
 #[derive(Clone, Copy)]
 struct Place {
@@ -217,13 +220,25 @@ impl Cpu {
         check_multiple("silu_mul: tokens", num_tokens, 1)?;
         check_multiple("silu_mul: elements", gate_up.len(), 2 * num_tokens)?;
         let cols = gate_up.len() / (2 * num_tokens);
+        self.map_rows(num_tokens, cols, out, &|token, part, scratch| {
+            let (gate, up) = gate_up[token * 2 * cols..][..2 * cols].split_at(cols);
+            // SAFETY: the table is this machine's; the three lengths are the part's.
+            unsafe { (self.kernels.silu_mul)(&gate[part.clone()], &up[part], scratch) };
+        })
+    }
+
+    /// Puts what `make` makes of each token's columns into `out`.
+    pub(super) fn map_rows(
+        &self,
+        num_tokens: usize,
+        cols: usize,
+        out: &mut Activations,
+        make: &MakeRow<'_>,
+    ) -> Result<(), Error> {
         out.resize(num_tokens, cols, self.kernels.tile())?;
         self.write_tiles(out, &|tiles, token, part| {
-            let (gate, up) = gate_up[token * 2 * cols..][..2 * cols].split_at(cols);
-            let (gate, up) = (&gate[part.clone()], &up[part.clone()]);
             with_scratch(&ROW, part.len(), |scratch| {
-                // SAFETY: the table is this machine's; the three lengths are the part's.
-                unsafe { (self.kernels.silu_mul)(gate, up, scratch) };
+                make(token, part.clone(), scratch);
                 self.write_part(tiles, token, part.start, scratch);
             });
         });

@@ -7,7 +7,7 @@ pub(super) mod rows;
 use super::isa::Isa;
 use attend::{Mix, Scores, Softmax};
 use gemm::Tile;
-use rows::{Norm, RowSlot};
+use rows::{LayerNormRow, Norm, RowSlot};
 
 /// A kernel for each number of tokens (or query rows) that a register tile can hold: the first is
 /// for one, the last for as many as the tile is wide.
@@ -34,7 +34,9 @@ pub(super) struct Kernels {
     pub mix_int8: Widths<Mix>,
     pub softmax: unsafe fn(&mut Softmax),
     pub rms_norm: unsafe fn(&Norm<'_>, &mut [f32]),
+    pub layer_norm: unsafe fn(&LayerNormRow<'_>, &mut [f32]),
     pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub gelu: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub quantize: unsafe fn(&[f32], &RowSlot, &mut [f32]),
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
     pub to_bf16: unsafe fn(&[f32], &mut [u16]),
@@ -97,6 +99,18 @@ macro_rules! compile {
             }
 
             $(#[$feature])?
+            unsafe fn layer_norm(args: &LayerNormRow<'_>, out: &mut [f32]) {
+                // SAFETY: passed on to the caller.
+                unsafe { rows::layer_norm::<S>(args, out) }
+            }
+
+            $(#[$feature])?
+            unsafe fn gelu(row: &[f32], bias: &[f32], out: &mut [f32]) {
+                // SAFETY: passed on to the caller.
+                unsafe { rows::gelu::<S>(row, bias, out) }
+            }
+
+            $(#[$feature])?
             unsafe fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
                 // SAFETY: passed on to the caller.
                 unsafe { rows::silu_mul::<S>(gate, up, out) }
@@ -145,7 +159,9 @@ macro_rules! compile {
                 mix_int8: &[$(mix_int8::<$rows>),*],
                 softmax,
                 rms_norm,
+                layer_norm,
                 silu_mul,
+                gelu,
                 quantize,
                 to_f16,
                 to_bf16,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod attention;
+mod encoder;
 mod fuzz;
 mod matmul;
 mod reference;

@@ -6,11 +6,14 @@ use super::client::Remote;
 /// Configuration and tokenizer files are small; what is larger is something else.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
 
+/// How sentence-transformers make one vector of many: the one file that a model has elsewhere.
+const POOLING: &str = "1_Pooling/config.json";
+
 /// Chooses the files of the model: its safetensors with their configuration and tokenizer, or else
 /// its one GGUF file.
 pub(crate) fn select_files(files: Vec<Remote>) -> Result<Vec<Remote>, Error> {
     let mut files = files;
-    files.retain(|remote| remote.file.is_at_root());
+    files.retain(|remote| remote.file.is_at_root() || remote.file.as_ref() == POOLING);
     let has_weights = files.iter().any(|remote| remote.file.kind() == "safetensors");
     if has_weights {
         return Ok(safetensors_model(files));
@@ -88,6 +91,7 @@ mod tests {
             "consolidated.safetensors",
             "model.Q4_0.gguf",
             "onnx/config.json",
+            "1_Pooling/config.json",
             "tokenizer.model",
         ]);
 
@@ -98,6 +102,7 @@ mod tests {
                 "model-00001-of-00002.safetensors",
                 "model-00002-of-00002.safetensors",
                 "model.safetensors.index.json",
+                "1_Pooling/config.json",
                 "tokenizer.model"
             ]
         );

@@ -10,6 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use sconce_proto::worker::Task;
 
 use super::reply::{ErrorBody, collect, id, now};
 use crate::app::{App, Principal};
@@ -50,7 +51,7 @@ pub async fn create(
     let limits = &app.config.limits;
     let request = ChatCompletionRequest::read(&body)?;
     drop(body);
-    let model = api::models::find(&app, &request.options.model)?;
+    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
     let request = validate::chat(request, &model.info, limits)?;
     let reply = request.reply;
     let mut encoded = prompt::encode(&model, request, limits.template_fuel).await?;

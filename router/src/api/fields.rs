@@ -14,13 +14,19 @@ pub(crate) use body::{Fields, missing};
 pub(crate) use schema::request_schema;
 pub(crate) use table::FIELDS;
 
-/// An endpoint that generates.
+/// An endpoint with a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
     /// `/v1/chat/completions`.
     Chat,
     /// `/v1/completions`.
     Completions,
+    /// `/v1/embeddings`.
+    Embeddings,
+    /// `/v1/rerank` and `/rerank`.
+    Rerank,
+    /// `/v1/score` and `/score`.
+    Score,
 }
 
 /// One field of a request body.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use sconce_proto::worker::Task;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -83,6 +84,24 @@ pub async fn retrieve(
     Path(id): Path<String>,
 ) -> Result<Json<ModelObject>, ApiError> {
     find(&app, &id).map(|model| Json(ModelObject::new(&model)))
+}
+
+/// The model that a client names, if it does what is asked of it.
+pub(crate) fn find_for(app: &App, name: &str, task: Task) -> Result<Arc<Model>, ApiError> {
+    let model = find(app, name)?;
+    if model.can(task) { Ok(model) } else { Err(unable(&model)) }
+}
+
+/// What is said to whoever asks a model for what it does not do.
+pub(crate) fn unable(model: &Model) -> ApiError {
+    let message = if model.can(Task::Generate) {
+        "this model does not embed: it generates, at /v1/chat/completions and /v1/completions"
+    } else if model.can(Task::Embed) {
+        "this model does not generate: it embeds, at /v1/embeddings, /v1/rerank and /v1/score"
+    } else {
+        "this model neither generates nor embeds: it scores pairs, at /v1/rerank and /v1/score"
+    };
+    ApiError::invalid("model", "unsupported_model", message)
 }
 
 /// The model that a client names.

@@ -1,8 +1,11 @@
 //! The answers of the endpoints, as OpenAI defines them.
 
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::error::ApiError;
 use crate::generation::{CallDelta, TextStream, TokenLogprob, TokenUsage};
 
 /// What a request has cost.
@@ -32,6 +35,46 @@ pub struct PromptTokensDetails {
 pub struct CompletionTokensDetails {
     /// Tokens of the model's reasoning, where it is kept apart.
     pub reasoning_tokens: u64,
+}
+
+/// What a request for vectors or scores has cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VectorUsage {
+    /// Tokens of the inputs.
+    pub prompt_tokens: u64,
+    /// The same.
+    pub total_tokens: u64,
+}
+
+impl VectorUsage {
+    pub(crate) fn new(num_tokens: u64) -> Self {
+        Self { prompt_tokens: num_tokens, total_tokens: num_tokens }
+    }
+}
+
+/// More numbers than these are written as JSON on a thread for blocking work.
+const MAX_INLINE_NUMBERS: usize = 16 << 10;
+
+/// Answers with what `make` makes of so many numbers.
+pub(crate) async fn respond<T: Serialize + Send + 'static>(
+    num_numbers: usize,
+    make: impl FnOnce() -> T + Send + 'static,
+) -> Result<Response, ApiError> {
+    let write = move || serde_json::to_vec(&make());
+    let json = if num_numbers <= MAX_INLINE_NUMBERS {
+        write()
+    } else {
+        let work = tokio::task::spawn_blocking(write).await;
+        work.map_err(|error| {
+            tracing::error!(%error, "writing an answer failed");
+            ApiError::Internal
+        })?
+    };
+    let json = json.map_err(|error| {
+        tracing::error!(%error, "an answer can't be written as JSON");
+        ApiError::Internal
+    })?;
+    Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// OpenAI's error body.
@@ -88,9 +131,7 @@ pub(crate) struct CollectedCall {
 }
 
 /// Waits for every completion of a request: a whole answer is the same deltas, collected.
-pub(crate) async fn collect(
-    stream: &mut TextStream,
-) -> Result<Vec<Collected>, crate::error::ApiError> {
+pub(crate) async fn collect(stream: &mut TextStream) -> Result<Vec<Collected>, ApiError> {
     let mut choices: Vec<_> = (0..stream.num_choices()).map(|_| Collected::default()).collect();
     while let Some(delta) = stream.next().await {
         let delta = delta?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
+use sconce_proto::worker::Task;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -143,7 +144,7 @@ pub async fn detokenize(
 ) -> Result<Json<DetokenizeReply>, ApiError> {
     let request: DetokenizeRequest = read(&body)?;
     let name = Fields::required("model", request.model)?;
-    let model = api::models::find(&app, &name)?;
+    let model = api::models::find_for(&app, &name, Task::Generate)?;
     let ids = Fields::required("tokens", request.tokens)?;
     if ids.len() > MAX_TOKENS {
         let message = format!("`tokens` has {} ids and may have {MAX_TOKENS}", ids.len());
@@ -184,7 +185,7 @@ pub async fn render(State(app): State<App>, body: Bytes) -> Result<Json<RenderRe
 async fn conversation(app: &App, body: &[u8]) -> Result<(Arc<Model>, Encoded), ApiError> {
     let limits = &app.config.limits;
     let request = ChatCompletionRequest::read(body)?;
-    let model = api::models::find(app, &request.options.model)?;
+    let model = api::models::find_for(app, &request.options.model, Task::Generate)?;
     let request = validate::chat(request, &model.info, limits)?;
     let encoded = prompt::encode(&model, request, limits.template_fuel).await?;
     Ok((model, encoded))
@@ -193,7 +194,7 @@ async fn conversation(app: &App, body: &[u8]) -> Result<(Arc<Model>, Encoded), A
 async fn text(app: &App, body: &[u8]) -> Result<(Arc<Model>, Encoded), ApiError> {
     let limits = &app.config.limits;
     let request = CompletionRequest::read(body)?;
-    let model = api::models::find(app, &request.options.model)?;
+    let model = api::models::find_for(app, &request.options.model, Task::Generate)?;
     let request = validate::completions(request, &model.info, limits)?;
     let encoded = prompt::encode(&model, request, limits.template_fuel).await?;
     if encoded.prompts.len() != 1 {

@@ -15,8 +15,8 @@ use sconce_proto::worker::router_message::Message as ToWorker;
 use sconce_proto::worker::worker_client::WorkerClient;
 use sconce_proto::worker::worker_message::Message as FromWorker;
 use sconce_proto::worker::{
-    Cancel, EngineStats, Finish, Hello, ModelInfo, Probe, Rejected, RouterMessage, StepOutput,
-    Submit, TokenOutput, WorkerMessage,
+    Cancel, Embed, Embedded, EngineStats, Finish, Hello, ModelInfo, Probe, Rejected, RouterMessage,
+    StepOutput, Submit, TokenOutput, WorkerMessage, embedded,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, sleep_until};
@@ -47,10 +47,12 @@ const GRACE: Duration = Duration::from_millis(500);
 const MAX_OUTBOUND: usize = 16_384;
 
 type OutputSender = mpsc::UnboundedSender<Result<TokenOutput, Error>>;
+type VectorSender = mpsc::UnboundedSender<Result<Embedded, Error>>;
 
 /// What a request's owner asks of the session.
 pub(super) enum Command {
     Submit { submit: Box<Submit>, outputs: OutputSender },
+    Embed { embed: Box<Embed>, vectors: VectorSender },
     Cancel { id: u64, at: Instant },
 }
 
@@ -68,6 +70,7 @@ pub(super) struct Session {
     outbound: mpsc::Sender<RouterMessage>,
     commands: mpsc::UnboundedReceiver<Command>,
     requests: HashMap<u64, InFlight>,
+    embeds: HashMap<u64, EmbedInFlight>,
     probe: ProbeState,
     standing: Standing,
 }
@@ -86,6 +89,13 @@ struct InFlight {
     /// Which of its completions have ended.
     ended: Vec<bool>,
     num_unfinished: u32,
+    cancelled_at: Option<Instant>,
+}
+
+/// Inputs of which some have no vector yet.
+struct EmbedInFlight {
+    vectors: VectorSender,
+    num_left: usize,
     cancelled_at: Option<Instant>,
 }
 
@@ -130,6 +140,7 @@ impl Session {
             outbound,
             commands,
             requests: HashMap::new(),
+            embeds: HashMap::new(),
             probe: ProbeState::Due(Deadline::now()),
             standing: Standing::Probed,
         })
@@ -164,6 +175,10 @@ impl Session {
                 self.submit(*submit, outputs);
                 Ok(())
             }
+            Command::Embed { embed, vectors } => {
+                self.embed(*embed, vectors);
+                Ok(())
+            }
             Command::Cancel { id, at } => self.cancel(id, at),
         }
     }
@@ -182,10 +197,21 @@ impl Session {
         }
     }
 
+    fn embed(&mut self, embed: Embed, vectors: VectorSender) {
+        let num_left = embed.inputs.len();
+        let id = embed.request_id;
+        self.embeds.insert(id, EmbedInFlight { vectors, num_left, cancelled_at: None });
+        if self.outbound.try_send(message(ToWorker::Embed(embed))).is_err() {
+            self.refuse(id, Error::QueueFull { max_queue: self.model.info.max_queue });
+        }
+    }
+
     fn cancel(&mut self, id: u64, at: Instant) -> Result<(), Lost> {
+        let token = self.requests.get_mut(&id).map(|request| &mut request.cancelled_at);
+        let vector = self.embeds.get_mut(&id).map(|request| &mut request.cancelled_at);
         // It may have ended while the cancel was on its way.
-        let Some(request) = self.requests.get_mut(&id) else { return Ok(()) };
-        request.cancelled_at = Some(at);
+        let Some(cancelled_at) = token.or(vector) else { return Ok(()) };
+        *cancelled_at = Some(at);
         let cancel = ToWorker::Cancel(Cancel { request_id: id });
         self.outbound.try_send(message(cancel)).map_err(|_| Lost::Slow)
     }
@@ -223,6 +249,7 @@ impl Session {
                 self.retire();
                 Ok(())
             }
+            FromWorker::Embedded(embedded) => self.deliver_vectors(embedded),
             FromWorker::Step(StepOutput { outputs, stats }) => {
                 for output in outputs {
                     self.deliver(output)?;
@@ -276,7 +303,35 @@ impl Session {
         if let Some(request) = self.requests.remove(&id) {
             self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
             let _ = request.outputs.send(Err(error));
+        } else if let Some(request) = self.embeds.remove(&id) {
+            self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
+            let _ = request.vectors.send(Err(error));
         }
+    }
+
+    fn deliver_vectors(&mut self, embedded: Embedded) -> Result<(), Lost> {
+        let id = embedded.request_id;
+        let Some(request) = self.embeds.get_mut(&id) else {
+            debug!(worker = %self.worker.address(), id, "vectors of no request");
+            return Ok(());
+        };
+        let end = check_vectors(&embedded, request, &self.model.info).map_err(Lost::Violation)?;
+        let delivered = match end {
+            embedded::End::Deadline => Err(Error::Deadline),
+            embedded::End::NotEnded | embedded::End::Complete | embedded::End::Cancelled => {
+                Ok(embedded)
+            }
+        };
+        // The receiver is gone after a cancel.
+        let _ = request.vectors.send(delivered);
+        if end != embedded::End::NotEnded {
+            if let Some(at) = request.cancelled_at {
+                self.metrics.cancelled(at.elapsed());
+            }
+            self.embeds.remove(&id);
+            self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn deliver(&mut self, output: TokenOutput) -> Result<(), Lost> {
@@ -361,6 +416,28 @@ fn check(
         }
     }
     Ok(finish)
+}
+
+/// What the router's other parts rely on: whole vectors of numbers, one for each input.
+fn check_vectors(
+    embedded: &Embedded,
+    request: &mut EmbedInFlight,
+    info: &ModelInfo,
+) -> Result<embedded::End, &'static str> {
+    let end = embedded::End::try_from(embedded.end).map_err(|_| "an unknown kind of end")?;
+    let num_outputs = info.num_outputs as usize;
+    if num_outputs == 0 || !embedded.values.len().is_multiple_of(num_outputs) {
+        return Err("a vector of another width than the model's");
+    }
+    let num_left = request.num_left.checked_sub(embedded.values.len() / num_outputs);
+    request.num_left = num_left.ok_or("more vectors than inputs")?;
+    if end == embedded::End::Complete && request.num_left > 0 {
+        return Err("fewer vectors than inputs");
+    }
+    if end == embedded::End::Cancelled && request.cancelled_at.is_none() {
+        return Err("a request ended as cancelled, and nobody had cancelled it");
+    }
+    Ok(end)
 }
 
 /// How long a worker with such steps may take to answer a probe.

@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use sconce_proto::MAX_MESSAGE_BYTES;
 use sconce_proto::worker::worker_client::WorkerClient;
 use sconce_proto::worker::{
-    DescribeRequest, EngineStats, ModelInfo, Submit, TokenizerPiece, TokenizerRequest,
+    DescribeRequest, Embed, EngineStats, ModelInfo, Submit, Task, TokenizerPiece, TokenizerRequest,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use super::connect::connect;
+use super::embeddings::Embeddings;
 use super::outputs::Outputs;
 use super::session::{Command, Session};
 use super::status::WorkerStatus;
@@ -123,7 +124,30 @@ impl Link {
         match self.commands.send(Command::Submit { submit, outputs: sender }) {
             Err(mpsc::error::SendError(Command::Submit { submit, .. })) => Err(submit),
             // Only a `Submit` was sent; nothing else can come back.
-            Ok(()) | Err(mpsc::error::SendError(Command::Cancel { .. })) => Ok(outputs),
+            Ok(()) | Err(mpsc::error::SendError(_)) => Ok(outputs),
+        }
+    }
+
+    /// Hands inputs to the session's task, or back when the task has ended.
+    pub(super) fn embed(
+        &self,
+        embed: Box<Embed>,
+        num_inputs: usize,
+    ) -> Result<Embeddings, Box<Embed>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let embeddings = Embeddings {
+            id: embed.request_id,
+            receiver,
+            commands: self.commands.clone(),
+            num_inputs,
+            num_outputs: self.model.info.num_outputs as usize,
+            is_over: false,
+        };
+        self.num_in_flight.fetch_add(1, Ordering::Relaxed);
+        match self.commands.send(Command::Embed { embed, vectors: sender }) {
+            Err(mpsc::error::SendError(Command::Embed { embed, .. })) => Err(embed),
+            // Only an `Embed` was sent; nothing else can come back.
+            Ok(()) | Err(mpsc::error::SendError(_)) => Ok(embeddings),
         }
     }
 }
@@ -306,6 +330,10 @@ fn check(info: &ModelInfo) -> Result<(), Lost> {
     }
     if info.max_model_len == 0 || info.vocab_size == 0 || info.max_num_seqs == 0 {
         return violation("a limit of the model is 0");
+    }
+    let embeds = |task: &i32| *task == Task::Embed as i32 || *task == Task::Classify as i32;
+    if info.tasks.iter().any(embeds) && info.num_outputs == 0 {
+        return violation("the model embeds, and its vectors have no elements");
     }
     if info.eos_token_ids.iter().any(|token| *token >= info.vocab_size) {
         return violation("an end token is outside the vocabulary");

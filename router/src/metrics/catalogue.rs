@@ -80,7 +80,7 @@ metrics! {
     GENERATION_TOKENS = "sconce_generation_tokens_total", Kind::Counter,
         "Tokens that clients were sent.";
     REQUEST_SUCCESS = "sconce_request_success_total", Kind::Counter,
-        "Completions that ended, by finished_reason.";
+        "Completions and requests for vectors that ended, by finished_reason.";
     REJECTED = "sconce_requests_rejected_total", Kind::Counter,
         "Generations refused before their first token, by reason.";
     PREFIX_CACHE_QUERIES = "sconce_prefix_cache_queries_total", Kind::Counter,

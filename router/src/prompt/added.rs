@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::normalizer::Range;
 use tokenizers::{
-    AddedToken, Model as _, NormalizedString, Normalizer, OffsetType, PreTokenizedString,
+    AddedToken, Encoding, Model as _, NormalizedString, Normalizer, OffsetType, PreTokenizedString,
     PreTokenizer, Result, Token, Tokenizer,
 };
 
@@ -132,8 +132,18 @@ impl AddedTokens {
         text: &str,
         mark: Option<Mark>,
     ) -> Result<Vec<u32>> {
+        Ok(self.encoding(tokenizer, text, mark)?.get_ids().to_vec())
+    }
+
+    /// As [`Self::encode`], with what a post-processor needs to go on.
+    pub(super) fn encoding(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &str,
+        mark: Option<Mark>,
+    ) -> Result<Encoding> {
         let Some(Mark(mark)) = mark else {
-            return Ok(tokenizer.encode_fast(text, false)?.get_ids().to_vec());
+            return tokenizer.encode_fast(text, false);
         };
         // The library's own steps, with the mark taken out between the second and the third.
         let mut pieces = PreTokenizedString::from(text);
@@ -152,7 +162,7 @@ impl AddedTokens {
             pre_tokenizer.pre_tokenize(&mut pieces)?;
         }
         pieces.tokenize(|piece| tokenizer.get_model().tokenize(piece.get()))?;
-        Ok(pieces.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
+        pieces.into_encoding(None, 0, OffsetType::None)
     }
 }
 

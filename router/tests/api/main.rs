@@ -6,6 +6,7 @@ mod bad_requests;
 mod chat;
 mod compatibility;
 mod completions;
+mod embeddings;
 #[path = "../support/tokenizers.rs"]
 mod json;
 mod observed;

@@ -5,14 +5,15 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use sconce_proto::worker::embedded::End;
 use sconce_proto::worker::rejected::Reason;
 use sconce_proto::worker::router_message::Message as FromRouter;
 use sconce_proto::worker::worker_message::Message as ToRouter;
 use sconce_proto::worker::worker_server::{self, WorkerServer};
 use sconce_proto::worker::{
-    Alive, DescribeRequest, DrainReply, DrainRequest, Finish, ModelInfo, Rejected, RouterMessage,
-    StepOutput, Submit, TokenLogprobs, TokenOutput, TokenizerPiece, TokenizerRequest, TopLogprob,
-    Welcome, WorkerMessage,
+    Alive, DescribeRequest, DrainReply, DrainRequest, Embed, Embedded, Finish, ModelInfo, Rejected,
+    RouterMessage, StepOutput, Submit, TokenLogprobs, TokenOutput, TokenizerPiece,
+    TokenizerRequest, TopLogprob, Welcome, WorkerMessage,
 };
 use tempfile::TempDir;
 use tokenizers::Tokenizer;
@@ -114,6 +115,14 @@ impl Worker {
         }
     }
 
+    /// Waits for the next request for vectors.
+    pub(crate) async fn embed(&mut self) -> ReceivedEmbed {
+        match timeout(LONG, self.received.recv()).await.expect("no request came").unwrap() {
+            FromRouter::Embed(embed) => ReceivedEmbed { embed, session: self.session().await },
+            other => panic!("expected a request for vectors and got {other:?}"),
+        }
+    }
+
     /// Waits until a request is cancelled.
     pub(crate) async fn cancelled(&mut self) -> u64 {
         match timeout(LONG, self.received.recv()).await.expect("nothing was cancelled").unwrap() {
@@ -132,6 +141,35 @@ impl Worker {
         let session = self.session().await;
         let _ = session.send(Err(Status::unavailable("killed")));
         self.serving.abort();
+    }
+}
+
+/// One request for vectors, as the worker got it.
+pub(crate) struct ReceivedEmbed {
+    pub(crate) embed: Embed,
+    session: Outbound,
+}
+
+impl ReceivedEmbed {
+    /// Sends vectors, the last ones with the end.
+    pub(crate) fn vectors(&self, values: &[f32], end: End) {
+        let (request_id, values) = (self.embed.request_id, values.to_vec());
+        let embedded = Embedded { request_id, values, end: end.into() };
+        self.send(ToRouter::Embedded(embedded));
+    }
+
+    pub(crate) fn reject(&self, reason: Reason, message: &str) {
+        let (request_id, message) = (self.embed.request_id, message.to_owned());
+        self.send(ToRouter::Rejected(Rejected { request_id, reason: reason.into(), message }));
+    }
+
+    /// The inputs' tokens.
+    pub(crate) fn tokens(&self) -> Vec<Vec<u32>> {
+        self.embed.inputs.iter().map(|input| input.tokens.clone()).collect()
+    }
+
+    fn send(&self, message: ToRouter) {
+        let _ = self.session.send(Ok(WorkerMessage { message: Some(message) }));
     }
 }
 

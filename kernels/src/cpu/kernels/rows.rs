@@ -10,6 +10,17 @@ pub(in super::super) struct Norm<'a> {
     pub eps: f32,
 }
 
+/// Normalization of one row to mean 0 and variance 1, and what is added to it first.
+pub(in super::super) struct LayerNormRow<'a> {
+    /// As the three others; the sum of all is normalized.
+    pub row: &'a [f32],
+    pub residual: &'a [f32],
+    pub linear_bias: &'a [f32],
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+    pub eps: f32,
+}
+
 /// Where a token's int8 go in its tile; each pointer is at the token's own lane.
 pub(in super::super) struct RowSlot {
     /// Tokens in the tile.
@@ -42,6 +53,77 @@ pub(super) unsafe fn rms_norm<S: Simd>(args: &Norm<'_>, out: &mut [f32]) {
             let x = S::load_first(args.row.as_ptr().add(i), count);
             let weight = S::load_first(args.weight.as_ptr().add(i), count);
             let y = S::mul(S::mul(x, S::splat(scale)), weight);
+            S::store_first(out.as_mut_ptr().add(i), y, count);
+        }
+    }
+}
+
+/// `out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias` of the sum `x` of row, residual
+/// and the bias of the matrix that made the row.
+///
+/// # Safety
+/// The instruction set must be there; all slices must be of one length.
+#[inline(always)]
+pub(super) unsafe fn layer_norm<S: Simd>(args: &LayerNormRow<'_>, out: &mut [f32]) {
+    let len = out.len();
+    // SAFETY: indexes are below the slices' common length.
+    unsafe {
+        let mut sums = S::splat(0.0);
+        for i in (0..len).step_by(LANES) {
+            let count = LANES.min(len - i);
+            let x = S::load_first(args.row.as_ptr().add(i), count);
+            let x = S::add(x, S::load_first(args.residual.as_ptr().add(i), count));
+            let x = S::add(x, S::load_first(args.linear_bias.as_ptr().add(i), count));
+            sums = S::add(sums, x);
+            S::store_first(out.as_mut_ptr().add(i), x, count);
+        }
+        let mean = S::splat(S::sum(sums) / len as f32);
+        let mut squares = S::splat(0.0);
+        for i in (0..len).step_by(LANES) {
+            let count = LANES.min(len - i);
+            let x = S::load_first(out.as_ptr().add(i), count);
+            // Lanes past the end count nothing.
+            let x = S::first_or(S::sub(x, mean), count, S::splat(0.0));
+            squares = S::fma(x, x, squares);
+        }
+        let scale = S::splat(1.0 / (S::sum(squares) / len as f32 + args.eps).sqrt());
+        for i in (0..len).step_by(LANES) {
+            let count = LANES.min(len - i);
+            let x = S::load_first(out.as_ptr().add(i), count);
+            let weight = S::load_first(args.weight.as_ptr().add(i), count);
+            let bias = S::load_first(args.bias.as_ptr().add(i), count);
+            let y = S::fma(S::mul(S::sub(x, mean), scale), weight, bias);
+            S::store_first(out.as_mut_ptr().add(i), y, count);
+        }
+    }
+}
+
+/// `out = gelu(row + bias)`, with the exact error function: 7.1.26 of Abramowitz & Stegun, right to
+/// 1.5e-7.
+///
+/// # Safety
+/// The instruction set must be there; the three slices must be of one length.
+#[inline(always)]
+pub(super) unsafe fn gelu<S: Simd>(row: &[f32], bias: &[f32], out: &mut [f32]) {
+    let len = out.len();
+    // SAFETY: indexes are below the slices' common length.
+    unsafe {
+        let (zero, one) = (S::splat(0.0), S::splat(1.0));
+        for i in (0..len).step_by(LANES) {
+            let count = LANES.min(len - i);
+            let x = S::load_first(row.as_ptr().add(i), count);
+            let x = S::add(x, S::load_first(bias.as_ptr().add(i), count));
+            let magnitude = S::max(S::sub(zero, x), x);
+            let z = S::mul(magnitude, S::splat(std::f32::consts::FRAC_1_SQRT_2));
+            let t = S::div(one, S::fma(z, S::splat(0.327_591_1), one));
+            let mut p = S::splat(1.061_405_4);
+            for c in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
+                p = S::fma(p, t, S::splat(c));
+            }
+            let e = S::exp(S::sub(zero, S::mul(z, z)));
+            // The complement of the error function at |x| / sqrt(2), and half of it.
+            let half = S::mul(S::mul(S::mul(p, t), e), S::splat(0.5));
+            let y = S::sub(S::max(zero, x), S::mul(magnitude, half));
             S::store_first(out.as_mut_ptr().add(i), y, count);
         }
     }

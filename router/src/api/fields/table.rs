@@ -7,6 +7,12 @@ const CHAT: &[Door] = &[Door::Chat];
 const COMPLETIONS: &[Door] = &[Door::Completions];
 const BOTH: &[Door] = &[Door::Chat, Door::Completions];
 
+const EMBEDDINGS: &[Door] = &[Door::Embeddings];
+const RERANK: &[Door] = &[Door::Rerank];
+const SCORE: &[Door] = &[Door::Score];
+const VECTORS: &[Door] = &[Door::Embeddings, Door::Rerank, Door::Score];
+const ALL: &[Door] = &[Door::Chat, Door::Completions, Door::Embeddings, Door::Rerank, Door::Score];
+
 const MAX_U32: i64 = u32::MAX as i64;
 const COUNT: Kind = Kind::Integer { min: 1, max: MAX_U32 };
 
@@ -32,7 +38,7 @@ const fn refused(
 
 /// Every field that is known.
 pub(crate) const FIELDS: &[Field] = &[
-    used("model", BOTH, Kind::Text { max: 256 }, "Required. A name from `GET /v1/models`."),
+    used("model", ALL, Kind::Text { max: 256 }, "Required. A name from `GET /v1/models`."),
     used(
         "messages",
         CHAT,
@@ -191,7 +197,7 @@ pub(crate) const FIELDS: &[Field] = &[
          answer is one, with arguments of the function's schema.",
     ),
     used("parallel_tool_calls", CHAT, Kind::Boolean, "Default true. False: at most one call."),
-    ignored("user", BOTH, Kind::Text { max: 1024 }, ""),
+    ignored("user", ALL, Kind::Text { max: 1024 }, ""),
     ignored("safety_identifier", BOTH, Kind::Text { max: 1024 }, ""),
     ignored("metadata", BOTH, Kind::Metadata, ""),
     ignored("store", CHAT, Kind::Boolean, "Nothing is stored."),
@@ -232,4 +238,46 @@ pub(crate) const FIELDS: &[Field] = &[
     refused("grammar", BOTH, &[], "Use `structured_outputs`."),
     refused("json_schema", BOTH, &[], "Use `response_format`."),
     refused("cache_salt", BOTH, &[], "Prefixes are shared only between requests of one key."),
+    used(
+        "input",
+        EMBEDDINGS,
+        Kind::Own(Some("Prompt")),
+        "Required. Text, token ids, or a list of at most 2048 of either, none of them empty. Special \
+         tokens in text are plain text, and the model's own are put around it; token ids are taken \
+         as they are.",
+    ),
+    used(
+        "encoding_format",
+        EMBEDDINGS,
+        Kind::OneOf(&["float", "base64"]),
+        "Default `float`. `base64` is of little-endian floats of 32 bits.",
+    ),
+    used(
+        "dimensions",
+        EMBEDDINGS,
+        COUNT,
+        "At most the model's, the default. So many of the first elements, made a vector of length \
+         1, for models that were trained for it.",
+    ),
+    used("query", RERANK, Kind::Own(None), "Required. Text. What the documents are compared with."),
+    used(
+        "documents",
+        RERANK,
+        Kind::Own(Some("Documents")),
+        "Required. At most 2048 texts, or objects with a `text`, none of them empty.",
+    ),
+    used("top_n", RERANK, COUNT, "Only so many of the best. Default: all."),
+    used("return_documents", RERANK, Kind::Boolean, "Default false: only their indices."),
+    used(
+        "text_1",
+        SCORE,
+        Kind::Own(Some("Texts")),
+        "Required. A text, or a list with as many as `text_2` has.",
+    ),
+    used("text_2", SCORE, Kind::Own(Some("Texts")), "Required. A text, or a list of at most 2048."),
+    refused("truncate_prompt_tokens", VECTORS, &[], "Nothing is ever cut."),
+    refused("add_special_tokens", VECTORS, &["true"], "Send token ids instead."),
+    refused("max_tokens_per_doc", RERANK, &[], "Nothing is ever cut."),
+    refused("max_chunks_per_doc", RERANK, &[], "Nothing is ever cut."),
+    refused("rank_fields", RERANK, &["[\"text\"]"], ""),
 ];

@@ -5,10 +5,17 @@ use super::{Door, FIELDS, Field, Kind, Treatment};
 const PAGE: &str = include_str!("../../../../docs/openai-compatibility.md");
 
 fn row(field: &Field) -> String {
+    let name = |door: &Door| match door {
+        Door::Chat => "chat",
+        Door::Completions => "completions",
+        Door::Embeddings => "embeddings",
+        Door::Rerank => "rerank",
+        Door::Score => "score",
+    };
     let door = match field.doors {
-        [Door::Chat] => "chat",
-        [Door::Completions] => "completions",
-        _ => "both",
+        [Door::Chat, Door::Completions] => "both".to_owned(),
+        [_, _, _, _, _] => "all".to_owned(),
+        doors => doors.iter().map(name).collect::<Vec<_>>().join(", "),
     };
     let kind = match field.kind {
         Kind::Boolean => "boolean".to_owned(),

@@ -1,0 +1,53 @@
+//! `POST /v1/embeddings`.
+
+pub mod reply;
+pub(crate) mod request;
+
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use sconce_proto::worker::Task;
+
+use super::reply::{ErrorBody, VectorUsage, respond};
+use crate::app::{App, Principal};
+use crate::error::ApiError;
+use crate::validate::inputs::{self, Bounds};
+use crate::{api, embedding};
+use reply::EmbeddingList;
+use request::{EmbeddingRequest, Shape};
+
+/// Turns texts into vectors.
+#[utoipa::path(
+    post,
+    path = "/v1/embeddings",
+    tag = "Embeddings",
+    security(("api_key" = [])),
+    request_body = EmbeddingRequest,
+    responses(
+        (status = 200, description = "The embeddings", body = EmbeddingList),
+        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "The model does not exist", body = ErrorBody),
+        (status = 429, description = "The queue is full", body = ErrorBody),
+        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+    ),
+)]
+pub async fn create(
+    State(app): State<App>,
+    _principal: Principal,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let request = EmbeddingRequest::read(&body)?;
+    drop(body);
+    let model = api::models::find_for(&app, &request.model, Task::Embed)?;
+    let bounds = Bounds::new(&model.info, &app.config.limits);
+    let inputs = inputs::embeddings(request.input, bounds)?;
+    let shape = Shape::new(request.format, request.dimensions, model.info.num_outputs)?;
+    let vectors = embedding::run(&app, &model, inputs).await?;
+    let name = model.info.model.clone();
+    respond(vectors.values.iter().map(Vec::len).sum(), move || {
+        let usage = VectorUsage::new(vectors.num_tokens);
+        EmbeddingList::new(name, vectors.values, shape, usage)
+    })
+    .await
+}

@@ -1,0 +1,79 @@
+//! `POST /v1/score` and `POST /score`, as vLLM has them.
+
+pub mod reply;
+pub(crate) mod request;
+
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+
+use super::reply::{ErrorBody, VectorUsage, id, now, respond};
+use crate::app::{App, Principal};
+use crate::error::ApiError;
+use crate::validate::inputs::Bounds;
+use crate::{api, scoring};
+use reply::{ScoreList, ScoreObject};
+use request::ScoreRequest;
+
+/// Says how much pairs of texts have to do with each other.
+#[utoipa::path(
+    post,
+    path = "/v1/score",
+    tag = "Embeddings",
+    security(("api_key" = [])),
+    request_body = ScoreRequest,
+    responses(
+        (status = 200, description = "The scores", body = ScoreList),
+        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "The model does not exist", body = ErrorBody),
+        (status = 429, description = "The queue is full", body = ErrorBody),
+        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+    ),
+)]
+pub async fn create(
+    State(app): State<App>,
+    _principal: Principal,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let request = ScoreRequest::read(&body)?;
+    drop(body);
+    let model = api::models::find(&app, &request.model)?;
+    let bounds = Bounds::new(&model.info, &app.config.limits);
+    let (firsts, seconds) = request.into_inputs(bounds)?;
+    let scores = scoring::scores(&app, &model, firsts, seconds).await?;
+    let name = model.info.model.clone();
+    respond(scores.values.len(), move || ScoreList {
+        id: id("score"),
+        object: "list".into(),
+        created: now(),
+        model: name,
+        data: ScoreObject::list(&scores.values),
+        usage: VectorUsage::new(scores.num_tokens),
+    })
+    .await
+}
+
+/// The same as `/v1/score`.
+#[utoipa::path(
+    post,
+    path = "/score",
+    tag = "Embeddings",
+    security(("api_key" = [])),
+    request_body = ScoreRequest,
+    responses(
+        (status = 200, description = "The scores", body = ScoreList),
+        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "The model does not exist", body = ErrorBody),
+        (status = 429, description = "The queue is full", body = ErrorBody),
+        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+    ),
+)]
+pub async fn create_unversioned(
+    app: State<App>,
+    principal: Principal,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    create(app, principal, body).await
+}
