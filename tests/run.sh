@@ -113,5 +113,6 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
     say "end-to-end tests: openai 3 for Python, openai for Node"
     target/venv/bin/python -m pytest -q -p no:cacheprovider tests/e2e "$@"
     say "end-to-end tests: openai 2 for Python"
-    target/venv-openai2/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_chat.py tests/e2e/test_errors.py "$@"
+    target/venv-openai2/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_chat.py tests/e2e/test_errors.py \
+        tests/e2e/test_tools.py "$@"
 fi

@@ -18,6 +18,8 @@ use crate::engine::request::TokenId;
 const MAX_CACHED: usize = 64;
 /// Most bytes of text of those.
 const MAX_CACHED_BYTES: usize = 1 << 20;
+/// Most states of a lexer.
+const MAX_STATES: usize = 20_000;
 /// Most characters of an explanation.
 const MAX_REASON: usize = 400;
 
@@ -142,8 +144,13 @@ fn reason(text: &str) -> Invalid {
 fn factory(env: &TokEnv) -> anyhow::Result<ParserFactory> {
     let mut factory = ParserFactory::new_simple(env)?;
     factory.quiet();
-    // Its errors would carry what was generated so far.
-    *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+    // Its errors would carry what was generated so far. Each state takes one to two kilobytes of
+    // each completion.
+    *factory.limits_mut() = ParserLimits {
+        verbose_errors: false,
+        max_lexer_states: MAX_STATES,
+        ..ParserLimits::default()
+    };
     Ok(factory)
 }
 

@@ -16,6 +16,8 @@
 
 mod candidates;
 mod constraint;
+#[cfg(test)]
+mod constraint_tests;
 mod logprobs;
 mod philox;
 mod token_counts;

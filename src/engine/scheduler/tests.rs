@@ -82,6 +82,25 @@ impl Engine {
 }
 
 #[test]
+fn a_grammar_ends_a_completion_with_its_last_token_or_without_one() {
+    for (end, finish, token) in [
+        (GrammarEnd::Complete, Finish::GrammarEnd, Some(9)),
+        (GrammarEnd::Exhausted, Finish::GrammarLimit, None),
+    ] {
+        let mut engine = Engine::new(|_| {});
+        engine.submit(1, request(prompt(1, 4), 50));
+        engine.step();
+        assert!(engine.plan());
+        let sampled = vec![Sampled { token: 9, logprobs: None, end: Some(end) }];
+        engine.scheduler.commit(&engine.plan, sampled, Duration::ZERO);
+        engine.scheduler.take_outputs(&mut engine.outputs);
+        assert_eq!(engine.finishes(), [(1, finish)]);
+        assert_eq!(engine.outputs.last().unwrap().token, token);
+        assert!(engine.scheduler.is_idle());
+    }
+}
+
+#[test]
 fn the_first_step_of_an_unknown_model_is_small() {
     let mut engine = Engine::new(|_| {});
     engine.submit(1, request(prompt(1, 100), 1));
