@@ -78,7 +78,9 @@ impl Calls {
         }
         match finish {
             _ if is_over => Some(FinishReason::ToolCalls),
-            Some(FinishReason::Stop) if self.num_calls > 0 => Some(FinishReason::ToolCalls),
+            Some(FinishReason::Stop | FinishReason::StopText(_)) if self.num_calls > 0 => {
+                Some(FinishReason::ToolCalls)
+            }
             finish => finish,
         }
     }
