@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::frames::{Dialect, Frames, Head, Merge, ReportUsage};
+use super::{Dialect, Events, Frames, Head, Merge, ReportUsage};
 use crate::api::chat::reply::ChatCompletionChunk;
 use crate::api::completions::reply::Completion;
 use crate::error::ApiError;
