@@ -6,6 +6,7 @@
 
 mod body;
 mod frames;
+mod messages;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use crate::generation::{Delta, TextStream, TokenUsage};
 
 pub use body::EventBody;
 pub use frames::{Dialect, Frames, Head, ReportUsage};
+pub(crate) use messages::MessageEvents;
 
 /// Whether a text may join the event before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,6 +26,8 @@ pub(crate) struct Reading {
 pub(crate) enum CallIds {
     /// As OpenAI's.
     OpenAi,
+    /// As Anthropic's.
+    Anthropic,
     /// Nine letters and digits, as Mistral's.
     Mistral,
 }
@@ -111,6 +113,7 @@ impl CallIds {
         let id = uuid::Uuid::now_v7().simple().to_string();
         match self {
             Self::OpenAi => format!("call_{id}"),
+            Self::Anthropic => format!("toolu_{id}"),
             // The last ones are random.
             Self::Mistral => id.chars().rev().take(9).collect(),
         }
