@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use sconce_router::detokenizer::{Detokenizer, TokenTable};
 use sconce_router::generation::{Delta, TokenUsage};
 use sconce_router::stop::scan;
-use sconce_router::stream::{Dialect, Frames, Head, Merge, ReportUsage};
+use sconce_router::stream::{Dialect, Events, Frames, Head, Merge, ReportUsage};
 use tokenizers::Tokenizer;
 
 #[path = "../tests/support/tokenizers.rs"]

@@ -1,10 +1,11 @@
-//! The endpoints of the OpenAI API. Its types never leave this folder.
+//! The endpoints of the OpenAI API, and Anthropic's. Their types never leave this folder.
 
 pub mod chat;
 pub mod completions;
 pub mod embeddings;
 pub(crate) mod fields;
 pub(crate) mod format;
+pub mod messages;
 pub mod models;
 pub(crate) mod options;
 pub mod reply;

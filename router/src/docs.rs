@@ -20,7 +20,7 @@ const SCHEME: &str = "api_key";
 #[openapi(
     info(
         title = "Sconce",
-        description = "A server for large language models that speaks OpenAI's API.",
+        description = "A server for large language models that speaks OpenAI's API, and Anthropic's Messages API.",
     ),
     paths(
         api::chat::create,
@@ -33,6 +33,8 @@ const SCHEME: &str = "api_key";
         api::rerank::create_unversioned,
         api::score::create,
         api::score::create_unversioned,
+        api::messages::create,
+        api::messages::count_tokens,
         api::models::list,
         api::models::retrieve,
         health::live,

@@ -1,6 +1,7 @@
 //! Every answer of the API that is not a success: status, OpenAI's error body, retry headers.
-//! With [`refusal`], the only files of the router that name HTTP statuses.
+//! With [`refusal`] and [`anthropic`], the only files of the router that name HTTP statuses.
 
+pub(crate) mod anthropic;
 pub mod refusal;
 
 use axum::Json;
@@ -162,7 +163,9 @@ impl Retry {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let Shape { status, retry, .. } = self.shape();
-        (status, retry.headers(), Json(self.body())).into_response()
+        let mut response = (status, retry.headers(), Json(self.body())).into_response();
+        response.extensions_mut().insert(anthropic::Failure(self.to_string()));
+        response
     }
 }
 

@@ -83,8 +83,10 @@ pub enum CallDelta {
 /// Why a completion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// An end token or a stop text.
+    /// An end token, or the end of a grammar.
     Stop,
+    /// The stop text of this number among the request's.
+    StopText(usize),
     /// The most tokens that were asked for, or the end of the context.
     Length,
     /// The model has called tools.
@@ -108,7 +110,7 @@ impl FinishReason {
     /// As OpenAI names it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Stop => "stop",
+            Self::Stop | Self::StopText(_) => "stop",
             Self::Length => "length",
             Self::ToolCalls => "tool_calls",
         }

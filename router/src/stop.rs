@@ -8,21 +8,21 @@
 pub enum Scan {
     /// Not so far.
     Open,
-    /// Yes: the completion is over, and nothing follows.
-    Stopped,
+    /// This one: the completion is over, and nothing follows.
+    Stopped(usize),
 }
 
 /// Looks for the stop texts in `held`, the text that was not sent yet. Moves what can't be part of
 /// one to the end of `sent`; of a completion that is stopped, the rest is dropped.
 pub fn scan(stops: &[String], held: &mut String, sent: &mut String) -> Scan {
-    let found = stops.iter().filter_map(|stop| {
+    let found = stops.iter().enumerate().filter_map(|(i, stop)| {
         let start = held.find(stop.as_str())?;
-        Some((start + stop.len(), start))
+        Some((start + stop.len(), start, i))
     });
-    if let Some((_, start)) = found.min() {
+    if let Some((_, start, i)) = found.min() {
         sent.push_str(held.get(..start).unwrap_or_default());
         held.clear();
-        return Scan::Stopped;
+        return Scan::Stopped(i);
     }
     let num_kept = stops.iter().map(|stop| overlap(held, stop)).max().unwrap_or(0);
     let kept_from = held.len() - num_kept;
@@ -49,8 +49,9 @@ mod tests {
         let (mut sent, mut held) = (String::new(), String::new());
         for delta in deltas {
             held.push_str(delta);
-            if scan(&stops, &mut held, &mut sent) == Scan::Stopped {
-                return (sent, Scan::Stopped, held);
+            let found = scan(&stops, &mut held, &mut sent);
+            if found != Scan::Open {
+                return (sent, found, held);
             }
         }
         (sent, Scan::Open, held)
@@ -59,7 +60,7 @@ mod tests {
     #[test]
     fn the_stop_text_is_not_sent() {
         let (sent, found, held) = push_all(&["\n\n"], &["one\n", "\ntwo"]);
-        assert_eq!((sent.as_str(), found, held.as_str()), ("one", Scan::Stopped, ""));
+        assert_eq!((sent.as_str(), found, held.as_str()), ("one", Scan::Stopped(0), ""));
     }
 
     #[test]
@@ -79,14 +80,14 @@ mod tests {
 
     #[test]
     fn the_stop_text_that_is_complete_first_wins() {
-        assert_eq!(scan_all(&["abcd", "bc"], &["xabcd"]), ("xa".into(), Scan::Stopped));
-        assert_eq!(scan_all(&["bc", "abc"], &["xabc"]), ("x".into(), Scan::Stopped));
+        assert_eq!(scan_all(&["abcd", "bc"], &["xabcd"]), ("xa".into(), Scan::Stopped(1)));
+        assert_eq!(scan_all(&["bc", "abc"], &["xabc"]), ("x".into(), Scan::Stopped(1)));
     }
 
     #[test]
     fn repetitions_and_wide_characters_are_found() {
-        assert_eq!(scan_all(&["aab"], &["a", "a", "a", "b"]), ("a".into(), Scan::Stopped));
-        assert_eq!(scan_all(&["é!"], &["é", "é", "!"]), ("é".into(), Scan::Stopped));
+        assert_eq!(scan_all(&["aab"], &["a", "a", "a", "b"]), ("a".into(), Scan::Stopped(0)));
+        assert_eq!(scan_all(&["é!"], &["é", "é", "!"]), ("é".into(), Scan::Stopped(0)));
     }
 
     proptest! {
@@ -108,7 +109,7 @@ mod tests {
             prop_assert_eq!((sent.clone(), found), scan_all(&stops, &[&text]));
             prop_assert!(stops.iter().all(|stop| !sent.contains(stop)));
             prop_assert!(text.starts_with(&sent));
-            prop_assert_eq!(found == Scan::Stopped, stops.iter().any(|stop| text.contains(stop)));
+            prop_assert_eq!(found != Scan::Open, stops.iter().any(|stop| text.contains(stop)));
         }
     }
 }

@@ -2,6 +2,7 @@
 //! names the parameter and the limit. Nothing is clamped. A request that did not pass can't be
 //! generated from, because nothing else makes this type.
 
+mod anthropic;
 mod format;
 pub(crate) mod inputs;
 mod messages;
@@ -9,6 +10,8 @@ pub(crate) mod number;
 mod prompts;
 mod sampling;
 mod template;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tools;
 
 use std::time::Instant;
@@ -17,6 +20,7 @@ use sconce_proto::worker::{ModelInfo, SamplingParams};
 
 use crate::api::chat::request::ChatCompletionRequest;
 use crate::api::completions::request::CompletionRequest;
+use crate::api::messages::request::MessagesRequest;
 use crate::api::options::{Options, StreamOptions};
 use crate::config::Limits;
 use crate::error::ApiError;
@@ -161,6 +165,30 @@ pub(crate) fn completions(
     bounds.request(request.options, prompts, (max_tokens, logprobs))
 }
 
+/// Validates a request of Anthropic's Messages API, or one for a count of its tokens.
+pub(crate) fn messages(
+    mut request: MessagesRequest,
+    info: &ModelInfo,
+    limits: &Limits,
+) -> Result<GenerateRequest, ApiError> {
+    let bounds = Bounds { info, limits };
+    let max_tokens = match request.max_tokens {
+        Some(max) => MaxTokens::Exactly(max),
+        None => MaxTokens::UpTo(1),
+    };
+    let stop = bounds.stop("stop_sequences", request.stop_sequences)?;
+    let chat = anthropic::chat(&mut request.input, request.max_tokens, limits)?;
+    let format = request.input.output_config.and_then(|config| config.format);
+    let constraint = format.as_ref().map(format::output).transpose()?;
+    let prompts = Prompts::Chat(Box::new(chat));
+    let mut request = bounds.request(request.options, prompts, (max_tokens, None))?;
+    if let Some(constraint) = constraint {
+        request.grammar_param = Some(constraint.param);
+        sampling::constrain(&mut request.sampling, (constraint.param, constraint.grammar))?;
+    }
+    Ok(GenerateRequest { stop, ..request })
+}
+
 impl Bounds<'_> {
     fn request(
         &self,
@@ -186,7 +214,7 @@ impl Bounds<'_> {
         }
         Ok(GenerateRequest {
             n: self.n(options.n)?,
-            stop: self.stop(options.stop)?,
+            stop: self.stop("stop", options.stop)?,
             reply: Reply { mode: mode(options.stream, options.stream_options)?, logprobs },
             arrived: Instant::now(),
             prompts,
@@ -217,14 +245,14 @@ impl Bounds<'_> {
         }
     }
 
-    fn stop(&self, stop: Vec<String>) -> Result<Vec<String>, ApiError> {
+    fn stop(&self, param: &str, stop: Vec<String>) -> Result<Vec<String>, ApiError> {
         let Limits { max_stop, max_stop_bytes, .. } = *self.limits;
         if stop.len() > max_stop {
-            let message = format!("`stop` has {} texts and may have {max_stop}", stop.len());
-            return Err(ApiError::invalid("stop", "array_above_max_length", message));
+            let message = format!("`{param}` has {} texts and may have {max_stop}", stop.len());
+            return Err(ApiError::invalid(param, "array_above_max_length", message));
         }
         for (i, text) in stop.iter().enumerate() {
-            let param = format!("stop[{i}]");
+            let param = format!("{param}[{i}]");
             if text.is_empty() {
                 let message = format!("`{param}` is empty");
                 return Err(ApiError::invalid(param, "empty_string", message));

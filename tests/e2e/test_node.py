@@ -1,4 +1,4 @@
-"""Runs the openai npm package's tests against a server of the real binary."""
+"""Runs the npm packages' tests against a server of the real binary."""
 
 import os
 import pathlib
@@ -11,10 +11,11 @@ MODULES = os.environ.get("SCONCE_NODE_MODULES")
 
 
 @pytest.mark.skipif(MODULES is None, reason="SCONCE_NODE_MODULES is not set: tests/run.sh sets it")
-def test_the_npm_package(server):
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_the_npm_package(server, name):
     work = pathlib.Path(MODULES).parent
-    script = work / "openai.test.mjs"
-    script.write_text((HERE / "node" / "openai.test.mjs").read_text())
+    script = work / f"{name}.test.mjs"
+    script.write_text((HERE / "node" / f"{name}.test.mjs").read_text())
     environment = dict(
         os.environ, SCONCE_URL=server.url, SCONCE_KEY=server.key, SCONCE_MODEL=server.model
     )

@@ -1,16 +1,19 @@
 //! Every field of a request, and what is done with it.
 //!
-//! This one table decides how a body is read, what the OpenAPI document says, and what
-//! `docs/openai-compatibility.md` must say (a test compares them). A field that is not in it is
+//! One table for each API decides how a body is read, what the OpenAPI document says, and what
+//! `docs/openai-compatibility.md` and `docs/anthropic-compatibility.md` must say (a test compares
+//! them). A field that is not in it is
 //! unknown and ignored, as OpenAI's own clients and servers do.
 
 mod body;
+mod messages;
 mod schema;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use body::{Fields, missing};
+pub(crate) use messages::MESSAGE_FIELDS;
 pub(crate) use schema::request_schema;
 pub(crate) use table::FIELDS;
 
@@ -27,6 +30,10 @@ pub(crate) enum Door {
     Rerank,
     /// `/v1/score` and `/score`.
     Score,
+    /// `/v1/messages`.
+    Messages,
+    /// `/v1/messages/count_tokens`.
+    CountTokens,
 }
 
 /// One field of a request body.
@@ -74,7 +81,12 @@ pub(crate) enum Treatment {
     Refused(&'static [&'static str]),
 }
 
+/// Every field of every endpoint.
+fn all() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().chain(MESSAGE_FIELDS)
+}
+
 /// The row of a field, if that endpoint knows it.
 pub(crate) fn find(door: Door, name: &str) -> Option<&'static Field> {
-    FIELDS.iter().find(|field| field.name == name && field.doors.contains(&door))
+    all().find(|field| field.name == name && field.doors.contains(&door))
 }

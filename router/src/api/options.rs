@@ -15,6 +15,7 @@ use crate::error::ApiError;
 use crate::validate::number::Wide;
 
 /// How to generate and how to answer.
+#[derive(Default)]
 pub(crate) struct Options {
     pub(crate) model: String,
     pub(crate) n: Option<u32>,
@@ -28,6 +29,7 @@ pub(crate) struct Options {
 }
 
 /// How to pick tokens.
+#[derive(Default)]
 pub(crate) struct Sampling {
     pub(crate) temperature: Option<f32>,
     pub(crate) top_k: Option<u32>,

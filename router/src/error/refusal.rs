@@ -9,6 +9,8 @@ use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 
+use super::anthropic::Failure;
+
 /// Why the server does not hand a request to its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -150,6 +152,8 @@ impl IntoResponse for Refusal {
         let body = json!({ "error": {
             "message": self.to_string(), "type": kind, "param": null, "code": code,
         }});
-        (status, self.headers(), Json(body)).into_response()
+        let mut response = (status, self.headers(), Json(body)).into_response();
+        response.extensions_mut().insert(Failure(self.to_string()));
+        response
     }
 }

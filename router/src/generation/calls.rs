@@ -26,6 +26,8 @@ pub(crate) struct Reading {
 pub(crate) enum CallIds {
     /// As OpenAI's.
     OpenAi,
+    /// As Anthropic's.
+    Anthropic,
     /// Nine letters and digits, as Mistral's.
     Mistral,
 }
@@ -78,7 +80,9 @@ impl Calls {
         }
         match finish {
             _ if is_over => Some(FinishReason::ToolCalls),
-            Some(FinishReason::Stop) if self.num_calls > 0 => Some(FinishReason::ToolCalls),
+            Some(FinishReason::Stop | FinishReason::StopText(_)) if self.num_calls > 0 => {
+                Some(FinishReason::ToolCalls)
+            }
             finish => finish,
         }
     }
@@ -109,6 +113,7 @@ impl CallIds {
         let id = uuid::Uuid::now_v7().simple().to_string();
         match self {
             Self::OpenAi => format!("call_{id}"),
+            Self::Anthropic => format!("toolu_{id}"),
             // The last ones are random.
             Self::Mistral => id.chars().rev().take(9).collect(),
         }

@@ -97,7 +97,7 @@ impl Choice {
             self.detokenizer.finish(&mut self.held);
         }
         let mut finish = match scan(stop, &mut self.held, &mut delta.text) {
-            Scan::Stopped => Some(FinishReason::Stop),
+            Scan::Stopped(i) => Some(FinishReason::StopText(i)),
             Scan::Open => finish,
         };
         if finish.is_some() {

@@ -55,7 +55,9 @@ impl Meter {
 
     pub(super) fn finished(&mut self, choice: usize, reason: FinishReason) {
         let reason = match reason {
-            FinishReason::Stop | FinishReason::ToolCalls => Finished::Stop,
+            FinishReason::Stop | FinishReason::StopText(_) | FinishReason::ToolCalls => {
+                Finished::Stop
+            }
             FinishReason::Length => Finished::Length,
         };
         let Some(times) = self.choices.get_mut(choice) else { return };

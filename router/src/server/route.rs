@@ -119,6 +119,8 @@ pub fn routes() -> Vec<Route> {
         NeedsKey::post("/rerank", api::rerank::create_unversioned),
         NeedsKey::post("/v1/score", api::score::create),
         NeedsKey::post("/score", api::score::create_unversioned),
+        NeedsKey::post("/v1/messages", api::messages::create),
+        NeedsKey::post("/v1/messages/count_tokens", api::messages::count_tokens),
         NeedsKey::get("/v1/models", api::models::list),
         NeedsKey::get("/v1/models/{*id}", api::models::retrieve),
         Public::get("/live", health::live),

@@ -17,6 +17,7 @@ use http::header::{HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tracing::{Instrument, Span, field};
 
+use crate::error::anthropic;
 use crate::error::refusal::Refusal;
 use crate::metrics;
 
@@ -57,6 +58,7 @@ pub(super) async fn request(mut request: Request, next: Next) -> Response {
         duration_ms = field::Empty,
     );
     request.extensions_mut().insert(id.clone());
+    let is_anthropics = is_anthropics(request.uri().path());
 
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
     let mut response = answer.unwrap_or_else(|_| {
@@ -65,6 +67,9 @@ pub(super) async fn request(mut request: Request, next: Next) -> Response {
         Refusal::Internal.into_response()
     });
 
+    if is_anthropics {
+        response = anthropic::translate(response, &id.0);
+    }
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
@@ -72,6 +77,11 @@ pub(super) async fn request(mut request: Request, next: Next) -> Response {
     span.record("status", status);
     metrics::http_answered(&route, status);
     response.map(|body| Body::new(Observed { body, span, route, started }))
+}
+
+/// Whether a path is one of Anthropic's API, known here or not.
+fn is_anthropics(path: &str) -> bool {
+    path.strip_prefix("/v1/messages").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// A method of HTTP, or a word for all others: a client can't choose what is logged.

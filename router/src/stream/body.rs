@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::frames::{Frames, Merge};
+use super::{Events, Merge};
 use crate::error::ApiError;
 use crate::generation::{Delta, TextStream};
 use crate::metrics::OpenStream;
@@ -24,9 +24,9 @@ const MAX_WRITE_BYTES: usize = 16 << 10;
 const MAX_EVENTS_APART: usize = 8;
 
 /// The body of a streamed answer.
-pub struct EventBody {
+pub struct EventBody<E> {
     state: State,
-    frames: Frames,
+    events: E,
     keep_alive: Pin<Box<Interval>>,
     /// What was written and not sent.
     written: Vec<u8>,
@@ -46,12 +46,12 @@ enum Opening {
     Sent,
 }
 
-impl EventBody {
-    /// Goes on after `first`, the delta that has arrived already. Without one, a comment says that
-    /// the answer is being worked on.
+impl<E: Events> EventBody<E> {
+    /// Goes on after `first`, the delta that has arrived already. Without one, the client is told
+    /// that the answer is being worked on.
     pub fn new(
         stream: TextStream,
-        frames: Frames,
+        events: E,
         (first, keep_alive): (Option<Delta>, Duration),
     ) -> Self {
         let keep_alive = keep_alive.max(Duration::from_millis(1));
@@ -59,7 +59,7 @@ impl EventBody {
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut body = Self {
             state: State::Done,
-            frames,
+            events,
             keep_alive: Box::pin(keep_alive),
             written: Vec::new(),
             delta: Delta::default(),
@@ -70,9 +70,9 @@ impl EventBody {
             Some(first) => {
                 body.delta = first;
                 body.write_delta(&stream, Merge::Never);
-                body.frames.close(&mut body.written, stream.usage());
+                body.events.close(&mut body.written, stream.usage());
             }
-            None => body.written.extend_from_slice(b": \n\n"),
+            None => body.events.keep_alive(&mut body.written),
         }
         body.state = State::Open(Box::new(stream));
         body
@@ -80,10 +80,10 @@ impl EventBody {
 
     fn write_delta(&mut self, stream: &TextStream, merge: Merge) {
         if self.opening == Opening::ToBeSent {
-            self.frames.opening(&mut self.written, stream.num_choices(), stream.usage());
+            self.events.opening(&mut self.written, stream.num_choices(), stream.usage());
             self.opening = Opening::Sent;
         }
-        self.frames.delta(&mut self.written, &self.delta, (stream.usage(), merge));
+        self.events.delta(&mut self.written, &self.delta, (stream.usage(), merge));
     }
 
     /// Writes what is here. Whether the answer goes on.
@@ -102,23 +102,23 @@ impl EventBody {
                     return false;
                 }
                 Poll::Ready(None) => {
-                    self.frames.close(&mut self.written, stream.usage());
-                    self.frames.done(&mut self.written, stream.usage());
+                    self.events.close(&mut self.written, stream.usage());
+                    self.events.done(&mut self.written, stream.usage());
                     return false;
                 }
             }
         }
-        self.frames.close(&mut self.written, stream.usage());
+        self.events.close(&mut self.written, stream.usage());
         true
     }
 
     fn fail(&mut self, stream: &TextStream, error: &ApiError) {
         tracing::debug!(%error, "a stream broke off");
-        self.frames.error(&mut self.written, error, stream.usage());
+        self.events.error(&mut self.written, error, stream.usage());
     }
 }
 
-impl Body for EventBody {
+impl<E: Events + Unpin> Body for EventBody<E> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -136,7 +136,7 @@ impl Body for EventBody {
             match this.state {
                 State::Done => return Poll::Ready(None),
                 State::Open(_) => match this.keep_alive.poll_tick(cx) {
-                    Poll::Ready(_) => this.written.extend_from_slice(b": \n\n"),
+                    Poll::Ready(_) => this.events.keep_alive(&mut this.written),
                     Poll::Pending => return Poll::Pending,
                 },
             }

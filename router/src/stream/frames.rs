@@ -14,6 +14,8 @@ use crate::error::ApiError;
 use crate::generation::{CallDelta, Delta, FinishReason, TokenUsage};
 use crate::model::Model;
 
+use super::{Events, Merge};
+
 /// Whose chunks are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -50,15 +52,6 @@ pub enum ReportUsage {
     Always,
 }
 
-/// Whether a text may join the event before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Merge {
-    /// Every text is an event of its own.
-    Never,
-    /// It joins an event that is still open, of the same choice.
-    IfOpen,
-}
-
 /// Writes the chunks of one answer.
 pub struct Frames {
     dialect: Dialect,
@@ -82,39 +75,6 @@ impl Frames {
         let head = serde_json::to_string(head).unwrap_or_default();
         let head = format!("data: {},\"choices\":[", head.trim_end_matches('}'));
         Self { dialect, usage, logprobs_of, head, open: None }
-    }
-
-    /// Opens every completion, in order. Only chats have something to say before the first token.
-    pub fn opening(&self, out: &mut Vec<u8>, num_choices: u32, usage: TokenUsage) {
-        if self.dialect == Dialect::Completions {
-            return;
-        }
-        for choice in 0..num_choices {
-            self.choice(out, choice);
-            out.extend_from_slice(
-                b",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\
-                  \"finish_reason\":null}]",
-            );
-            self.end(out, usage);
-        }
-    }
-
-    /// Writes a delta. Its last text event stays open, to be closed or merged with.
-    pub fn delta(&mut self, out: &mut Vec<u8>, delta: &Delta, (usage, merge): (TokenUsage, Merge)) {
-        if !delta.reasoning.is_empty() {
-            self.reasoning(out, delta, usage);
-        }
-        if !delta.text.is_empty() || !delta.logprobs.is_empty() {
-            self.text(out, delta, (usage, merge));
-        }
-        for call in &delta.calls {
-            self.call(out, (delta.choice, call), usage);
-        }
-        if let Some(finish) = delta.finish {
-            self.close(out, usage);
-            self.finish(out, delta.choice, finish);
-            self.end(out, usage);
-        }
     }
 
     fn text(&mut self, out: &mut Vec<u8>, delta: &Delta, (usage, merge): (TokenUsage, Merge)) {
@@ -161,17 +121,6 @@ impl Frames {
         self.end(out, usage);
     }
 
-    /// Closes the text event that may still be open.
-    pub fn close(&mut self, out: &mut Vec<u8>, usage: TokenUsage) {
-        if self.open.take().is_some() {
-            out.extend_from_slice(match self.dialect {
-                Dialect::Chat => &b"\"},\"logprobs\":null,\"finish_reason\":null}]"[..],
-                Dialect::Completions => b"\",\"logprobs\":null,\"finish_reason\":null}]",
-            });
-            self.end(out, usage);
-        }
-    }
-
     fn logprobs(&self, out: &mut Vec<u8>, delta: &Delta, model: &Model) {
         let tokens = &model.tokens;
         out.extend_from_slice(match self.dialect {
@@ -195,25 +144,6 @@ impl Frames {
         out.extend_from_slice(b"\"}]");
     }
 
-    /// Ends the answer.
-    pub fn done(&self, out: &mut Vec<u8>, usage: TokenUsage) {
-        if self.usage != ReportUsage::Never {
-            out.extend_from_slice(self.head.as_bytes());
-            out.extend_from_slice(b"],\"usage\":");
-            write(out, &UsageReport::from(usage));
-            out.extend_from_slice(b"}\n\n");
-        }
-        out.extend_from_slice(b"data: [DONE]\n\n");
-    }
-
-    /// Ends the answer with an error.
-    pub fn error(&mut self, out: &mut Vec<u8>, error: &ApiError, usage: TokenUsage) {
-        self.close(out, usage);
-        out.extend_from_slice(b"data: ");
-        write(out, &error.body());
-        out.extend_from_slice(b"\n\n");
-    }
-
     fn choice(&self, out: &mut Vec<u8>, choice: u32) {
         out.extend_from_slice(self.head.as_bytes());
         out.extend_from_slice(b"{\"index\":");
@@ -234,7 +164,73 @@ impl Frames {
     }
 }
 
-fn write(out: &mut Vec<u8>, value: &impl Serialize) {
+impl Events for Frames {
+    /// Only chats have something to say before the first token.
+    fn opening(&mut self, out: &mut Vec<u8>, num_choices: u32, usage: TokenUsage) {
+        if self.dialect == Dialect::Completions {
+            return;
+        }
+        for choice in 0..num_choices {
+            self.choice(out, choice);
+            out.extend_from_slice(
+                b",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\
+                  \"finish_reason\":null}]",
+            );
+            self.end(out, usage);
+        }
+    }
+
+    fn delta(&mut self, out: &mut Vec<u8>, delta: &Delta, (usage, merge): (TokenUsage, Merge)) {
+        if !delta.reasoning.is_empty() {
+            self.reasoning(out, delta, usage);
+        }
+        if !delta.text.is_empty() || !delta.logprobs.is_empty() {
+            self.text(out, delta, (usage, merge));
+        }
+        for call in &delta.calls {
+            self.call(out, (delta.choice, call), usage);
+        }
+        if let Some(finish) = delta.finish {
+            self.close(out, usage);
+            self.finish(out, delta.choice, finish);
+            self.end(out, usage);
+        }
+    }
+
+    fn close(&mut self, out: &mut Vec<u8>, usage: TokenUsage) {
+        if self.open.take().is_some() {
+            out.extend_from_slice(match self.dialect {
+                Dialect::Chat => &b"\"},\"logprobs\":null,\"finish_reason\":null}]"[..],
+                Dialect::Completions => b"\",\"logprobs\":null,\"finish_reason\":null}]",
+            });
+            self.end(out, usage);
+        }
+    }
+
+    fn done(&mut self, out: &mut Vec<u8>, usage: TokenUsage) {
+        if self.usage != ReportUsage::Never {
+            out.extend_from_slice(self.head.as_bytes());
+            out.extend_from_slice(b"],\"usage\":");
+            write(out, &UsageReport::from(usage));
+            out.extend_from_slice(b"}\n\n");
+        }
+        out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    fn error(&mut self, out: &mut Vec<u8>, error: &ApiError, usage: TokenUsage) {
+        self.close(out, usage);
+        out.extend_from_slice(b"data: ");
+        write(out, &error.body());
+        out.extend_from_slice(b"\n\n");
+    }
+
+    fn keep_alive(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b": \n\n");
+    }
+}
+
+/// Appends a value's JSON.
+pub(super) fn write(out: &mut Vec<u8>, value: &impl Serialize) {
     let start = out.len();
     // Writing to memory does not fail, and none of our values is a map with keys that are no texts.
     if serde_json::to_writer(&mut *out, value).is_err() {

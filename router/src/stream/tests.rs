@@ -2,9 +2,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::frames::{Dialect, Frames, Head, Merge, ReportUsage};
+use super::{Dialect, Events, Frames, Head, Merge, MessageEvents, ReportUsage};
 use crate::api::chat::reply::ChatCompletionChunk;
 use crate::api::completions::reply::Completion;
+use crate::api::messages::reply::MessageEvent;
 use crate::error::ApiError;
 use crate::generation::{Delta, FinishReason, TokenLogprob, TokenUsage};
 use crate::prompt::fixtures;
@@ -184,4 +185,50 @@ fn an_error_closes_the_open_event_first() {
     assert_eq!(events.len(), 2);
     assert_eq!(events[1]["error"]["type"], "server_error");
     assert_eq!(events[1]["error"]["code"], "worker_lost");
+}
+
+#[test]
+fn texts_of_a_message_join_and_its_other_events_do_not() {
+    let mut out = Vec::new();
+    let mut events = MessageEvents::new("msg_1".into(), "m".into(), vec!["x".into()]);
+    events.opening(&mut out, 1, USAGE);
+    let thought = Delta { reasoning: "r".into(), ..Delta::default() };
+    events.delta(&mut out, &thought, (USAGE, Merge::IfOpen));
+    for part in ["a", "b\n"] {
+        events.delta(&mut out, &text(0, part), (USAGE, Merge::IfOpen));
+    }
+    events.close(&mut out, USAGE);
+    events.keep_alive(&mut out);
+    let end = Delta { finish: Some(FinishReason::StopText(0)), ..text(0, "c") };
+    events.delta(&mut out, &end, (USAGE, Merge::IfOpen));
+    events.done(&mut out, USAGE);
+
+    let out = String::from_utf8(out).unwrap();
+    let data = out.lines().filter_map(|line| line.strip_prefix("data: "));
+    let events: Vec<MessageEvent> = data.map(|data| serde_json::from_str(data).unwrap()).collect();
+    let names: Vec<_> = events.iter().map(MessageEvent::name).collect();
+    assert_eq!(
+        names,
+        [
+            "message_start",
+            "content_block_start",
+            "content_block_delta",
+            "content_block_delta",
+            "content_block_stop",
+            "content_block_start",
+            "content_block_delta",
+            "ping",
+            "content_block_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop",
+        ]
+    );
+    for line in [
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":""}}"#,
+        r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"ab\n"}}"#,
+    ] {
+        assert!(out.contains(&format!("event: content_block_delta\ndata: {line}\n\n")), "{out}");
+    }
+    assert!(out.contains(r#""stop_reason":"stop_sequence","stop_sequence":"x""#));
 }

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::api::fields::missing;
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
+use crate::api::messages::request::OutputFormat;
 use crate::error::ApiError;
 
 /// Most texts of `structured_outputs.choice`.
@@ -37,6 +38,23 @@ pub(super) fn lower(
             Err(ApiError::invalid("structured_outputs", "invalid_value", message))
         }
         (constraint, None) | (None, constraint) => Ok(constraint),
+    }
+}
+
+/// What Anthropic's `output_config` asks for.
+pub(super) fn output(format: &OutputFormat) -> Result<Constraint, ApiError> {
+    let param = "output_config.format.schema";
+    match (format.kind.as_deref(), &format.schema) {
+        (Some("json_schema"), Some(schema)) => {
+            Ok(constraint("output_config", schema_of(param, schema)?))
+        }
+        (Some("json_schema"), None) => Err(missing(param)),
+        (None, _) => Err(missing("output_config.format.type")),
+        (Some(kind), _) => {
+            let param = "output_config.format.type";
+            let message = format!("`{param}` is {kind:?} and must be json_schema");
+            Err(ApiError::invalid(param, "invalid_value", message))
+        }
     }
 }
 

@@ -13,7 +13,7 @@ const MAX_NAME_CHARS: usize = 64;
 /// Longest id of a call.
 const MAX_ID_CHARS: usize = 256;
 /// Most calls of one message.
-const MAX_CALLS: usize = 128;
+pub(super) const MAX_CALLS: usize = 128;
 
 /// One message with the text of all its parts.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,15 +68,20 @@ impl Role {
     }
 }
 
-pub(super) fn parse(messages: Vec<Message>, limits: &Limits) -> Result<Vec<ChatMessage>, ApiError> {
-    if messages.is_empty() {
+pub(super) fn check_count(given: usize, limits: &Limits) -> Result<(), ApiError> {
+    if given == 0 {
         return Err(ApiError::invalid("messages", "empty_array", "`messages` is empty"));
     }
-    if messages.len() > limits.max_messages {
-        let (given, max) = (messages.len(), limits.max_messages);
+    let max = limits.max_messages;
+    if given > max {
         let message = format!("`messages` has {given} messages and may have {max}");
         return Err(ApiError::invalid("messages", "array_above_max_length", message));
     }
+    Ok(())
+}
+
+pub(super) fn parse(messages: Vec<Message>, limits: &Limits) -> Result<Vec<ChatMessage>, ApiError> {
+    check_count(messages.len(), limits)?;
     messages.into_iter().enumerate().map(|(i, message)| parse_one(i, message)).collect()
 }
 
@@ -143,7 +148,7 @@ fn call((i, j): (usize, usize), call: ToolCall) -> Result<Call, ApiError> {
     Ok(Call { id: short(&path("id"), id)?, name: short(&path("function.name"), name)?, arguments })
 }
 
-fn short(param: &str, text: String) -> Result<String, ApiError> {
+pub(super) fn short(param: &str, text: String) -> Result<String, ApiError> {
     if text.chars().count() <= MAX_ID_CHARS {
         return Ok(text);
     }

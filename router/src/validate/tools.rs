@@ -39,7 +39,38 @@ pub(crate) enum Choice {
     Required,
 }
 
+/// What a client lets the model call.
+pub(super) enum Chosen {
+    /// Nothing.
+    None,
+    /// Any of the functions.
+    Any(Choice),
+    /// These, with the parameters that name them.
+    Named(Vec<(String, String)>, Choice),
+}
+
 impl Function {
+    /// A function whose name, and the schema of whose arguments, these parameters give.
+    pub(super) fn new(
+        (name_param, name): (&str, String),
+        description: Option<String>,
+        (param, parameters): (String, Option<Map<String, Value>>),
+    ) -> Result<Self, ApiError> {
+        check_name(name_param, &name)?;
+        let no_arguments = || Map::from_iter([("type".into(), "object".into())]);
+        let mut parameters = parameters.unwrap_or_else(no_arguments);
+        match parameters.get("type") {
+            None => drop(parameters.insert("type".into(), "object".into())),
+            Some(Value::String(kind)) if kind == "object" => {}
+            Some(_) => {
+                let param = format!("{param}.type");
+                let message = format!("`{param}` must be \"object\": arguments have names");
+                return Err(ApiError::invalid(param, "invalid_value", message));
+            }
+        }
+        Ok(Self { name, description, parameters })
+    }
+
     /// As chat templates have it.
     pub(crate) fn as_json(&self) -> Value {
         let mut function = Map::new();
@@ -57,23 +88,28 @@ pub(super) fn parse(
     choice: Option<ToolChoice>,
     parallel: Option<bool>,
 ) -> Result<Tools, ApiError> {
-    let functions = functions(tools.unwrap_or_default())?;
+    let functions = distinct(tools.unwrap_or_default(), function)?;
     // A function that is named is called once.
     let is_named = matches!(&choice, Some(ToolChoice::Object(object)) if object.function.is_some());
-    let (functions, choice) = choose(functions, choice)?;
+    let chosen = choice.map_or(Ok(Chosen::Any(Choice::Auto)), chosen)?;
+    let (functions, choice) = choose(functions, chosen)?;
     Ok(Tools { functions, choice, parallel: parallel.unwrap_or(true) && !is_named })
 }
 
-fn functions(tools: Vec<Tool>) -> Result<Vec<Function>, ApiError> {
+/// The functions of a request, each with a name of its own. `read` gives one, and the parameter of
+/// its name.
+pub(super) fn distinct<T>(
+    tools: Vec<T>,
+    read: impl Fn(usize, T) -> Result<(String, Function), ApiError>,
+) -> Result<Vec<Function>, ApiError> {
     if tools.len() > MAX_TOOLS {
         let message = format!("`tools` has {} tools and may have {MAX_TOOLS}", tools.len());
         return Err(ApiError::invalid("tools", "array_above_max_length", message));
     }
     let mut functions: Vec<Function> = Vec::with_capacity(tools.len());
     for (i, tool) in tools.into_iter().enumerate() {
-        let function = function(i, tool)?;
+        let (param, function) = read(i, tool)?;
         if functions.iter().any(|other| other.name == function.name) {
-            let param = format!("tools[{i}].function.name");
             let message = format!("`{param}`: there are two functions of this name");
             return Err(ApiError::invalid(param, "duplicate_parameter", message));
         }
@@ -82,7 +118,7 @@ fn functions(tools: Vec<Tool>) -> Result<Vec<Function>, ApiError> {
     Ok(functions)
 }
 
-fn function(i: usize, tool: Tool) -> Result<Function, ApiError> {
+fn function(i: usize, tool: Tool) -> Result<(String, Function), ApiError> {
     let path = |field: &str| format!("tools[{i}].{field}");
     match tool.kind.as_deref() {
         Some("function") => {}
@@ -96,50 +132,49 @@ fn function(i: usize, tool: Tool) -> Result<Function, ApiError> {
         }
     }
     let function = tool.function.ok_or_else(|| missing(&path("function")))?;
-    let name = function.name.ok_or_else(|| missing(&path("function.name")))?;
-    check_name(&path("function.name"), &name)?;
-    let no_arguments = || Map::from_iter([("type".into(), "object".into())]);
-    let mut parameters = function.parameters.unwrap_or_else(no_arguments);
-    match parameters.get("type") {
-        None => drop(parameters.insert("type".into(), "object".into())),
-        Some(Value::String(kind)) if kind == "object" => {}
-        Some(_) => {
-            let param = path("function.parameters.type");
-            let message = format!("`{param}` must be \"object\": arguments have names");
-            return Err(ApiError::invalid(param, "invalid_value", message));
+    let param = path("function.name");
+    let name = function.name.ok_or_else(|| missing(&param))?;
+    let parameters = (path("function.parameters"), function.parameters);
+    let function = Function::new((&param, name), function.description, parameters)?;
+    Ok((param, function))
+}
+
+fn chosen(choice: ToolChoice) -> Result<Chosen, ApiError> {
+    match choice {
+        ToolChoice::Object(object) => {
+            let (names, choice) = names(object)?;
+            Ok(Chosen::Named(names, choice))
         }
+        ToolChoice::Mode(mode) => match mode.as_str() {
+            "none" => Ok(Chosen::None),
+            "auto" => Ok(Chosen::Any(Choice::Auto)),
+            "required" => Ok(Chosen::Any(Choice::Required)),
+            other => {
+                let message = format!(
+                    "`tool_choice` is {other:?} and must be one of: none, auto, required, or an \
+                     object"
+                );
+                Err(ApiError::invalid("tool_choice", "invalid_value", message))
+            }
+        },
     }
-    Ok(Function { name, description: function.description, parameters })
 }
 
 /// The functions that may be called, and whether one must be.
-fn choose(
+pub(super) fn choose(
     functions: Vec<Function>,
-    choice: Option<ToolChoice>,
+    chosen: Chosen,
 ) -> Result<(Vec<Function>, Choice), ApiError> {
-    let object = match choice {
-        None => return Ok((functions, Choice::Auto)),
-        Some(ToolChoice::Mode(mode)) => {
-            return match mode.as_str() {
-                "none" => Ok((Vec::new(), Choice::Auto)),
-                "auto" => Ok((functions, Choice::Auto)),
-                "required" if functions.is_empty() => Err(needs_tools()),
-                "required" => Ok((functions, Choice::Required)),
-                other => {
-                    let message = format!(
-                        "`tool_choice` is {other:?} and must be one of: none, auto, required, or \
-                         an object"
-                    );
-                    Err(ApiError::invalid("tool_choice", "invalid_value", message))
-                }
-            };
+    let needs_tools =
+        || ApiError::invalid("tool_choice", "invalid_value", "`tool_choice` needs `tools`");
+    let (names, choice) = match chosen {
+        Chosen::None => return Ok((Vec::new(), Choice::Auto)),
+        Chosen::Any(Choice::Required) | Chosen::Named(..) if functions.is_empty() => {
+            return Err(needs_tools());
         }
-        Some(ToolChoice::Object(object)) => object,
+        Chosen::Any(choice) => return Ok((functions, choice)),
+        Chosen::Named(names, choice) => (names, choice),
     };
-    let (names, choice) = names(object)?;
-    if functions.is_empty() {
-        return Err(needs_tools());
-    }
     let mut chosen = Vec::with_capacity(names.len());
     for (param, name) in names {
         let Some(function) = functions.iter().find(|function| function.name == name) else {
@@ -149,10 +184,6 @@ fn choose(
         chosen.push(function.clone());
     }
     Ok((chosen, choice))
-}
-
-fn needs_tools() -> ApiError {
-    ApiError::invalid("tool_choice", "invalid_value", "`tool_choice` needs `tools`")
 }
 
 /// The names of the chosen functions, with the parameters that they come from.

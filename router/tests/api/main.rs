@@ -9,6 +9,7 @@ mod completions;
 mod embeddings;
 #[path = "../support/tokenizers.rs"]
 mod json;
+mod messages;
 mod observed;
 mod service;
 mod streaming;

@@ -90,6 +90,14 @@ impl Service {
         self.post("/v1/chat/completions", merged(body, change).to_string())
     }
 
+    pub(crate) fn message(&self, change: Value) -> JoinHandle<Response> {
+        let body = json!({
+            "model": "org/tiny", "max_tokens": 100,
+            "messages": [{"role": "user", "content": "hi"}],
+        });
+        self.post("/v1/messages", merged(body, change).to_string())
+    }
+
     pub(crate) fn complete(&self, change: Value) -> JoinHandle<Response> {
         let body = json!({"model": "org/tiny", "prompt": "hi"});
         self.post("/v1/completions", merged(body, change).to_string())

@@ -6,7 +6,7 @@ use sconce_router::docs::Document;
 use sconce_router::server::route::{Access, routes};
 use utoipa::OpenApi;
 
-use crate::support::{error, header, start, status};
+use crate::support::{error, header, message_error, start, status};
 
 /// A path with its placeholders filled in.
 fn filled(path: &str) -> String {
@@ -31,7 +31,11 @@ async fn every_route_without_a_key_does_what_its_policy_says() {
             Access::Public => assert_ne!(status(&answer), 401, "{}", route.path),
             Access::Key | Access::Scraper => {
                 assert_eq!(status(&answer), 401, "{}", route.path);
-                error(&answer);
+                if route.path.starts_with("/v1/messages") {
+                    assert_eq!(message_error(&answer)["type"], "authentication_error");
+                } else {
+                    error(&answer);
+                }
             }
         }
     }
@@ -88,10 +92,39 @@ async fn every_route_names_its_methods_to_a_wrong_one() {
         let answer = router.exchange(request).await;
 
         assert_eq!(status(&answer), 405, "{}", route.path);
-        assert_eq!(error(&answer)["code"], "method_not_supported");
+        if route.path.starts_with("/v1/messages") {
+            assert_eq!(message_error(&answer)["type"], "invalid_request_error");
+        } else {
+            assert_eq!(error(&answer)["code"], "method_not_supported");
+        }
         let allow = if route.method == Method::GET { "GET,HEAD" } else { "POST" };
         assert_eq!(header(&answer, "allow"), Some(allow));
     }
+}
+
+#[tokio::test]
+async fn what_is_refused_under_messages_is_worded_as_anthropic_does() {
+    let router = start(|config| config.limits.max_body_bytes = 10).await;
+    let post = |path: &str, kind: &str, length: usize| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-api-key: {}\r\n\
+             content-type: {kind}\r\ncontent-length: {length}\r\n\r\n{{}}",
+            router.key
+        )
+    };
+    for (request, expected, kind) in [
+        (post("/v1/messages", "application/json", 11), 413, "request_too_large"),
+        (post("/v1/messages", "text/plain", 2), 415, "invalid_request_error"),
+        (post("/v1/messages", "application/json", 2), 400, "invalid_request_error"),
+        (post("/v1/messages/batches", "application/json", 2), 404, "not_found_error"),
+    ] {
+        let answer = router.exchange(request).await;
+
+        assert_eq!(status(&answer), expected, "{answer}");
+        assert_eq!(message_error(&answer)["type"], kind);
+    }
+    let other = router.exchange(post("/v1/messages2", "application/json", 2)).await;
+    assert_eq!(error(&other)["code"], "unknown_url");
 }
 
 #[tokio::test]

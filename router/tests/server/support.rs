@@ -182,6 +182,16 @@ pub(crate) fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
+/// The error body, after checking that it has Anthropic's shape.
+pub(crate) fn message_error(answer: &str) -> serde_json::Value {
+    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+    let body: serde_json::Value = serde_json::from_str(body).expect(answer);
+    assert_eq!(body["type"], "error");
+    assert_eq!(header(answer, "request-id"), body["request_id"].as_str());
+    assert!(body["error"]["message"].is_string());
+    body["error"].clone()
+}
+
 /// The error body, after checking that it has OpenAI's shape.
 pub(crate) fn error(answer: &str) -> serde_json::Value {
     let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();

@@ -3,11 +3,11 @@
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{Ref, RefOr};
 
-use super::{Door, FIELDS, Field, Kind, Treatment};
+use super::{Door, Field, Kind, Treatment, all};
 
 /// The schema of a request to `door`. Fields that are refused are left out.
 pub(crate) fn request_schema(door: Door) -> RefOr<Schema> {
-    let known = FIELDS.iter().filter(|field| {
+    let known = all().filter(|field| {
         field.doors.contains(&door) && !matches!(field.treatment, Treatment::Refused(_))
     });
     let object = known.fold(ObjectBuilder::new(), |object, field| {
@@ -28,7 +28,7 @@ fn property(field: &Field) -> RefOr<Schema> {
         Kind::Text { max } => of(Type::String).max_length(Some(max)),
         Kind::OneOf(words) => of(Type::String).enum_values(Some(words.iter().copied())),
         Kind::Metadata => of(Type::Object),
-        Kind::Own(Some(schema @ ("Message" | "Tool"))) => {
+        Kind::Own(Some(schema @ ("Message" | "Tool" | "MessageParam" | "ToolParam"))) => {
             let messages = ArrayBuilder::new().items(Ref::from_schema_name(schema));
             return Schema::Array(messages.description(Some(field.note)).build()).into();
         }

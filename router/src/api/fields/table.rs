@@ -13,21 +13,31 @@ const SCORE: &[Door] = &[Door::Score];
 const VECTORS: &[Door] = &[Door::Embeddings, Door::Rerank, Door::Score];
 const ALL: &[Door] = &[Door::Chat, Door::Completions, Door::Embeddings, Door::Rerank, Door::Score];
 
-const MAX_U32: i64 = u32::MAX as i64;
-const COUNT: Kind = Kind::Integer { min: 1, max: MAX_U32 };
+pub(super) const MAX_U32: i64 = u32::MAX as i64;
+pub(super) const COUNT: Kind = Kind::Integer { min: 1, max: MAX_U32 };
 
 type Doors = &'static [Door];
 
-const fn used(name: &'static str, doors: Doors, kind: Kind, note: &'static str) -> Field {
+pub(super) const fn used(
+    name: &'static str,
+    doors: Doors,
+    kind: Kind,
+    note: &'static str,
+) -> Field {
     Field { name, doors, kind, treatment: Used, note }
 }
 
-const fn ignored(name: &'static str, doors: Doors, kind: Kind, note: &'static str) -> Field {
+pub(super) const fn ignored(
+    name: &'static str,
+    doors: Doors,
+    kind: Kind,
+    note: &'static str,
+) -> Field {
     Field { name, doors, kind, treatment: Ignored, note }
 }
 
 /// A field that may only hold `null` or one of the JSON values in `neutral`.
-const fn refused(
+pub(super) const fn refused(
     name: &'static str,
     doors: Doors,
     neutral: &'static [&'static str],

@@ -1,8 +1,9 @@
-//! `docs/openai-compatibility.md` says of every field what the table says.
+//! The pages about compatibility say of every field what the tables say.
 
-use super::{Door, FIELDS, Field, Kind, Treatment};
+use super::{Door, FIELDS, Field, Kind, MESSAGE_FIELDS, Treatment, all};
 
-const PAGE: &str = include_str!("../../../../docs/openai-compatibility.md");
+const OPENAI: &str = include_str!("../../../../docs/openai-compatibility.md");
+const ANTHROPIC: &str = include_str!("../../../../docs/anthropic-compatibility.md");
 
 fn row(field: &Field) -> String {
     let name = |door: &Door| match door {
@@ -11,9 +12,11 @@ fn row(field: &Field) -> String {
         Door::Embeddings => "embeddings",
         Door::Rerank => "rerank",
         Door::Score => "score",
+        Door::Messages => "messages",
+        Door::CountTokens => "count_tokens",
     };
     let door = match field.doors {
-        [Door::Chat, Door::Completions] => "both".to_owned(),
+        [Door::Chat, Door::Completions] | [Door::Messages, Door::CountTokens] => "both".to_owned(),
         [_, _, _, _, _] => "all".to_owned(),
         doors => doors.iter().map(name).collect::<Vec<_>>().join(", "),
     };
@@ -44,22 +47,32 @@ fn code(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
-#[test]
-fn the_page_has_a_row_for_every_field() {
-    let table: String = FIELDS.iter().map(row).collect();
+fn check(page: &str, fields: &[Field]) {
+    let table: String = fields.iter().map(row).collect();
     let head = "| field | endpoint | treatment | what it takes |\n|---|---|---|---|\n";
     let expected = format!("{head}{table}");
-    let start = PAGE.find(head).expect("the page has no table of fields");
-    let end = PAGE[start..].find("\n\n").map_or(PAGE.len(), |end| start + end + 1);
-    assert!(PAGE[start..end] == expected, "the table should be:\n{expected}");
+    let start = page.find(head).expect("the page has no table of fields");
+    let end = page[start..].find("\n\n").map_or(page.len(), |end| start + end + 1);
+    assert!(page[start..end] == expected, "the table should be:\n{expected}");
+}
+
+#[test]
+fn the_page_has_a_row_for_every_field() {
+    check(OPENAI, FIELDS);
+}
+
+#[test]
+fn the_page_of_messages_has_a_row_for_every_field() {
+    check(ANTHROPIC, MESSAGE_FIELDS);
 }
 
 #[test]
 fn no_field_is_listed_twice() {
-    for (i, field) in FIELDS.iter().enumerate() {
-        let clashes = |other: &&Field| {
+    let fields: Vec<_> = all().collect();
+    for (i, field) in fields.iter().enumerate() {
+        let clashes = |other: &&&Field| {
             other.name == field.name && other.doors.iter().any(|door| field.doors.contains(door))
         };
-        assert!(!FIELDS[..i].iter().any(|other| clashes(&other)), "{}", field.name);
+        assert!(!fields[..i].iter().any(|other| clashes(&other)), "{}", field.name);
     }
 }

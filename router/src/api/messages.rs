@@ -1,0 +1,108 @@
+//! `POST /v1/messages` and `POST /v1/messages/count_tokens`: Anthropic's Messages API.
+
+pub(crate) mod blocks;
+pub mod reply;
+pub(crate) mod request;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use sconce_proto::worker::Task;
+
+use crate::app::{App, Principal};
+use crate::error::ApiError;
+use crate::generation::{CallIds, TextStream};
+use crate::stream::{self, MessageEvents};
+use crate::validate::{self, Mode};
+use crate::{api, prompt, reading};
+use reply::{MessageEnd, MessageError, MessageObject, TokenCount, collect};
+use request::{CountTokensRequest, MessagesRequest};
+
+/// Continues a conversation, as Anthropic's clients ask for it.
+///
+/// With `stream`, the answer is `text/event-stream`: `message_start`, the blocks of the content,
+/// `message_delta`, `message_stop`.
+#[utoipa::path(
+    post,
+    path = "/v1/messages",
+    tag = "Messages",
+    security(("api_key" = [])),
+    request_body = MessagesRequest,
+    responses(
+        (status = 200, description = "The message", content(
+            (MessageObject = "application/json"),
+            (reply::MessageEvent = "text/event-stream"),
+        )),
+        (status = 400, description = "The request is wrong", body = MessageError),
+        (status = 401, description = "The API key is missing or wrong", body = MessageError),
+        (status = 404, description = "The model does not exist", body = MessageError),
+        (status = 429, description = "The queue is full", body = MessageError),
+        (status = 503, description = "No worker serves the model now", body = MessageError),
+    ),
+)]
+pub async fn create(
+    State(app): State<App>,
+    principal: Principal,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let limits = &app.config.limits;
+    let request = MessagesRequest::read(&body)?;
+    drop(body);
+    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
+    let request = validate::messages(request, &model.info, limits)?;
+    let (mode, stop) = (request.reply.mode, request.stop.clone());
+    let mut encoded = prompt::encode(&model, request, limits.template_fuel).await?;
+    let mut reading = reading::prepare(&model, &mut encoded)?;
+    if let Some(reading) = &mut reading
+        && reading.ids == CallIds::OpenAi
+    {
+        reading.ids = CallIds::Anthropic;
+    }
+    let mut stream =
+        TextStream::start((&app, &principal), Arc::clone(&model), encoded, reading.as_ref())?;
+
+    let (id, name) = (id(), model.info.model.clone());
+    if let Mode::Stream(_) = mode {
+        return stream::respond(stream, MessageEvents::new(id, name, stop), limits).await;
+    }
+    let (content, finish) = collect(&mut stream).await?;
+    let MessageEnd { stop_reason, stop_sequence } = MessageEnd::new(finish, &stop);
+    let message = MessageObject::begin(id, name, stream.usage());
+    Ok(Json(MessageObject { content, stop_reason, stop_sequence, ..message }).into_response())
+}
+
+/// Counts the tokens of a conversation's prompt.
+#[utoipa::path(
+    post,
+    path = "/v1/messages/count_tokens",
+    tag = "Messages",
+    security(("api_key" = [])),
+    request_body = CountTokensRequest,
+    responses(
+        (status = 200, description = "How many there are", body = TokenCount),
+        (status = 400, description = "The request is wrong", body = MessageError),
+        (status = 401, description = "The API key is missing or wrong", body = MessageError),
+        (status = 404, description = "The model does not exist", body = MessageError),
+    ),
+)]
+pub async fn count_tokens(
+    State(app): State<App>,
+    body: Bytes,
+) -> Result<Json<TokenCount>, ApiError> {
+    let limits = &app.config.limits;
+    let request = MessagesRequest::read_to_count(&body)?;
+    drop(body);
+    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
+    let request = validate::messages(request, &model.info, limits)?;
+    let encoded = prompt::encode(&model, request, limits.template_fuel).await?;
+    let input_tokens = encoded.prompts.iter().map(|prompt| prompt.len() as u64).sum();
+    Ok(Json(TokenCount { input_tokens }))
+}
+
+/// The id of a message.
+fn id() -> String {
+    format!("msg_{}", uuid::Uuid::now_v7().simple())
+}

@@ -1,0 +1,259 @@
+//! Two doors, one verdict: what chat refuses, Messages refuses for the same reason.
+
+use sconce_proto::worker::ModelInfo;
+use serde_json::{Value, json};
+
+use super::{GenerateRequest, PromptEnd, Prompts, Role, chat, messages};
+use crate::api::chat::request::ChatCompletionRequest;
+use crate::api::messages::request::MessagesRequest;
+use crate::config::Limits;
+use crate::error::ApiError;
+
+fn info() -> ModelInfo {
+    ModelInfo { max_model_len: 256, vocab_size: 280, max_num_seqs: 8, ..ModelInfo::default() }
+}
+
+fn with(mut body: Value, change: &Value) -> Vec<u8> {
+    for (name, value) in change.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    body.to_string().into_bytes()
+}
+
+fn by_chat(change: &Value) -> Result<GenerateRequest, ApiError> {
+    let body = json!({
+        "model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}],
+    });
+    let request = ChatCompletionRequest::read(&with(body, change))?;
+    chat(request, &info(), &Limits::default())
+}
+
+fn by_messages(change: &Value) -> Result<GenerateRequest, ApiError> {
+    let body = json!({
+        "model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}],
+    });
+    let request = MessagesRequest::read(&with(body, change))?;
+    messages(request, &info(), &Limits::default())
+}
+
+fn code(result: Result<GenerateRequest, ApiError>) -> Option<&'static str> {
+    match result {
+        Ok(_) => None,
+        Err(ApiError::Invalid { code, .. }) => Some(code),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+fn function(name: &str, parameters: &Value) -> Value {
+    let function = json!({"name": name, "parameters": parameters});
+    json!({"type": "function", "function": function})
+}
+
+fn tool(name: &str, schema: &Value) -> Value {
+    json!({"name": name, "input_schema": schema})
+}
+
+#[test]
+fn a_value_that_one_door_refuses_the_other_refuses_alike() {
+    let object = json!({"type": "object"});
+    let texts = |n: usize| vec!["x"; n];
+    let calls = |n: usize| -> Vec<_> {
+        (0..n).map(|i| json!({"id": format!("{i}"), "function": {"name": "f"}})).collect()
+    };
+    let uses = |n: usize| -> Vec<_> {
+        let block = |i| json!({"type": "tool_use", "id": format!("{i}"), "name": "f", "input": {}});
+        (0..n).map(block).collect()
+    };
+    let user = json!({"role": "user", "content": "hi"});
+    let long = "x".repeat(300);
+    for (for_chat, for_messages) in [
+        (json!({}), json!({})),
+        (json!({"model": null}), json!({"model": null})),
+        (json!({"model": 7}), json!({"model": 7})),
+        (json!({"max_tokens": 0}), json!({"max_tokens": 0})),
+        (json!({"max_tokens": -1}), json!({"max_tokens": -1})),
+        (json!({"max_tokens": 1.5}), json!({"max_tokens": 1.5})),
+        (json!({"max_tokens": 1_u64 << 32}), json!({"max_tokens": 1_u64 << 32})),
+        (json!({"temperature": -0.1}), json!({"temperature": -0.1})),
+        (json!({"temperature": "hot"}), json!({"temperature": "hot"})),
+        (json!({"temperature": 2.1}), json!({"temperature": 1.1})),
+        (json!({"top_p": 0}), json!({"top_p": 0})),
+        (json!({"top_p": 1.1}), json!({"top_p": 1.1})),
+        (json!({"top_k": -2}), json!({"top_k": -1})),
+        (json!({"top_k": 1_u64 << 32}), json!({"top_k": 1_u64 << 32})),
+        (json!({"stream": "yes"}), json!({"stream": "yes"})),
+        (json!({"stop": texts(5)}), json!({"stop_sequences": texts(5)})),
+        (json!({"stop": [""]}), json!({"stop_sequences": [""]})),
+        (json!({"stop": [long]}), json!({"stop_sequences": [long]})),
+        (json!({"stop": [7]}), json!({"stop_sequences": [7]})),
+        (json!({"messages": null}), json!({"messages": null})),
+        (json!({"messages": []}), json!({"messages": []})),
+        (json!({"messages": {}}), json!({"messages": {}})),
+        (json!({"messages": vec![&user; 5000]}), json!({"messages": vec![&user; 5000]})),
+        (json!({"messages": [{"content": "a"}]}), json!({"messages": [{"content": "a"}]})),
+        (json!({"messages": [{"role": "user"}]}), json!({"messages": [{"role": "user"}]})),
+        (
+            json!({"messages": [{"role": "boss", "content": "a"}]}),
+            json!({"messages": [{"role": "boss", "content": "a"}]}),
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": []}]}),
+            json!({"messages": [{"role": "user", "content": []}]}),
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
+            json!({"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+            json!({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}),
+        ),
+        (
+            json!({"messages": [{"role": "assistant", "tool_calls": calls(129)}, user]}),
+            json!({"messages": [{"role": "assistant", "content": uses(129)}, user]}),
+        ),
+        (
+            json!({"messages": [{"role": "tool", "content": "a"}]}),
+            json!({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}),
+        ),
+        (
+            json!({"messages": [{"role": "tool", "content": "a", "tool_call_id": long}]}),
+            json!({"messages": [
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": long}]},
+            ]}),
+        ),
+        (json!({"tools": [function("f", &object)]}), json!({"tools": [tool("f", &object)]})),
+        (json!({"tools": [function("a b", &object)]}), json!({"tools": [tool("a b", &object)]})),
+        (
+            json!({"tools": [function("f", &json!({"type": "array"}))]}),
+            json!({"tools": [tool("f", &json!({"type": "array"}))]}),
+        ),
+        (
+            json!({"tools": [function("f", &object), function("f", &object)]}),
+            json!({"tools": [tool("f", &object), tool("f", &object)]}),
+        ),
+        (
+            json!({"tools": (0..129).map(|i| function(&i.to_string(), &object)).collect::<Vec<_>>()}),
+            json!({"tools": (0..129).map(|i| tool(&i.to_string(), &object)).collect::<Vec<_>>()}),
+        ),
+        (
+            json!({"tools": [{"type": "web_search"}]}),
+            json!({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
+        ),
+        (json!({"tool_choice": "required"}), json!({"tool_choice": {"type": "any"}})),
+        (json!({"tool_choice": "sometimes"}), json!({"tool_choice": {"type": "sometimes"}})),
+        (
+            json!({"tools": [function("f", &object)], "tool_choice":
+                {"type": "function", "function": {"name": "g"}}}),
+            json!({"tools": [tool("f", &object)], "tool_choice": {"type": "tool", "name": "g"}}),
+        ),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
+            json!({"output_config": {"format": {"type": "json_schema"}}}),
+        ),
+        (
+            json!({"response_format":
+                {"type": "json_schema", "json_schema": {"name": "x", "schema": 7}}}),
+            json!({"output_config": {"format": {"type": "json_schema", "schema": 7}}}),
+        ),
+    ] {
+        let verdicts = (code(by_chat(&for_chat)), code(by_messages(&for_messages)));
+        assert_eq!(verdicts.0, verdicts.1, "{for_chat} {for_messages}");
+    }
+}
+
+#[test]
+fn a_conversation_of_blocks_is_the_chat_that_it_means() {
+    let of_chat = by_chat(&json!({
+        "messages": [
+            {"role": "system", "content": "s\nt"},
+            {"role": "user", "content": "a\nb"},
+            {"role": "assistant", "content": "c", "reasoning_content": "d", "tool_calls": [
+                {"id": "1", "function": {"name": "f", "arguments": "{\"x\":1}"}},
+                {"id": "2", "function": {"name": "g", "arguments": "{}"}},
+            ]},
+            {"role": "tool", "tool_call_id": "1", "content": "e\nf"},
+            {"role": "tool", "tool_call_id": "2", "content": "Error: g"},
+            {"role": "user", "content": "h"},
+        ],
+        "tools": [function("f", &json!({})), function("g", &json!({}))],
+        "tool_choice": "required", "parallel_tool_calls": false, "stop": ["x"],
+    }));
+    let of_messages = by_messages(&json!({
+        "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}},
+                   {"type": "text", "text": "t"}],
+        "messages": [
+            {"role": "user", "content": "a"},
+            {"role": "user", "content": [{"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": [
+                {"type": "redacted_thinking", "data": "?"},
+                {"type": "thinking", "thinking": "d", "signature": ""},
+                {"type": "text", "text": "c"},
+                {"type": "tool_use", "id": "1", "name": "f", "input": {"x": 1}},
+                {"type": "tool_use", "id": "2", "name": "g", "input": {}},
+            ]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "1", "content":
+                    [{"type": "text", "text": "e"}, {"type": "text", "text": "f"}]},
+                {"type": "tool_result", "tool_use_id": "2", "content": "g", "is_error": true},
+                {"type": "text", "text": "h"},
+            ]},
+        ],
+        "tools": [tool("f", &json!({})), tool("g", &json!({}))],
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
+        "stop_sequences": ["x"],
+    }));
+
+    let (of_chat, of_messages) = (of_chat.unwrap(), of_messages.unwrap());
+    assert_eq!(format!("{:?}", of_chat.prompts), format!("{:?}", of_messages.prompts));
+    assert_eq!((of_chat.stop, of_chat.n), (of_messages.stop, of_messages.n));
+}
+
+#[test]
+fn an_assistants_last_turn_goes_on() {
+    let request = by_messages(&json!({"messages": [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]}));
+    let Prompts::Chat(chat) = request.unwrap().prompts else { panic!("it is a chat") };
+    assert_eq!(chat.end, PromptEnd::OpenMessage);
+    assert_eq!(chat.messages.last().unwrap().role, Role::Assistant);
+
+    let calls = by_messages(&json!({"messages": [{"role": "assistant", "content": [
+        {"type": "tool_use", "id": "1", "name": "f", "input": {}},
+    ]}]}));
+    assert_eq!(code(calls), Some("invalid_value"));
+}
+
+#[test]
+fn thinking_is_a_variable_of_the_template() {
+    let variables = |change: Value| {
+        by_messages(&change).map(|request| match request.prompts {
+            Prompts::Chat(chat) => Value::Object(chat.variables.into_iter().collect()),
+            other => panic!("{other:?}"),
+        })
+    };
+    for (change, expected) in [
+        (json!({}), json!({})),
+        (json!({"thinking": {"type": "disabled"}}), json!({"enable_thinking": false})),
+        (json!({"thinking": {"type": "adaptive"}}), json!({"enable_thinking": true})),
+        (
+            json!({"max_tokens": 2000, "thinking": {"type": "enabled", "budget_tokens": 1024}}),
+            json!({"enable_thinking": true}),
+        ),
+        (json!({"output_config": {"effort": "low"}}), json!({"reasoning_effort": "low"})),
+    ] {
+        assert_eq!(variables(change).unwrap(), expected);
+    }
+    for thinking in [
+        json!({}),
+        json!({"type": "between_tools"}),
+        json!({"type": "enabled"}),
+        json!({"type": "enabled", "budget_tokens": 1023}),
+        json!({"type": "enabled", "budget_tokens": 2000}),
+        json!({"type": "adaptive", "display": "omitted"}),
+    ] {
+        let change = json!({"max_tokens": 2000, "thinking": thinking});
+        assert!(variables(change).is_err());
+    }
+}
