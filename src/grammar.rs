@@ -9,7 +9,7 @@ mod bounds;
 mod compiler;
 mod regular;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod walk;
 
 use std::fmt;

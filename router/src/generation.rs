@@ -18,7 +18,7 @@ use crate::error::ApiError;
 use crate::metrics::OpenStream;
 use crate::model::Model;
 use crate::prompt::Encoded;
-use crate::validate::GenerateRequest;
+use crate::validate::{GenerateRequest, Prompts, TextRules};
 use choice::Choice;
 use meter::Meter;
 
@@ -36,6 +36,7 @@ pub struct TextStream {
     choices: Vec<Choice>,
     n: usize,
     stop: Vec<String>,
+    text: TextRules,
     /// For errors.
     grammar_param: Option<&'static str>,
     usage: TokenUsage,
@@ -142,10 +143,15 @@ impl TextStream {
             sources.push(Some(outputs.inspect_err(|error| meter.failed(error))?));
         }
         let with_logprobs = request.reply.logprobs.is_some();
-        let choices = (0..num_choices).map(|_| Choice::new(with_logprobs, reading)).collect();
-        let GenerateRequest { stop, grammar_param, .. } = request;
+        let echoes = echoes(&model, &request);
+        let choice = |i: usize| match echoes.get(i / n) {
+            Some(prompt) => Choice::after(prompt.clone()),
+            None => Choice::new(with_logprobs, reading),
+        };
+        let choices = (0..num_choices).map(choice).collect();
+        let GenerateRequest { stop, text, grammar_param, .. } = request;
         let turn = 0;
-        Ok(Self { model, sources, turn, choices, n, stop, grammar_param, usage, meter })
+        Ok(Self { model, sources, turn, choices, n, stop, text, grammar_param, usage, meter })
     }
 
     /// How many completions there are.
@@ -256,7 +262,8 @@ impl TextStream {
         }
         delta.choice = (first + index) as u32;
         delta.clear();
-        delta.finish = choice.take(output, (&self.model.tokens, &self.stop), delta)?;
+        let rules = (&self.model.tokens, &*self.stop, self.text);
+        delta.finish = choice.take(output, rules, delta)?;
         if output.token.is_some() && !delta.reasoning.is_empty() {
             self.usage.num_reasoning += 1;
         }
@@ -270,6 +277,19 @@ impl TextStream {
             }
         }
         Ok(delta.finish.is_some() || !delta.is_empty())
+    }
+}
+
+/// The texts of the prompts, where completions begin with them.
+fn echoes(model: &Model, request: &GenerateRequest) -> Vec<String> {
+    let text = |tokens: &Vec<u32>| {
+        let bytes = tokens.iter().flat_map(|token| model.tokens.bytes(*token)).copied();
+        String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
+    };
+    match &request.prompts {
+        Prompts::Texts(texts) if request.text.prompt => texts.clone(),
+        Prompts::Tokens(prompts) if request.text.prompt => prompts.iter().map(text).collect(),
+        Prompts::Texts(_) | Prompts::Tokens(_) | Prompts::Chat(_) => Vec::new(),
     }
 }
 

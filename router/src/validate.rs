@@ -46,11 +46,24 @@ pub(crate) struct GenerateRequest {
     pub grammar_param: Option<&'static str>,
     /// Texts that end a completion.
     pub stop: Vec<String>,
+    /// What is part of a completion's text.
+    pub text: TextRules,
     /// How to answer.
     pub reply: Reply,
     /// When it came.
     pub arrived: Instant,
     max_tokens: MaxTokens,
+}
+
+/// What is part of a completion's text, beside what tokens stand for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TextRules {
+    /// The stop text that ended it.
+    pub stop: bool,
+    /// Special tokens.
+    pub special: bool,
+    /// The prompt before it.
+    pub prompt: bool,
 }
 
 /// What to continue.
@@ -161,8 +174,14 @@ pub(crate) fn completions(
         Some(max) => MaxTokens::Exactly(max),
         None => MaxTokens::UpTo(COMPLETIONS_MAX_TOKENS),
     };
+    if request.echo && logprobs.is_some() {
+        let message = "`echo` can't be had together with `logprobs`: there are none of prompts";
+        return Err(ApiError::invalid("echo", "unsupported_value", message));
+    }
     let prompts = prompts::parse(request.prompt, &bounds)?;
-    bounds.request(request.options, prompts, (max_tokens, logprobs))
+    let mut completions = bounds.request(request.options, prompts, (max_tokens, logprobs))?;
+    completions.text.prompt = request.echo;
+    Ok(completions)
 }
 
 /// Validates a request of Anthropic's Messages API, or one for a count of its tokens.
@@ -215,6 +234,11 @@ impl Bounds<'_> {
         Ok(GenerateRequest {
             n: self.n(options.n)?,
             stop: self.stop("stop", options.stop)?,
+            text: TextRules {
+                stop: options.include_stop,
+                special: options.skip_special_tokens == Some(false),
+                prompt: false,
+            },
             reply: Reply { mode: mode(options.stream, options.stream_options)?, logprobs },
             arrived: Instant::now(),
             prompts,

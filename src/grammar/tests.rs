@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[path = "../../router/tests/support/tokenizers.rs"]
-mod tokenizers_json;
+pub(crate) mod tokenizers_json;
 
 /// `<|im_end|>` of the byte-level tokenizer.
 fn compiler() -> (Compiler, u32) {

@@ -24,6 +24,8 @@ pub(crate) struct Options {
     pub(crate) response_format: Option<ResponseFormat>,
     pub(crate) structured_outputs: Option<StructuredOutputs>,
     pub(crate) stop: Vec<String>,
+    pub(crate) include_stop: bool,
+    pub(crate) skip_special_tokens: Option<bool>,
     pub(crate) stream: bool,
     pub(crate) stream_options: Option<StreamOptions>,
 }
@@ -68,6 +70,8 @@ impl Options {
             response_format: fields.parse("response_format")?,
             structured_outputs: fields.parse("structured_outputs")?,
             stop: fields.parse::<Stop>("stop")?.map(|stop| stop.0).unwrap_or_default(),
+            include_stop: fields.boolean("include_stop_str_in_output")?.unwrap_or(false),
+            skip_special_tokens: fields.boolean("skip_special_tokens")?,
             stream: fields.boolean("stream")?.unwrap_or(false),
             stream_options: fields.parse("stream_options")?,
         })

@@ -9,6 +9,7 @@ use super::{Delta, FinishReason, Reading};
 use crate::detokenizer::{Detokenizer, TokenTable};
 use crate::dispatch::Error;
 use crate::stop::{Scan, scan};
+use crate::validate::TextRules;
 
 /// A token and how likely it was.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +32,8 @@ pub(super) struct Choice {
     logprobs: Option<Logprobs>,
     /// Takes the text apart, where it may be more than text.
     calls: Option<Calls>,
+    /// What the text begins with.
+    prompt: Option<String>,
     is_finished: bool,
 }
 
@@ -58,8 +61,14 @@ impl Choice {
             held: String::new(),
             logprobs: with_logprobs.then(Logprobs::default),
             calls: reading.map(Calls::new),
+            prompt: None,
             is_finished: false,
         }
+    }
+
+    /// One whose text begins with its prompt.
+    pub(super) fn after(prompt: String) -> Self {
+        Self { prompt: Some(prompt), ..Self::new(false, None) }
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -70,7 +79,7 @@ impl Choice {
     pub(super) fn take(
         &mut self,
         output: &TokenOutput,
-        (tokens, stop): (&TokenTable, &[String]),
+        (tokens, stop, rules): (&TokenTable, &[String], TextRules),
         delta: &mut Delta,
     ) -> Result<Option<FinishReason>, Error> {
         let finish = match output.finish() {
@@ -82,12 +91,14 @@ impl Choice {
             // Only we cancel, and then nobody listens.
             Finish::Cancelled => return Err(Error::WorkerLost),
         };
+        delta.text.push_str(&self.prompt.take().unwrap_or_default());
         // A token that ended the completion is not part of its text.
         let token = output.token.filter(|_| output.finish() != Finish::StopToken);
         if let Some(token) = token {
             let start = self.held.len();
             let is_marker = self.calls.as_ref().is_some_and(|calls| calls.is_marker(token));
-            let text = if is_marker { tokens.bytes(token) } else { tokens.text(token) };
+            let text =
+                if is_marker || rules.special { tokens.bytes(token) } else { tokens.text(token) };
             self.detokenizer.push(text, &mut self.held);
             if let Some(logprobs) = &mut self.logprobs {
                 logprobs.push(token, output, self.held.get(start..).unwrap_or_default());
@@ -97,7 +108,11 @@ impl Choice {
             self.detokenizer.finish(&mut self.held);
         }
         let mut finish = match scan(stop, &mut self.held, &mut delta.text) {
-            Scan::Stopped(i) => Some(FinishReason::StopText(i)),
+            Scan::Stopped(i) => {
+                let stop = stop.get(i).filter(|_| rules.stop);
+                delta.text.push_str(stop.map_or("", String::as_str));
+                Some(FinishReason::StopText(i))
+            }
             Scan::Open => finish,
         };
         if finish.is_some() {

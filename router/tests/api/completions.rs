@@ -2,7 +2,7 @@ use serde_json::json;
 
 use sconce_proto::worker::{Finish, TokenOutput};
 
-use crate::service::{answer, start, start_with, wait};
+use crate::service::{Service, answer, start, start_with, wait};
 use crate::worker::logprobs;
 
 #[tokio::test]
@@ -109,4 +109,53 @@ async fn logprobs_are_lists_of_equal_length() {
             "text_offset": [0, 0, 1],
         })
     );
+}
+
+#[tokio::test]
+async fn an_answer_may_begin_with_its_prompt() {
+    let mut service = start().await;
+    for stream in [false, true] {
+        for prompt in [json!("hey"), json!([104, 101, 121])] {
+            let prompt_text = if prompt.is_string() { "hey" } else { &detokenized(&service).await };
+            let change = json!({"prompt": prompt, "echo": true, "n": 2, "stream": stream});
+            let response = service.complete(change);
+            service.worker.submitted().await.answer(" you");
+            let response = wait(response).await;
+            let texts = if stream {
+                let chunks = crate::streaming::chunks(response).await;
+                [0, 1].map(|index| crate::streaming::text_of(&chunks, index))
+            } else {
+                let body = answer(response).await.body;
+                [0, 1].map(|i| body["choices"][i]["text"].as_str().unwrap().to_owned())
+            };
+            assert_eq!(texts, [format!("{prompt_text} you"), format!("{prompt_text} you")]);
+        }
+    }
+    let refused = answer(wait(service.complete(json!({"echo": true, "logprobs": 1}))).await).await;
+    assert_eq!((refused.status, &refused.body["error"]["param"]), (400, &json!("echo")));
+}
+
+async fn detokenized(service: &Service) -> String {
+    let body = json!({"model": "org/tiny", "tokens": [104, 101, 121]}).to_string();
+    let reply = answer(wait(service.post("/detokenize", body)).await).await;
+    reply.body["prompt"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn stop_texts_and_special_tokens_are_shown_to_whoever_asks() {
+    let mut service = start().await;
+    for (change, expected) in [
+        (json!({"stop": "you"}), "hey "),
+        (json!({"stop": "you", "include_stop_str_in_output": true}), "hey you"),
+        (json!({}), "hey you!"),
+        (json!({"skip_special_tokens": false}), "hey <s>you!"),
+    ] {
+        let response = service.complete(change);
+        let request = service.worker.submitted().await;
+        request.say(0, "hey ");
+        request.step(vec![request.token(0, request.id_of("<s>"))]);
+        request.answer("you!");
+        let body = answer(wait(response).await).await.body;
+        assert_eq!(body["choices"][0]["text"], expected);
+    }
 }

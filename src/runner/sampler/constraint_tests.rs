@@ -6,10 +6,8 @@ use std::sync::Arc;
 use sconce_kernels::cpu::{Cpu, Isa};
 
 use super::*;
+use crate::grammar::tests::tokenizers_json;
 use crate::grammar::{Compiler, Source};
-
-#[path = "../../../router/tests/support/tokenizers.rs"]
-mod tokenizers_json;
 
 const VOCAB: usize = 300;
 
@@ -22,11 +20,11 @@ fn id_of(token: &str) -> TokenId {
     tokenizers::Tokenizer::from_bytes(json).unwrap().token_to_id(token).unwrap()
 }
 
-fn under(source: Source) -> SamplingParams {
+fn under(source: &Source) -> SamplingParams {
     let json = tokenizers_json::byte_level().to_string();
     let compiler = Compiler::new(json.as_bytes().into(), vec![id_of("<|im_end|>")], VOCAB as u32);
     SamplingParams {
-        grammar: Some(compiler.compile(&source).unwrap()),
+        grammar: Some(compiler.compile(source).unwrap()),
         max_tokens: 100,
         ..SamplingParams::default()
     }
@@ -74,7 +72,7 @@ fn rows(likeliest: &[TokenId]) -> Vec<f32> {
 
 #[test]
 fn the_likeliest_allowed_token_is_taken_until_the_text_is_complete() {
-    let sampled = run(under(Source::Regex("ab".into())), &rows(&[id_of("z")]), (&[], 2));
+    let sampled = run(under(&Source::Regex("ab".into())), &rows(&[id_of("z")]), (&[], 2));
     let tokens: Vec<_> = sampled.iter().map(|one| (one.token, one.end)).collect();
     assert_eq!(tokens, [(id_of("a"), None), (id_of("b"), Some(GrammarEnd::Complete))]);
 }
@@ -82,7 +80,7 @@ fn the_likeliest_allowed_token_is_taken_until_the_text_is_complete() {
 #[test]
 fn drafts_follow_the_grammar_and_end_with_it() {
     let (a, b) = (id_of("a"), id_of("b"));
-    let grammar = || under(Source::Regex("ab".into()));
+    let grammar = || under(&Source::Regex("ab".into()));
     // What is drafted after the end is sampled without a grammar, and is nobody's.
     let sampled = run(grammar(), &rows(&[a, b, b]), (&[a, b], 1));
     let ends: Vec<_> = sampled.iter().map(|one| (one.token, one.end)).collect();
@@ -96,7 +94,7 @@ fn drafts_follow_the_grammar_and_end_with_it() {
 #[test]
 fn an_end_token_that_may_come_is_one_of_the_candidates() {
     let end = id_of("<|im_end|>");
-    let sampled = run(under(Source::Regex("a+".into())), &rows(&[end]), (&[], 2));
+    let sampled = run(under(&Source::Regex("a+".into())), &rows(&[end]), (&[], 2));
     assert_eq!(sampled[0].token, id_of("a"));
     assert_eq!(sampled[1].token, end);
 }
@@ -115,7 +113,7 @@ fn nothing_is_sampled_that_is_not_allowed_whatever_the_logits_are() {
             assert!(sampled.iter().all(|one| allowed.contains(&one.token)), "{logit}");
 
             let sampling =
-                SamplingParams { temperature, ..under(Source::Regex("[b-d]{9}".into())) };
+                SamplingParams { temperature, ..under(&Source::Regex("[b-d]{9}".into())) };
             let sampled = run(sampling, &vec![logit; VOCAB], (&[], 4));
             let (first, last) = (id_of("b"), id_of("d"));
             assert!(sampled.iter().all(|one| (first..=last).contains(&one.token)), "{logit}");
@@ -126,7 +124,7 @@ fn nothing_is_sampled_that_is_not_allowed_whatever_the_logits_are() {
 #[test]
 fn a_bias_chooses_among_what_is_allowed() {
     let (b, c) = (id_of("b"), id_of("c"));
-    let grammar = under(Source::Regex("a|b|c".into()));
+    let grammar = under(&Source::Regex("a|b|c".into()));
     let sampling = SamplingParams { logit_bias: vec![(c, 5.0), (90, 100.0)], ..grammar };
     assert_eq!(run(sampling, &rows(&[id_of("z")]), (&[], 1))[0].token, c);
     assert_ne!(b, c);

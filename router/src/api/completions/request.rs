@@ -18,6 +18,7 @@ use crate::validate::number::Wide;
 pub(crate) struct CompletionRequest {
     pub(crate) prompt: Prompt,
     pub(crate) logprobs: Option<u32>,
+    pub(crate) echo: bool,
     pub(crate) options: Options,
 }
 
@@ -49,6 +50,7 @@ impl CompletionRequest {
             options: Options::read(&fields)?,
             prompt: Fields::required("prompt", fields.parse("prompt")?)?,
             logprobs: fields.count("logprobs")?,
+            echo: fields.boolean("echo")?.unwrap_or(false),
         })
     }
 }
