@@ -31,7 +31,9 @@ const WHITE_SPACE: &str = r" |\n {0,16}";
 
 /// Compiles grammars for one model.
 pub struct Compiler {
-    vocabulary: Box<dyn Fn() -> Result<TokEnv, String> + Send + Sync>,
+    tokenizer_json: Arc<[u8]>,
+    eos_token_ids: Vec<TokenId>,
+    vocab_size: u32,
     /// Made for the first grammar: it takes a moment, and memory.
     factory: OnceLock<Result<ParserFactory, String>>,
     cache: Mutex<Cache>,
@@ -48,8 +50,8 @@ impl Compiler {
     /// For a model with this `tokenizer.json` and logits of this width, that ends its completions
     /// with any of `eos_token_ids`.
     pub fn new(tokenizer_json: Arc<[u8]>, eos_token_ids: Vec<TokenId>, vocab_size: u32) -> Self {
-        let vocabulary = move || vocabulary(&tokenizer_json, (&eos_token_ids, vocab_size));
-        Self { vocabulary: Box::new(vocabulary), factory: OnceLock::new(), cache: Mutex::default() }
+        let (factory, cache) = (OnceLock::new(), Mutex::default());
+        Self { tokenizer_json, eos_token_ids, vocab_size, factory, cache }
     }
 
     /// Compiles a grammar, or finds it. Takes milliseconds, and a second once: not for the engine's
@@ -59,9 +61,10 @@ impl Compiler {
             return Ok(grammar);
         }
         bounds::check(source)?;
-        let factory = self
-            .factory
-            .get_or_init(|| factory(&(self.vocabulary)()?).map_err(|error| error.to_string()));
+        let factory = self.factory.get_or_init(|| {
+            let env = vocabulary(&self.tokenizer_json, (&self.eos_token_ids, self.vocab_size))?;
+            factory(&env).map_err(|error| error.to_string())
+        });
         let factory = factory.as_ref().map_err(|reason| Invalid(reason.clone()))?;
         let compiled = panic_utils::catch_unwind(AssertUnwindSafe(|| {
             let mut matcher = Matcher::new(factory.create_parser(grammar(source)?));

@@ -177,19 +177,15 @@ impl Sampler {
         // Stable: a sample's tokens stay in order.
         self.gathered.sort_by_key(|(i, _)| *i);
         for (i, one) in self.gathered.drain(..) {
-            if let Some(state) = self.sequences.get_mut(&samples[i].sequence)
-                && let Some(counts) = &mut state.token_counts
-            {
-                counts.add(one.token);
+            if let Some(state) = self.sequences.get_mut(&samples[i].sequence) {
+                if let Some(counts) = &mut state.token_counts {
+                    counts.add(one.token);
+                }
+                if let Some(Constraint::Grammar(walk)) = &state.constraint {
+                    self.ahead.prepare(walk);
+                }
             }
             sampled.push(one);
-        }
-        for sample in samples {
-            if let Some(state) = self.sequences.get(&sample.sequence)
-                && let Some(Constraint::Grammar(walk)) = &state.constraint
-            {
-                self.ahead.prepare(walk);
-            }
         }
     }
 }

@@ -12,7 +12,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use body::{Fields, missing};
+pub(crate) use body::{Fields, missing, mistyped};
 pub(crate) use messages::MESSAGE_FIELDS;
 pub(crate) use schema::request_schema;
 pub(crate) use table::FIELDS;

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::chat::request::ChatCompletionRequest;
 use super::completions::request::CompletionRequest;
-use super::fields::{Fields, missing};
+use super::fields::{Fields, missing, mistyped};
 use super::reply::ErrorBody;
 use crate::app::App;
 use crate::error::ApiError;
@@ -217,9 +217,7 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
         let param = error.path().to_string();
         let error = error.into_inner();
         if error.is_data() && param != "." {
-            let text = error.to_string();
-            let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
-            return ApiError::invalid(&*param, "invalid_type", format!("`{param}`: {text}"));
+            return mistyped(&param, &error);
         }
         ApiError::malformed(format!("the body is not JSON: {error}"))
     })

@@ -198,14 +198,17 @@ fn parse<'a, T: Deserialize<'a>>(name: &str, raw: &'a str) -> Result<T, ApiError
             path if path.starts_with('[') => format!("{name}{path}"),
             path => format!("{name}.{path}"),
         };
-        let error = error.into_inner();
-        let code = if error.is_data() { "invalid_type" } else { "invalid_json" };
-        let text = error.to_string();
-        // The position is one in the field, not in the body.
-        let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
-        let message = format!("`{param}`: {text}");
-        ApiError::invalid(param, code, message)
+        mistyped(&param, &error.into_inner())
     })
+}
+
+/// What is wrong with a parameter's JSON.
+pub(crate) fn mistyped(param: &str, error: &serde_json::Error) -> ApiError {
+    let code = if error.is_data() { "invalid_type" } else { "invalid_json" };
+    let text = error.to_string();
+    // The position is one in the field, not in the body.
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+    ApiError::invalid(param, code, format!("`{param}`: {text}"))
 }
 
 fn check_refused(field: &Field, neutral: &[&str], raw: &str) -> Result<(), ApiError> {
