@@ -115,7 +115,7 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
     target/venv/bin/python -m pytest -q -p no:cacheprovider tests/e2e "$@"
     say "end-to-end tests: openai 2 for Python"
     target/venv-openai2/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_chat.py tests/e2e/test_errors.py \
-        tests/e2e/test_tools.py "$@"
-    say "end-to-end tests: LangChain, instructor, Pydantic AI"
+        tests/e2e/test_tools.py tests/e2e/test_responses.py "$@"
+    say "end-to-end tests: LangChain, instructor, Pydantic AI, OpenAI Agents"
     target/venv-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_frameworks.py "$@"
 fi

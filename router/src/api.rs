@@ -1,5 +1,6 @@
 //! The endpoints of the OpenAI API, and Anthropic's. Their types never leave this folder.
 
+pub(crate) mod blocks;
 pub mod chat;
 pub mod completions;
 pub mod embeddings;
@@ -8,7 +9,9 @@ pub(crate) mod format;
 pub mod messages;
 pub mod models;
 pub(crate) mod options;
+pub(crate) mod query;
 pub mod reply;
 pub mod rerank;
+pub mod responses;
 pub mod score;
 pub mod tokenize;

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::responses::Responses;
 use crate::shutdown::Stage;
 
 /// The router's shared state. Cheap to clone.
@@ -15,6 +16,8 @@ pub struct App {
     pub config: Arc<Config>,
     /// The workers, and the models they serve.
     pub dispatcher: Dispatcher,
+    /// What the Responses API has stored.
+    pub(crate) responses: Responses,
     stage: watch::Receiver<Stage>,
 }
 
@@ -40,7 +43,8 @@ impl App {
         dispatcher: Dispatcher,
         stage: watch::Receiver<Stage>,
     ) -> Self {
-        Self { config: Arc::new(config), dispatcher, stage }
+        let responses = Responses::new(&config);
+        Self { config: Arc::new(config), dispatcher, responses, stage }
     }
 
     /// Whether a shutdown has begun: what runs is finished, and nobody should send more.

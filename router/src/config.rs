@@ -9,7 +9,7 @@ use std::time::Duration;
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The SQLite file with API keys. Created when absent.
+    /// The SQLite file with API keys and stored responses. Created when absent.
     pub database: PathBuf,
     /// Whether requests need a key.
     pub auth: AuthMode,
@@ -26,8 +26,26 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Who may read `/metrics`.
     pub metrics: MetricsAccess,
+    /// What is kept of responses.
+    pub responses: KeptResponses,
     /// What one request may ask for.
     pub limits: Limits,
+}
+
+/// What is kept of the Responses API's responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptResponses {
+    /// How long after their last use. Zero: nothing is stored.
+    pub ttl: Duration,
+    /// Bytes of all together, about; the oldest go first.
+    pub max_bytes: u64,
+}
+
+impl Default for KeptResponses {
+    /// 30 days, as OpenAI has it.
+    fn default() -> Self {
+        Self { ttl: Duration::from_hours(30 * 24), max_bytes: 4 << 30 }
+    }
 }
 
 impl Default for Config {
@@ -43,6 +61,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             cors_origins: Vec::new(),
             metrics: MetricsAccess::Keys,
+            responses: KeptResponses::default(),
             limits: Limits::default(),
         }
     }

@@ -24,6 +24,11 @@ const SCHEME: &str = "api_key";
     ),
     paths(
         api::chat::create,
+        api::responses::create,
+        api::responses::input_tokens,
+        api::responses::retrieve,
+        api::responses::delete,
+        api::responses::input_items,
         api::completions::create,
         api::tokenize::tokenize,
         api::tokenize::detokenize,
@@ -63,6 +68,7 @@ impl Modify for ApiKey {
             let operation = item.and_then(|item| match route.method {
                 Method::GET => item.get.as_mut(),
                 Method::POST => item.post.as_mut(),
+                Method::DELETE => item.delete.as_mut(),
                 _ => None,
             });
             if let Some(operation) = operation {

@@ -10,6 +10,7 @@ use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
+use crate::api::reply::ErrorReport;
 use crate::dispatch;
 
 /// Longest message that a client is sent. What it quotes of the request may be long.
@@ -40,6 +41,17 @@ pub enum ApiError {
         /// The model's name.
         model: String,
     },
+    /// Nothing of this id is stored, or it is someone else's.
+    #[error("there is no {what} with the id `{id}`")]
+    NotFound {
+        /// What it would be.
+        what: &'static str,
+        /// As the client named it.
+        id: String,
+    },
+    /// What was to be stored, or read, could not be.
+    #[error("the server's database can't be used now")]
+    Storage,
     /// A bug: something failed that no request can cause.
     #[error("the server failed to answer this request")]
     Internal,
@@ -77,6 +89,11 @@ impl ApiError {
         Self::Invalid { message, param: Some(shorten(param.into())), code }
     }
 
+    /// Nothing of this id is there.
+    pub(crate) fn not_found(what: &'static str, id: &str) -> Self {
+        Self::NotFound { what, id: shorten(id.to_owned()) }
+    }
+
     /// The body as a whole is wrong.
     pub fn malformed(message: impl Into<String>) -> Self {
         Self::Invalid { message: shorten(message.into()), param: None, code: "invalid_json" }
@@ -84,15 +101,27 @@ impl ApiError {
 
     /// OpenAI's error body.
     pub fn body(&self) -> Value {
+        json!({ "error": self.report() })
+    }
+
+    /// What is wrong, in OpenAI's words.
+    pub(crate) fn report(&self) -> ErrorReport {
         let Shape { kind, code, .. } = self.shape();
         let param = match self {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::ModelNotFound { .. } => Some("model"),
-            Self::BrokenTemplate { .. } | Self::Internal | Self::Dispatch(_) => None,
+            Self::NotFound { .. }
+            | Self::BrokenTemplate { .. }
+            | Self::Internal
+            | Self::Storage
+            | Self::Dispatch(_) => None,
         };
-        json!({ "error": {
-            "message": self.to_string(), "type": kind, "param": param, "code": code,
-        }})
+        ErrorReport {
+            message: self.to_string(),
+            kind: kind.into(),
+            param: param.map(Into::into),
+            code: Some(code.into()),
+        }
     }
 
     fn shape(&self) -> Shape {
@@ -106,6 +135,13 @@ impl ApiError {
             Self::ModelNotFound { .. } => {
                 (StatusCode::NOT_FOUND, REQUEST, "model_not_found", Retry::AsStatus)
             }
+            Self::NotFound { .. } => (StatusCode::NOT_FOUND, REQUEST, "not_found", Retry::AsStatus),
+            Self::Storage => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "storage_unavailable",
+                Retry::After(2),
+            ),
             Self::BrokenTemplate { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "broken_template", Retry::Never)
             }
@@ -187,6 +223,8 @@ mod tests {
             ApiError::malformed("not JSON"),
             ApiError::ModelNotFound { model: "m".into() },
             ApiError::BrokenTemplate { model: "m".into() },
+            ApiError::NotFound { what: "response", id: "r".into() },
+            ApiError::Storage,
             ApiError::Internal,
             dispatch::Error::NoWorker { model: "m".into() }.into(),
             dispatch::Error::QueueFull { max_queue: 1 }.into(),

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use format::{Key, KeyId, Malformed};
 pub use pepper::Pepper;
 
-use crate::store::{self, KeyRow, Store};
+use crate::store::{self, Durability, KeyRow, Store};
 
 /// Bytes of a key's name at most.
 const MAX_NAME_BYTES: usize = 64;
@@ -82,7 +82,8 @@ impl Keys {
         let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error).into()));
         let (pepper, lock) =
             opened.map_err(|source| Error::Pepper { path: shown.clone(), source })?;
-        let store = Store::open(database).await?;
+        // Keys are few and precious: a revocation must survive a power cut.
+        let store = Store::open(database, Durability::Full).await?;
         // The lock on the pepper's file kept other processes from migrating at the same time.
         drop(lock);
         if store.pin_pepper(&pepper.fingerprint()).await? {

@@ -1,5 +1,7 @@
 //! The router's database: SQLite, one file that only its owner can read.
 
+mod responses;
+
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -16,7 +18,12 @@ use sqlx::{Row, SqlSafeStr};
 /// Waiting for another process's write, and for a free connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: u32 = 4;
-const API_KEYS: &str = include_str!("../migrations/0001_api_keys.sql");
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("api keys", include_str!("../migrations/0001_api_keys.sql")),
+    ("responses", include_str!("../migrations/0002_responses.sql")),
+];
+
+pub(crate) use responses::{ResponseRow, Turn};
 
 /// An open database. Cheap to clone.
 #[derive(Clone)]
@@ -52,6 +59,15 @@ pub enum Error {
     Query(#[from] sqlx::Error),
 }
 
+/// What of a write survives a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Everything, once it is confirmed.
+    Full,
+    /// All but the last moments; never a half of anything.
+    Recent,
+}
+
 /// A row of `api_keys`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyRow {
@@ -64,14 +80,17 @@ pub(crate) struct KeyRow {
 
 impl Store {
     /// Opens the database, creates it when absent, and brings its schema up to date.
-    pub async fn open(path: &Path) -> Result<Self, Error> {
+    pub async fn open(path: &Path, durability: Durability) -> Result<Self, Error> {
         create_private(path)?;
+        let synchronous = match durability {
+            Durability::Full => SqliteSynchronous::Full,
+            Durability::Recent => SqliteSynchronous::Normal,
+        };
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(false)
             .journal_mode(SqliteJournalMode::Wal)
-            // Keys are few and precious: a revocation must survive a power cut.
-            .synchronous(SqliteSynchronous::Full)
+            .synchronous(synchronous)
             .foreign_keys(true)
             .busy_timeout(PATIENCE);
         let pool = SqlitePoolOptions::new()
@@ -178,13 +197,10 @@ fn key_row(row: &SqliteRow) -> Result<KeyRow, Error> {
 }
 
 fn migrator() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "api keys".into(),
-        MigrationType::Simple,
-        API_KEYS.into_sql_str(),
-        false,
-    )])
+    let migrations = (1..).zip(MIGRATIONS).map(|(version, (name, sql))| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(migrations.collect())
 }
 
 /// Creates the file before SQLite does, so that it never exists with wider permissions. An

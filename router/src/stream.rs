@@ -7,11 +7,13 @@
 mod body;
 mod frames;
 mod messages;
+mod responses;
 #[cfg(test)]
 mod tests;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use futures::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 
 use crate::config::Limits;
@@ -21,6 +23,7 @@ use crate::generation::{Delta, TextStream, TokenUsage};
 pub use body::EventBody;
 pub use frames::{Dialect, Frames, Head, ReportUsage};
 pub(crate) use messages::MessageEvents;
+pub(crate) use responses::{ResponseEvents, Save};
 
 /// Whether a text may join the event before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,12 @@ pub trait Events {
 
     /// Closes the text event that may still be open.
     fn close(&mut self, out: &mut Vec<u8>, usage: TokenUsage);
+
+    /// What must happen before the answer may end, if anything.
+    fn settle(&mut self, usage: TokenUsage) -> Option<BoxFuture<'static, Result<(), ApiError>>> {
+        let _ = usage;
+        None
+    }
 
     /// Ends the answer.
     fn done(&mut self, out: &mut Vec<u8>, usage: TokenUsage);

@@ -8,6 +8,7 @@ pub(crate) mod inputs;
 mod messages;
 pub(crate) mod number;
 mod prompts;
+pub(crate) mod responses;
 mod sampling;
 mod template;
 #[cfg(test)]
@@ -22,6 +23,8 @@ use crate::api::chat::request::ChatCompletionRequest;
 use crate::api::completions::request::CompletionRequest;
 use crate::api::messages::request::MessagesRequest;
 use crate::api::options::{Options, StreamOptions};
+use crate::api::responses::item::Item;
+use crate::api::responses::request::ResponsesRequest;
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::stream::ReportUsage;
@@ -88,6 +91,8 @@ pub(crate) struct Chat {
     pub end: PromptEnd,
     /// More of what the template may ask for: texts, numbers, booleans.
     pub variables: Vec<(String, serde_json::Value)>,
+    /// The parameter that the messages come from.
+    pub param: &'static str,
 }
 
 /// Where a conversation's prompt ends.
@@ -158,7 +163,8 @@ pub(crate) fn chat(
     let variables =
         template::variables(request.chat_template_kwargs, request.reasoning_effort.as_deref())?;
     let tools = tools::parse(request.tools, request.tool_choice, request.parallel_tool_calls)?;
-    let prompts = Prompts::Chat(Box::new(Chat { messages, tools, end, variables }));
+    let prompts =
+        Prompts::Chat(Box::new(Chat { messages, tools, end, variables, param: "messages" }));
     bounds.request(request.options, prompts, (max_tokens, logprobs))
 }
 
@@ -201,11 +207,38 @@ pub(crate) fn messages(
     let constraint = format.as_ref().map(format::output).transpose()?;
     let prompts = Prompts::Chat(Box::new(chat));
     let mut request = bounds.request(request.options, prompts, (max_tokens, None))?;
-    if let Some(constraint) = constraint {
-        request.grammar_param = Some(constraint.param);
-        sampling::constrain(&mut request.sampling, (constraint.param, constraint.grammar))?;
-    }
+    request.constrain(constraint)?;
     Ok(GenerateRequest { stop, ..request })
+}
+
+/// Validates a request of the Responses API, or one for a count of its tokens. `items` are the
+/// conversation that it continues and its own input.
+pub(crate) fn response(
+    request: &mut ResponsesRequest,
+    items: &[Item],
+    (info, limits): (&ModelInfo, &Limits),
+) -> Result<GenerateRequest, ApiError> {
+    let bounds = Bounds { info, limits };
+    if request.stream_options.is_some() && !request.options.stream {
+        let message = "`stream_options` needs `stream` to be true";
+        return Err(ApiError::invalid("stream_options", "invalid_value", message));
+    }
+    let logprobs = responses::logprobs(request, &bounds)?;
+    let max_tokens = match request.max_output_tokens {
+        Some(max) => MaxTokens::Exactly(max),
+        None => MaxTokens::UpTo(u32::MAX),
+    };
+    let text = responses::text(request.text.as_ref())?;
+    let chat = responses::chat(request, items, limits)?;
+    let options = std::mem::take(&mut request.options);
+    if text.is_some() && options.structured_outputs.is_some() {
+        let message = "`structured_outputs` and `text.format` can't both be given";
+        return Err(ApiError::invalid("structured_outputs", "invalid_value", message));
+    }
+    let prompts = Prompts::Chat(Box::new(chat));
+    let mut request = bounds.request(options, prompts, (max_tokens, logprobs))?;
+    request.constrain(text)?;
+    Ok(request)
 }
 
 impl Bounds<'_> {
@@ -310,10 +343,17 @@ fn mode(stream: bool, options: Option<StreamOptions>) -> Result<Mode, ApiError> 
 }
 
 impl GenerateRequest {
+    /// Adds what the text must be.
+    fn constrain(&mut self, constraint: Option<format::Constraint>) -> Result<(), ApiError> {
+        let Some(constraint) = constraint else { return Ok(()) };
+        self.grammar_param = Some(constraint.param);
+        sampling::constrain(&mut self.sampling, (constraint.param, constraint.grammar))
+    }
+
     /// The parameter that prompts come from.
     pub(crate) fn prompt_param(&self) -> &'static str {
-        match self.prompts {
-            Prompts::Chat(_) => "messages",
+        match &self.prompts {
+            Prompts::Chat(chat) => chat.param,
             Prompts::Texts(_) | Prompts::Tokens(_) => "prompt",
         }
     }

@@ -1,6 +1,9 @@
 """What frameworks send, and what they make of the answers. What a model of 135 million weights writes
 is not judged; that it fits what the framework asked for is."""
 
+import asyncio
+from typing import Annotated
+
 import pydantic
 import pytest
 
@@ -88,3 +91,66 @@ def test_pydantic_ai_gets_its_output(server):
     agent = pydantic_ai.Agent(model, output_type=City, retries=0)
     result = agent.run_sync("Name a city.", model_settings={"temperature": 0, "max_tokens": 300})
     assert isinstance(result.output, City)
+
+
+@pytest.fixture
+def agents(server):
+    agents = pytest.importorskip("agents")
+    client = agents.AsyncOpenAI(base_url=server.url + "/v1", api_key=server.key, max_retries=0)
+    agents.set_tracing_disabled(True)
+    agents.set_default_openai_client(client, use_for_tracing=False)
+    yield agents
+
+
+def agent_of(agents, server, **more):
+    # It takes an answer that was cut for a failure; after one sentence this one is complete.
+    sentence = {"stop": [".", "!", "?"], "include_stop_str_in_output": True}
+    settings = {"temperature": 0, "extra_body": sentence, **more.pop("settings", {})}
+    return agents.Agent(
+        name="a", instructions="Answer briefly.", model=server.model,
+        model_settings=agents.ModelSettings(**settings), **more,
+    )
+
+
+def test_an_agent_calls_a_tool_and_answers(agents, server):
+    """What it sends by default is the Responses API."""
+    seen = []
+
+    @agents.function_tool
+    def look_up(year: Annotated[int, pydantic.Field(ge=0, le=99)]) -> str:
+        """Looks up a year."""
+        seen.append(year)
+        return "It was a good year."
+
+    agent = agent_of(agents, server, tools=[look_up], settings={"tool_choice": "look_up"})
+    result = agents.Runner.run_sync(agent, "How was the year 7?")
+    assert len(seen) == 1 and result.final_output
+    kinds = [item["type"] for item in result.to_input_list()[1:]]
+    assert kinds == ["function_call", "function_call_output", "message"]
+
+
+def test_an_agent_has_an_output_type_and_a_stored_conversation(agents, server):
+    typed = agent_of(agents, server, output_type=City, settings={"extra_body": {}})
+    assert isinstance(agents.Runner.run_sync(typed, "Name a city.").final_output, City)
+
+    plain = agent_of(agents, server)
+    first = agents.Runner.run_sync(plain, "Say hello.")
+    second = agents.Runner.run_sync(plain, "Again.", previous_response_id=first.last_response_id)
+    assert second.final_output and second.raw_responses[0].usage.input_tokens > (
+        first.raw_responses[0].usage.input_tokens
+    )
+
+
+def test_an_agent_streams(agents, server):
+    async def run():
+        agent = agent_of(agents, server)
+        result = agents.Runner.run_streamed(agent, "Say hello.")
+        deltas = [
+            event.data.delta
+            async for event in result.stream_events()
+            if event.type == "raw_response_event" and event.data.type == "response.output_text.delta"
+        ]
+        return "".join(deltas), result.final_output
+
+    deltas, final = asyncio.run(run())
+    assert deltas and deltas == final

@@ -1,12 +1,13 @@
 //! Every field of a request, and what is done with it.
 //!
 //! One table for each API decides how a body is read, what the OpenAPI document says, and what
-//! `docs/openai-compatibility.md` and `docs/anthropic-compatibility.md` must say (a test compares
-//! them). A field that is not in it is
+//! `docs/openai-compatibility.md`, `docs/responses.md` and `docs/anthropic-compatibility.md` must say
+//! (a test compares them). A field that is not in it is
 //! unknown and ignored, as OpenAI's own clients and servers do.
 
 mod body;
 mod messages;
+mod responses;
 mod schema;
 mod table;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tests;
 
 pub(crate) use body::{Fields, missing, mistyped};
 pub(crate) use messages::MESSAGE_FIELDS;
+pub(crate) use responses::RESPONSE_FIELDS;
 pub(crate) use schema::request_schema;
 pub(crate) use table::FIELDS;
 
@@ -34,6 +36,10 @@ pub(crate) enum Door {
     Messages,
     /// `/v1/messages/count_tokens`.
     CountTokens,
+    /// `/v1/responses`.
+    Responses,
+    /// `/v1/responses/input_tokens`.
+    InputTokens,
 }
 
 /// One field of a request body.
@@ -83,7 +89,7 @@ pub(crate) enum Treatment {
 
 /// Every field of every endpoint.
 fn all() -> impl Iterator<Item = &'static Field> {
-    FIELDS.iter().chain(MESSAGE_FIELDS)
+    FIELDS.iter().chain(MESSAGE_FIELDS).chain(RESPONSE_FIELDS)
 }
 
 /// The row of a field, if that endpoint knows it.

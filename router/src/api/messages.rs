@@ -1,6 +1,5 @@
 //! `POST /v1/messages` and `POST /v1/messages/count_tokens`: Anthropic's Messages API.
 
-pub(crate) mod blocks;
 pub mod reply;
 pub(crate) mod request;
 

@@ -79,7 +79,7 @@ impl Options {
 }
 
 impl Sampling {
-    fn read(fields: &Fields) -> Result<Self, ApiError> {
+    pub(crate) fn read(fields: &Fields) -> Result<Self, ApiError> {
         // -1 is vLLM's older way of saying "all".
         let top_k = fields.integer("top_k")?.map(|k| u32::try_from(k).unwrap_or(0));
         let logit_bias = fields.parse::<LogitBias>("logit_bias")?;
@@ -104,7 +104,7 @@ impl Sampling {
 }
 
 /// Texts that end a completion: one, or a list.
-pub(crate) struct Stop(Vec<String>);
+pub(crate) struct Stop(pub(crate) Vec<String>);
 
 /// Token ids, as decimal texts, to what is added to their logits.
 pub(crate) struct LogitBias(Vec<(String, f64)>);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use crate::config::{AuthMode, Config, Limits, MetricsAccess};
+use crate::config::{AuthMode, Config, KeptResponses, Limits, MetricsAccess};
 
 /// Serves the OpenAI API in front of workers.
 #[derive(Args, Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct Router {
     #[arg(value_parser = worker)]
     workers: Vec<String>,
 
-    /// The SQLite file with API keys. Created when absent
+    /// The SQLite file with API keys and stored responses. Created when absent
     #[arg(long, env = "SCONCE_DATABASE", default_value = "sconce.db")]
     database: PathBuf,
 
@@ -60,6 +60,15 @@ pub struct Router {
     /// Serve /metrics without a key
     #[arg(long, env = "SCONCE_PUBLIC_METRICS", value_parser = BoolishValueParser::new())]
     public_metrics: bool,
+
+    /// Days that responses are kept after their last use; 0: they are not stored
+    #[arg(long, env = "SCONCE_RESPONSE_DAYS", value_name = "DAYS", default_value = "30")]
+    #[arg(value_parser = days)]
+    response_days: Duration,
+
+    /// Bytes of all stored responses, about; the oldest go first
+    #[arg(long, env = "SCONCE_MAX_RESPONSE_BYTES", value_name = "BYTES", default_value_t = KeptResponses::default().max_bytes)]
+    max_response_bytes: u64,
 
     /// Seconds that running requests get at shutdown
     #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "60")]
@@ -116,6 +125,10 @@ impl From<Router> for Config {
             allowed_hosts: args.allowed_hosts,
             cors_origins: args.cors_origins,
             metrics: if args.public_metrics { MetricsAccess::Public } else { MetricsAccess::Keys },
+            responses: KeptResponses {
+                ttl: args.response_days,
+                max_bytes: args.max_response_bytes,
+            },
             limits: Limits {
                 max_body_bytes: args.limits.max_body_bytes,
                 max_connections: args.limits.max_connections,
@@ -131,6 +144,11 @@ impl From<Router> for Config {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn days(text: &str) -> Result<Duration, String> {
+    let days: u32 = text.parse().map_err(|_| "not a number of days".to_owned())?;
+    Ok(Duration::from_hours(u64::from(days) * 24))
 }
 
 fn worker(text: &str) -> Result<String, String> {
@@ -194,6 +212,7 @@ mod tests {
         assert_eq!(typed.metrics, MetricsAccess::Keys);
         assert_eq!(typed.drain_timeout, meant.drain_timeout);
         assert_eq!(typed.limits.queue_timeout, meant.limits.queue_timeout);
+        assert_eq!(typed.responses, meant.responses);
         assert_eq!(typed.workers, ["unix:/run/w.sock"]);
     }
 

@@ -60,7 +60,7 @@ pub(crate) fn message(role: Role, content: &str) -> ChatMessage {
 /// A conversation that the assistant is to answer.
 pub(crate) fn chat(messages: Vec<ChatMessage>) -> Chat {
     let (tools, end, variables) = (Tools::default(), PromptEnd::Answer, Vec::new());
-    Chat { messages, tools, end, variables }
+    Chat { messages, tools, end, variables, param: "messages" }
 }
 
 /// SentencePiece's kind, as Llama 2 has it: `▁` for spaces, bytes for what the vocabulary lacks.

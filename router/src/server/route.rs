@@ -60,6 +60,12 @@ pub trait Policy: sealed::Sealed {
         Route { method: Method::GET, path, access, handler: on(MethodFilter::GET, handler) }
     }
 
+    /// A route for DELETE.
+    fn delete<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
+        let access = Self::ACCESS;
+        Route { method: Method::DELETE, path, access, handler: on(MethodFilter::DELETE, handler) }
+    }
+
     /// A route for POST, with a JSON body.
     fn post<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
         let access = Self::ACCESS;
@@ -111,6 +117,11 @@ pub fn routes() -> Vec<Route> {
     vec![
         NeedsKey::post("/v1/chat/completions", api::chat::create),
         NeedsKey::post("/v1/chat/completions/render", api::tokenize::render),
+        NeedsKey::post("/v1/responses", api::responses::create),
+        NeedsKey::post("/v1/responses/input_tokens", api::responses::input_tokens),
+        NeedsKey::get("/v1/responses/{id}", api::responses::retrieve),
+        NeedsKey::delete("/v1/responses/{id}", api::responses::delete),
+        NeedsKey::get("/v1/responses/{id}/input_items", api::responses::input_items),
         NeedsKey::post("/v1/completions", api::completions::create),
         NeedsKey::post("/tokenize", api::tokenize::tokenize),
         NeedsKey::post("/detokenize", api::tokenize::detokenize),

@@ -9,12 +9,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::{Events, Merge};
 use crate::error::ApiError;
-use crate::generation::{Delta, TextStream};
+use crate::generation::{Delta, TextStream, TokenUsage};
 use crate::metrics::OpenStream;
 
 /// A write ends once it has so many bytes, and the next one goes on.
@@ -37,6 +38,8 @@ pub struct EventBody<E> {
 
 enum State {
     Open(Box<TextStream>),
+    /// All that was generated is written, but not the end.
+    Settling(TokenUsage, BoxFuture<'static, Result<(), ApiError>>),
     Done,
 }
 
@@ -86,35 +89,59 @@ impl<E: Events> EventBody<E> {
         self.events.delta(&mut self.written, &self.delta, (stream.usage(), merge));
     }
 
-    /// Writes what is here. Whether the answer goes on.
-    fn write(&mut self, stream: &mut TextStream, cx: &mut Context) -> bool {
+    /// Writes what is here, and says what the answer is then.
+    fn write(&mut self, mut stream: Box<TextStream>, cx: &mut Context) -> State {
         let mut num_events = 0;
         while self.written.len() < MAX_WRITE_BYTES {
             match stream.poll_next(cx, &mut self.delta) {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(()))) => {
                     let is_behind = num_events >= MAX_EVENTS_APART;
-                    self.write_delta(stream, if is_behind { Merge::IfOpen } else { Merge::Never });
+                    self.write_delta(&stream, if is_behind { Merge::IfOpen } else { Merge::Never });
                     num_events += 1;
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    self.fail(stream, &error);
-                    return false;
+                    self.fail(stream.usage(), &error);
+                    return State::Done;
                 }
                 Poll::Ready(None) => {
                     self.events.close(&mut self.written, stream.usage());
-                    self.events.done(&mut self.written, stream.usage());
-                    return false;
+                    return self.end(stream.usage(), cx);
                 }
             }
         }
         self.events.close(&mut self.written, stream.usage());
-        true
+        State::Open(stream)
     }
 
-    fn fail(&mut self, stream: &TextStream, error: &ApiError) {
+    /// Ends the answer, now or when it may.
+    fn end(&mut self, usage: TokenUsage, cx: &mut Context) -> State {
+        match self.events.settle(usage) {
+            Some(settling) => self.settle(usage, settling, cx),
+            None => {
+                self.events.done(&mut self.written, usage);
+                State::Done
+            }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        usage: TokenUsage,
+        mut settling: BoxFuture<'static, Result<(), ApiError>>,
+        cx: &mut Context,
+    ) -> State {
+        match settling.as_mut().poll(cx) {
+            Poll::Pending => return State::Settling(usage, settling),
+            Poll::Ready(Ok(())) => self.events.done(&mut self.written, usage),
+            Poll::Ready(Err(error)) => self.fail(usage, &error),
+        }
+        State::Done
+    }
+
+    fn fail(&mut self, usage: TokenUsage, error: &ApiError) {
         tracing::debug!(%error, "a stream broke off");
-        self.events.error(&mut self.written, error, stream.usage());
+        self.events.error(&mut self.written, error, usage);
     }
 }
 
@@ -127,15 +154,15 @@ impl<E: Events + Unpin> Body for EventBody<E> {
         cx: &mut Context,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        if let State::Open(mut stream) = std::mem::replace(&mut this.state, State::Done)
-            && this.write(&mut stream, cx)
-        {
-            this.state = State::Open(stream);
-        }
+        this.state = match std::mem::replace(&mut this.state, State::Done) {
+            State::Open(stream) => this.write(stream, cx),
+            State::Settling(usage, settling) => this.settle(usage, settling, cx),
+            State::Done => State::Done,
+        };
         if this.written.is_empty() {
             match this.state {
                 State::Done => return Poll::Ready(None),
-                State::Open(_) => match this.keep_alive.poll_tick(cx) {
+                State::Open(_) | State::Settling(..) => match this.keep_alive.poll_tick(cx) {
                     Poll::Ready(_) => this.events.keep_alive(&mut this.written),
                     Poll::Pending => return Poll::Pending,
                 },

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::frames::{escape, write};
 use super::{Events, Merge};
-use crate::api::messages::blocks::{Block, Blocks, Step};
+use crate::api::blocks::{Block, Blocks, Step};
 use crate::api::messages::reply::{BlockDelta, MessageEnd, MessageEvent, MessageObject};
 use crate::error::{ApiError, anthropic};
 use crate::generation::{Delta, TokenUsage};
@@ -106,7 +106,7 @@ fn take(out: &mut Vec<u8>, (index, step): (usize, Step)) {
             let content_block = start.into();
             return put(out, &MessageEvent::ContentBlockStart { index, content_block });
         }
-        Step::Stop(block) => {
+        Step::Stop(block, _) => {
             if block == Block::Thinking {
                 // There is no signature; clients wait for one.
                 let delta = BlockDelta::SignatureDelta { signature: String::new() };

@@ -37,7 +37,7 @@ pub(super) fn chat(
         variables.push(("enable_thinking".to_owned(), is_on.into()));
     }
     let tools = tools(input.tools.take(), input.tool_choice.take())?;
-    Ok(Chat { messages, tools, end, variables })
+    Ok(Chat { messages, tools, end, variables, param: "messages" })
 }
 
 fn conversation(

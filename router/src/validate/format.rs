@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use crate::api::fields::missing;
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
 use crate::api::messages::request::OutputFormat;
+use crate::api::responses::request::TextFormat;
 use crate::error::ApiError;
 
 /// Most texts of `structured_outputs.choice`.
@@ -56,6 +57,28 @@ pub(super) fn output(format: &OutputFormat) -> Result<Constraint, ApiError> {
             Err(ApiError::invalid(param, "invalid_value", message))
         }
     }
+}
+
+/// What `text.format` of a response asks for.
+pub(super) fn text(format: &TextFormat) -> Result<Option<Constraint>, ApiError> {
+    const NAME: &str = "text.format.name";
+    let source = match (format.kind.as_deref(), &format.schema) {
+        (None, _) => return Err(missing("text.format.type")),
+        (Some("text"), _) => return Ok(None),
+        (Some("json_object"), _) => any_object(),
+        (Some("json_schema"), schema) => {
+            check_name(NAME, format.name.as_deref().ok_or_else(|| missing(NAME))?)?;
+            let param = "text.format.schema";
+            schema_of(param, schema.as_deref().ok_or_else(|| missing(param))?)?
+        }
+        (Some(kind), _) => {
+            let param = "text.format.type";
+            let message =
+                format!("`{param}` is {kind:?} and must be one of: text, json_object, json_schema");
+            return Err(ApiError::invalid(param, "invalid_value", message));
+        }
+    };
+    Ok(Some(constraint("text.format", source)))
 }
 
 fn response_format(format: ResponseFormat) -> Result<Option<Constraint>, ApiError> {

@@ -86,8 +86,8 @@ pub(super) fn parse(messages: Vec<Message>, limits: &Limits) -> Result<Vec<ChatM
 }
 
 fn parse_one(i: usize, message: Message) -> Result<ChatMessage, ApiError> {
-    let role = role(i, message.role.as_deref())?;
     let path = |field: &str| format!("messages[{i}].{field}");
+    let role = role(&path("role"), message.role.as_deref())?;
     if message.function_call.is_some() {
         return Err(unsupported(path("function_call"), "function calls"));
     }
@@ -138,14 +138,22 @@ fn call((i, j): (usize, usize), call: ToolCall) -> Result<Call, ApiError> {
     let id = call.id.ok_or_else(|| missing(&path("id")))?;
     let function = call.function.ok_or_else(|| missing(&path("function")))?;
     let name = function.name.ok_or_else(|| missing(&path("function.name")))?;
-    let text = function.arguments.unwrap_or_default();
-    // Templates write arguments as JSON. A text that is none is passed on as what it is.
-    let arguments = match serde_json::from_str(&text) {
-        Ok(arguments @ Value::Object(_)) => arguments,
-        Ok(_) | Err(_) if text.trim().is_empty() => Value::Object(serde_json::Map::new()),
-        Ok(_) | Err(_) => Value::String(text),
-    };
-    Ok(Call { id: short(&path("id"), id)?, name: short(&path("function.name"), name)?, arguments })
+    let arguments = function.arguments.unwrap_or_default();
+    let (id, name) = (short(&path("id"), id)?, short(&path("function.name"), name)?);
+    Ok(Call::new(id, name, &arguments))
+}
+
+impl Call {
+    /// A call with arguments as text. Templates write them as JSON; a text that is none is passed
+    /// on as what it is.
+    pub(super) fn new(id: String, name: String, arguments: &str) -> Self {
+        let arguments = match serde_json::from_str(arguments) {
+            Ok(arguments @ Value::Object(_)) => arguments,
+            Ok(_) | Err(_) if arguments.trim().is_empty() => Value::Object(serde_json::Map::new()),
+            Ok(_) | Err(_) => Value::String(arguments.to_owned()),
+        };
+        Self { id, name, arguments }
+    }
 }
 
 pub(super) fn short(param: &str, text: String) -> Result<String, ApiError> {
@@ -161,25 +169,20 @@ fn misplaced(param: &str, whose: &str) -> ApiError {
     ApiError::invalid(param, "invalid_value", message)
 }
 
-fn role(i: usize, role: Option<&str>) -> Result<Role, ApiError> {
-    let param = || format!("messages[{i}].role");
+pub(super) fn role(param: &str, role: Option<&str>) -> Result<Role, ApiError> {
     match role {
         Some("system" | "developer") => Ok(Role::System),
         Some("user") => Ok(Role::User),
         Some("assistant") => Ok(Role::Assistant),
         Some("tool") => Ok(Role::Tool),
-        Some("function") => Err(unsupported(param(), "messages of functions")),
+        Some("function") => Err(unsupported(param.to_owned(), "messages of functions")),
         Some(other) => {
             let message = format!(
-                "`{}` is {other:?} and must be one of: system, developer, user, assistant, tool",
-                param()
+                "`{param}` is {other:?} and must be one of: system, developer, user, assistant, tool"
             );
-            Err(ApiError::invalid(param(), "invalid_value", message))
+            Err(ApiError::invalid(param, "invalid_value", message))
         }
-        None => {
-            let message = format!("`{}` is required", param());
-            Err(ApiError::invalid(param(), "missing_required_parameter", message))
-        }
+        None => Err(missing(param)),
     }
 }
 

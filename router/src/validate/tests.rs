@@ -1,11 +1,15 @@
-//! Two doors, one verdict: what chat refuses, Messages refuses for the same reason.
+//! Many doors, one verdict: what chat refuses, the others refuse for the same reason.
 
 use sconce_proto::worker::ModelInfo;
 use serde_json::{Value, json};
 
-use super::{GenerateRequest, PromptEnd, Prompts, Role, chat, messages};
+use super::responses::{Checked, input, user};
+use super::{GenerateRequest, PromptEnd, Prompts, Role, chat, completions, messages, response};
 use crate::api::chat::request::ChatCompletionRequest;
+use crate::api::completions::request::CompletionRequest;
+use crate::api::fields::{self, Door};
 use crate::api::messages::request::MessagesRequest;
+use crate::api::responses::request::{Input, ResponsesRequest};
 use crate::config::Limits;
 use crate::error::ApiError;
 
@@ -34,6 +38,31 @@ fn by_messages(change: &Value) -> Result<GenerateRequest, ApiError> {
     });
     let request = MessagesRequest::read(&with(body, change))?;
     messages(request, &info(), &Limits::default())
+}
+
+fn by_completions(change: &Value) -> Result<GenerateRequest, ApiError> {
+    let request = CompletionRequest::read(&with(
+        json!({"model": "m", "prompt": "hi", "max_tokens": 9}),
+        change,
+    ))?;
+    completions(request, &info(), &Limits::default())
+}
+
+fn by_responses(change: &Value) -> Result<GenerateRequest, ApiError> {
+    let mut request = ResponsesRequest::read(&with(
+        json!({"model": "m", "input": "hi", "max_output_tokens": 9}),
+        change,
+    ))?;
+    let limits = Limits::default();
+    let given = match std::mem::replace(&mut request.input, Input::Items(Vec::new())) {
+        Input::Text(text) => vec![Checked::Item(user(text))],
+        Input::Items(items) => input(items, &limits)?,
+    };
+    let items = given.into_iter().map(|given| match given {
+        Checked::Item(item) => item,
+        Checked::Reference { path, .. } => panic!("{path}"),
+    });
+    response(&mut request, &items.collect::<Vec<_>>(), (&info(), &limits))
 }
 
 fn code(result: Result<GenerateRequest, ApiError>) -> Option<&'static str> {
@@ -160,6 +189,203 @@ fn a_value_that_one_door_refuses_the_other_refuses_alike() {
         let verdicts = (code(by_chat(&for_chat)), code(by_messages(&for_messages)));
         assert_eq!(verdicts.0, verdicts.1, "{for_chat} {for_messages}");
     }
+}
+
+/// Every field that several doors know, with values of all kinds.
+#[test]
+fn a_field_that_several_doors_know_has_one_verdict() {
+    type Read = fn(&Value) -> Result<GenerateRequest, ApiError>;
+    let doors: [(Door, Read); 3] = [
+        (Door::Chat, by_chat),
+        (Door::Completions, by_completions),
+        (Door::Responses, by_responses),
+    ];
+    let object = json!({"type": "object"});
+    let values = [
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(1),
+        json!(-1),
+        json!(0.5),
+        json!(2.5),
+        json!(-9),
+        json!(200),
+        json!(1_u64 << 31),
+        json!(1_u64 << 32),
+        json!(u64::MAX),
+        json!(1e9),
+        json!(""),
+        json!("x"),
+        json!("none"),
+        json!("auto"),
+        json!([]),
+        json!([1]),
+        json!([""]),
+        json!(["x"]),
+        json!(vec!["x"; 5]),
+        json!(vec![1; 2000]),
+        json!([1e9]),
+        json!({}),
+        json!({"1": 1}),
+        json!({"1": 101}),
+        json!({"x": 1}),
+        json!({"json": object}),
+        json!({"regex": "a", "json": {}}),
+        json!({"grammar": 7}),
+        json!("x".repeat(2000)),
+        json!([[[[1]]]]),
+    ];
+    // Where one door has what another has not.
+    let apart =
+        ["tools", "tool_choice", "stream_options", "logprobs", "top_logprobs", "max_tokens"];
+    let mut num_compared = 0;
+    for field in fields::FIELDS.iter().filter(|field| !apart.contains(&field.name)) {
+        for value in &values {
+            let known = doors.iter().filter(|(door, _)| {
+                fields::find(*door, field.name).is_some_and(|it| it.treatment == field.treatment)
+            });
+            let verdicts: Vec<_> =
+                known.map(|(door, read)| (door, code(read(&json!({field.name: value}))))).collect();
+            for (door, verdict) in verdicts.iter().skip(1) {
+                assert_eq!(*verdict, verdicts[0].1, "{} {value} {door:?}", field.name);
+                num_compared += 1;
+            }
+        }
+    }
+    assert!(num_compared > 1000, "{num_compared}");
+}
+
+#[test]
+fn what_chat_refuses_of_a_conversation_responses_refuses_alike() {
+    let object = json!({"type": "object"});
+    let flat = |name: &str, schema: &Value| json!({"type": "function", "name": name, "parameters": schema});
+    let user = json!({"role": "user", "content": "hi"});
+    let long = "x".repeat(300);
+    for (for_chat, for_responses) in [
+        (json!({"messages": []}), json!({"input": []})),
+        (json!({"messages": {}}), json!({"input": {}})),
+        (json!({"messages": vec![&user; 5000]}), json!({"input": vec![&user; 5000]})),
+        (json!({"messages": [{"content": "a"}]}), json!({"input": [{"content": "a"}]})),
+        (json!({"messages": [{"role": "user"}]}), json!({"input": [{"role": "user"}]})),
+        (
+            json!({"messages": [{"role": "boss", "content": "a"}]}),
+            json!({"input": [{"role": "boss", "content": "a"}]}),
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": []}]}),
+            json!({"input": [{"role": "user", "content": []}]}),
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+            json!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
+        ),
+        (
+            json!({"messages": [{"role": "tool", "content": "a"}]}),
+            json!({"input": [{"type": "function_call_output", "output": "a"}]}),
+        ),
+        (
+            json!({"messages": [{"role": "tool", "content": "a", "tool_call_id": long}]}),
+            json!({"input": [{"type": "function_call_output", "output": "a", "call_id": long}]}),
+        ),
+        (json!({"max_tokens": 0}), json!({"max_output_tokens": 0})),
+        (json!({"max_tokens": 1_u64 << 32}), json!({"max_output_tokens": 1_u64 << 32})),
+        (
+            json!({"max_tokens": 1, "min_tokens": 2}),
+            json!({"max_output_tokens": 1, "min_tokens": 2}),
+        ),
+        (json!({"logprobs": true, "top_logprobs": 9}), json!({"top_logprobs": 9})),
+        (json!({"reasoning_effort": "hard"}), json!({"reasoning": {"effort": "hard"}})),
+        (json!({"tools": [function("a b", &object)]}), json!({"tools": [flat("a b", &object)]})),
+        (
+            json!({"tools": [function("f", &json!({"type": "array"}))]}),
+            json!({"tools": [flat("f", &json!({"type": "array"}))]}),
+        ),
+        (
+            json!({"tools": vec![function("f", &object); 2]}),
+            json!({"tools": vec![flat("f", &object); 2]}),
+        ),
+        (
+            json!({"tools": (0..129).map(|i| function(&i.to_string(), &object)).collect::<Vec<_>>()}),
+            json!({"tools": (0..129).map(|i| flat(&i.to_string(), &object)).collect::<Vec<_>>()}),
+        ),
+        (json!({"tools": [{"type": "web_search"}]}), json!({"tools": [{"type": "web_search"}]})),
+        (json!({"tool_choice": "required"}), json!({"tool_choice": "required"})),
+        (json!({"tool_choice": "sometimes"}), json!({"tool_choice": "sometimes"})),
+        (
+            json!({"tools": [function("f", &object)], "tool_choice":
+                {"type": "function", "function": {"name": "g"}}}),
+            json!({"tools": [flat("f", &object)], "tool_choice":
+                {"type": "function", "name": "g"}}),
+        ),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
+            json!({"text": {"format": {"type": "json_schema", "name": "x"}}}),
+        ),
+        (
+            json!({"response_format":
+                {"type": "json_schema", "json_schema": {"name": "x", "schema": 7}}}),
+            json!({"text": {"format": {"type": "json_schema", "name": "x", "schema": 7}}}),
+        ),
+        (
+            json!({"response_format": {"type": "json_object"}, "min_tokens": 1}),
+            json!({"text": {"format": {"type": "json_object"}}, "min_tokens": 1}),
+        ),
+    ] {
+        let mut for_responses = for_responses;
+        if for_chat.get("logprobs").is_some() {
+            for_responses["include"] = json!(["message.output_text.logprobs"]);
+        }
+        let verdicts = (code(by_chat(&for_chat)), code(by_responses(&for_responses)));
+        assert_eq!(verdicts.0, verdicts.1, "{for_chat} {for_responses}");
+    }
+}
+
+#[test]
+fn a_conversation_of_items_is_the_chat_that_it_means() {
+    let of_chat = by_chat(&json!({
+        "messages": [
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "a\nb"},
+            {"role": "assistant", "content": "c", "reasoning_content": "d", "tool_calls": [
+                {"id": "1", "function": {"name": "f", "arguments": "{\"x\":1}"}},
+                {"id": "2", "function": {"name": "g", "arguments": "{}"}},
+            ]},
+            {"role": "tool", "tool_call_id": "1", "content": "e\nf"},
+            {"role": "tool", "tool_call_id": "2", "content": "g"},
+            {"role": "user", "content": "h"},
+        ],
+        "tools": [function("f", &json!({})), function("g", &json!({}))],
+        "tool_choice": "required", "parallel_tool_calls": false,
+    }));
+    let of_items = by_responses(&json!({
+        "instructions": "s",
+        "input": [
+            {"role": "user", "content": [
+                {"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]},
+            {"type": "reasoning", "id": "r", "summary": [],
+             "content": [{"type": "reasoning_text", "text": "d"}]},
+            {"type": "message", "role": "assistant", "content": [
+                {"type": "output_text", "text": "c", "annotations": []}]},
+            {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{\"x\":1}"},
+            {"type": "function_call", "call_id": "2", "name": "g", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "1", "output": [
+                {"type": "input_text", "text": "e"}, {"type": "input_text", "text": "f"}]},
+            {"type": "function_call_output", "call_id": "2", "output": "g"},
+            {"role": "user", "content": "h"},
+        ],
+        "tools": [
+            {"type": "function", "name": "f", "parameters": {}},
+            {"type": "function", "name": "g", "parameters": {}, "strict": true},
+        ],
+        "tool_choice": "required", "parallel_tool_calls": false,
+    }));
+
+    let chat_of = |request: Result<GenerateRequest, ApiError>| match request.unwrap().prompts {
+        Prompts::Chat(chat) => format!("{:?} {:?} {:?}", chat.messages, chat.tools, chat.end),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(chat_of(of_chat), chat_of(of_items));
 }
 
 #[test]

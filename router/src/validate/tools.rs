@@ -145,18 +145,34 @@ fn chosen(choice: ToolChoice) -> Result<Chosen, ApiError> {
             let (names, choice) = names(object)?;
             Ok(Chosen::Named(names, choice))
         }
-        ToolChoice::Mode(mode) => match mode.as_str() {
-            "none" => Ok(Chosen::None),
-            "auto" => Ok(Chosen::Any(Choice::Auto)),
-            "required" => Ok(Chosen::Any(Choice::Required)),
-            other => {
-                let message = format!(
-                    "`tool_choice` is {other:?} and must be one of: none, auto, required, or an \
-                     object"
-                );
-                Err(ApiError::invalid("tool_choice", "invalid_value", message))
-            }
-        },
+        ToolChoice::Mode(mode) => self::mode(&mode),
+    }
+}
+
+/// What a word of `tool_choice` means.
+pub(super) fn mode(mode: &str) -> Result<Chosen, ApiError> {
+    match mode {
+        "none" => Ok(Chosen::None),
+        "auto" => Ok(Chosen::Any(Choice::Auto)),
+        "required" => Ok(Chosen::Any(Choice::Required)),
+        other => {
+            let message = format!(
+                "`tool_choice` is {other:?} and must be one of: none, auto, required, or an object"
+            );
+            Err(ApiError::invalid("tool_choice", "invalid_value", message))
+        }
+    }
+}
+
+/// Whether one of the allowed tools must be called.
+pub(super) fn allowed_mode(param: &str, mode: Option<&str>) -> Result<Choice, ApiError> {
+    match mode {
+        Some("auto") => Ok(Choice::Auto),
+        Some("required") => Ok(Choice::Required),
+        _ => {
+            let message = format!("`{param}` must be one of: auto, required");
+            Err(ApiError::invalid(param, "invalid_value", message))
+        }
     }
 }
 
@@ -198,15 +214,8 @@ fn names(object: ToolChoiceObject) -> Result<(Vec<(String, String)>, Choice), Ap
             Ok((vec![name("tool_choice", object.function)?], Choice::Required))
         }
         (Some("allowed_tools"), Some(allowed)) => {
-            let choice = match allowed.mode.as_deref() {
-                Some("auto") => Choice::Auto,
-                Some("required") => Choice::Required,
-                _ => {
-                    let param = "tool_choice.allowed_tools.mode";
-                    let message = format!("`{param}` must be one of: auto, required");
-                    return Err(ApiError::invalid(param, "invalid_value", message));
-                }
-            };
+            let mode = allowed.mode.as_deref();
+            let choice = allowed_mode("tool_choice.allowed_tools.mode", mode)?;
             let tools = allowed.tools.unwrap_or_default().into_iter().enumerate();
             let names = tools.map(|(i, tool)| {
                 name(&format!("tool_choice.allowed_tools.tools[{i}]"), tool.function)

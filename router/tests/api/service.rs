@@ -98,6 +98,11 @@ impl Service {
         self.post("/v1/messages", merged(body, change).to_string())
     }
 
+    pub(crate) fn respond(&self, change: Value) -> JoinHandle<Response> {
+        let body = json!({"model": "org/tiny", "input": "hi"});
+        self.post("/v1/responses", merged(body, change).to_string())
+    }
+
     pub(crate) fn complete(&self, change: Value) -> JoinHandle<Response> {
         let body = json!({"model": "org/tiny", "prompt": "hi"});
         self.post("/v1/completions", merged(body, change).to_string())
@@ -109,6 +114,10 @@ impl Service {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         answer(self.client.get(self.url(path)).send().await.unwrap()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        answer(self.client.delete(self.url(path)).send().await.unwrap()).await
     }
 }
 

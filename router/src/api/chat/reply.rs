@@ -104,7 +104,7 @@ pub struct ChatLogprobs {
 }
 
 /// A token of a completion.
-#[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChatTokenLogprob {
     /// Its text; where it is part of a character, with replacement characters.
     pub token: String,
@@ -117,7 +117,7 @@ pub struct ChatTokenLogprob {
 }
 
 /// A token that might have been.
-#[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChatTopLogprob {
     /// Its text.
     pub token: String,

@@ -3,6 +3,7 @@
 //! The body is scanned once, without building values: each known field keeps its JSON text, which
 //! is then read as the type it should have. That gives every error the full path of what is wrong.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, Deserialize, IgnoredAny, MapAccess, Visitor};
@@ -61,7 +62,7 @@ impl<'a> Fields<'a> {
             Kind::Integer { .. } => self.integer(field.name).map(drop),
             Kind::Number { .. } => self.number(field.name).map(drop),
             Kind::Text { .. } | Kind::OneOf(_) => self.text(field.name).map(drop),
-            Kind::Metadata => self.metadata(field.name),
+            Kind::Metadata => self.metadata(field.name).map(drop),
             Kind::Own(_) => Ok(()),
         }
     }
@@ -154,9 +155,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn metadata(&self, name: &'static str) -> Result<(), ApiError> {
-        let pairs: Option<std::collections::BTreeMap<String, String>> = self.parse(name)?;
-        let pairs = pairs.unwrap_or_default();
+    /// Pairs of texts, within OpenAI's limits.
+    pub(crate) fn metadata(
+        &self,
+        name: &'static str,
+    ) -> Result<BTreeMap<String, String>, ApiError> {
+        let pairs: BTreeMap<String, String> = self.parse(name)?.unwrap_or_default();
         if pairs.len() > 16 {
             let message = format!("`{name}` has {} pairs and may have at most 16", pairs.len());
             return Err(ApiError::invalid(name, "object_above_max_properties", message));
@@ -165,7 +169,7 @@ impl<'a> Fields<'a> {
             check_length(name, key, 64)?;
             check_length(name, value, 512)?;
         }
-        Ok(())
+        Ok(pairs)
     }
 }
 

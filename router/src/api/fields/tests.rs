@@ -1,8 +1,9 @@
 //! The pages about compatibility say of every field what the tables say.
 
-use super::{Door, FIELDS, Field, Kind, MESSAGE_FIELDS, Treatment, all};
+use super::{Door, FIELDS, Field, Kind, MESSAGE_FIELDS, RESPONSE_FIELDS, Treatment, all};
 
 const OPENAI: &str = include_str!("../../../../docs/openai-compatibility.md");
+const RESPONSES: &str = include_str!("../../../../docs/responses.md");
 const ANTHROPIC: &str = include_str!("../../../../docs/anthropic-compatibility.md");
 
 fn row(field: &Field) -> String {
@@ -14,9 +15,13 @@ fn row(field: &Field) -> String {
         Door::Score => "score",
         Door::Messages => "messages",
         Door::CountTokens => "count_tokens",
+        Door::Responses => "responses",
+        Door::InputTokens => "input_tokens",
     };
     let door = match field.doors {
-        [Door::Chat, Door::Completions] | [Door::Messages, Door::CountTokens] => "both".to_owned(),
+        [Door::Chat, Door::Completions]
+        | [Door::Messages, Door::CountTokens]
+        | [Door::Responses, Door::InputTokens] => "both".to_owned(),
         [_, _, _, _, _] => "all".to_owned(),
         doors => doors.iter().map(name).collect::<Vec<_>>().join(", "),
     };
@@ -59,6 +64,11 @@ fn check(page: &str, fields: &[Field]) {
 #[test]
 fn the_page_has_a_row_for_every_field() {
     check(OPENAI, FIELDS);
+}
+
+#[test]
+fn the_page_of_responses_has_a_row_for_every_field() {
+    check(RESPONSES, RESPONSE_FIELDS);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::blocks::{Block, Blocks, Start, Step};
+use crate::api::blocks::{Block, Blocks, Start, Step};
 use crate::error::ApiError;
 use crate::generation::{FinishReason, TextStream, TokenUsage};
 
@@ -271,12 +271,12 @@ impl Content {
             }
             (Step::Text(more), Some(ContentBlock::Text { text })) => text.push_str(more),
             (Step::Input(more), Some(ContentBlock::ToolUse { .. })) => self.json.push_str(more),
-            (Step::Stop(Block::ToolUse(_)), Some(ContentBlock::ToolUse { input, .. })) => {
+            (Step::Stop(Block::ToolUse(_), _), Some(ContentBlock::ToolUse { input, .. })) => {
                 // What was cut is no object; clients take nothing else.
                 *input = serde_json::from_str(&self.json).unwrap_or_default();
                 self.json.clear();
             }
-            (Step::Thinking(_) | Step::Text(_) | Step::Input(_) | Step::Stop(_), _) => {}
+            (Step::Thinking(_) | Step::Text(_) | Step::Input(_) | Step::Stop(..), _) => {}
         }
     }
 }

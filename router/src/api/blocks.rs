@@ -1,7 +1,7 @@
 //! The blocks that an answer's content is made of, one after the other: what the model thinks, what
 //! it says, what it calls. Streamed or whole, an answer is the same steps.
 
-use crate::generation::{CallDelta, Delta};
+use crate::generation::{CallDelta, Delta, FinishReason};
 
 /// What happens to a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +14,8 @@ pub(crate) enum Step<'a> {
     Text(&'a str),
     /// More of a call's JSON.
     Input(&'a str),
-    /// It is complete.
-    Stop(Block),
+    /// It is complete; if it is the last one, the answer has ended for this reason.
+    Stop(Block, Option<FinishReason>),
 }
 
 /// How a block begins.
@@ -77,7 +77,7 @@ impl Blocks {
             if self.open.is_none() && self.num_closed == 0 {
                 self.enter(Block::Text, Start::Text, put);
             }
-            self.close(put);
+            self.close(delta.finish, put);
         }
     }
 
@@ -94,14 +94,14 @@ impl Blocks {
         if self.open == Some(block) {
             return;
         }
-        self.close(put);
+        self.close(None, put);
         self.open = Some(block);
         put(self.num_closed, Step::Start(start));
     }
 
-    fn close(&mut self, put: &mut dyn FnMut(usize, Step)) {
+    fn close(&mut self, end: Option<FinishReason>, put: &mut dyn FnMut(usize, Step)) {
         if let Some(block) = self.open.take() {
-            put(self.num_closed, Step::Stop(block));
+            put(self.num_closed, Step::Stop(block, end));
             self.num_closed += 1;
         }
     }
@@ -110,7 +110,6 @@ impl Blocks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generation::FinishReason;
 
     fn steps(deltas: &[Delta]) -> Vec<String> {
         let mut blocks = Blocks::default();
@@ -132,7 +131,7 @@ mod tests {
     #[test]
     fn an_answer_of_nothing_has_an_empty_text() {
         let end = Delta { finish: Some(FinishReason::Stop), ..Delta::default() };
-        assert_eq!(steps(&[end]), ["0 Start(Text)", "0 Stop(Text)"]);
+        assert_eq!(steps(&[end]), ["0 Start(Text)", "0 Stop(Text, Some(Stop))"]);
     }
 
     #[test]
@@ -154,20 +153,20 @@ mod tests {
                 "0 Start(Thinking)",
                 "0 Thinking(\"a\")",
                 "0 Thinking(\"b\")",
-                "0 Stop(Thinking)",
+                "0 Stop(Thinking, None)",
                 "1 Start(Text)",
                 "1 Text(\"c\")",
-                "1 Stop(Text)",
+                "1 Stop(Text, None)",
                 "2 Start(ToolUse { id: \"i\", name: \"f\" })",
                 "2 Input(\"{\")",
                 "2 Input(\"}\")",
-                "2 Stop(ToolUse(0))",
+                "2 Stop(ToolUse(0), None)",
                 "3 Start(Text)",
                 "3 Text(\"d\")",
-                "3 Stop(Text)",
+                "3 Stop(Text, None)",
                 "4 Start(ToolUse { id: \"i\", name: \"f\" })",
                 "4 Input(\"{}\")",
-                "4 Stop(ToolUse(1))",
+                "4 Stop(ToolUse(1), Some(ToolCalls))",
             ]
         );
     }

@@ -1,0 +1,278 @@
+//! `/v1/responses`: OpenAI's Responses API.
+
+pub mod event;
+pub mod item;
+pub(crate) mod output;
+pub mod reply;
+pub(crate) mod request;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use sconce_proto::worker::Task;
+
+use super::query::Query;
+use super::reply::ErrorBody;
+use crate::app::{App, Principal};
+use crate::error::ApiError;
+use crate::generation::TextStream;
+use crate::model::Model;
+use crate::prompt::Encoded;
+use crate::responses::Stored;
+use crate::stream::{self, ResponseEvents, Save};
+use crate::validate::responses::{Checked, input, user};
+use crate::validate::{self, Mode};
+use crate::{api, prompt, reading};
+use item::{Item, new_id};
+use output::Output;
+use reply::{DeletedResponse, InputTokens, ItemList, ResponseObject};
+use request::{Input, InputTokensRequest, ResponsesRequest};
+
+/// Items of one list, unless the client says how many.
+const DEFAULT_ITEMS: u64 = 20;
+/// Most items of one list.
+const MAX_ITEMS: u64 = 100;
+
+/// Answers items, or a text.
+///
+/// With `stream`, the answer is `text/event-stream`: events as the response grows, each with its
+/// type and number.
+#[utoipa::path(
+    post,
+    path = "/v1/responses",
+    tag = "Responses",
+    security(("api_key" = [])),
+    request_body = ResponsesRequest,
+    responses(
+        (status = 200, description = "The response", content(
+            (ResponseObject = "application/json"),
+            (event::ResponseEvent = "text/event-stream"),
+        )),
+        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "The model does not exist", body = ErrorBody),
+        (status = 429, description = "The queue is full", body = ErrorBody),
+        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+    ),
+)]
+pub async fn create(
+    State(app): State<App>,
+    principal: Principal,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let mut request = ResponsesRequest::read(&body)?;
+    drop(body);
+    let is_stored = is_stored(&app, &request)?;
+    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
+    request.store = Some(is_stored);
+    let mut response = ResponseObject::begin(new_id("resp"), &model.info.model, &mut request);
+    let (mut encoded, input) = encode(&app, &principal, (&model, request)).await?;
+    let reply = encoded.request.reply;
+    let reading = reading::prepare(&model, &mut encoded)?;
+    let start = (&app, &principal);
+    let mut stream = TextStream::start(start, Arc::clone(&model), encoded, reading.as_ref())?;
+
+    let save = is_stored.then(|| save(&app, &principal, input));
+    let mut output = Output::new(reply.logprobs.map(|_| model));
+    if let Mode::Stream(_) = reply.mode {
+        let events = ResponseEvents::new(response, output, save);
+        return stream::respond(stream, events, &app.config.limits).await;
+    }
+    let mut finish = None;
+    while let Some(delta) = stream.next().await {
+        let delta = delta?;
+        output.take(&delta, &mut |_, _, _| {});
+        finish = delta.finish.or(finish);
+    }
+    let finish = finish.ok_or(ApiError::Internal)?;
+    response.finish(finish, output.into_items(), stream.usage());
+    if let Some(save) = save {
+        save(response.clone()).await?;
+    }
+    Ok(Json(response).into_response())
+}
+
+/// Counts the tokens of a response's prompt.
+#[utoipa::path(
+    post,
+    path = "/v1/responses/input_tokens",
+    tag = "Responses",
+    security(("api_key" = [])),
+    request_body = InputTokensRequest,
+    responses(
+        (status = 200, description = "How many there are", body = InputTokens),
+        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "The model does not exist", body = ErrorBody),
+    ),
+)]
+pub async fn input_tokens(
+    State(app): State<App>,
+    principal: Principal,
+    body: Bytes,
+) -> Result<Json<InputTokens>, ApiError> {
+    let request = ResponsesRequest::read_to_count(&body)?;
+    drop(body);
+    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
+    let (encoded, _) = encode(&app, &principal, (&model, request)).await?;
+    let input_tokens = encoded.prompts.iter().map(|prompt| prompt.len() as u64).sum();
+    Ok(Json(InputTokens { object: "response.input_tokens".into(), input_tokens }))
+}
+
+/// Tells a stored response.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}",
+    tag = "Responses",
+    security(("api_key" = [])),
+    params(("id" = String, Path, description = "The response's id")),
+    responses(
+        (status = 200, description = "The response", body = ResponseObject),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "There is none, or it is another key's", body = ErrorBody),
+    ),
+)]
+pub async fn retrieve(
+    State(app): State<App>,
+    principal: Principal,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Json<ResponseObject>, ApiError> {
+    if query.boolean("stream")? == Some(true) {
+        let message = "`stream`: only responses made in the background can be followed";
+        return Err(ApiError::invalid("stream", "unsupported_value", message));
+    }
+    let Stored { response, .. } = app.responses.load(&principal.key_id, &id).await?;
+    Ok(Json(response))
+}
+
+/// Deletes a stored response. Responses that continue it can't be continued any more.
+#[utoipa::path(
+    delete,
+    path = "/v1/responses/{id}",
+    tag = "Responses",
+    security(("api_key" = [])),
+    params(("id" = String, Path, description = "The response's id")),
+    responses(
+        (status = 200, description = "It is deleted", body = DeletedResponse),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "There is none, or it is another key's", body = ErrorBody),
+    ),
+)]
+pub async fn delete(
+    State(app): State<App>,
+    principal: Principal,
+    Path(id): Path<String>,
+) -> Result<Json<DeletedResponse>, ApiError> {
+    app.responses.delete(&principal.key_id, &id).await?;
+    Ok(Json(DeletedResponse { id, object: "response".into(), deleted: true }))
+}
+
+/// Lists what went into a stored response, the conversation that it continues included.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}/input_items",
+    tag = "Responses",
+    security(("api_key" = [])),
+    params(
+        ("id" = String, Path, description = "The response's id"),
+        ("limit" = Option<usize>, Query, description = "At most so many, 1 to 100. Default 20"),
+        ("order" = Option<String>, Query, description = "`asc` or `desc`, the default"),
+        ("after" = Option<String>, Query, description = "Only items after this one"),
+    ),
+    responses(
+        (status = 200, description = "The items", body = ItemList),
+        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "There is none, or it is another key's", body = ErrorBody),
+    ),
+)]
+pub async fn input_items(
+    State(app): State<App>,
+    principal: Principal,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Json<ItemList>, ApiError> {
+    let limit = query.count("limit", (1, MAX_ITEMS))?.unwrap_or(DEFAULT_ITEMS) as usize;
+    let order = query.one_of("order", &["asc", "desc"])?;
+    let owner = &principal.key_id;
+    let Stored { response, input } = app.responses.load(owner, &id).await?;
+    let mut items = match &response.previous_response_id {
+        Some(previous) => app.responses.conversation(owner, previous).await?,
+        None => Vec::new(),
+    };
+    items.extend(input);
+    if order != Some("asc") {
+        items.reverse();
+    }
+    if let Some(after) = query.text("after") {
+        let at = items.iter().position(|item| item.id() == after);
+        let at = at.ok_or_else(|| ApiError::not_found("item", after))?;
+        items.drain(..=at);
+    }
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let id = |item: Option<&Item>| item.map(|item| item.id().to_owned());
+    Ok(Json(ItemList {
+        object: "list".into(),
+        first_id: id(items.first()),
+        last_id: id(items.last()),
+        data: items,
+        has_more,
+    }))
+}
+
+/// Whether a response will be stored.
+fn is_stored(app: &App, request: &ResponsesRequest) -> Result<bool, ApiError> {
+    match request.store {
+        Some(true) if !app.responses.are_kept() => {
+            let message = "`store`: this server stores no responses";
+            Err(ApiError::invalid("store", "unsupported_value", message))
+        }
+        store => Ok(store.unwrap_or(true) && app.responses.are_kept()),
+    }
+}
+
+/// The prompt of a request, and the items of its own that went into it.
+async fn encode(
+    app: &App,
+    principal: &Principal,
+    (model, mut request): (&Arc<Model>, ResponsesRequest),
+) -> Result<(Encoded, Vec<Item>), ApiError> {
+    let limits = &app.config.limits;
+    let owner = &principal.key_id;
+    let given = match std::mem::replace(&mut request.input, Input::Items(Vec::new())) {
+        Input::Text(text) => vec![Checked::Item(user(text))],
+        Input::Items(items) => input(items, limits)?,
+    };
+    let mut items = match &request.previous_response_id {
+        Some(previous) => app.responses.conversation(owner, previous).await?,
+        None => Vec::new(),
+    };
+    let num_before = items.len();
+    for given in given {
+        items.push(match given {
+            Checked::Item(item) => item,
+            Checked::Reference { path, id } => {
+                let item = app.responses.item(owner, &id).await?;
+                item.ok_or_else(|| {
+                    let message = format!("`{path}`: no stored item has the id `{id}`");
+                    ApiError::invalid(path, "item_not_found", message)
+                })?
+            }
+        });
+    }
+    let request = validate::response(&mut request, &items, (&model.info, limits))?;
+    let encoded = prompt::encode(model, request, limits.template_fuel).await?;
+    Ok((encoded, items.split_off(num_before)))
+}
+
+fn save(app: &App, principal: &Principal, input: Vec<Item>) -> Save {
+    let (responses, owner) = (app.responses.clone(), Arc::clone(&principal.key_id));
+    Box::new(move |response| {
+        Box::pin(async move { responses.save(&owner, &response, &input).await })
+    })
+}
