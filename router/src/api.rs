@@ -11,4 +11,5 @@ pub(crate) mod options;
 pub mod reply;
 pub mod rerank;
 pub mod score;
+pub mod streams;
 pub mod tokenize;

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::replay::Replays;
 use crate::shutdown::Stage;
 
 /// The router's shared state. Cheap to clone.
@@ -15,6 +16,8 @@ pub struct App {
     pub config: Arc<Config>,
     /// The workers, and the models they serve.
     pub dispatcher: Dispatcher,
+    /// The answers that clients can come back for.
+    pub(crate) replays: Replays,
     stage: watch::Receiver<Stage>,
 }
 
@@ -40,7 +43,8 @@ impl App {
         dispatcher: Dispatcher,
         stage: watch::Receiver<Stage>,
     ) -> Self {
-        Self { config: Arc::new(config), dispatcher, stage }
+        let replays = Replays::new(&config.limits, stage.clone());
+        Self { config: Arc::new(config), dispatcher, replays, stage }
     }
 
     /// Whether a shutdown has begun: what runs is finished, and nobody should send more.

@@ -11,6 +11,7 @@ mod embeddings;
 mod json;
 mod messages;
 mod observed;
+mod replay;
 mod service;
 mod streaming;
 mod structured;
