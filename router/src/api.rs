@@ -14,4 +14,5 @@ pub mod reply;
 pub mod rerank;
 pub mod responses;
 pub mod score;
+pub mod streams;
 pub mod tokenize;

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::replay::Replays;
 use crate::responses::Responses;
 use crate::shutdown::Stage;
 
@@ -18,6 +19,8 @@ pub struct App {
     pub dispatcher: Dispatcher,
     /// What the Responses API has stored.
     pub(crate) responses: Responses,
+    /// The answers that clients can come back for.
+    pub(crate) replays: Replays,
     stage: watch::Receiver<Stage>,
 }
 
@@ -44,7 +47,8 @@ impl App {
         stage: watch::Receiver<Stage>,
     ) -> Self {
         let responses = Responses::new(&config);
-        Self { config: Arc::new(config), dispatcher, responses, stage }
+        let replays = Replays::new(&config.limits, stage.clone());
+        Self { config: Arc::new(config), dispatcher, responses, replays, stage }
     }
 
     /// Whether a shutdown has begun: what runs is finished, and nobody should send more.

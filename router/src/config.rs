@@ -130,6 +130,16 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// Fuel of a chat template: roughly, instructions.
     pub template_fuel: u64,
+    /// Time that a resumable stream goes on without a reader, and is kept after its end.
+    pub stream_grace: Duration,
+    /// Time that the answer to a request with an idempotency key is kept after its end.
+    pub idempotency_window: Duration,
+    /// Answers that are kept.
+    pub max_kept_answers: usize,
+    /// Bytes that are kept of one answer.
+    pub max_kept_answer_bytes: usize,
+    /// Bytes that are kept of all answers, beside the newest event of each.
+    pub max_kept_bytes: usize,
 }
 
 impl Default for Limits {
@@ -156,6 +166,11 @@ impl Default for Limits {
             keep_alive: Duration::from_secs(15),
             write_timeout: Duration::from_secs(30),
             template_fuel: 1_000_000,
+            stream_grace: Duration::from_secs(30),
+            idempotency_window: Duration::from_secs(600),
+            max_kept_answers: 1024,
+            max_kept_answer_bytes: 1 << 20,
+            max_kept_bytes: 64 << 20,
         }
     }
 }

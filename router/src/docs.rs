@@ -42,6 +42,7 @@ const SCHEME: &str = "api_key";
         api::messages::count_tokens,
         api::models::list,
         api::models::retrieve,
+        api::streams::resume,
         health::live,
         health::ready,
         health::health,

@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 use crate::api::reply::ErrorReport;
-use crate::dispatch;
+use crate::{dispatch, replay};
 
 /// Longest message that a client is sent. What it quotes of the request may be long.
 const MAX_MESSAGE_CHARS: usize = 400;
@@ -58,6 +58,9 @@ pub enum ApiError {
     /// The generation could not start, or broke off.
     #[error(transparent)]
     Dispatch(#[from] dispatch::Error),
+    /// An answer can't be had again.
+    #[error(transparent)]
+    Replay(#[from] replay::Error),
 }
 
 /// One row of the table that every answer is made from.
@@ -110,11 +113,14 @@ impl ApiError {
         let param = match self {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::ModelNotFound { .. } => Some("model"),
+            Self::Replay(replay::Error::KeyReused) => Some("idempotency-key"),
+            Self::Replay(replay::Error::EventsGone { .. }) => Some("after"),
             Self::NotFound { .. }
             | Self::BrokenTemplate { .. }
             | Self::Internal
             | Self::Storage
-            | Self::Dispatch(_) => None,
+            | Self::Dispatch(_)
+            | Self::Replay(_) => None,
         };
         ErrorReport {
             message: self.to_string(),
@@ -173,8 +179,34 @@ impl ApiError {
             Self::Dispatch(Error::WorkerLost) => {
                 (StatusCode::BAD_GATEWAY, SERVER, "worker_lost", Retry::After(1))
             }
+            Self::Replay(error) => return error.into(),
         };
         Shape { status, kind, code, retry }
+    }
+}
+
+impl From<&replay::Error> for Shape {
+    fn from(error: &replay::Error) -> Self {
+        use replay::Error;
+        let (status, code, retry) = match error {
+            Error::NoStream => (StatusCode::NOT_FOUND, "stream_not_found", Retry::AsStatus),
+            Error::EventsGone { .. } => (StatusCode::GONE, "stream_events_gone", Retry::AsStatus),
+            Error::FellBehind => (StatusCode::GONE, "stream_fell_behind", Retry::AsStatus),
+            Error::KeyReused => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", Retry::AsStatus)
+            }
+            Error::AnswerGone => (StatusCode::CONFLICT, "idempotent_answer_gone", Retry::Never),
+            Error::Full => (StatusCode::TOO_MANY_REQUESTS, "idempotency_full", Retry::After(1)),
+        };
+        let kind = match error {
+            Error::Full => "rate_limit_error",
+            Error::NoStream
+            | Error::EventsGone { .. }
+            | Error::FellBehind
+            | Error::KeyReused
+            | Error::AnswerGone => "invalid_request_error",
+        };
+        Self { status, kind, code, retry }
     }
 }
 
@@ -233,6 +265,12 @@ mod tests {
             dispatch::Error::Grammar("no rule is called `a`".into()).into(),
             dispatch::Error::GrammarLimit.into(),
             dispatch::Error::WorkerLost.into(),
+            replay::Error::NoStream.into(),
+            replay::Error::EventsGone { num_dropped: 7 }.into(),
+            replay::Error::FellBehind.into(),
+            replay::Error::KeyReused.into(),
+            replay::Error::AnswerGone.into(),
+            replay::Error::Full.into(),
         ]
     }
 

@@ -19,6 +19,7 @@ pub mod model;
 pub mod parse;
 mod prompt;
 mod reading;
+pub mod replay;
 mod responses;
 mod scoring;
 pub mod server;

@@ -260,6 +260,42 @@ pub(crate) async fn scrape() -> Response {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render()).into_response()
 }
 
+/// Counts an answer that is made without a reader for as long as it is held.
+pub(crate) struct DetachedStream(());
+
+impl DetachedStream {
+    pub(crate) fn new() -> Self {
+        gauge!(catalogue::DETACHED_STREAMS).increment(1);
+        Self(())
+    }
+}
+
+impl Drop for DetachedStream {
+    fn drop(&mut self) {
+        gauge!(catalogue::DETACHED_STREAMS).decrement(1);
+    }
+}
+
+/// A client came back to a stream.
+pub(crate) fn stream_resumed() {
+    counter!(catalogue::STREAMS_RESUMED).increment(1);
+}
+
+/// An answer was cancelled because nobody came back for it.
+pub(crate) fn stream_abandoned() {
+    counter!(catalogue::STREAMS_ABANDONED).increment(1);
+}
+
+/// A repeated request got the answer to the first.
+pub(crate) fn replayed() {
+    counter!(catalogue::IDEMPOTENT_REPLAYS).increment(1);
+}
+
+/// So many bytes of answers are kept.
+pub(crate) fn kept_bytes(num: usize) {
+    gauge!(catalogue::KEPT_BYTES).set(num as f64);
+}
+
 /// An answer's head was made.
 pub(crate) fn http_answered(route: &str, status: u16) {
     counter!(

@@ -111,6 +111,20 @@ struct LimitArgs {
     #[arg(long, env = "SCONCE_QUEUE_TIMEOUT", value_name = "SECONDS", default_value = "60")]
     #[arg(value_parser = seconds)]
     queue_timeout: Duration,
+
+    /// Seconds that a resumable stream goes on without a reader, and is kept after its end
+    #[arg(long, env = "SCONCE_STREAM_GRACE", value_name = "SECONDS", default_value = "30")]
+    #[arg(value_parser = seconds)]
+    stream_grace: Duration,
+
+    /// Seconds that the answer to a request with an Idempotency-Key is kept after its end
+    #[arg(long, env = "SCONCE_IDEMPOTENCY_WINDOW", value_name = "SECONDS", default_value = "600")]
+    #[arg(value_parser = seconds)]
+    idempotency_window: Duration,
+
+    /// Bytes that are kept of resumable streams and of answers to requests with an Idempotency-Key
+    #[arg(long, env = "SCONCE_MAX_KEPT_BYTES", value_name = "BYTES", default_value_t = Limits::default().max_kept_bytes)]
+    max_kept_bytes: usize,
 }
 
 impl From<Router> for Config {
@@ -135,6 +149,9 @@ impl From<Router> for Config {
                 max_connections_per_ip: args.limits.max_connections_per_ip,
                 max_n: args.limits.max_n,
                 queue_timeout: args.limits.queue_timeout,
+                stream_grace: args.limits.stream_grace,
+                idempotency_window: args.limits.idempotency_window,
+                max_kept_bytes: args.limits.max_kept_bytes,
                 ..Limits::default()
             },
         }
@@ -213,6 +230,8 @@ mod tests {
         assert_eq!(typed.drain_timeout, meant.drain_timeout);
         assert_eq!(typed.limits.queue_timeout, meant.limits.queue_timeout);
         assert_eq!(typed.responses, meant.responses);
+        assert_eq!(typed.limits.stream_grace, meant.limits.stream_grace);
+        assert_eq!(typed.limits.idempotency_window, meant.limits.idempotency_window);
         assert_eq!(typed.workers, ["unix:/run/w.sock"]);
     }
 

@@ -105,6 +105,16 @@ metrics! {
         "Blocks of the KV caches.";
     OPEN_STREAMS = "sconce_open_streams", Kind::Gauge,
         "Event streams that are open.";
+    DETACHED_STREAMS = "sconce_detached_streams", Kind::Gauge,
+        "Answers that are being made while no client is connected to take them.";
+    STREAMS_RESUMED = "sconce_streams_resumed_total", Kind::Counter,
+        "Times that a client came back to a stream.";
+    STREAMS_ABANDONED = "sconce_streams_abandoned_total", Kind::Counter,
+        "Answers that were cancelled because no client came back in time.";
+    IDEMPOTENT_REPLAYS = "sconce_idempotent_replays_total", Kind::Counter,
+        "Repeated requests that got the answer to the first.";
+    KEPT_BYTES = "sconce_kept_answer_bytes", Kind::Gauge,
+        "Bytes of answers that are kept for clients that come back.";
     HTTP_REQUESTS = "sconce_http_requests_total", Kind::Counter,
         "HTTP answers, by route and status.";
     HTTP_DURATION = "sconce_http_request_duration_seconds", Kind::Histogram(LATENCY),

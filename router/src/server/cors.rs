@@ -18,7 +18,8 @@ use http::{HeaderMap, HeaderValue, Method};
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE");
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, openai-processing-ms",
+    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, openai-processing-ms, \
+     x-stream-id, idempotent-replayed",
 );
 const VARIES: HeaderValue = HeaderValue::from_static(
     "origin, access-control-request-method, access-control-request-headers",

@@ -36,7 +36,7 @@ use super::body;
 use crate::app::App;
 use crate::auth::{self, Authenticator};
 use crate::config::MetricsAccess;
-use crate::{api, docs, health, metrics};
+use crate::{api, docs, health, metrics, replay};
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,19 +57,22 @@ pub trait Policy: sealed::Sealed {
     /// A route for GET and HEAD.
     fn get<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
         let access = Self::ACCESS;
-        Route { method: Method::GET, path, access, handler: on(MethodFilter::GET, handler) }
+        let handler = on(MethodFilter::GET, handler);
+        Route { method: Method::GET, path, access, keeps: Keeps::Nothing, handler }
     }
 
     /// A route for DELETE.
     fn delete<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
         let access = Self::ACCESS;
-        Route { method: Method::DELETE, path, access, handler: on(MethodFilter::DELETE, handler) }
+        let handler = on(MethodFilter::DELETE, handler);
+        Route { method: Method::DELETE, path, access, keeps: Keeps::Nothing, handler }
     }
 
     /// A route for POST, with a JSON body.
     fn post<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
         let access = Self::ACCESS;
-        Route { method: Method::POST, path, access, handler: on(MethodFilter::POST, handler) }
+        let handler = on(MethodFilter::POST, handler);
+        Route { method: Method::POST, path, access, keeps: Keeps::Nothing, handler }
     }
 }
 
@@ -109,20 +112,35 @@ pub struct Route {
     pub path: &'static str,
     /// Who may call it.
     pub access: Access,
+    /// Whether its answers can be kept for clients that come back.
+    keeps: Keeps,
     handler: MethodRouter<App>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    Nothing,
+    Answers,
+}
+
+impl Route {
+    /// The same, with answers that a client can come back for.
+    fn keeping(self) -> Self {
+        Self { keeps: Keeps::Answers, ..self }
+    }
 }
 
 /// Every route of the router.
 pub fn routes() -> Vec<Route> {
     vec![
-        NeedsKey::post("/v1/chat/completions", api::chat::create),
+        NeedsKey::post("/v1/chat/completions", api::chat::create).keeping(),
         NeedsKey::post("/v1/chat/completions/render", api::tokenize::render),
-        NeedsKey::post("/v1/responses", api::responses::create),
+        NeedsKey::post("/v1/responses", api::responses::create).keeping(),
         NeedsKey::post("/v1/responses/input_tokens", api::responses::input_tokens),
         NeedsKey::get("/v1/responses/{id}", api::responses::retrieve),
         NeedsKey::delete("/v1/responses/{id}", api::responses::delete),
         NeedsKey::get("/v1/responses/{id}/input_items", api::responses::input_items),
-        NeedsKey::post("/v1/completions", api::completions::create),
+        NeedsKey::post("/v1/completions", api::completions::create).keeping(),
         NeedsKey::post("/tokenize", api::tokenize::tokenize),
         NeedsKey::post("/detokenize", api::tokenize::detokenize),
         NeedsKey::post("/v1/embeddings", api::embeddings::create),
@@ -130,10 +148,11 @@ pub fn routes() -> Vec<Route> {
         NeedsKey::post("/rerank", api::rerank::create_unversioned),
         NeedsKey::post("/v1/score", api::score::create),
         NeedsKey::post("/score", api::score::create_unversioned),
-        NeedsKey::post("/v1/messages", api::messages::create),
+        NeedsKey::post("/v1/messages", api::messages::create).keeping(),
         NeedsKey::post("/v1/messages/count_tokens", api::messages::count_tokens),
         NeedsKey::get("/v1/models", api::models::list),
         NeedsKey::get("/v1/models/{*id}", api::models::retrieve),
+        NeedsKey::get("/v1/streams/{id}", api::streams::resume),
         Public::get("/live", health::live),
         Public::get("/ready", health::ready),
         Public::get("/health", health::health),
@@ -147,7 +166,10 @@ pub fn routes() -> Vec<Route> {
 /// inside the routing, and no path is ever compared twice.
 pub(super) fn mount(routes: Vec<Route>, app: &App, authenticator: &Authenticator) -> Router<App> {
     let mut router = Router::new();
-    for Route { method, path, access, mut handler } in routes {
+    for Route { method, path, access, keeps, mut handler } in routes {
+        if keeps == Keeps::Answers {
+            handler = handler.route_layer(from_fn_with_state(app.clone(), replay::keep));
+        }
         if method == Method::POST {
             let limits = from_fn_with_state(app.clone(), body::receive);
             // Our own limit is the one that counts, and the one that is answered as JSON.

@@ -11,6 +11,7 @@ mod embeddings;
 mod json;
 mod messages;
 mod observed;
+mod replay;
 mod responses;
 mod service;
 mod streaming;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use reqwest::Response;
+use reqwest::{Method, RequestBuilder, Response};
 use sconce_proto::worker::ModelInfo;
 use sconce_router::config::{AuthMode, Config, Limits};
 use sconce_router::dispatch::Dispatcher;
@@ -21,7 +21,7 @@ pub(crate) struct Service {
     pub(crate) worker: Worker,
     pub(crate) address: SocketAddr,
     client: reqwest::Client,
-    _stage: watch::Sender<Stage>,
+    pub(crate) stage: watch::Sender<Stage>,
     _serving: JoinHandle<()>,
     _directory: TempDir,
 }
@@ -41,6 +41,13 @@ pub(crate) async fn start_with(
     model: impl FnOnce(&mut ModelInfo),
     limits: impl FnOnce(&mut Limits),
 ) -> Service {
+    start_configured(model, |config| limits(&mut config.limits)).await
+}
+
+pub(crate) async fn start_configured(
+    model: impl FnOnce(&mut ModelInfo),
+    change: impl FnOnce(&mut Config),
+) -> Service {
     let worker = Worker::start(model);
     let directory = tempfile::tempdir().unwrap();
     let mut config = Config {
@@ -50,7 +57,7 @@ pub(crate) async fn start_with(
         workers: vec![worker.address()],
         ..Config::default()
     };
-    limits(&mut config.limits);
+    change(&mut config);
     let dispatcher = Dispatcher::new(&config);
     let (stage, stages) = watch::channel(Stage::Serve);
     let server = Server::bind(config, dispatcher.clone(), stages).await.unwrap();
@@ -67,7 +74,7 @@ pub(crate) async fn start_with(
         worker,
         address,
         client: reqwest::Client::builder().no_proxy().build().unwrap(),
-        _stage: stage,
+        stage,
         _serving: serving,
         _directory: directory,
     }
@@ -83,6 +90,10 @@ impl Service {
         let request = self.client.post(self.url(path)).header("content-type", "application/json");
         let request = request.body(body);
         tokio::spawn(async move { request.send().await.unwrap() })
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path)).header("content-type", "application/json")
     }
 
     pub(crate) fn chat(&self, change: Value) -> JoinHandle<Response> {

@@ -12,7 +12,7 @@ use crate::service::{start, start_with, wait};
 use crate::worker::{LONG, Received};
 
 /// The data of a stream's events. Anything else than data and comments fails the test.
-fn events(text: &str) -> Vec<Value> {
+pub(crate) fn events(text: &str) -> Vec<Value> {
     assert!(text.ends_with("\n\n"), "{text:?}");
     let events = text.split_terminator("\n\n").filter(|event| !event.starts_with(':'));
     let data =
@@ -20,7 +20,7 @@ fn events(text: &str) -> Vec<Value> {
     data.map(|data| serde_json::from_str(data).unwrap_or_else(|_| Value::from(data))).collect()
 }
 
-async fn all(response: Response) -> Vec<Value> {
+pub(crate) async fn all(response: Response) -> Vec<Value> {
     assert_eq!(response.status(), 200);
     events(&timeout(LONG, response.text()).await.expect("the stream did not end").unwrap())
 }
@@ -39,7 +39,7 @@ pub(crate) fn text_of(chunks: &[Value], index: u64) -> String {
         .collect()
 }
 
-async fn read(response: &mut Response) -> String {
+pub(crate) async fn read(response: &mut Response) -> String {
     let bytes = timeout(LONG, response.chunk()).await.expect("nothing was sent").unwrap().unwrap();
     String::from_utf8(bytes.to_vec()).unwrap()
 }
