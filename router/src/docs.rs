@@ -27,6 +27,7 @@ const SCHEME: &str = "api_key";
         api::responses::create,
         api::responses::input_tokens,
         api::responses::retrieve,
+        api::responses::cancel,
         api::responses::delete,
         api::responses::input_items,
         api::completions::create,

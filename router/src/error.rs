@@ -52,6 +52,12 @@ pub enum ApiError {
     /// What was to be stored, or read, could not be.
     #[error("the server's database can't be used now")]
     Storage,
+    /// Whoever asked for it, or another request of theirs, has cancelled it.
+    #[error("the response was cancelled")]
+    Cancelled,
+    /// The server ended before the answer did.
+    #[error("the server stopped before the response was complete")]
+    Interrupted,
     /// A bug: something failed that no request can cause.
     #[error("the server failed to answer this request")]
     Internal,
@@ -119,6 +125,8 @@ impl ApiError {
             | Self::BrokenTemplate { .. }
             | Self::Internal
             | Self::Storage
+            | Self::Cancelled
+            | Self::Interrupted
             | Self::Dispatch(_)
             | Self::Replay(_) => None,
         };
@@ -148,6 +156,10 @@ impl ApiError {
                 "storage_unavailable",
                 Retry::After(2),
             ),
+            Self::Cancelled => (StatusCode::CONFLICT, REQUEST, "response_cancelled", Retry::Never),
+            Self::Interrupted => {
+                (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "interrupted", Retry::Never)
+            }
             Self::BrokenTemplate { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "broken_template", Retry::Never)
             }
@@ -257,6 +269,8 @@ mod tests {
             ApiError::BrokenTemplate { model: "m".into() },
             ApiError::NotFound { what: "response", id: "r".into() },
             ApiError::Storage,
+            ApiError::Cancelled,
+            ApiError::Interrupted,
             ApiError::Internal,
             dispatch::Error::NoWorker { model: "m".into() }.into(),
             dispatch::Error::QueueFull { max_queue: 1 }.into(),

@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::config::Limits;
+use crate::error::ApiError;
 use crate::metrics;
 use crate::shutdown::Stage;
 use key::{Digest, Scope};
@@ -52,7 +53,7 @@ pub enum Error {
     #[error("the answer to this request was given before, and was too long to be kept")]
     AnswerGone,
     /// All answers that are kept are being made.
-    #[error("the server keeps as many answers as it can; no other idempotency key fits")]
+    #[error("the server keeps as many answers as it can; no other fits now")]
     Full,
 }
 
@@ -96,6 +97,15 @@ struct Recipient {
     owner: Arc<str>,
     wording: Wording,
     once: Option<(Scope, Digest)>,
+}
+
+/// How far an answer has come that is made in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing has been generated.
+    Queued,
+    /// Something has.
+    Begun,
 }
 
 /// Whether a request is the first of its idempotency key.
@@ -164,6 +174,73 @@ impl Replays {
             return Err(Error::Full);
         }
         Ok(Once::First(self.start(&mut answers, recipient, answer())))
+    }
+
+    /// Makes an answer for nobody in particular, to its end. Its events are kept as long as there is
+    /// room, whether anyone reads them or not.
+    pub(crate) fn background(
+        &self,
+        (owner, id): (Arc<str>, String),
+        answer: impl Future<Output = Response> + Send + 'static,
+    ) -> Result<Reader, Error> {
+        let mut answers = self.0.answers();
+        if !self.0.is_room(&mut answers) {
+            return Err(Error::Full);
+        }
+        let wording = Wording::OpenAi;
+        let recording = Recording::unattended(id.clone(), Arc::clone(&self.0.budget));
+        let recording = Arc::new(recording);
+        let reader = Reader::new(Arc::clone(&recording), (wording, self.0.limits.keep_alive));
+        let keep = self.0.limits.idempotency_window;
+        let keeper = Keeper { recording: Arc::clone(&recording), shared: Arc::downgrade(&self.0) };
+        let made = keeper.make_alone(answer).in_current_span();
+        let task = tokio::spawn(async move {
+            made.await;
+            keeper.keep(true, keep).await;
+        });
+        let task = AbortOnDropHandle::new(task);
+        answers.by_id.insert(id, Answer { recording, owner, wording, once: None, _task: task });
+        Ok(reader)
+    }
+
+    /// A reader of an answer that is made in the background, whether it has begun or not.
+    pub(crate) fn follow(&self, owner: &str, id: &str) -> Result<Reader, Error> {
+        let answers = self.0.answers();
+        let own = answers.by_id.get(id).filter(|answer| *answer.owner == *owner);
+        own.map(|answer| self.reader(answer)).ok_or(Error::NoStream)
+    }
+
+    /// How far an answer of this owner has come, if it is being made.
+    pub(crate) fn progress(&self, owner: &str, id: &str) -> Option<Progress> {
+        let answers = self.0.answers();
+        let answer = answers.by_id.get(id).filter(|answer| *answer.owner == *owner)?;
+        match (answer.recording.has_ended(), answer.recording.kept()) {
+            (true, _) => None,
+            (false, (_, 0)) => Some(Progress::Queued),
+            (false, _) => Some(Progress::Begun),
+        }
+    }
+
+    /// Cancels an answer that is being made; whoever reads it gets this error.
+    pub(crate) fn cancel(&self, owner: &str, id: &str, error: &ApiError) {
+        let mut answers = self.0.answers();
+        let is_owned = |answer: &&Answer| *answer.owner == *owner && !answer.recording.has_ended();
+        if let Some(answer) = answers.by_id.get(id).filter(is_owned) {
+            answer.recording.push_now(answer.wording.write(error).as_bytes());
+            answers.remove(id);
+        }
+    }
+
+    /// Waits until nothing is being made in the background.
+    pub(crate) async fn finished(&self) {
+        let unattended = || {
+            let answers = self.0.answers();
+            let mut made = answers.by_id.values().map(|answer| &answer.recording);
+            made.find(|it| it.is_unattended() && !it.has_ended()).cloned()
+        };
+        while let Some(recording) = unattended() {
+            recording.ended().await;
+        }
     }
 
     fn reader(&self, answer: &Answer) -> Reader {
@@ -266,6 +343,18 @@ impl Keeper {
                     false
                 }
             }
+        }
+    }
+
+    /// Takes the answer in, whoever wants it.
+    fn make_alone(
+        &self,
+        answer: impl Future<Output = Response> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let keeper = Self { recording: Arc::clone(&self.recording), shared: self.shared.clone() };
+        async move {
+            let _ending = Ending(&keeper.recording);
+            keeper.recording.fill(answer, &keeper).await;
         }
     }
 

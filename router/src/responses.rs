@@ -58,7 +58,7 @@ impl Responses {
         !self.0.ttl.is_zero()
     }
 
-    /// Stores a response over what may be there of it.
+    /// Stores a new response.
     pub(crate) async fn save(
         &self,
         owner: &str,
@@ -71,6 +71,18 @@ impl Responses {
             self.tidy().await;
         }
         Ok(())
+    }
+
+    /// Stores how a response has ended that was stored before. Says whether it was still there, and
+    /// had not ended otherwise.
+    pub(crate) async fn finish(
+        &self,
+        owner: &str,
+        response: &ResponseObject,
+        input: &[Item],
+    ) -> Result<bool, ApiError> {
+        let row = self.row(owner, response, input)?;
+        self.store().await?.finish_response(&row).await.map_err(unusable)
     }
 
     /// A response that this owner has stored.

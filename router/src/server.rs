@@ -120,7 +120,7 @@ impl Server {
         let protocol = Protocol::new(&config.limits, router);
         let acceptor = Acceptor::new(self.listener, protocol, &config.limits);
         let num_cut = tokio::select! {
-            num_cut = acceptor.run(config, self.stage) => num_cut,
+            num_cut = acceptor.run((config, self.stage), self.app.replays.finished()) => num_cut,
             never = keep_metrics_small() => match never {},
         };
         tracing::info!(num_cut, "stopped");

@@ -45,9 +45,13 @@ pub trait Events {
     /// Closes the text event that may still be open.
     fn close(&mut self, out: &mut Vec<u8>, usage: TokenUsage);
 
-    /// What must happen before the answer may end, if anything.
-    fn settle(&mut self, usage: TokenUsage) -> Option<BoxFuture<'static, Result<(), ApiError>>> {
-        let _ = usage;
+    /// What must happen before the answer may end, by itself or with an error, if anything.
+    fn settle(
+        &mut self,
+        end: Result<(), &ApiError>,
+        usage: TokenUsage,
+    ) -> Option<BoxFuture<'static, Result<(), ApiError>>> {
+        let _ = (end, usage);
         None
     }
 

@@ -121,3 +121,18 @@ def test_what_is_not_stored_can_not_be_continued(client, server):
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, server, previous_response_id=first.id)
     assert refused.value.code == "previous_response_not_found"
+
+
+def test_in_the_background(client, server):
+    begun = ask(client, server, background=True)
+    assert begun.status == "queued"
+    events = list(client.responses.retrieve(begun.id, stream=True))
+    assert events[-1].type in ("response.completed", "response.incomplete")
+    done = client.responses.retrieve(begun.id)
+    assert done.output_text == ask(client, server, store=False).output_text == events[-1].response.output_text
+    rest = list(client.responses.retrieve(begun.id, stream=True, starting_after=4))
+    assert [event.sequence_number for event in rest] == list(range(5, len(events)))
+
+    long = ask(client, server, background=True, max_output_tokens=2000, extra_body={"ignore_eos": True})
+    assert client.responses.cancel(long.id).status == "cancelled"
+    assert client.responses.retrieve(long.id).status == "cancelled"

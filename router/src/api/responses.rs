@@ -1,5 +1,6 @@
 //! `/v1/responses`: OpenAI's Responses API.
 
+mod background;
 pub mod event;
 pub mod item;
 pub(crate) mod output;
@@ -26,6 +27,7 @@ use crate::stream::{self, ResponseEvents, Save};
 use crate::validate::responses::{Checked, input, user};
 use crate::validate::{self, Mode};
 use crate::{api, prompt, reading};
+use background::Made;
 use item::{Item, new_id};
 use output::Output;
 use reply::{DeletedResponse, InputTokens, ItemList, ResponseObject};
@@ -68,19 +70,34 @@ pub async fn create(
     let is_stored = is_stored(&app, &request)?;
     let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
     request.store = Some(is_stored);
-    let mut response = ResponseObject::begin(new_id("resp"), &model.info.model, &mut request);
+    let response = ResponseObject::begin(new_id("resp"), &model.info.model, &mut request);
     let (mut encoded, input) = encode(&app, &principal, (&model, request)).await?;
     let reply = encoded.request.reply;
     let reading = reading::prepare(&model, &mut encoded)?;
     let start = (&app, &principal);
-    let mut stream = TextStream::start(start, Arc::clone(&model), encoded, reading.as_ref())?;
+    let stream = TextStream::start(start, Arc::clone(&model), encoded, reading.as_ref())?;
 
-    let save = is_stored.then(|| save(&app, &principal, input));
-    let mut output = Output::new(reply.logprobs.map(|_| model));
-    if let Mode::Stream(_) = reply.mode {
-        let events = ResponseEvents::new(response, output, save);
-        return stream::respond(stream, events, &app.config.limits).await;
+    let output = Output::new(reply.logprobs.map(|_| model));
+    if response.background {
+        let made = Made { response, output, input, stream };
+        return background::start(&app, &principal, made, reply.mode).await;
     }
+    let save = is_stored.then(|| save(&app, &principal, input));
+    match reply.mode {
+        Mode::Stream(_) => {
+            let events = ResponseEvents::new(response, output, save);
+            stream::respond(stream, events, &app.config.limits).await
+        }
+        Mode::Whole => whole(stream, (response, output), save).await,
+    }
+}
+
+/// Waits for the whole response: the same steps, collected.
+async fn whole(
+    mut stream: TextStream,
+    (mut response, mut output): (ResponseObject, Output),
+    save: Option<Save>,
+) -> Result<Response, ApiError> {
     let mut finish = None;
     while let Some(delta) = stream.next().await {
         let delta = delta?;
@@ -122,17 +139,29 @@ pub async fn input_tokens(
     Ok(Json(InputTokens { object: "response.input_tokens".into(), input_tokens }))
 }
 
-/// Tells a stored response.
+/// Tells a stored response, or follows one that is made in the background.
+///
+/// With `stream`, the answer is `text/event-stream`: the events after number `starting_after`, then
+/// what comes. Events are kept for a while only.
 #[utoipa::path(
     get,
     path = "/v1/responses/{id}",
     tag = "Responses",
     security(("api_key" = [])),
-    params(("id" = String, Path, description = "The response's id")),
+    params(
+        ("id" = String, Path, description = "The response's id"),
+        ("stream" = Option<bool>, Query, description = "Its events instead of it. Default false"),
+        ("starting_after" = Option<u64>, Query, description = "Only events after this number"),
+    ),
     responses(
-        (status = 200, description = "The response", body = ResponseObject),
+        (status = 200, description = "The response", content(
+            (ResponseObject = "application/json"),
+            (event::ResponseEvent = "text/event-stream"),
+        )),
+        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
         (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
         (status = 404, description = "There is none, or it is another key's", body = ErrorBody),
+        (status = 410, description = "Some of the events are not kept any more", body = ErrorBody),
     ),
 )]
 pub async fn retrieve(
@@ -140,13 +169,45 @@ pub async fn retrieve(
     principal: Principal,
     Path(id): Path<String>,
     query: Query,
-) -> Result<Json<ResponseObject>, ApiError> {
-    if query.boolean("stream")? == Some(true) {
-        let message = "`stream`: only responses made in the background can be followed";
+) -> Result<Response, ApiError> {
+    let after = query.count("starting_after", (0, u64::MAX - 1))?;
+    let stored = background::load(&app, &principal, &id).await?;
+    if query.boolean("stream")? != Some(true) {
+        if after.is_some() {
+            let message = "`starting_after` needs `stream` to be true";
+            return Err(ApiError::invalid("starting_after", "invalid_value", message));
+        }
+        return Ok(Json(stored.response).into_response());
+    }
+    if !stored.response.background {
+        let message = "`stream`: only a response that is made in the background can be followed";
         return Err(ApiError::invalid("stream", "unsupported_value", message));
     }
-    let Stored { response, .. } = app.responses.load(&principal.key_id, &id).await?;
-    Ok(Json(response))
+    // Events are numbered from 0, and counted from 1.
+    let num_seen = after.map_or(0, |last| last + 1);
+    background::follow(&app, &principal, &id, num_seen).await
+}
+
+/// Cancels a response that is made in the background. One that has ended stays as it is.
+#[utoipa::path(
+    post,
+    path = "/v1/responses/{id}/cancel",
+    tag = "Responses",
+    security(("api_key" = [])),
+    params(("id" = String, Path, description = "The response's id")),
+    responses(
+        (status = 200, description = "The response", body = ResponseObject),
+        (status = 400, description = "It is not made in the background", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+        (status = 404, description = "There is none, or it is another key's", body = ErrorBody),
+    ),
+)]
+pub async fn cancel(
+    State(app): State<App>,
+    principal: Principal,
+    Path(id): Path<String>,
+) -> Result<Json<ResponseObject>, ApiError> {
+    background::cancel(&app, &principal, &id).await.map(Json)
 }
 
 /// Deletes a stored response. Responses that continue it can't be continued any more.
@@ -168,6 +229,7 @@ pub async fn delete(
     Path(id): Path<String>,
 ) -> Result<Json<DeletedResponse>, ApiError> {
     app.responses.delete(&principal.key_id, &id).await?;
+    app.replays.cancel(&principal.key_id, &id, &ApiError::Cancelled);
     Ok(Json(DeletedResponse { id, object: "response".into(), deleted: true }))
 }
 
@@ -227,6 +289,10 @@ pub async fn input_items(
 
 /// Whether a response will be stored.
 fn is_stored(app: &App, request: &ResponsesRequest) -> Result<bool, ApiError> {
+    if request.background && (request.store == Some(false) || !app.responses.are_kept()) {
+        let message = "`background` needs `store`: nothing else could be asked for";
+        return Err(ApiError::invalid("background", "invalid_value", message));
+    }
     match request.store {
         Some(true) if !app.responses.are_kept() => {
             let message = "`store`: this server stores no responses";

@@ -66,9 +66,14 @@ impl Log {
         true
     }
 
+    /// Counts every event as given.
+    pub(super) fn give_all(&mut self) {
+        self.num_given = self.last();
+    }
+
     /// Drops everything.
     pub(super) fn clear(&mut self) {
-        self.num_given = self.last();
+        self.give_all();
         while self.drop_oldest() {}
         self.shrink();
     }

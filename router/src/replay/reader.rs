@@ -78,8 +78,32 @@ impl Reader {
         }
     }
 
+    /// The events after the one of this number, as soon as there are any; an answer that is no
+    /// stream, whole. `param` names the number in errors.
+    pub(crate) async fn begun_after(
+        mut self,
+        (param, number): (&str, u64),
+    ) -> Result<Response, ApiError> {
+        loop {
+            self.news.borrow_and_update();
+            match self.recording.head() {
+                Some(head) if is_event_stream(&head) => return self.after((param, number)),
+                Some(_) => return self.answer().await,
+                None if self.recording.has_ended() => return Err(ApiError::Internal),
+                None => {}
+            }
+            if self.news.changed().await.is_err() {
+                return Err(ApiError::Internal);
+            }
+        }
+    }
+
     /// The events after the one of this number.
     pub(crate) fn events_after(self, number: u64) -> Result<Response, ApiError> {
+        self.after(("after", number))
+    }
+
+    fn after(self, (param, number): (&str, u64)) -> Result<Response, ApiError> {
         const X_STREAM_ID: HeaderName = HeaderName::from_static("x-stream-id");
         let Some(mut head) = self.recording.head() else { return Err(ApiError::Internal) };
         let (num_dropped, last) = self.recording.kept();
@@ -87,8 +111,9 @@ impl Reader {
             return Err(Error::EventsGone { num_dropped }.into());
         }
         if number > last {
-            let message = format!("`after` is {number} and the stream has {last} events so far");
-            return Err(ApiError::invalid("after", "integer_above_max_value", message));
+            let message =
+                format!("`{param}` is beyond the {last} events that the stream has so far");
+            return Err(ApiError::invalid(param, "integer_above_max_value", message));
         }
         if let Ok(id) = HeaderValue::from_str(&self.recording.id) {
             head.headers.insert(X_STREAM_ID, id);
@@ -144,7 +169,7 @@ impl Wording {
         if path.starts_with("/v1/messages") { Self::Anthropic } else { Self::OpenAi }
     }
 
-    fn write(self, error: &ApiError) -> String {
+    pub(super) fn write(self, error: &ApiError) -> String {
         match self {
             Self::OpenAi => format!("data: {}\n\n", error.body()),
             Self::Anthropic => format!("event: error\ndata: {}\n\n", anthropic::body(error)),

@@ -34,7 +34,17 @@ pub(crate) struct Recording {
     readers: watch::Sender<usize>,
     /// Told when a reader has taken something.
     room: Notify,
+    kind: Kind,
     budget: Arc<Budget>,
+}
+
+/// Whether an answer waits for its readers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// What nobody was given is not dropped.
+    Attended,
+    /// It goes on, and what has no room is dropped.
+    Unattended,
 }
 
 struct State {
@@ -79,6 +89,15 @@ impl Budget {
 
 impl Recording {
     pub(super) fn new(id: String, budget: Arc<Budget>) -> Self {
+        Self::of_kind(Kind::Attended, id, budget)
+    }
+
+    /// An answer that goes on whether anyone reads it or not.
+    pub(super) fn unattended(id: String, budget: Arc<Budget>) -> Self {
+        Self::of_kind(Kind::Unattended, id, budget)
+    }
+
+    fn of_kind(kind: Kind, id: String, budget: Arc<Budget>) -> Self {
         let state = State { head: None, log: Log::default(), ended: None };
         Self {
             id,
@@ -86,6 +105,7 @@ impl Recording {
             news: watch::Sender::new(()),
             readers: watch::Sender::new(0),
             room: Notify::new(),
+            kind,
             budget,
         }
     }
@@ -100,6 +120,16 @@ impl Recording {
 
     pub(super) fn head(&self) -> Option<Parts> {
         self.state().head.clone()
+    }
+
+    pub(super) fn is_unattended(&self) -> bool {
+        self.kind == Kind::Unattended
+    }
+
+    /// Returns once nothing more comes.
+    pub(super) async fn ended(&self) {
+        let mut news = self.news();
+        while !self.has_ended() && news.changed().await.is_ok() {}
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -197,6 +227,9 @@ impl Recording {
         let Budget { max_each, max_total, .. } = *self.budget;
         let mut state = self.state();
         let before = state.log.size();
+        if self.kind == Kind::Unattended {
+            state.log.give_all();
+        }
         // One event always fits: what is left to a stream when others have taken everything.
         let fits = |log: &Log| {
             let others = self.budget.total().saturating_sub(before);
@@ -212,7 +245,7 @@ impl Recording {
         is_room
     }
 
-    fn push_now(&self, bytes: &[u8]) {
+    pub(super) fn push_now(&self, bytes: &[u8]) {
         let mut state = self.state();
         let before = state.log.size();
         state.log.push(bytes);

@@ -61,13 +61,21 @@ impl Acceptor {
         }
     }
 
-    /// Serves connections until the stage asks for the end. Returns how many had to be cut off.
-    pub(super) async fn run(mut self, config: &Config, mut stage: watch::Receiver<Stage>) -> usize {
+    /// Serves connections until the stage asks for the end, and for what else is `unfinished` then.
+    /// Returns how many had to be cut off.
+    pub(super) async fn run(
+        mut self,
+        (config, mut stage): (&Config, watch::Receiver<Stage>),
+        unfinished: impl Future<Output = ()>,
+    ) -> usize {
         self.accept_until(closing(stage.clone(), config.shutdown_delay)).await;
         drop(self.listener);
         self.drain.send_replace(Stage::Drain);
 
-        let finished = async { while self.connections.join_next().await.is_some() {} };
+        let finished = async {
+            while self.connections.join_next().await.is_some() {}
+            unfinished.await;
+        };
         tokio::select! {
             _ = timeout(config.drain_timeout, finished) => {}
             () = shutdown::reached(&mut stage, Stage::Stop) => {}

@@ -58,21 +58,47 @@ pub trait Policy: sealed::Sealed {
     fn get<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
         let access = Self::ACCESS;
         let handler = on(MethodFilter::GET, handler);
-        Route { method: Method::GET, path, access, keeps: Keeps::Nothing, handler }
+        Route {
+            method: Method::GET,
+            path,
+            access,
+            takes: Takes::Nothing,
+            keeps: Keeps::Nothing,
+            handler,
+        }
     }
 
     /// A route for DELETE.
     fn delete<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
         let access = Self::ACCESS;
         let handler = on(MethodFilter::DELETE, handler);
-        Route { method: Method::DELETE, path, access, keeps: Keeps::Nothing, handler }
+        Route {
+            method: Method::DELETE,
+            path,
+            access,
+            takes: Takes::Nothing,
+            keeps: Keeps::Nothing,
+            handler,
+        }
+    }
+
+    /// A route for POST that takes no body.
+    fn act<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
+        Route { takes: Takes::Nothing, ..Self::post(path, handler) }
     }
 
     /// A route for POST, with a JSON body.
     fn post<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
         let access = Self::ACCESS;
         let handler = on(MethodFilter::POST, handler);
-        Route { method: Method::POST, path, access, keeps: Keeps::Nothing, handler }
+        Route {
+            method: Method::POST,
+            path,
+            access,
+            takes: Takes::Json,
+            keeps: Keeps::Nothing,
+            handler,
+        }
     }
 }
 
@@ -112,9 +138,17 @@ pub struct Route {
     pub path: &'static str,
     /// Who may call it.
     pub access: Access,
+    takes: Takes,
     /// Whether its answers can be kept for clients that come back.
     keeps: Keeps,
     handler: MethodRouter<App>,
+}
+
+/// What a request brings with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Nothing,
+    Json,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -138,6 +172,7 @@ pub fn routes() -> Vec<Route> {
         NeedsKey::post("/v1/responses", api::responses::create).keeping(),
         NeedsKey::post("/v1/responses/input_tokens", api::responses::input_tokens),
         NeedsKey::get("/v1/responses/{id}", api::responses::retrieve),
+        NeedsKey::act("/v1/responses/{id}/cancel", api::responses::cancel),
         NeedsKey::delete("/v1/responses/{id}", api::responses::delete),
         NeedsKey::get("/v1/responses/{id}/input_items", api::responses::input_items),
         NeedsKey::post("/v1/completions", api::completions::create).keeping(),
@@ -166,11 +201,11 @@ pub fn routes() -> Vec<Route> {
 /// inside the routing, and no path is ever compared twice.
 pub(super) fn mount(routes: Vec<Route>, app: &App, authenticator: &Authenticator) -> Router<App> {
     let mut router = Router::new();
-    for Route { method, path, access, keeps, mut handler } in routes {
+    for Route { method: _, path, access, takes, keeps, mut handler } in routes {
         if keeps == Keeps::Answers {
             handler = handler.route_layer(from_fn_with_state(app.clone(), replay::keep));
         }
-        if method == Method::POST {
+        if takes == Takes::Json {
             let limits = from_fn_with_state(app.clone(), body::receive);
             // Our own limit is the one that counts, and the one that is answered as JSON.
             handler = handler.route_layer(DefaultBodyLimit::disable()).route_layer(limits);

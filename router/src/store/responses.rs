@@ -1,6 +1,6 @@
 //! Responses and their items. Every query names an owner: what another one stored does not exist.
 
-use sqlx::Row;
+use sqlx::{Row, SqliteConnection};
 
 use super::{Error, Store};
 
@@ -36,47 +36,32 @@ pub(crate) struct Turn {
 }
 
 impl Store {
-    /// Writes a response over what may be there of it.
+    /// Writes a new response.
     pub(crate) async fn put_response(&self, row: &ResponseRow) -> Result<(), Error> {
-        let items = || row.input.iter().chain(&row.output);
-        let num_bytes = row.body.len() + items().map(|(_, body)| body.len()).sum::<usize>();
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query("DELETE FROM responses WHERE id = ?1 AND owner = ?2")
-            .bind(&row.id)
-            .bind(&row.owner)
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query(
-            "INSERT INTO responses \
-             (id, owner, previous, status, created_at, expires_at, num_bytes, body) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        insert(row, &mut transaction).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Writes a response over one that was not finished. Says whether it was there: it may have
+    /// been deleted, or have ended otherwise.
+    pub(crate) async fn finish_response(&self, row: &ResponseRow) -> Result<bool, Error> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let unfinished = sqlx::query(
+            "DELETE FROM responses \
+             WHERE id = ?1 AND owner = ?2 AND status IN ('queued', 'in_progress')",
         )
         .bind(&row.id)
         .bind(&row.owner)
-        .bind(&row.previous)
-        .bind(&row.status)
-        .bind(row.created_at)
-        .bind(row.expires_at)
-        .bind(i64::try_from(num_bytes).unwrap_or(i64::MAX))
-        .bind(&row.body)
         .execute(&mut *transaction)
         .await?;
-        for (position, (id, body)) in (0_i64..).zip(items()) {
-            let is_output = position >= row.input.len() as i64;
-            sqlx::query(
-                "INSERT INTO response_items (response, position, is_output, id, body) \
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-            )
-            .bind(&row.id)
-            .bind(position)
-            .bind(is_output)
-            .bind(id)
-            .bind(body)
-            .execute(&mut *transaction)
-            .await?;
+        let is_there = unfinished.rows_affected() == 1;
+        if is_there {
+            insert(row, &mut transaction).await?;
         }
         transaction.commit().await?;
-        Ok(())
+        Ok(is_there)
     }
 
     /// A response with its items, unless it has expired.
@@ -234,6 +219,41 @@ impl Store {
     }
 }
 
+async fn insert(row: &ResponseRow, connection: &mut SqliteConnection) -> Result<(), Error> {
+    let items = || row.input.iter().chain(&row.output);
+    let num_bytes = row.body.len() + items().map(|(_, body)| body.len()).sum::<usize>();
+    sqlx::query(
+        "INSERT INTO responses \
+         (id, owner, previous, status, created_at, expires_at, num_bytes, body) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )
+    .bind(&row.id)
+    .bind(&row.owner)
+    .bind(&row.previous)
+    .bind(&row.status)
+    .bind(row.created_at)
+    .bind(row.expires_at)
+    .bind(i64::try_from(num_bytes).unwrap_or(i64::MAX))
+    .bind(&row.body)
+    .execute(&mut *connection)
+    .await?;
+    for (position, (id, body)) in (0_i64..).zip(items()) {
+        let is_output = position >= row.input.len() as i64;
+        sqlx::query(
+            "INSERT INTO response_items (response, position, is_output, id, body) \
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )
+        .bind(&row.id)
+        .bind(position)
+        .bind(is_output)
+        .bind(id)
+        .bind(body)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,12 +299,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_written_again_is_replaced() {
-        let queued =
-            ResponseRow { status: "queued".into(), output: Vec::new(), ..row("1", None, 1) };
-        let (_directory, store) = store(&[queued, row("1", None, 1)]).await;
+    async fn only_what_is_unfinished_is_finished() {
+        let done = row("1", None, 1);
+        let queued = ResponseRow { status: "queued".into(), output: Vec::new(), ..done.clone() };
+        let (_directory, store) = store(&[queued]).await;
 
-        assert_eq!(store.response(("a", "1"), 3).await.unwrap(), Some(row("1", None, 1)));
+        assert!(store.finish_response(&done).await.unwrap());
+        let late = ResponseRow { status: "cancelled".into(), ..done.clone() };
+        assert!(!store.finish_response(&late).await.unwrap());
+        assert_eq!(store.response(("a", "1"), 3).await.unwrap(), Some(done.clone()));
+
+        store.delete_response(("a", "1"), 3).await.unwrap();
+        assert!(!store.finish_response(&done).await.unwrap());
     }
 
     #[tokio::test]

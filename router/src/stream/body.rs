@@ -39,8 +39,15 @@ pub struct EventBody<E> {
 enum State {
     Open(Box<TextStream>),
     /// All that was generated is written, but not the end.
-    Settling(TokenUsage, BoxFuture<'static, Result<(), ApiError>>),
+    Settling(Box<Settling>),
     Done,
+}
+
+/// What happens before an answer may end.
+struct Settling {
+    end: Result<(), ApiError>,
+    usage: TokenUsage,
+    future: BoxFuture<'static, Result<(), ApiError>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,13 +107,10 @@ impl<E: Events> EventBody<E> {
                     self.write_delta(&stream, if is_behind { Merge::IfOpen } else { Merge::Never });
                     num_events += 1;
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    self.fail(stream.usage(), &error);
-                    return State::Done;
-                }
+                Poll::Ready(Some(Err(error))) => return self.end(Err(error), stream.usage(), cx),
                 Poll::Ready(None) => {
                     self.events.close(&mut self.written, stream.usage());
-                    return self.end(stream.usage(), cx);
+                    return self.end(Ok(()), stream.usage(), cx);
                 }
             }
         }
@@ -115,33 +119,32 @@ impl<E: Events> EventBody<E> {
     }
 
     /// Ends the answer, now or when it may.
-    fn end(&mut self, usage: TokenUsage, cx: &mut Context) -> State {
-        match self.events.settle(usage) {
-            Some(settling) => self.settle(usage, settling, cx),
+    fn end(&mut self, end: Result<(), ApiError>, usage: TokenUsage, cx: &mut Context) -> State {
+        match self.events.settle(end.as_ref().copied(), usage) {
+            Some(future) => self.settle(Box::new(Settling { end, usage, future }), cx),
             None => {
-                self.events.done(&mut self.written, usage);
+                self.write_end(end, usage);
                 State::Done
             }
         }
     }
 
-    fn settle(
-        &mut self,
-        usage: TokenUsage,
-        mut settling: BoxFuture<'static, Result<(), ApiError>>,
-        cx: &mut Context,
-    ) -> State {
-        match settling.as_mut().poll(cx) {
-            Poll::Pending => return State::Settling(usage, settling),
-            Poll::Ready(Ok(())) => self.events.done(&mut self.written, usage),
-            Poll::Ready(Err(error)) => self.fail(usage, &error),
+    fn settle(&mut self, mut settling: Box<Settling>, cx: &mut Context) -> State {
+        match settling.future.as_mut().poll(cx) {
+            Poll::Pending => return State::Settling(settling),
+            Poll::Ready(settled) => self.write_end(settling.end.and(settled), settling.usage),
         }
         State::Done
     }
 
-    fn fail(&mut self, usage: TokenUsage, error: &ApiError) {
-        tracing::debug!(%error, "a stream broke off");
-        self.events.error(&mut self.written, error, usage);
+    fn write_end(&mut self, end: Result<(), ApiError>, usage: TokenUsage) {
+        match end {
+            Ok(()) => self.events.done(&mut self.written, usage),
+            Err(error) => {
+                tracing::debug!(%error, "a stream broke off");
+                self.events.error(&mut self.written, &error, usage);
+            }
+        }
     }
 }
 
@@ -156,7 +159,7 @@ impl<E: Events + Unpin> Body for EventBody<E> {
         let this = self.get_mut();
         this.state = match std::mem::replace(&mut this.state, State::Done) {
             State::Open(stream) => this.write(stream, cx),
-            State::Settling(usage, settling) => this.settle(usage, settling, cx),
+            State::Settling(settling) => this.settle(settling, cx),
             State::Done => State::Done,
         };
         if this.written.is_empty() {

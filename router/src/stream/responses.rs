@@ -14,7 +14,7 @@ use crate::api::responses::reply::ResponseObject;
 use crate::error::ApiError;
 use crate::generation::{Delta, FinishReason, TokenUsage};
 
-/// Where a response is stored once it is complete, before anyone is told that it is.
+/// Where a response is stored once it has ended, before anyone is told that it has.
 pub(crate) type Save =
     Box<dyn FnOnce(ResponseObject) -> BoxFuture<'static, Result<(), ApiError>> + Send>;
 
@@ -51,7 +51,7 @@ struct Numbered<'a> {
 }
 
 impl ResponseEvents {
-    /// Events of a response that begins. `save` gets it when it is complete.
+    /// Events of a response that begins. `save` gets it when it has ended.
     pub(crate) fn new(response: ResponseObject, output: Output, save: Option<Save>) -> Self {
         let response = Box::new(response);
         Self { response, output, finish: None, save, writer: Writer::default() }
@@ -66,6 +66,11 @@ impl Events for ResponseEvents {
     fn opening(&mut self, out: &mut Vec<u8>, _: u32, _: TokenUsage) {
         let response = self.snapshot();
         self.writer.put(out, &ResponseEvent::Created { response });
+        if self.response.background {
+            let response = self.snapshot();
+            self.writer.put(out, &ResponseEvent::Queued { response });
+            self.response.status = "in_progress".into();
+        }
         let response = self.snapshot();
         self.writer.put(out, &ResponseEvent::InProgress { response });
     }
@@ -83,10 +88,23 @@ impl Events for ResponseEvents {
         self.writer.close(out);
     }
 
-    fn settle(&mut self, usage: TokenUsage) -> Option<BoxFuture<'static, Result<(), ApiError>>> {
+    fn settle(
+        &mut self,
+        end: Result<(), &ApiError>,
+        usage: TokenUsage,
+    ) -> Option<BoxFuture<'static, Result<(), ApiError>>> {
         let output = std::mem::take(&mut self.output).into_items();
-        self.response.finish(self.finish.unwrap_or(FinishReason::Stop), output, usage);
-        self.save.take().map(|save| save(self.snapshot()))
+        match end {
+            Ok(()) => {
+                let finish = self.finish.unwrap_or(FinishReason::Stop);
+                self.response.finish(finish, output, usage);
+            }
+            Err(error) => self.response.fail(error, output),
+        }
+        // Of what breaks off, only what nobody waits for is stored: it will be asked for.
+        let is_stored = end.is_ok() || self.response.background;
+        let save = self.save.take().filter(|_| is_stored)?;
+        Some(save(self.snapshot()))
     }
 
     fn done(&mut self, out: &mut Vec<u8>, _: TokenUsage) {
@@ -101,7 +119,8 @@ impl Events for ResponseEvents {
     fn error(&mut self, out: &mut Vec<u8>, error: &ApiError, _: TokenUsage) {
         // A response that nobody was told of can't fail.
         if self.writer.num_events > 0 {
-            self.response.fail(error, self.output.items().to_vec());
+            let output = std::mem::take(&mut self.response.output);
+            self.response.fail(error, output);
             let response = self.snapshot();
             self.writer.put(out, &ResponseEvent::Failed { response });
         }

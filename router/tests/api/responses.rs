@@ -31,7 +31,7 @@ const CALL: &str =
     "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>";
 
 /// The data of a stream's events, whose own lines must name their types, and which are numbered.
-async fn events(response: Response) -> Vec<Value> {
+pub(crate) async fn events(response: Response) -> Vec<Value> {
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let text = timeout(LONG, response.text()).await.expect("the stream did not end").unwrap();
@@ -46,7 +46,7 @@ async fn events(response: Response) -> Vec<Value> {
     text.split_terminator("\n\n").enumerate().map(event).collect()
 }
 
-fn types(events: &[Value]) -> Vec<&str> {
+pub(crate) fn types(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["type"].as_str().unwrap()).collect()
 }
 

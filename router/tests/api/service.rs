@@ -127,6 +127,15 @@ impl Service {
         answer(self.client.get(self.url(path)).send().await.unwrap()).await
     }
 
+    /// Sends a request without a body for something to happen.
+    pub(crate) async fn act(&self, path: &str) -> Answer {
+        answer(self.client.post(self.url(path)).send().await.unwrap()).await
+    }
+
+    pub(crate) async fn fetch(&self, path: &str) -> Response {
+        self.client.get(self.url(path)).send().await.unwrap()
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Answer {
         answer(self.client.delete(self.url(path)).send().await.unwrap()).await
     }

@@ -34,6 +34,12 @@ pub(crate) const RESPONSE_FIELDS: &[Field] = &[
         Kind::Boolean,
         "Default true, unless the server stores nothing. Only what is stored can be continued.",
     ),
+    used(
+        "background",
+        RESPONSES,
+        Kind::Boolean,
+        "Answers at once; the response is made whether anyone waits for it or not. Needs `store`.",
+    ),
     used("max_output_tokens", RESPONSES, COUNT, "Default: what is left of the model's context."),
     used("temperature", RESPONSES, Kind::Number { min: 0.0, max: 2.0 }, "Default 1; 0 is greedy."),
     used(
@@ -131,7 +137,6 @@ pub(crate) const RESPONSE_FIELDS: &[Field] = &[
         Kind::OneOf(&["auto", "default", "flex", "scale", "priority", "fast"]),
         "There is one tier.",
     ),
-    refused("background", RESPONSES, &["false"], ""),
     refused("background_options", RESPONSES, &[], ""),
     refused("truncation", BOTH, &["\"disabled\""], "Nothing is ever cut."),
     refused("conversation", BOTH, &[], "Use `previous_response_id`."),

@@ -19,6 +19,12 @@ pub enum ResponseEvent {
         /// Without output.
         response: ResponseObject,
     },
+    /// It was made in the background, and waited for its turn.
+    #[serde(rename = "response.queued")]
+    Queued {
+        /// Without output.
+        response: ResponseObject,
+    },
     /// It is being made.
     #[serde(rename = "response.in_progress")]
     InProgress {
@@ -187,6 +193,7 @@ impl ResponseEvent {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Created { .. } => "response.created",
+            Self::Queued { .. } => "response.queued",
             Self::InProgress { .. } => "response.in_progress",
             Self::ItemAdded { .. } => "response.output_item.added",
             Self::PartAdded { .. } => "response.content_part.added",

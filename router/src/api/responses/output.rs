@@ -85,12 +85,7 @@ impl Output {
         });
     }
 
-    /// The items.
-    pub(crate) fn items(&self) -> &[Item] {
-        &self.items
-    }
-
-    /// The items, which are complete.
+    /// The items, as far as they have come.
     pub(crate) fn into_items(self) -> Vec<Item> {
         self.items
     }

@@ -186,7 +186,7 @@ impl ResponseObject {
             object: "response".into(),
             created_at: now(),
             completed_at: None,
-            status: "in_progress".into(),
+            status: if request.background { "queued" } else { "in_progress" }.into(),
             background: request.background,
             error: None,
             incomplete_details: None,
@@ -243,6 +243,13 @@ impl ResponseObject {
         self.output = output;
         let code = error.report().code.unwrap_or_else(|| "server_error".into());
         self.error = Some(ResponseFailure { code, message: error.to_string() });
+    }
+}
+
+impl ResponseObject {
+    /// Whether it is still to be made.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        matches!(self.status.as_str(), "queued" | "in_progress")
     }
 }
 
