@@ -12,6 +12,7 @@ mod json;
 mod messages;
 mod observed;
 mod replay;
+mod reports;
 mod service;
 mod streaming;
 mod structured;
