@@ -34,6 +34,7 @@ fn decoding(num_seqs: u32) -> Scheduler {
             n: 1,
             sampling: SamplingParams { max_tokens: 1000, ..SamplingParams::default() },
             cache_salt: u128::from(id),
+            report_progress: false,
         };
         scheduler.submit(RequestId(id.into()), request, None).expect("there is room");
     }

@@ -4,6 +4,7 @@
 //! declares is believed before it was compared with the file's length, and what would change the
 //! results without our knowing how is refused.
 
+mod digest;
 mod encoder;
 mod error;
 mod file;

@@ -8,6 +8,9 @@ mod consistency;
 #[path = "parity/harness.rs"]
 mod harness;
 #[cfg(test)]
+#[path = "parity/load.rs"]
+mod load;
+#[cfg(test)]
 #[path = "parity/models.rs"]
 mod models;
 #[cfg(test)]

@@ -152,7 +152,13 @@ impl World {
             ..SamplingParams::default()
         };
         let n = if self.random.one_in(3) { 1 + self.random.below(most) as u32 } else { 1 };
-        Request { prompt, n, sampling, cache_salt: u128::from(self.random.below(2)) }
+        Request {
+            prompt,
+            n,
+            sampling,
+            cache_salt: u128::from(self.random.below(2)),
+            report_progress: self.random.one_in(2),
+        }
     }
 
     /// Of a model that says few tokens, not its only ones.
@@ -224,6 +230,11 @@ impl World {
             let index = output.index as usize;
             assert!(!live.finished[index], "a second end of {:?}", output.request);
             live.tokens[index].extend(output.token);
+            if let Some(num_computed) = output.num_computed {
+                assert!(live.request.report_progress && index == 0);
+                assert!(live.tokens[0].is_empty() && output.token.is_none());
+                assert!((1..=live.request.prompt.len() as u32).contains(&num_computed));
+            }
             let Some(finish) = output.finish else { continue };
             live.finished[index] = true;
             let expected = self.model.expected(&live.request, output.index);

@@ -61,6 +61,8 @@ pub struct Generation {
     pub sampling: SamplingParams,
     /// The principal's salt.
     pub cache_salt: [u8; 16],
+    /// Whether outputs tell how much of the prompt is computed.
+    pub report_progress: bool,
 }
 
 /// Why a generation could not start, or broke off.
@@ -189,6 +191,7 @@ impl Dispatcher {
             n,
             cache_salt: generation.cache_salt.to_vec(),
             queue_deadline_ms: self.queue_deadline_ms(),
+            report_progress: generation.report_progress,
         });
         // A link whose task ended a moment ago hands the request back; the next one is tried.
         while let Some(link) = self.least_loaded(model) {

@@ -5,12 +5,14 @@
 mod calls;
 mod choice;
 mod meter;
+mod report;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use sconce_proto::worker::TokenOutput;
+use sconce_proto::worker::{Finish, TokenOutput};
 
 use crate::app::{App, Principal};
 use crate::dispatch::{self, Outputs};
@@ -24,6 +26,7 @@ use meter::Meter;
 
 pub(crate) use calls::{CallIds, Reading};
 pub use choice::TokenLogprob;
+pub use report::{Progress, Report, Timings};
 
 /// Every completion of a request, merged.
 pub struct TextStream {
@@ -41,6 +44,10 @@ pub struct TextStream {
     grammar_param: Option<&'static str>,
     usage: TokenUsage,
     meter: Meter,
+    /// Computed tokens of each prompt.
+    num_computed: Vec<u64>,
+    /// Whether the last delta has yet to say how long everything took.
+    owes_timings: bool,
 }
 
 /// What one step adds to one completion.
@@ -58,6 +65,8 @@ pub struct Delta {
     pub logprobs: Vec<TokenLogprob>,
     /// Set on the last delta of a completion.
     pub finish: Option<FinishReason>,
+    /// What is said of the request itself; then there is nothing of a completion.
+    pub report: Option<Report>,
 }
 
 /// What is new of a call.
@@ -138,7 +147,9 @@ impl TextStream {
             usage.num_prompt += prompt.len() as u64;
             meter.accepted(prompt.len(), sampling.max_tokens, request.n);
             let cache_salt = principal.cache_salt;
-            let generation = dispatch::Generation { prompt, n: request.n, sampling, cache_salt };
+            let (n, report_progress) = (request.n, request.reports.progress);
+            let generation =
+                dispatch::Generation { prompt, n, sampling, cache_salt, report_progress };
             let outputs = app.dispatcher.generate(&model, generation);
             sources.push(Some(outputs.inspect_err(|error| meter.failed(error))?));
         }
@@ -149,9 +160,21 @@ impl TextStream {
             None => Choice::new(with_logprobs, reading),
         };
         let choices = (0..num_choices).map(choice).collect();
-        let GenerateRequest { stop, text, grammar_param, .. } = request;
-        let turn = 0;
-        Ok(Self { model, sources, turn, choices, n, stop, text, grammar_param, usage, meter })
+        let GenerateRequest { stop, text, grammar_param, reports, .. } = request;
+        Ok(Self {
+            num_computed: vec![0; sources.len()],
+            owes_timings: reports.timings,
+            turn: 0,
+            model,
+            sources,
+            choices,
+            n,
+            stop,
+            text,
+            grammar_param,
+            usage,
+            meter,
+        })
     }
 
     /// How many completions there are.
@@ -167,6 +190,11 @@ impl TextStream {
     /// Tokens so far.
     pub fn usage(&self) -> TokenUsage {
         self.usage
+    }
+
+    /// How long everything took so far.
+    pub fn timings(&self) -> Timings {
+        self.meter.timings()
     }
 
     /// Waits for the next delta. Nothing follows an error, or the end of the last completion.
@@ -185,6 +213,11 @@ impl TextStream {
         loop {
             let (source, output) = match self.poll_output(cx) {
                 Poll::Ready(Some(next)) => next,
+                Poll::Ready(None) if std::mem::take(&mut self.owes_timings) => {
+                    delta.clear();
+                    delta.report = Some(Report::Timings(self.timings()));
+                    return Poll::Ready(Some(Ok(())));
+                }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             };
@@ -196,6 +229,7 @@ impl TextStream {
                     self.meter.failed(&error);
                     // The other prompts are of no use without this one.
                     self.sources.clear();
+                    self.owes_timings = false;
                     return Poll::Ready(Some(Err(self.explain(error))));
                 }
             }
@@ -256,6 +290,16 @@ impl TextStream {
             self.usage.num_cached += u64::from(num_cached);
             self.meter.cached(num_cached);
         }
+        if let (0, Some(queue_us)) = (index, output.queue_us) {
+            self.meter.queued(Duration::from_micros(queue_us.into()));
+        }
+        if let (Some(num_computed), None, Finish::NotFinished) =
+            (output.num_computed, output.token, output.finish())
+        {
+            delta.clear();
+            delta.report = self.progress(source, num_computed);
+            return Ok(delta.report.is_some());
+        }
         if output.token.is_some() {
             self.usage.num_completion += 1;
             self.meter.token(first + index);
@@ -278,6 +322,22 @@ impl TextStream {
         }
         Ok(delta.finish.is_some() || !delta.is_empty())
     }
+
+    /// What there is to say when so much of a prompt is computed. Less than before, after a
+    /// preemption, is not worth a word.
+    fn progress(&mut self, source: usize, num_computed: u32) -> Option<Report> {
+        let known = self.num_computed.get_mut(source)?;
+        if u64::from(num_computed) <= *known {
+            return None;
+        }
+        *known = num_computed.into();
+        Some(Report::Progress(Progress {
+            num_prompt: self.usage.num_prompt,
+            num_cached: self.usage.num_cached,
+            num_computed: self.num_computed.iter().sum::<u64>().min(self.usage.num_prompt),
+            since_arrival: self.meter.since_arrival(),
+        }))
+    }
 }
 
 /// The texts of the prompts, where completions begin with them.
@@ -299,6 +359,8 @@ impl Delta {
         self.reasoning.clear();
         self.calls.clear();
         self.logprobs.clear();
+        self.finish = None;
+        self.report = None;
     }
 
     fn is_empty(&self) -> bool {

@@ -58,6 +58,7 @@ pub struct ModelMetrics {
     itl: Histogram,
     tpot: Histogram,
     e2e: Histogram,
+    queue: Histogram,
     prompt_length: Histogram,
     generation_length: Histogram,
     max_tokens: Histogram,
@@ -95,6 +96,7 @@ impl ModelMetrics {
             itl: histogram!(INTER_TOKEN_LATENCY, &labels),
             tpot: histogram!(TIME_PER_OUTPUT_TOKEN, &labels),
             e2e: histogram!(E2E_LATENCY, &labels),
+            queue: histogram!(QUEUE_TIME, &labels),
             prompt_length: histogram!(PROMPT_LENGTH, &labels),
             generation_length: histogram!(GENERATION_LENGTH, &labels),
             max_tokens: histogram!(MAX_TOKENS, &labels),
@@ -128,6 +130,11 @@ impl ModelMetrics {
     /// Prompt tokens that the prefix cache held.
     pub fn cached(&self, num_tokens: usize) {
         self.cached_tokens.increment(num_tokens as u64);
+    }
+
+    /// The first step began, so long after the worker had taken the prompt.
+    pub fn queued(&self, wait: Duration) {
+        self.queue.record(wait);
     }
 
     /// The first token came, so long after the request.

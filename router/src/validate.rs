@@ -53,9 +53,20 @@ pub(crate) struct GenerateRequest {
     pub text: TextRules,
     /// How to answer.
     pub reply: Reply,
+    /// What is said of the request itself.
+    pub reports: Reports,
     /// When it came.
     pub arrived: Instant,
     max_tokens: MaxTokens,
+}
+
+/// What is said of a request itself, beside its completions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reports {
+    /// How much of the prompts is computed, after every step.
+    pub progress: bool,
+    /// How long everything took, at the end.
+    pub timings: bool,
 }
 
 /// What is part of a completion's text, beside what tokens stand for.
@@ -271,6 +282,12 @@ impl Bounds<'_> {
                 stop: options.include_stop,
                 special: options.skip_special_tokens == Some(false),
                 prompt: false,
+            },
+            reports: Reports {
+                progress: options
+                    .stream_options
+                    .is_some_and(|options| options.include_progress == Some(true)),
+                timings: options.include_timings,
             },
             reply: Reply { mode: mode(options.stream, options.stream_options)?, logprobs },
             arrived: Instant::now(),

@@ -1,11 +1,13 @@
 //! What a sequence gains in a step, for whoever asked.
 
+use std::time::Duration;
+
 use super::plan::TokenLogprobs;
 use super::request::TokenId;
 use super::sequence::RequestId;
 
-/// A new token of a completion, or its end, or both. Each completion has exactly one output with
-/// `finish`, its last.
+/// A new token of a completion, or its end, or both; or progress with its prompt. Each completion has
+/// exactly one output with `finish`, its last.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
     /// Whose.
@@ -20,6 +22,11 @@ pub struct Output {
     pub logprobs: Option<Box<TokenLogprobs>>,
     /// On a completion's first output: prompt tokens found in the prefix cache.
     pub num_cached: Option<u32>,
+    /// On a completion's first output: when its first step was planned.
+    pub begun: Option<Duration>,
+    /// Where it was asked for, after a step that computed some of the prompt, and then without
+    /// token and end: prompt tokens computed so far.
+    pub num_computed: Option<u32>,
 }
 
 /// Why a completion ended.

@@ -16,6 +16,8 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// Prefix-cache entries are shared only between requests with equal salts.
     pub cache_salt: u128,
+    /// Whether outputs tell how much of the prompt is computed.
+    pub report_progress: bool,
 }
 
 /// How tokens are chosen and when a completion ends.

@@ -153,6 +153,8 @@ pub struct Scheduler {
     /// Earliest moment at which a waiting request gives up.
     next_deadline: Option<Duration>,
     in_flight: bool,
+    /// When the step was planned.
+    now: Duration,
     /// Whether a sequence was cancelled while the step was in flight.
     any_cancelled: bool,
     draining: bool,
@@ -183,6 +185,7 @@ impl Scheduler {
             arrivals: 0,
             next_deadline: None,
             in_flight: false,
+            now: Duration::ZERO,
             any_cancelled: false,
             draining: false,
             cost: StepCost::default(),
@@ -236,6 +239,8 @@ impl Scheduler {
             may_share_last: false,
             hashes: Vec::new(),
             num_cached: None,
+            begun: None,
+            report_progress: request.report_progress,
             reported: false,
             num_forks: request.n - 1,
             fork_slots: Vec::new(),

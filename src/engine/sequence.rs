@@ -39,7 +39,11 @@ pub(crate) struct Sequence {
     pub(crate) hashes: Vec<BlockHash>,
     /// Prompt tokens found in the prefix cache; taken by the first output.
     pub(crate) num_cached: Option<u32>,
-    /// Whether an output has carried `num_cached`.
+    /// When its first step was planned.
+    pub(crate) begun: Option<Duration>,
+    /// Whether outputs tell how much of the prompt is computed.
+    pub(crate) report_progress: bool,
+    /// Whether an output has carried `num_cached` and `begun`.
     pub(crate) reported: bool,
     /// Completions that fork off when the prompt is computed.
     pub(crate) num_forks: u32,

@@ -211,7 +211,13 @@ mod tests {
             ignore_eos: true,
             ..SamplingParams::default()
         };
-        let request = Request { prompt: vec![1, 2, 3], n: 1, sampling, cache_salt: 0 };
+        let request = Request {
+            prompt: vec![1, 2, 3],
+            n: 1,
+            sampling,
+            cache_salt: 0,
+            report_progress: false,
+        };
         let base = model.expected(&request, 0);
 
         let mut other = request.clone();

@@ -102,6 +102,17 @@ impl Span {
         MatrixPart { dtype: self.dtype, rows, cols, data: self }
     }
 
+    /// Bytes of the tensor.
+    pub(super) fn len(&self) -> usize {
+        self.num_bytes
+    }
+
+    /// Reads some of the tensor's bytes.
+    pub(super) fn piece(&self, offset: usize, len: usize) -> Result<Vec<u8>, Error> {
+        let len = len.min(self.num_bytes.saturating_sub(offset));
+        self.file.read(self.offset + offset as u64, len as u64)
+    }
+
     /// Reads the tensor's bytes.
     pub(super) fn read(&self) -> Result<Vec<u8>, Error> {
         self.file.read(self.offset, self.num_bytes as u64)

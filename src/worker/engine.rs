@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sconce_proto::worker::rejected::Reason;
 use sconce_proto::worker::worker_message::Message;
@@ -121,6 +121,8 @@ struct Ticket {
     owner: Option<(SessionId, u64)>,
     /// Completions that have not ended.
     num_unfinished: u32,
+    /// When it came.
+    arrived: Duration,
 }
 
 impl Engine {
@@ -266,13 +268,14 @@ impl Engine {
             owner.outbox.fail(status);
             return self.close(session);
         }
-        let deadline = patience.map(|patience| self.start.elapsed() + patience);
+        let arrived = self.start.elapsed();
+        let deadline = patience.map(|patience| arrived + patience);
         let (n, name) = (request.n, RequestId(self.next_request));
         self.next_request += 1;
         match self.scheduler.submit(name, request, deadline) {
             Ok(()) => {
                 owner.requests.insert(id, name);
-                let ticket = Ticket { owner: Some((session, id)), num_unfinished: n };
+                let ticket = Ticket { owner: Some((session, id)), num_unfinished: n, arrived };
                 self.requests.insert(name, ticket);
                 self.count();
             }
@@ -290,14 +293,21 @@ impl Engine {
     /// false when the engine is drained, and its end is the answer.
     fn submit_probe(&mut self) -> bool {
         let sampling = SamplingParams { ignore_eos: true, ..SamplingParams::default() };
-        let request = Request { prompt: vec![0], n: 1, sampling, cache_salt: PROBE_SALT };
+        let request = Request {
+            prompt: vec![0],
+            n: 1,
+            sampling,
+            cache_salt: PROBE_SALT,
+            report_progress: false,
+        };
         let name = RequestId(self.next_request);
         self.next_request += 1;
         if let Err(refusal) = self.scheduler.submit(name, request, None) {
             debug!(%refusal, "no probe");
             return false;
         }
-        self.requests.insert(name, Ticket { owner: None, num_unfinished: 1 });
+        let arrived = self.start.elapsed();
+        self.requests.insert(name, Ticket { owner: None, num_unfinished: 1, arrived });
         self.hidden.num_prompt_tokens += 1;
         self.hidden.num_generated_tokens += 1;
         self.hidden.num_steps += 1;
@@ -389,7 +399,7 @@ impl Engine {
         if let Some((session, id)) = ticket.owner
             && let Some(session) = self.sessions.get_mut(&session)
         {
-            session.batch.push(convert::output(output, id));
+            session.batch.push(convert::output(output, (id, ticket.arrived)));
             if ended {
                 session.requests.remove(&id);
             }

@@ -1,5 +1,6 @@
 //! Makes an executor of what was configured, and the description that routers get.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::path::Path;
@@ -130,7 +131,8 @@ fn load_checkpoint(
         let tokenizer = scope.spawn(|| {
             let tokenizer = checkpoint.tokenizer_json()?;
             let info = describe_checkpoint(config, &checkpoint, limits);
-            let fingerprint = fingerprint(&config.version, options);
+            let weights = checkpoint.digest()?;
+            let fingerprint = fingerprint(&info, &tokenizer, (weights, options));
             publish(served(ModelInfo { fingerprint, ..info }, tokenizer));
             Ok(ms(start))
         });
@@ -210,15 +212,42 @@ fn describe_checkpoint(
     }
 }
 
-/// Differs where answers to the same request may.
-fn fingerprint(version: &str, options: &RunnerOptions) -> String {
+/// Differs where answers to the same request may. What it is made of is logged, so that an operator
+/// can tell which of it has changed.
+fn fingerprint(
+    info: &ModelInfo,
+    tokenizer: &[u8],
+    (weights, options): ([u8; 32], &RunnerOptions),
+) -> String {
     let isa = options.isa.unwrap_or_else(Isa::detect);
-    let RunnerOptions { compute, activation_dtype, kv_dtype, .. } = options;
+    let RunnerOptions { compute, activation_dtype, kv_dtype, block_size, .. } = options;
+    let ModelInfo { version, chat_template, special_tokens, max_model_len, .. } = info;
     let program = env!("CARGO_PKG_VERSION");
-    let all = format!("{program} {version} {isa} {compute:?} {activation_dtype:?} {kv_dtype:?}");
-    let digest = Sha256::digest(all);
-    let first = digest.iter().take(8).map(|byte| format!("{byte:02x}"));
-    format!("fp_{}", first.collect::<String>())
+    let kernels = format!("{isa} {compute:?} {activation_dtype:?} {kv_dtype:?} {block_size}");
+    let special_tokens: BTreeMap<_, _> = special_tokens.iter().collect();
+    let ends = (info.bos_token_id, info.add_bos_token, &info.eos_token_ids);
+    let parsers = (&info.tool_parser, &info.reasoning_parser);
+    let text = format!("{chat_template:?} {special_tokens:?} {ends:?} {parsers:?}");
+    let text = hex(&Sha256::new().chain_update(text).chain_update(tokenizer).finalize());
+    let weights = hex(&weights);
+    let all = format!("{program} {version} {weights} {text} {kernels} {max_model_len}");
+    let fingerprint = format!("fp_{}", hex(&Sha256::digest(all)));
+    tracing::info!(
+        fingerprint,
+        program,
+        version,
+        weights,
+        text,
+        kernels,
+        max_model_len,
+        "fingerprint"
+    );
+    fingerprint
+}
+
+/// The first 64 bits.
+fn hex(digest: &[u8]) -> String {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What every model's description has.

@@ -57,7 +57,13 @@ pub(crate) fn check(submit: Submit, info: &ModelInfo) -> Result<Checked, Invalid
     let sampling = sampling(wire);
     Ok(Checked {
         id: submit.request_id,
-        request: Request { prompt: submit.prompt, n: submit.n, sampling, cache_salt },
+        request: Request {
+            prompt: submit.prompt,
+            n: submit.n,
+            sampling,
+            cache_salt,
+            report_progress: submit.report_progress,
+        },
         grammar,
         patience: (!patience.is_zero()).then_some(patience),
     })

@@ -62,6 +62,32 @@ async fn a_storm_of_cancels_leaves_no_blocks_and_other_streams_right() {
 }
 
 #[tokio::test]
+async fn a_prompt_in_chunks_tells_how_far_it_is_where_that_was_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let args = ["--max-num-seqs", "4", "--max-num-batched-tokens", "32"];
+    let worker = Worker::start(&directory, &args).await;
+    let dispatcher = dispatcher(&[&worker]).await;
+    let mut generation = generation(1, 3);
+    generation.prompt = (0..100).map(|token| 5 + token).collect();
+
+    for asked in [true, false] {
+        generation.cache_salt = [u8::from(asked); 16];
+        generation.report_progress = asked;
+        let mut outputs = send(&dispatcher, generation.clone()).unwrap();
+        let (mut told, mut waits) = (Vec::new(), Vec::new());
+        while let Some(output) = outputs.next().await {
+            let output = output.unwrap();
+            told.extend(output.num_computed);
+            waits.push(output.queue_us.is_some());
+        }
+
+        assert_eq!(told.last(), asked.then_some(&100));
+        assert_eq!(told.len() >= 4, asked, "{told:?}");
+        assert!(told.is_sorted() && waits[0] && !waits[1..].contains(&true));
+    }
+}
+
+#[tokio::test]
 async fn a_full_queue_refuses_and_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let args = ["--max-num-seqs", "1", "--max-queue", "2", "--hash-step-us", "2000"];

@@ -53,7 +53,7 @@ pub async fn create(
     drop(body);
     let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
     let request = validate::chat(request, &model.info, limits)?;
-    let reply = request.reply;
+    let (reply, reports) = (request.reply, request.reports);
     let mut encoded = prompt::encode(&model, request, limits.template_fuel).await?;
     let reading = reading::prepare(&model, &mut encoded)?;
     let mut stream =
@@ -82,6 +82,7 @@ pub async fn create(
         system_fingerprint: model.fingerprint().map(str::to_owned),
         choices: choices.map(|(i, choice)| ChatChoice::new(i, choice, tokens)).collect(),
         usage: stream.usage().into(),
+        timings: reports.timings.then(|| stream.timings().into()),
         id,
     };
     Ok(Json(completion).into_response())

@@ -55,7 +55,7 @@ pub async fn create(
     drop(body);
     let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
     let request = validate::completions(request, &model.info, limits)?;
-    let reply = request.reply;
+    let (reply, reports) = (request.reply, request.reports);
     let encoded = prompt::encode(&model, request, limits.template_fuel).await?;
     let mut stream = TextStream::start((&app, &principal), Arc::clone(&model), encoded, None)?;
 
@@ -85,6 +85,8 @@ pub async fn create(
         system_fingerprint: model.fingerprint().map(str::to_owned),
         choices: choices.map(|(i, choice)| CompletionChoice::new(i, choice, tokens)).collect(),
         usage: Some(stream.usage().into()),
+        prompt_progress: None,
+        timings: reports.timings.then(|| stream.timings().into()),
         id,
     };
     Ok(Json(completion).into_response())

@@ -28,6 +28,7 @@ pub(crate) struct Options {
     pub(crate) skip_special_tokens: Option<bool>,
     pub(crate) stream: bool,
     pub(crate) stream_options: Option<StreamOptions>,
+    pub(crate) include_timings: bool,
 }
 
 /// How to pick tokens.
@@ -56,6 +57,8 @@ pub(crate) struct StreamOptions {
     pub include_usage: Option<bool>,
     /// Send the usage so far with every chunk. Not of OpenAI.
     pub continuous_usage_stats: Option<bool>,
+    /// Send chunks without choices that say how much of the prompts is computed. Not of OpenAI.
+    pub include_progress: Option<bool>,
     /// Accepted; nothing is obfuscated.
     pub include_obfuscation: Option<bool>,
 }
@@ -74,6 +77,7 @@ impl Options {
             skip_special_tokens: fields.boolean("skip_special_tokens")?,
             stream: fields.boolean("stream")?.unwrap_or(false),
             stream_options: fields.parse("stream_options")?,
+            include_timings: fields.boolean("include_timings")?.unwrap_or(false),
         })
     }
 }

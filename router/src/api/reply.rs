@@ -1,12 +1,14 @@
 //! The answers of the endpoints, as OpenAI defines them.
 
+use std::time::Duration;
+
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
-use crate::generation::{CallDelta, TextStream, TokenLogprob, TokenUsage};
+use crate::generation::{CallDelta, Progress, TextStream, Timings, TokenLogprob, TokenUsage};
 
 /// What a request has cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -35,6 +37,32 @@ pub struct PromptTokensDetails {
 pub struct CompletionTokensDetails {
     /// Tokens of the model's reasoning, where it is kept apart.
     pub reasoning_tokens: u64,
+}
+
+/// How much of a request's prompts is computed. Fields as llama.cpp names them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProgressReport {
+    /// Tokens of the prompts.
+    pub total: u64,
+    /// Of those, tokens found in the prefix cache.
+    pub cache: u64,
+    /// Tokens computed so far, or found.
+    pub processed: u64,
+    /// Milliseconds since the request came.
+    pub time_ms: f64,
+}
+
+/// How long a request took, in milliseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TimingsReport {
+    /// From the worker's taking it to its first step.
+    pub queue_ms: Option<f64>,
+    /// From its arrival to its first token.
+    pub ttft_ms: Option<f64>,
+    /// Per token after the first, on average; `null` where no completion has two.
+    pub tpot_ms: Option<f64>,
+    /// From its arrival to its last token.
+    pub e2e_ms: Option<f64>,
 }
 
 /// What a request for vectors or scores has cost.
@@ -98,6 +126,33 @@ pub struct ErrorReport {
     pub code: Option<String>,
 }
 
+impl From<Progress> for ProgressReport {
+    fn from(progress: Progress) -> Self {
+        Self {
+            total: progress.num_prompt,
+            cache: progress.num_cached,
+            processed: progress.num_computed,
+            time_ms: ms(progress.since_arrival),
+        }
+    }
+}
+
+impl From<Timings> for TimingsReport {
+    fn from(timings: Timings) -> Self {
+        Self {
+            queue_ms: timings.queue.map(ms),
+            ttft_ms: timings.ttft.map(ms),
+            tpot_ms: timings.tpot.map(ms),
+            e2e_ms: timings.e2e.map(ms),
+        }
+    }
+}
+
+/// Milliseconds, to the microsecond.
+fn ms(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
+}
+
 impl From<TokenUsage> for UsageReport {
     fn from(usage: TokenUsage) -> Self {
         Self {
@@ -135,6 +190,9 @@ pub(crate) async fn collect(stream: &mut TextStream) -> Result<Vec<Collected>, A
     let mut choices: Vec<_> = (0..stream.num_choices()).map(|_| Collected::default()).collect();
     while let Some(delta) = stream.next().await {
         let delta = delta?;
+        if delta.report.is_some() {
+            continue;
+        }
         let Some(choice) = choices.get_mut(delta.choice as usize) else { continue };
         choice.text.push_str(&delta.text);
         choice.reasoning.push_str(&delta.reasoning);

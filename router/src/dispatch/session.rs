@@ -404,7 +404,9 @@ fn check(
     }
     match output.token {
         Some(token) if token >= info.vocab_size => return Err("a token outside the vocabulary"),
-        None if finish == Finish::NotFinished => return Err("an output without token and end"),
+        None if finish == Finish::NotFinished && output.num_computed.is_none() => {
+            return Err("an output without token, end and progress");
+        }
         _ => {}
     }
     if let Some(logprobs) = &output.logprobs {

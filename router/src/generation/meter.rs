@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::FinishReason;
+use super::{FinishReason, Timings};
 use crate::dispatch::Error;
 use crate::metrics::{self, Finished, ModelMetrics, OpenStream, Rejection};
 use crate::model::Model;
@@ -13,6 +13,8 @@ pub(super) struct Meter {
     metrics: Arc<ModelMetrics>,
     arrived: Instant,
     choices: Vec<Times>,
+    /// The longest wait of a prompt for its first step.
+    queue: Option<Duration>,
     /// How completions that are still running at the end will have ended.
     otherwise: Finished,
 }
@@ -30,7 +32,7 @@ impl Meter {
     pub(super) fn new(model: &Model, num_choices: usize, arrived: Instant) -> Self {
         let metrics = metrics::of(&model.info.model, &model.info.version);
         let choices = vec![Times::default(); num_choices];
-        Self { metrics, arrived, choices, otherwise: Finished::Abort }
+        Self { metrics, arrived, choices, queue: None, otherwise: Finished::Abort }
     }
 
     pub(super) fn accepted(&self, num_prompt: usize, max_tokens: u32, n: u32) {
@@ -39,6 +41,29 @@ impl Meter {
 
     pub(super) fn cached(&self, num_tokens: u32) {
         self.metrics.cached(num_tokens as usize);
+    }
+
+    /// A completion's first step began so long after the worker had taken it.
+    pub(super) fn queued(&mut self, wait: Duration) {
+        self.metrics.queued(wait);
+        self.queue = self.queue.max(Some(wait));
+    }
+
+    pub(super) fn since_arrival(&self) -> Duration {
+        self.arrived.elapsed()
+    }
+
+    pub(super) fn timings(&self) -> Timings {
+        let since_arrival = |at: Instant| at.saturating_duration_since(self.arrived);
+        let decode: Duration = self.choices.iter().map(|times| times.took()).sum();
+        let num_next: usize =
+            self.choices.iter().map(|times| times.num_tokens.saturating_sub(1)).sum();
+        Timings {
+            queue: self.queue,
+            ttft: self.choices.iter().filter_map(|times| times.first).min().map(since_arrival),
+            tpot: (num_next > 0).then(|| decode.div_f64(num_next as f64)),
+            e2e: self.choices.iter().filter_map(|times| times.last).max().map(since_arrival),
+        }
     }
 
     pub(super) fn token(&mut self, choice: usize) {

@@ -63,6 +63,8 @@ metrics! {
         "Mean time per token after the first, once for each completion.";
     E2E_LATENCY = "sconce_e2e_request_latency_seconds", Kind::Histogram(LATENCY),
         "From a request's arrival to its last token.";
+    QUEUE_TIME = "sconce_request_queue_time_seconds", Kind::Histogram(LATENCY),
+        "From a worker's taking a prompt to the first step that computes some of it.";
     PROMPT_LENGTH = "sconce_request_prompt_tokens", Kind::Histogram(TOKENS),
         "Prompt tokens of a request.";
     GENERATION_LENGTH = "sconce_request_generation_tokens", Kind::Histogram(TOKENS),

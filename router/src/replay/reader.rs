@@ -60,7 +60,15 @@ impl Reader {
             self.news.borrow_and_update();
             let has_ended = self.recording.has_ended();
             match self.recording.head() {
-                Some(head) if is_event_stream(&head) => return self.events_after(0),
+                Some(head) if is_event_stream(&head) => {
+                    let (num_dropped, _) = self.recording.kept();
+                    let is_gone = num_dropped > 0;
+                    return if is_gone {
+                        Err(Error::AnswerGone.into())
+                    } else {
+                        self.events_after(0)
+                    };
+                }
                 Some(head) if has_ended => {
                     let body = match self.recording.after(0, usize::MAX) {
                         Next::Events(bytes, _) => Body::from(bytes),

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use crate::api::chat::reply::{ChatLogprobs, ToolCallChunk};
 use crate::api::completions::reply::CompletionLogprobs;
-use crate::api::reply::UsageReport;
+use crate::api::reply::{ProgressReport, TimingsReport, UsageReport};
 use crate::error::ApiError;
-use crate::generation::{CallDelta, Delta, FinishReason, TokenUsage};
+use crate::generation::{CallDelta, Delta, FinishReason, Report, TokenUsage};
 use crate::model::Model;
 
 use super::{Events, Merge};
@@ -121,6 +121,23 @@ impl Frames {
         self.end(out, usage);
     }
 
+    /// A chunk without choices.
+    fn report(&mut self, out: &mut Vec<u8>, report: Report, usage: TokenUsage) {
+        self.close(out, usage);
+        out.extend_from_slice(self.head.as_bytes());
+        match report {
+            Report::Progress(progress) => {
+                out.extend_from_slice(b"],\"prompt_progress\":");
+                write(out, &ProgressReport::from(progress));
+            }
+            Report::Timings(timings) => {
+                out.extend_from_slice(b"],\"timings\":");
+                write(out, &TimingsReport::from(timings));
+            }
+        }
+        self.end(out, usage);
+    }
+
     fn logprobs(&self, out: &mut Vec<u8>, delta: &Delta, model: &Model) {
         let tokens = &model.tokens;
         out.extend_from_slice(match self.dialect {
@@ -181,6 +198,9 @@ impl Events for Frames {
     }
 
     fn delta(&mut self, out: &mut Vec<u8>, delta: &Delta, (usage, merge): (TokenUsage, Merge)) {
+        if let Some(report) = delta.report {
+            return self.report(out, report, usage);
+        }
         if !delta.reasoning.is_empty() {
             self.reasoning(out, delta, usage);
         }

@@ -13,6 +13,7 @@ mod json;
 mod messages;
 mod observed;
 mod replay;
+mod reports;
 mod responses;
 mod service;
 mod streaming;

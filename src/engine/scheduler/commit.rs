@@ -24,6 +24,7 @@ impl Scheduler {
         }
         for row in &plan.rows {
             self.index_blocks(row.sequence.0);
+            self.report_progress(row.sequence.0);
         }
         for admission in &plan.admitted {
             let Some(sequence) = &mut self.slots[admission.sequence.0 as usize] else { continue };
@@ -66,6 +67,28 @@ impl Scheduler {
         }
     }
 
+    /// Tells how much of a prompt is computed, if that was asked.
+    fn report_progress(&mut self, slot: u32) {
+        let Some(sequence) = &mut self.slots[slot as usize] else { return };
+        let is_prefill = sequence.num_generated() == 0 && sequence.state == State::Running;
+        if sequence.report_progress && is_prefill {
+            let (num_cached, begun) = first(sequence);
+            let num_computed = Some(sequence.num_computed as u32);
+            let (request, index) = (sequence.request, sequence.index);
+            let (token, finish, logprobs) = (None, None, None);
+            self.outputs.push(Output {
+                request,
+                index,
+                token,
+                finish,
+                logprobs,
+                num_cached,
+                begun,
+                num_computed,
+            });
+        }
+    }
+
     pub(super) fn append(&mut self, slot: u32, sampled: Sampled) {
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
         if sequence.state == State::Cancelled {
@@ -88,13 +111,16 @@ impl Scheduler {
         } else if full {
             self.finish(slot, Some(sampled), Finish::Length);
         } else {
+            let (num_cached, begun) = first(sequence);
             let output = Output {
                 request: sequence.request,
                 index: sequence.index,
                 token: Some(token),
                 finish: None,
                 logprobs: sampled.logprobs,
-                num_cached: first_cached(sequence),
+                num_cached,
+                begun,
+                num_computed: None,
             };
             self.outputs.push(output);
         }
@@ -118,11 +144,12 @@ impl Scheduler {
             self.outputs.push(ended(&sequence, index, finish));
         }
         let (token, logprobs) = last.map_or((None, None), |s| (Some(s.token), s.logprobs));
-        let num_cached = first_cached(&mut sequence);
+        let (num_cached, begun) = first(&mut sequence);
         self.outputs.push(Output {
             token,
             logprobs,
             num_cached,
+            begun,
             ..ended(&sequence, sequence.index, finish)
         });
     }
@@ -135,13 +162,13 @@ impl Scheduler {
     }
 }
 
-/// The number of cached tokens, once.
-fn first_cached(sequence: &mut Sequence) -> Option<u32> {
+/// The number of cached tokens and the time of the first step, once.
+fn first(sequence: &mut Sequence) -> (Option<u32>, Option<Duration>) {
     if sequence.reported {
-        None
+        (None, None)
     } else {
         sequence.reported = true;
-        sequence.num_cached
+        (sequence.num_cached, sequence.begun)
     }
 }
 
@@ -153,5 +180,7 @@ fn ended(sequence: &Sequence, index: u32, finish: Finish) -> Output {
         finish: Some(finish),
         logprobs: None,
         num_cached: None,
+        begun: None,
+        num_computed: None,
     }
 }

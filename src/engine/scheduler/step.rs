@@ -17,6 +17,7 @@ impl Scheduler {
             self.begin_tables(plan);
         }
         plan.released.append(&mut self.released);
+        self.now = now;
         self.expire(now);
         self.planned.fill(false);
         let census = self.census();
@@ -274,6 +275,7 @@ impl Scheduler {
     fn place(&mut self, slot: u32, mut sequence: Sequence, plan: &mut StepPlan) {
         if !sequence.admitted {
             sequence.admitted = true;
+            sequence.begun.get_or_insert(self.now);
             plan.admitted.push(Admission {
                 sequence: SequenceId(slot),
                 index: sequence.index,
@@ -334,6 +336,7 @@ impl Scheduler {
             self.free_slots.append(&mut sequence.fork_slots);
             self.free_slots.push(slot);
             sequence.admitted = false;
+            sequence.begun = None;
             self.waiting.push_front(sequence);
         }
     }

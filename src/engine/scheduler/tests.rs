@@ -28,7 +28,7 @@ fn config() -> SchedulerConfig {
 
 fn request(prompt: Vec<TokenId>, max_tokens: u32) -> Request {
     let sampling = SamplingParams { max_tokens, ..SamplingParams::default() };
-    Request { prompt, n: 1, sampling, cache_salt: 0 }
+    Request { prompt, n: 1, sampling, cache_salt: 0, report_progress: false }
 }
 
 /// A prompt that shares no block with one of another seed.
@@ -149,6 +149,33 @@ fn prompts_go_on_even_where_the_bound_has_room_for_streams_only() {
     engine.submit(4, request(prompt(4, 40), 1));
 
     assert_eq!(engine.step(), [1, 1, 1, MIN_CHUNK]);
+}
+
+#[test]
+fn progress_is_told_after_each_chunk_and_the_wait_once() {
+    let mut engine = Engine::warm(|config| config.max_num_batched_tokens = 24);
+    engine.submit(1, Request { report_progress: true, ..request(prompt(1, 60), 2) });
+    let mut told = Vec::new();
+    for at in [10, 20, 30, 40] {
+        engine.outputs.clear();
+        engine.scheduler.step(Duration::from_secs(at), &mut engine.plan);
+        engine.commit();
+        told.extend(engine.outputs.iter().map(|output| {
+            (output.num_computed, output.token.is_some(), output.begun, output.num_cached)
+        }));
+    }
+
+    let begun = Some(Duration::from_secs(10));
+    assert_eq!(
+        told,
+        [
+            (Some(24), false, begun, Some(0)),
+            (Some(48), false, None, None),
+            (Some(60), false, None, None),
+            (None, true, None, None),
+            (None, true, None, None),
+        ]
+    );
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! The engine's outputs as the protocol's.
 
+use std::time::Duration;
+
 use sconce_proto::worker::{self as wire, TokenOutput, TopLogprob};
 
 use crate::engine::output::{Finish, Output};
 use crate::engine::plan::TokenLogprobs;
 
-/// `output` for the router that calls its request `id`.
-pub(super) fn output(output: &Output, id: u64) -> TokenOutput {
+/// `output` for the router that calls its request `id`, which came at this time.
+pub(super) fn output(output: &Output, (id, arrived): (u64, Duration)) -> TokenOutput {
+    let queue_us = |begun: Duration| {
+        u32::try_from(begun.saturating_sub(arrived).as_micros()).unwrap_or(u32::MAX)
+    };
     TokenOutput {
         request_id: id,
         index: output.index,
@@ -14,6 +19,8 @@ pub(super) fn output(output: &Output, id: u64) -> TokenOutput {
         finish: output.finish.map_or(wire::Finish::NotFinished, finish).into(),
         logprobs: output.logprobs.as_deref().map(logprobs),
         num_cached: output.num_cached,
+        queue_us: output.begun.map(queue_us),
+        num_computed: output.num_computed,
     }
 }
 

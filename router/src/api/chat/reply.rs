@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::reply::{Collected, CollectedCall, UsageReport, finite};
+use crate::api::reply::{
+    Collected, CollectedCall, ProgressReport, TimingsReport, UsageReport, finite,
+};
 use crate::detokenizer::TokenTable;
 use crate::generation::{CallDelta, TokenLogprob};
 
@@ -25,6 +27,9 @@ pub struct ChatCompletion {
     pub choices: Vec<ChatChoice>,
     /// What they cost.
     pub usage: UsageReport,
+    /// With `include_timings`: how long it took. Not of OpenAI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<TimingsReport>,
 }
 
 /// One completion.
@@ -141,11 +146,17 @@ pub struct ChatCompletionChunk {
     /// Names all that an answer depends on beside the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_fingerprint: Option<String>,
-    /// What is new; empty in the chunk that reports the usage.
+    /// What is new; empty in chunks that report usage, progress or timings.
     pub choices: Vec<ChatChunkChoice>,
     /// With `include_usage`: `null`, and the usage in the last chunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<UsageReport>,
+    /// With `include_progress`, in chunks without choices: how much of the prompts is computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_progress: Option<ProgressReport>,
+    /// With `include_timings`: how long it took. Not of OpenAI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<TimingsReport>,
 }
 
 /// What is new of one completion.

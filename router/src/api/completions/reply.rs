@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::api::reply::{Collected, UsageReport, finite};
+use crate::api::reply::{Collected, ProgressReport, TimingsReport, UsageReport, finite};
 use crate::detokenizer::TokenTable;
 use crate::generation::TokenLogprob;
 
@@ -27,6 +27,12 @@ pub struct Completion {
     /// What they cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<UsageReport>,
+    /// With `include_progress`, in chunks without choices: how much of the prompts is computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_progress: Option<ProgressReport>,
+    /// With `include_timings`: how long it took. Not of OpenAI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<TimingsReport>,
 }
 
 /// One completion, or what is new of it.

@@ -182,8 +182,14 @@ pub(crate) const FIELDS: &[Field] = &[
         "stream_options",
         BOTH,
         Kind::Own(Some("StreamOptions")),
-        "Needs `stream`. `include_usage`; `continuous_usage_stats` (not of OpenAI); \
-         `include_obfuscation` is accepted and nothing is obfuscated.",
+        "Needs `stream`. `include_usage`; `continuous_usage_stats` and `include_progress` (not of \
+         OpenAI); `include_obfuscation` is accepted and nothing is obfuscated.",
+    ),
+    used(
+        "include_timings",
+        BOTH,
+        Kind::Boolean,
+        "Not of OpenAI. The answer, or a chunk without choices near its end, has `timings`.",
     ),
     used(
         "add_generation_prompt",

@@ -135,6 +135,31 @@ async fn an_answer_that_was_too_long_to_keep_is_not_made_twice() {
 }
 
 #[tokio::test]
+async fn a_stream_that_was_too_long_to_keep_is_not_made_twice() {
+    let mut service = start_with(|_| {}, |limits| limits.max_kept_answer_bytes = 1000).await;
+    let first = chat(&service, true, KEY);
+    service.worker.submitted().await.answer("a text of some tokens");
+    assert_eq!(text_of(&chunks(wait(first).await).await, 0), "a text of some tokens");
+
+    let again = answer(wait(chat(&service, true, KEY)).await).await;
+
+    assert_eq!(again.status, 409);
+    assert_eq!(again.body["error"]["code"], "idempotent_answer_gone");
+    assert!(service.worker.is_idle());
+}
+
+#[tokio::test]
+async fn a_refused_message_is_worded_as_ever() {
+    let service = start().await;
+    for _ in 0..2 {
+        let refused = answer(wait(send(&service, "/v1/messages", ("{}".into(), KEY))).await).await;
+        assert_eq!((refused.status, &refused.body["type"]), (400, &json!("error")));
+        assert_eq!(refused.headers["request-id"], refused.body["request_id"].as_str().unwrap());
+        assert!(!refused.headers.contains_key("idempotent-replayed"));
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_does_not_fit_is_refused() {
     let mut service = start_with(|_| {}, |limits| limits.max_kept_answers = 1).await;
     let running = chat(&service, false, KEY);
