@@ -8,6 +8,7 @@
 mod body;
 mod messages;
 mod schema;
+mod strict;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod tests;
 pub(crate) use body::{Fields, missing, mistyped};
 pub(crate) use messages::MESSAGE_FIELDS;
 pub(crate) use schema::request_schema;
+pub(crate) use strict::Strict;
 pub(crate) use table::FIELDS;
 
 /// An endpoint with a body.

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::chat::request::ChatCompletionRequest;
 use super::completions::request::CompletionRequest;
-use super::fields::{Fields, missing, mistyped};
+use super::fields::{Fields, Strict, missing, mistyped};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::model::Model;
@@ -203,7 +203,7 @@ fn written(model: &Model, tokens: &[u32]) -> String {
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
         let param = error.path().to_string();
         let error = error.into_inner();
         if error.is_data() && param != "." {
