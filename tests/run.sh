@@ -77,11 +77,14 @@ install_embedding_model "$root/target/venv" ||
     echo "NOTICE: the embedding model can't be had; its tests are SKIPPED."
 install_python "$root/target/venv-openai2" tests/e2e/requirements-openai2.txt
 install_python "$root/target/venv-frameworks" tests/e2e/requirements-frameworks.txt
+install_python "$root/target/venv-litellm" tests/e2e/requirements-litellm.txt
+install_python "$root/target/venv-schemathesis" tests/e2e/requirements-schemathesis.txt
 install_node
 install_schemas
 export SCONCE_SCHEMA_SUITE=$root/target/json-schema-suite/tests
 export SCONCE_TEST_PYTHON=$root/target/venv/bin/python
 export SCONCE_NODE_MODULES=$root/target/node/node_modules
+export SCONCE_SCHEMATHESIS=$root/target/venv-schemathesis/bin/st
 
 # The tests share one store, so that a model is pulled once.
 export SCONCE_HOME=$root/target/test-home
@@ -111,11 +114,13 @@ if [ "$what" = all ] || [ "$what" = rust ]; then
 fi
 
 if [ "$what" = all ] || [ "$what" = e2e ]; then
-    say "end-to-end tests: openai 3 for Python, openai for Node"
+    say "end-to-end tests: openai 3 for Python; openai and the AI SDK for Node; schemathesis"
     target/venv/bin/python -m pytest -q -p no:cacheprovider tests/e2e "$@"
-    say "end-to-end tests: openai 2 for Python"
+    say "end-to-end tests: openai 2 for Python, LlamaIndex"
     target/venv-openai2/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_chat.py tests/e2e/test_errors.py \
-        tests/e2e/test_tools.py tests/e2e/test_responses.py "$@"
+        tests/e2e/test_tools.py tests/e2e/test_responses.py tests/e2e/test_llama_index.py "$@"
     say "end-to-end tests: LangChain, instructor, Pydantic AI, OpenAI Agents"
     target/venv-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_frameworks.py "$@"
+    say "end-to-end tests: litellm as a gateway"
+    target/venv-litellm/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_litellm.py "$@"
 fi

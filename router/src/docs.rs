@@ -1,16 +1,26 @@
 //! The API's description: the OpenAPI document, and a page made of it that needs no other host.
 
+mod errors;
+mod events;
+mod examples;
 mod page;
+#[cfg(test)]
+mod tests;
 
 use axum::Json;
 use axum::http::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::response::{Html, IntoResponse, Response};
 use http::Method;
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::server::route::{self, Access};
+use crate::server::route::{self, Access, Route};
 use crate::{api, health, metrics};
+use errors::Errors;
+pub(crate) use errors::WorkerErrors;
+use events::Events;
+use examples::Examples;
 
 /// The name of the one security scheme.
 const SCHEME: &str = "api_key";
@@ -51,7 +61,7 @@ const SCHEME: &str = "api_key";
         openapi_json,
         page,
     ),
-    modifiers(&ApiKey),
+    modifiers(&ApiKey, &Errors, &Events, &Examples),
 )]
 pub struct Document;
 
@@ -64,16 +74,8 @@ impl Modify for ApiKey {
         let scheme = bearer.description(Some("`x-api-key: <key>` is accepted as well.")).build();
         let components = document.components.get_or_insert_default();
         components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme));
-        for route in route::routes().iter().filter(|route| route.access != Access::Public) {
-            let path = route.path.replace("{*", "{");
-            let item = document.paths.paths.get_mut(&path);
-            let operation = item.and_then(|item| match route.method {
-                Method::GET => item.get.as_mut(),
-                Method::POST => item.post.as_mut(),
-                Method::DELETE => item.delete.as_mut(),
-                _ => None,
-            });
-            if let Some(operation) = operation {
+        for route in route::routes().into_iter().filter(|route| route.access != Access::Public) {
+            if let Some(operation) = operation(document, &route) {
                 let needed = SecurityRequirement::new(SCHEME, [""; 0]);
                 operation.security = Some(vec![needed]);
             }
@@ -81,10 +83,24 @@ impl Modify for ApiKey {
     }
 }
 
+/// What the document says of a route.
+fn operation<'a>(
+    document: &'a mut utoipa::openapi::OpenApi,
+    route: &Route,
+) -> Option<&'a mut Operation> {
+    let item = document.paths.paths.get_mut(&route.path.replace("{*", "{"))?;
+    match route.method {
+        Method::GET => item.get.as_mut(),
+        Method::POST => item.post.as_mut(),
+        Method::DELETE => item.delete.as_mut(),
+        _ => None,
+    }
+}
+
 /// `GET /openapi.json`.
 #[utoipa::path(
     get, path = "/openapi.json", tag = "documentation", summary = "This API as an OpenAPI document",
-    responses((status = 200, body = Object)),
+    responses((status = 200, body = Object, description = "OpenAPI 3.1")),
 )]
 pub(crate) async fn openapi_json() -> Response {
     Json(Document::openapi()).into_response()
@@ -93,7 +109,9 @@ pub(crate) async fn openapi_json() -> Response {
 /// `GET /docs`.
 #[utoipa::path(
     get, path = "/docs", tag = "documentation", summary = "This page",
-    responses((status = 200, body = String, content_type = "text/html")),
+    responses((
+        status = 200, body = String, content_type = "text/html", description = "A page of HTML",
+    )),
 )]
 pub(crate) async fn page() -> Response {
     let headers = [

@@ -261,7 +261,10 @@ pub(crate) fn upkeep() {
 /// `GET /metrics`.
 #[utoipa::path(
     get, path = "/metrics", tag = "operations", summary = "Metrics in Prometheus' text format",
-    responses((status = 200, body = String, content_type = "text/plain; version=0.0.4")),
+    responses((
+        status = 200, body = String, content_type = "text/plain; version=0.0.4",
+        description = "One sample a line, with their help texts",
+    )),
 )]
 pub(crate) async fn scrape() -> Response {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render()).into_response()

@@ -11,7 +11,7 @@ pub(crate) mod conversation;
 pub(crate) mod fixtures;
 pub(crate) mod inputs;
 mod json;
-mod strftime;
+pub(crate) mod strftime;
 pub(crate) mod template;
 
 use std::sync::{Arc, LazyLock};

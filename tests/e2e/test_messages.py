@@ -251,3 +251,22 @@ def test_errors_are_the_sdks_classes(messages, server):
 
     with pytest.raises(anthropic.BadRequestError):
         messages.count([])
+
+
+def test_models_are_listed_and_retrieved(messages, server):
+    listed = list(messages.client.models.list(limit=1))
+    assert [model.id for model in listed] == [server.model]
+
+    model = messages.client.models.retrieve(server.model)
+    assert model == listed[0]
+    assert model.type == "model" and model.display_name == server.model
+    assert model.created_at.year >= 1970 and model.max_tokens > 0
+    # Another client of the same server sees OpenAI's list.
+    assert server.get("/v1/models")["object"] == "list"
+
+    after = messages.client.models.list(after_id=server.model)
+    assert after.data == [] and not after.has_next_page()
+    with pytest.raises(anthropic.NotFoundError):
+        messages.client.models.retrieve("nobody")
+    with pytest.raises(anthropic.BadRequestError):
+        messages.client.models.list(limit=0)

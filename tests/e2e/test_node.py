@@ -11,11 +11,21 @@ MODULES = os.environ.get("SCONCE_NODE_MODULES")
 
 
 @pytest.mark.skipif(MODULES is None, reason="SCONCE_NODE_MODULES is not set: tests/run.sh sets it")
-@pytest.mark.parametrize("name", ["openai", "anthropic"])
-def test_the_npm_package(server, name):
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("openai", "openai"),
+        # The next major version, installed beside it.
+        ("openai", "openai7"),
+        ("anthropic", "@anthropic-ai/sdk"),
+        ("ai-sdk", "ai"),
+    ],
+)
+def test_the_npm_package(server, name, package):
     work = pathlib.Path(MODULES).parent
-    script = work / f"{name}.test.mjs"
-    script.write_text((HERE / "node" / f"{name}.test.mjs").read_text())
+    script = work / f"{package.replace('/', '-')}.test.mjs"
+    text = (HERE / "node" / f"{name}.test.mjs").read_text()
+    script.write_text(text.replace('from "openai"', f'from "{package}"'))
     environment = dict(
         os.environ, SCONCE_URL=server.url, SCONCE_KEY=server.key, SCONCE_MODEL=server.model
     )

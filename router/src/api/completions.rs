@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sconce_proto::worker::Task;
 
-use super::reply::{ErrorBody, collect, id, now};
+use super::reply::{collect, id, now};
 use crate::app::{App, Principal};
+use crate::docs::WorkerErrors;
 use crate::error::ApiError;
 use crate::generation::TextStream;
 use crate::stream::{self, Dialect, Frames, Head};
@@ -38,11 +39,7 @@ const OBJECT: &str = "text_completion";
             (Completion = "application/json"),
             (Completion = "text/event-stream"),
         )),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody),
-        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+        WorkerErrors,
     ),
 )]
 pub async fn create(

@@ -8,8 +8,9 @@ use axum::response::Response;
 use bytes::Bytes;
 use sconce_proto::worker::Task;
 
-use super::reply::{ErrorBody, VectorUsage, respond};
+use super::reply::{VectorUsage, respond};
 use crate::app::{App, Principal};
+use crate::docs::WorkerErrors;
 use crate::error::ApiError;
 use crate::validate::inputs::{self, Bounds};
 use crate::{api, embedding};
@@ -25,11 +26,7 @@ use request::{EmbeddingRequest, Shape};
     request_body = EmbeddingRequest,
     responses(
         (status = 200, description = "The embeddings", body = EmbeddingList),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody),
-        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+        WorkerErrors,
     ),
 )]
 pub async fn create(

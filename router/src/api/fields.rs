@@ -9,6 +9,7 @@ mod body;
 mod messages;
 mod responses;
 mod schema;
+mod strict;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ pub(crate) use body::{Fields, missing, mistyped};
 pub(crate) use messages::MESSAGE_FIELDS;
 pub(crate) use responses::RESPONSE_FIELDS;
 pub(crate) use schema::request_schema;
+pub(crate) use strict::Strict;
 pub(crate) use table::FIELDS;
 
 /// An endpoint with a body.

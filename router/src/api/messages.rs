@@ -12,12 +12,13 @@ use bytes::Bytes;
 use sconce_proto::worker::Task;
 
 use crate::app::{App, Principal};
+use crate::docs::WorkerErrors;
 use crate::error::ApiError;
 use crate::generation::{CallIds, TextStream};
 use crate::stream::{self, MessageEvents};
 use crate::validate::{self, Mode};
 use crate::{api, prompt, reading};
-use reply::{MessageEnd, MessageError, MessageObject, TokenCount, collect};
+use reply::{MessageEnd, MessageObject, TokenCount, collect};
 use request::{CountTokensRequest, MessagesRequest};
 
 /// Continues a conversation, as Anthropic's clients ask for it.
@@ -35,11 +36,7 @@ use request::{CountTokensRequest, MessagesRequest};
             (MessageObject = "application/json"),
             (reply::MessageEvent = "text/event-stream"),
         )),
-        (status = 400, description = "The request is wrong", body = MessageError),
-        (status = 401, description = "The API key is missing or wrong", body = MessageError),
-        (status = 404, description = "The model does not exist", body = MessageError),
-        (status = 429, description = "The queue is full", body = MessageError),
-        (status = 503, description = "No worker serves the model now", body = MessageError),
+        WorkerErrors,
     ),
 )]
 pub async fn create(
@@ -82,9 +79,6 @@ pub async fn create(
     request_body = CountTokensRequest,
     responses(
         (status = 200, description = "How many there are", body = TokenCount),
-        (status = 400, description = "The request is wrong", body = MessageError),
-        (status = 401, description = "The API key is missing or wrong", body = MessageError),
-        (status = 404, description = "The model does not exist", body = MessageError),
     ),
 )]
 pub async fn count_tokens(

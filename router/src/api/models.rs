@@ -1,18 +1,23 @@
-//! `GET /v1/models` and `GET /v1/models/{id}`.
+//! `GET /v1/models` and `GET /v1/models/{id}`: as OpenAI has them, and as Anthropic has them for
+//! its own clients, which are known by a header.
+
+mod anthropic;
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use http::HeaderMap;
 use sconce_proto::worker::Task;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::reply::ErrorBody;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::model::Model;
 use crate::validate::context;
+use anthropic::{ModelInfo, ModelPage, PageQuery};
 
 /// The models that are served.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -50,20 +55,70 @@ impl ModelObject {
     }
 }
 
+/// The models, in the API that the client speaks.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum AnyModelList {
+    /// Without the header `anthropic-version`.
+    OpenAi(ModelList),
+    /// With it.
+    Anthropic(ModelPage),
+}
+
+/// A model, in the API that the client speaks.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum AnyModel {
+    /// Without the header `anthropic-version`.
+    OpenAi(ModelObject),
+    /// With it.
+    Anthropic(ModelInfo),
+}
+
+/// Whether whoever asks for models is one of Anthropic's clients: they all send this.
+pub(crate) fn asks_as_anthropic(headers: &HeaderMap) -> bool {
+    headers.contains_key("anthropic-version")
+}
+
 /// Lists the models that are served.
+///
+/// With the header `anthropic-version`, the answer is Anthropic's, in pages; without it, OpenAI's,
+/// which has all of them and ignores the parameters.
 #[utoipa::path(
     get,
     path = "/v1/models",
     tag = "Models",
     security(("api_key" = [])),
-    responses(
-        (status = 200, description = "The models", body = ModelList),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
+    params(
+        ("anthropic-version" = Option<String>, Header, description = "Anthropic's clients send it"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000,
+            description = "Anthropic's: models of a page; default 20"),
+        ("after_id" = Option<String>, Query,
+            description = "Anthropic's: the page after this name; not with `before_id`"),
+        ("before_id" = Option<String>, Query,
+            description = "Anthropic's: the page before this name"),
+        ("lifecycle" = Option<Vec<String>>, Query,
+            description = "Anthropic's: which stages of life; all models here are `active`"),
     ),
+    responses((status = 200, description = "The models", body = AnyModelList)),
 )]
-pub async fn list(State(app): State<App>) -> Json<ModelList> {
-    let data = app.dispatcher.models().iter().map(|model| ModelObject::new(model)).collect();
-    Json(ModelList { object: "list".into(), data })
+pub async fn list(
+    State(app): State<App>,
+    headers: HeaderMap,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Json<AnyModelList>, ApiError> {
+    let models = app.dispatcher.models();
+    if asks_as_anthropic(&headers) {
+        let Query(pairs) = query.map_err(|_| ApiError::Invalid {
+            message: "the URL's parameters can't be read".to_owned(),
+            param: None,
+            code: "invalid_value",
+        })?;
+        let models = models.iter().map(|model| ModelInfo::new(model)).collect();
+        return Ok(Json(AnyModelList::Anthropic(PageQuery::read(&pairs)?.page(models))));
+    }
+    let data = models.iter().map(|model| ModelObject::new(model)).collect();
+    Ok(Json(AnyModelList::OpenAi(ModelList { object: "list".into(), data })))
 }
 
 /// Describes one model. Its name may contain slashes, plain or percent-encoded.
@@ -72,18 +127,23 @@ pub async fn list(State(app): State<App>) -> Json<ModelList> {
     path = "/v1/models/{id}",
     tag = "Models",
     security(("api_key" = [])),
-    params(("id" = String, Path, description = "The model's name")),
-    responses(
-        (status = 200, description = "The model", body = ModelObject),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
+    params(
+        ("id" = String, Path, description = "The model's name", example = "smollm2:135m"),
+        ("anthropic-version" = Option<String>, Header, description = "Anthropic's clients send it"),
     ),
+    responses((status = 200, description = "The model", body = AnyModel)),
 )]
 pub async fn retrieve(
     State(app): State<App>,
     Path(id): Path<String>,
-) -> Result<Json<ModelObject>, ApiError> {
-    find(&app, &id).map(|model| Json(ModelObject::new(&model)))
+    headers: HeaderMap,
+) -> Result<Json<AnyModel>, ApiError> {
+    let model = find(&app, &id)?;
+    Ok(Json(if asks_as_anthropic(&headers) {
+        AnyModel::Anthropic(ModelInfo::new(&model))
+    } else {
+        AnyModel::OpenAi(ModelObject::new(&model))
+    }))
 }
 
 /// The model that a client names, if it does what is asked of it.

@@ -7,8 +7,9 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 
-use super::reply::{ErrorBody, VectorUsage, id, respond};
+use super::reply::{VectorUsage, id, respond};
 use crate::app::{App, Principal};
+use crate::docs::WorkerErrors;
 use crate::error::ApiError;
 use crate::validate::inputs::{self, Bounds};
 use crate::{api, scoring};
@@ -24,11 +25,7 @@ use request::RerankRequest;
     request_body = RerankRequest,
     responses(
         (status = 200, description = "The documents, best first", body = Reranking),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody),
-        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+        WorkerErrors,
     ),
 )]
 pub async fn create(
@@ -64,11 +61,7 @@ pub async fn create(
     request_body = RerankRequest,
     responses(
         (status = 200, description = "The documents, best first", body = Reranking),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody),
-        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+        WorkerErrors,
     ),
 )]
 pub async fn create_unversioned(

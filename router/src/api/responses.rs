@@ -18,6 +18,7 @@ use sconce_proto::worker::Task;
 use super::query::Query;
 use super::reply::ErrorBody;
 use crate::app::{App, Principal};
+use crate::docs::WorkerErrors;
 use crate::error::ApiError;
 use crate::generation::TextStream;
 use crate::model::Model;
@@ -53,11 +54,7 @@ const MAX_ITEMS: u64 = 100;
             (ResponseObject = "application/json"),
             (event::ResponseEvent = "text/event-stream"),
         )),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody),
-        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+        WorkerErrors,
     ),
 )]
 pub async fn create(
@@ -121,9 +118,6 @@ async fn whole(
     request_body = InputTokensRequest,
     responses(
         (status = 200, description = "How many there are", body = InputTokens),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
     ),
 )]
 pub async fn input_tokens(
@@ -158,8 +152,6 @@ pub async fn input_tokens(
             (ResponseObject = "application/json"),
             (event::ResponseEvent = "text/event-stream"),
         )),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
         (status = 404, description = "There is none, or it is another key's", body = ErrorBody),
         (status = 410, description = "Some of the events are not kept any more", body = ErrorBody),
     ),
@@ -198,7 +190,6 @@ pub async fn retrieve(
     responses(
         (status = 200, description = "The response", body = ResponseObject),
         (status = 400, description = "It is not made in the background", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
         (status = 404, description = "There is none, or it is another key's", body = ErrorBody),
     ),
 )]
@@ -219,7 +210,6 @@ pub async fn cancel(
     params(("id" = String, Path, description = "The response's id")),
     responses(
         (status = 200, description = "It is deleted", body = DeletedResponse),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
         (status = 404, description = "There is none, or it is another key's", body = ErrorBody),
     ),
 )]
@@ -247,8 +237,6 @@ pub async fn delete(
     ),
     responses(
         (status = 200, description = "The items", body = ItemList),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
         (status = 404, description = "There is none, or it is another key's", body = ErrorBody),
     ),
 )]

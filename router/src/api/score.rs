@@ -7,8 +7,9 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 
-use super::reply::{ErrorBody, VectorUsage, id, now, respond};
+use super::reply::{VectorUsage, id, now, respond};
 use crate::app::{App, Principal};
+use crate::docs::WorkerErrors;
 use crate::error::ApiError;
 use crate::validate::inputs::Bounds;
 use crate::{api, scoring};
@@ -24,11 +25,7 @@ use request::ScoreRequest;
     request_body = ScoreRequest,
     responses(
         (status = 200, description = "The scores", body = ScoreList),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody),
-        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+        WorkerErrors,
     ),
 )]
 pub async fn create(
@@ -63,11 +60,7 @@ pub async fn create(
     request_body = ScoreRequest,
     responses(
         (status = 200, description = "The scores", body = ScoreList),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody),
-        (status = 503, description = "No worker serves the model now", body = ErrorBody),
+        WorkerErrors,
     ),
 )]
 pub async fn create_unversioned(

@@ -24,8 +24,6 @@ use crate::metrics;
     ),
     responses(
         (status = 200, description = "The rest of the stream", content_type = "text/event-stream"),
-        (status = 400, description = "The stream has fewer events", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
         (status = 404, description = "No such stream of this key", body = ErrorBody),
         (status = 410, description = "Some of the events are not kept any more", body = ErrorBody),
     ),

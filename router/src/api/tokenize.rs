@@ -13,8 +13,7 @@ use utoipa::ToSchema;
 
 use super::chat::request::ChatCompletionRequest;
 use super::completions::request::CompletionRequest;
-use super::fields::{Fields, missing, mistyped};
-use super::reply::ErrorBody;
+use super::fields::{Fields, Strict, missing, mistyped};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::model::Model;
@@ -95,9 +94,6 @@ pub struct RenderReply {
     request_body = TokenizeRequest,
     responses(
         (status = 200, description = "The tokens", body = TokenizeReply),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
     ),
 )]
 pub async fn tokenize(
@@ -133,9 +129,6 @@ pub async fn tokenize(
     request_body = DetokenizeRequest,
     responses(
         (status = 200, description = "The text", body = DetokenizeReply),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
     ),
 )]
 pub async fn detokenize(
@@ -167,9 +160,6 @@ pub async fn detokenize(
     request_body = ChatCompletionRequest,
     responses(
         (status = 200, description = "The prompt", body = RenderReply),
-        (status = 400, description = "The request is wrong; `param` says where", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong", body = ErrorBody),
-        (status = 404, description = "The model does not exist", body = ErrorBody),
     ),
 )]
 pub async fn render(State(app): State<App>, body: Bytes) -> Result<Json<RenderReply>, ApiError> {
@@ -213,7 +203,7 @@ fn written(model: &Model, tokens: &[u32]) -> String {
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
         let param = error.path().to_string();
         let error = error.into_inner();
         if error.is_data() && param != "." {

@@ -1,6 +1,8 @@
 //! Lays the OpenAPI document out as one HTML page. Everything in it is escaped by the template
 //! engine; types are shown by name and listed once, at the end.
 
+use std::collections::BTreeMap;
+
 use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -14,6 +16,7 @@ struct Page {
     version: String,
     description: String,
     tags: Vec<Tag>,
+    errors: Vec<Answer>,
     schemas: Vec<Schema>,
 }
 
@@ -32,7 +35,16 @@ struct Operation {
     needs_key: bool,
     parameters: Vec<Field>,
     body: Option<String>,
+    examples: Vec<Example>,
     responses: Vec<Answer>,
+    /// Statuses of the errors that are described once for all.
+    errors: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Example {
+    summary: String,
+    value: String,
 }
 
 #[derive(Serialize)]
@@ -78,6 +90,7 @@ fn page(document: &Value) -> Page {
         version: text(&document["info"]["version"]),
         description: text(&document["info"]["description"]),
         tags: tags(document),
+        errors: errors(document),
         schemas: schemas.map(|(name, schema)| named_schema(name, schema)).collect(),
     }
 }
@@ -101,11 +114,13 @@ fn tags(document: &Value) -> Vec<Tag> {
 fn laid_out(path: &str, method: &str, operation: &Value) -> Operation {
     let parameters = operation["parameters"].as_array().into_iter().flatten();
     let body = operation.get("requestBody").map(|body| content_type(&body["content"]));
-    let responses = members(&operation["responses"]).map(|(status, answer)| Answer {
-        status: status.clone(),
-        schema: content_type(&answer["content"]),
-        description: text(&answer["description"]),
+    let examples = members(&operation["requestBody"]["content"]["application/json"]["examples"]);
+    let examples = examples.map(|(_, example)| Example {
+        summary: text(&example["summary"]),
+        value: serde_json::to_string_pretty(&example["value"]).unwrap_or_default(),
     });
+    let (errors, responses): (Vec<_>, Vec<_>) =
+        members(&operation["responses"]).partition(|(_, response)| response.get("$ref").is_some());
     Operation {
         method: method.to_uppercase(),
         path: path.to_owned(),
@@ -114,8 +129,34 @@ fn laid_out(path: &str, method: &str, operation: &Value) -> Operation {
         needs_key: operation.get("security").is_some(),
         parameters: parameters.map(parameter).collect(),
         body,
-        responses: responses.collect(),
+        examples: examples.collect(),
+        responses: responses
+            .into_iter()
+            .map(|(status, response)| answer(status, response))
+            .collect(),
+        errors: errors.into_iter().map(|(status, _)| status.clone()).collect(),
     }
+}
+
+fn answer(status: &str, response: &Value) -> Answer {
+    Answer {
+        status: status.to_owned(),
+        schema: content_type(&response["content"]),
+        description: text(&response["description"]),
+    }
+}
+
+/// What each status of a shared error means, in whichever shape it comes.
+fn errors(document: &Value) -> Vec<Answer> {
+    let shared = members(&document["components"]["responses"]).map(|(name, response)| {
+        let status = name.trim_start_matches(|letter: char| !letter.is_ascii_digit());
+        answer(status, response)
+    });
+    let mut errors: BTreeMap<String, Answer> = BTreeMap::new();
+    for error in shared {
+        errors.entry(error.status.clone()).or_insert(error);
+    }
+    errors.into_values().collect()
 }
 
 fn parameter(parameter: &Value) -> Field {
@@ -135,7 +176,7 @@ fn named_schema(name: &str, schema: &Value) -> Schema {
         name: name.clone(),
         required: is_required(name),
         kind: type_of(property),
-        description: text(&property["description"]),
+        description: description_of(property),
     });
     let mut fields: Vec<_> = fields.collect();
     if fields.is_empty() {
@@ -145,8 +186,18 @@ fn named_schema(name: &str, schema: &Value) -> Schema {
     Schema { name: name.to_owned(), summary: text(&schema["description"]), fields }
 }
 
+/// What a property says of itself; where it may be null, the other thing that it may be says it.
+fn description_of(property: &Value) -> String {
+    let or_null = property["oneOf"].as_array().into_iter().flatten();
+    let mut places = or_null.chain([property]).map(|place| text(&place["description"]));
+    places.find(|description| !description.is_empty()).unwrap_or_default()
+}
+
 fn content_type(content: &Value) -> String {
-    let types = members(content).map(|(_, media)| type_of(&media["schema"]));
+    let types = members(content).map(|(_, media)| match &media["schema"]["properties"]["data"] {
+        Value::Null => type_of(&media["schema"]),
+        data => format!("events of {}", type_of(&data["anyOf"][0]["contentSchema"])),
+    });
     types.collect::<Vec<_>>().join(" or ")
 }
 

@@ -30,6 +30,15 @@ pub(super) fn now(format: &str) -> Result<String, Error> {
     at(seconds, format)
 }
 
+/// A time in seconds since 1970, as RFC 3339 writes it. The last that it can write is in 9999.
+pub(crate) fn rfc3339(seconds: u64) -> String {
+    const LAST: u64 = 253_402_300_799;
+    let Time { year, month, day, second_of_day, .. } = Time::new(seconds.min(LAST));
+    let (hour, minute, second) =
+        (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
+    format!("{year}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z", month + 1)
+}
+
 /// Formats a time in seconds since 1970, as C's `strftime` in the C locale.
 fn at(seconds: u64, format: &str) -> Result<String, Error> {
     let time = Time::new(seconds);
@@ -153,6 +162,13 @@ mod tests {
         ] {
             assert_eq!(at(seconds, format).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn times_of_the_api_are_those_of_rfc_3339() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(1_709_210_096), "2024-02-29T12:34:56Z");
+        assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59Z");
     }
 
     #[test]

@@ -158,6 +158,16 @@ enum Keeps {
 }
 
 impl Route {
+    /// Whether its requests have a body.
+    pub(crate) fn takes_json(&self) -> bool {
+        self.takes == Takes::Json
+    }
+
+    /// Whether its answers can be had again.
+    pub(crate) fn keeps_answers(&self) -> bool {
+        self.keeps == Keeps::Answers
+    }
+
     /// The same, with answers that a client can come back for.
     fn keeping(self) -> Self {
         Self { keeps: Keeps::Answers, ..self }

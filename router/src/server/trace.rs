@@ -17,6 +17,7 @@ use http::header::{HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tracing::{Instrument, Span, field};
 
+use crate::api::models::asks_as_anthropic;
 use crate::error::anthropic;
 use crate::error::refusal::Refusal;
 use crate::metrics;
@@ -58,7 +59,7 @@ pub(super) async fn request(mut request: Request, next: Next) -> Response {
         duration_ms = field::Empty,
     );
     request.extensions_mut().insert(id.clone());
-    let is_anthropics = is_anthropics(request.uri().path());
+    let is_anthropics = is_anthropics(request.uri().path(), request.headers());
 
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
     let mut response = answer.unwrap_or_else(|_| {
@@ -79,9 +80,13 @@ pub(super) async fn request(mut request: Request, next: Next) -> Response {
     response.map(|body| Body::new(Observed { body, span, route, started }))
 }
 
-/// Whether a path is one of Anthropic's API, known here or not.
-fn is_anthropics(path: &str) -> bool {
-    path.strip_prefix("/v1/messages").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// Whether a request is one to Anthropic's API, known here or not.
+fn is_anthropics(path: &str, headers: &HeaderMap) -> bool {
+    let is_under = |root| {
+        let rest = path.strip_prefix(root);
+        rest.is_some_and(|rest: &str| rest.is_empty() || rest.starts_with('/'))
+    };
+    is_under("/v1/messages") || (is_under("/v1/models") && asks_as_anthropic(headers))
 }
 
 /// A method of HTTP, or a word for all others: a client can't choose what is logged.

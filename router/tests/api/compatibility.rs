@@ -1,6 +1,8 @@
 //! The OpenAPI document and the page about compatibility say what the code does.
 
-use crate::service::start;
+use sconce_proto::worker::{ModelInfo, Task};
+
+use crate::service::{start, start_with};
 
 #[tokio::test]
 async fn the_openapi_document_describes_the_endpoints() {
@@ -24,10 +26,35 @@ async fn the_openapi_document_describes_the_endpoints() {
     let messages = &schemas["MessagesRequest"];
     assert_eq!(messages["properties"]["temperature"]["maximum"], 1.0);
     assert_eq!(messages["required"], serde_json::json!(["model", "messages", "max_tokens"]));
-    // Every reference has a target.
-    let text = document.to_string();
-    for reference in text.split("#/components/schemas/").skip(1) {
-        let name = reference.split('"').next().unwrap();
-        assert!(schemas.contains_key(name), "{name} is not described");
+}
+
+/// A model that does everything, so that an example may ask for anything.
+fn able(info: &mut ModelInfo) {
+    info.tasks = [Task::Generate, Task::Embed, Task::Classify].map(Into::into).into();
+    (info.max_model_len, info.num_blocks, info.num_outputs) = (2048, 256, 1);
+}
+
+#[tokio::test]
+async fn every_example_of_the_document_is_a_request_that_is_served() {
+    let mut service = start_with(able, |_| {}).await;
+    let document = service.get("/openapi.json").await.body;
+    let mut num_examples = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let content = &methods["post"]["requestBody"]["content"]["application/json"];
+        for (name, example) in content["examples"].as_object().into_iter().flatten() {
+            let mut body = example["value"].clone();
+            body["model"] = "org/tiny".into();
+            let mut response = service.post(path, body.to_string());
+
+            // A request that computes reaches the worker; the others are answered.
+            let is_served = tokio::select! {
+                answer = &mut response => answer.unwrap().status() == 200,
+                () = service.worker.received() => true,
+            };
+
+            assert!(is_served, "{path}: {name}");
+            num_examples += 1;
+        }
     }
+    assert!(num_examples > 10);
 }

@@ -393,3 +393,38 @@ async fn a_silent_stream_is_pinged() {
     assert_eq!(events[0], json!({"type": "ping"}));
     assert_eq!(types(&events).last(), Some(&"message_stop"));
 }
+
+#[tokio::test]
+async fn anthropics_clients_get_models_in_pages() {
+    const VERSION: (&str, &str) = ("anthropic-version", "2023-06-01");
+    let service = start().await;
+    let model = json!({
+        "id": "org/tiny", "type": "model", "display_name": "org/tiny",
+        "created_at": "2023-11-14T22:13:20Z", "lifecycle": "active",
+        "max_input_tokens": 256, "max_tokens": 256,
+    });
+
+    let page = service.get_with("/v1/models?limit=1", VERSION).await;
+    let next = service.get_with("/v1/models?limit=1&after_id=org%2Ftiny", VERSION).await;
+    let one = service.get_with("/v1/models/org/tiny", VERSION).await;
+
+    let expected = json!({
+        "data": [model], "has_more": false, "first_id": "org/tiny", "last_id": "org/tiny",
+    });
+    assert_eq!((page.status, page.body), (200, expected));
+    let expected = json!({"data": [], "has_more": false, "first_id": null, "last_id": null});
+    assert_eq!((next.status, next.body), (200, expected));
+    assert_eq!((one.status, one.body), (200, model));
+    for (path, status, kind) in [
+        ("/v1/models?limit=0", 400, "invalid_request_error"),
+        ("/v1/models?limit=%ff", 400, "invalid_request_error"),
+        ("/v1/models/nobody", 404, "not_found_error"),
+    ] {
+        let refused = service.get_with(path, VERSION).await;
+        assert_eq!((refused.status, refused.body["type"].as_str()), (status, Some("error")));
+        assert_eq!(refused.body["error"]["type"], kind);
+        assert_eq!(refused.headers["request-id"], *refused.body["request_id"].as_str().unwrap());
+    }
+    // Others ignore what is not theirs.
+    assert_eq!(service.get("/v1/models?limit=0").await.body["object"], "list");
+}

@@ -123,6 +123,11 @@ impl Service {
         self.client.get(self.url(path)).send().await.unwrap().text().await.unwrap()
     }
 
+    pub(crate) async fn get_with(&self, path: &str, header: (&str, &str)) -> Answer {
+        let request = self.client.get(self.url(path)).header(header.0, header.1);
+        answer(request.send().await.unwrap()).await
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         answer(self.client.get(self.url(path)).send().await.unwrap()).await
     }

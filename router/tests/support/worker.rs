@@ -123,6 +123,14 @@ impl Worker {
         }
     }
 
+    /// Waits for the next request of any kind, which is never answered.
+    pub(crate) async fn received(&mut self) {
+        match timeout(LONG, self.received.recv()).await.expect("no request came").unwrap() {
+            FromRouter::Submit(_) | FromRouter::Embed(_) => {}
+            other => panic!("expected a request and got {other:?}"),
+        }
+    }
+
     /// Waits until a request is cancelled.
     pub(crate) async fn cancelled(&mut self) -> u64 {
         match timeout(LONG, self.received.recv()).await.expect("nothing was cancelled").unwrap() {

@@ -10,6 +10,7 @@ use serde::de::{self, Deserialize, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::strict::Strict;
 use super::{Door, Field, Kind, Treatment, find};
 use crate::error::ApiError;
 use crate::validate::number::Wide;
@@ -195,7 +196,7 @@ fn out_of_range(name: &str, value: f64, code: &'static str, min: f64, max: f64) 
 
 fn parse<'a, T: Deserialize<'a>>(name: &str, raw: &'a str) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_str(raw);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
         let path = error.path().to_string();
         let param = match path.as_str() {
             "." => name.to_owned(),

@@ -1,6 +1,10 @@
 //! The pages about compatibility say of every field what the tables say.
 
+use serde_json::Value;
+use utoipa::OpenApi;
+
 use super::{Door, FIELDS, Field, Kind, MESSAGE_FIELDS, RESPONSE_FIELDS, Treatment, all};
+use crate::docs::Document;
 
 const OPENAI: &str = include_str!("../../../../docs/openai-compatibility.md");
 const RESPONSES: &str = include_str!("../../../../docs/responses.md");
@@ -74,6 +78,44 @@ fn the_page_of_responses_has_a_row_for_every_field() {
 #[test]
 fn the_page_of_messages_has_a_row_for_every_field() {
     check(ANTHROPIC, MESSAGE_FIELDS);
+}
+
+/// The path whose body a door reads.
+fn path(door: Door) -> &'static str {
+    match door {
+        Door::Chat => "/v1/chat/completions",
+        Door::Completions => "/v1/completions",
+        Door::Embeddings => "/v1/embeddings",
+        Door::Rerank => "/v1/rerank",
+        Door::Score => "/v1/score",
+        Door::Messages => "/v1/messages",
+        Door::CountTokens => "/v1/messages/count_tokens",
+        Door::Responses => "/v1/responses",
+        Door::InputTokens => "/v1/responses/input_tokens",
+    }
+}
+
+#[test]
+fn the_document_has_every_field_that_may_be_given() {
+    let document = serde_json::to_value(Document::openapi()).unwrap();
+    for (field, door) in all().flat_map(|field| field.doors.iter().map(move |door| (field, door))) {
+        let content = &document["paths"][path(*door)]["post"]["requestBody"]["content"];
+        let reference = content["application/json"]["schema"]["$ref"].as_str().unwrap();
+        let schema = document.pointer(reference.trim_start_matches('#')).unwrap();
+        let property = &schema["properties"][field.name];
+        let mut required = schema["required"].as_array().into_iter().flatten();
+        let name = format!("{} of {door:?}", field.name);
+
+        match field.treatment {
+            Treatment::Refused(_) => assert_eq!(*property, Value::Null, "{name}"),
+            Treatment::Used | Treatment::Ignored => {
+                let description = property["description"].as_str().unwrap_or_default();
+                assert!(description.contains(field.note), "{name}: {property}");
+            }
+        }
+        let is_required = required.any(|required| required == field.name);
+        assert_eq!(is_required, field.note.starts_with("Required."), "{name}");
+    }
 }
 
 #[test]
