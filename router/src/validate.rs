@@ -9,6 +9,7 @@ mod messages;
 pub(crate) mod number;
 mod prompts;
 mod sampling;
+pub(crate) mod schema;
 mod template;
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,8 @@ pub(crate) struct Function {
     pub(crate) description: Option<String>,
     /// A JSON schema of an object.
     pub(crate) parameters: Map<String, Value>,
+    /// The parameter that the schema comes from.
+    pub(crate) param: String,
 }
 
 /// Whether the model must call something.
@@ -68,7 +70,7 @@ impl Function {
                 return Err(ApiError::invalid(param, "invalid_value", message));
             }
         }
-        Ok(Self { name, description, parameters })
+        Ok(Self { name, description, parameters, param })
     }
 
     /// As chat templates have it.

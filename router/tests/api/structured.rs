@@ -63,6 +63,7 @@ async fn what_says_two_things_or_none_is_refused() {
     let outputs = |outputs: Value| json!({ "structured_outputs": outputs });
     let object = json!({"type": "json_object"});
     let schema = "response_format.json_schema.schema";
+    let moved = json!({"properties": {"a": {"$id": "b/", "$ref": "c"}}});
     let name = "response_format.json_schema.name";
     for (change, param, code) in [
         (format(json!({})), "response_format.type", missing),
@@ -73,6 +74,13 @@ async fn what_says_two_things_or_none_is_refused() {
         (named(json!("a"), Value::Null), schema, missing),
         (named(json!("a"), json!(7)), schema, "invalid_type"),
         (named(json!("a"), json!({"x-guidance": {}})), schema, "unsupported_parameter"),
+        (named(json!("a"), moved.clone()), schema, "unsupported_value"),
+        (outputs(json!({"json": moved})), "structured_outputs.json", "unsupported_value"),
+        (
+            outputs(json!({"json": moved.to_string()})),
+            "structured_outputs.json",
+            "unsupported_value",
+        ),
         (json!({"response_format": object, "min_tokens": 2}), "min_tokens", "invalid_value"),
         (
             json!({"response_format": object, "allowed_token_ids": [1]}),

@@ -216,3 +216,33 @@ async fn tools_that_are_none_are_refused() {
         assert!(service.worker.is_idle(), "{change}");
     }
 }
+
+/// What the model is only shown need not be enforceable.
+#[tokio::test]
+async fn a_schema_that_can_not_be_enforced_is_refused_where_it_would_be() {
+    let mut service = start().await;
+    let object = json!({"type": "json_object"});
+    for (schema, code) in [
+        (json!({"x-guidance": {"lenient": true}}), "unsupported_parameter"),
+        (json!({"properties": {"a": {"$id": "b/", "$ref": "c"}}}), "unsupported_value"),
+    ] {
+        let tools = json!([{"type": "function", "function": {"name": "f", "parameters": schema}}]);
+        for change in [
+            json!({"tools": tools, "tool_choice": "required"}),
+            json!({"tools": tools, "response_format": object}),
+        ] {
+            let error = answer(wait(service.chat(change.clone())).await).await.body["error"].take();
+            assert_eq!(error["param"], "tools[0].function.parameters", "{change}");
+            assert_eq!(error["code"], code, "{change}");
+            assert!(service.worker.is_idle(), "{change}");
+        }
+        let choice = whole(&mut service, json!({"tools": tools}), "Hello").await;
+        assert_eq!(choice["message"]["content"], "Hello");
+
+        let tools = json!([{"name": "f", "input_schema": schema}]);
+        let change = json!({"tools": tools, "tool_choice": {"type": "any"}});
+        let error = answer(wait(service.message(change)).await).await.body["error"].take();
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with("`tools[0].input_schema`"), "{error}");
+    }
+}
