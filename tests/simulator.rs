@@ -246,7 +246,9 @@ impl World {
                     assert!(tokens.is_empty(), "a running request can't miss its turn");
                     self.tally.expired += 1;
                 }
-                Finish::GrammarEnd | Finish::GrammarLimit => panic!("nobody asked for a grammar"),
+                Finish::GrammarEnd | Finish::GrammarLimit | Finish::BadWord => {
+                    panic!("nobody asked for a constraint")
+                }
             }
             if live.finished.iter().all(|finished| *finished) {
                 self.live.remove(&output.request.0);

@@ -87,6 +87,9 @@ pub enum Error {
     /// To follow the grammar took more than the worker allows.
     #[error("the grammar is too complex: a token that it allows was not found within the limits")]
     GrammarLimit,
+    /// Whatever the text could go on with would complete a bad word.
+    #[error("every token that may come next would complete one of the `bad_words`")]
+    BadWord,
     /// The worker refused what validation let through.
     #[error("{0}")]
     Refused(String),

@@ -88,6 +88,7 @@ impl ApiError {
         let param = match self {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::ModelNotFound { .. } => Some("model"),
+            Self::Dispatch(dispatch::Error::BadWord) => Some("bad_words"),
             Self::BrokenTemplate { .. } | Self::Internal | Self::Dispatch(_) => None,
         };
         json!({ "error": {
@@ -130,6 +131,9 @@ impl ApiError {
             }
             Self::Dispatch(Error::GrammarLimit) => {
                 (StatusCode::BAD_REQUEST, REQUEST, "grammar_too_complex", Retry::AsStatus)
+            }
+            Self::Dispatch(Error::BadWord) => {
+                (StatusCode::BAD_REQUEST, REQUEST, "no_token_left", Retry::AsStatus)
             }
             Self::Dispatch(Error::Refused(_)) => {
                 (StatusCode::BAD_REQUEST, REQUEST, "request_refused", Retry::AsStatus)
@@ -194,6 +198,7 @@ mod tests {
             dispatch::Error::Refused("too large".into()).into(),
             dispatch::Error::Grammar("no rule is called `a`".into()).into(),
             dispatch::Error::GrammarLimit.into(),
+            dispatch::Error::BadWord.into(),
             dispatch::Error::WorkerLost.into(),
         ]
     }

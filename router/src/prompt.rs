@@ -17,6 +17,7 @@ pub(crate) mod template;
 use std::sync::{Arc, LazyLock};
 use std::thread::available_parallelism;
 
+use sconce_proto::worker::TokenSequence;
 use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
@@ -49,7 +50,7 @@ pub(crate) async fn encode(
     request: GenerateRequest,
     fuel: u64,
 ) -> Result<Encoded, ApiError> {
-    if num_bytes(&request.prompts) <= MAX_INLINE_BYTES {
+    if num_bytes(&request) <= MAX_INLINE_BYTES {
         return encode_now(model, request, fuel);
     }
     let model = Arc::clone(model);
@@ -65,16 +66,19 @@ pub(crate) async fn encode(
     })
 }
 
-fn num_bytes(prompts: &Prompts) -> usize {
-    match prompts {
+fn num_bytes(request: &GenerateRequest) -> usize {
+    let num_bad = request.bad_words.iter().map(String::len).sum::<usize>();
+    let num_prompt = match &request.prompts {
         Prompts::Chat(chat) if !chat.tools.functions.is_empty() => usize::MAX,
         Prompts::Chat(chat) => chat.messages.iter().map(|m| m.content.len() + 64).sum(),
         Prompts::Texts(texts) => texts.iter().map(String::len).sum(),
         Prompts::Tokens(_) => 0,
-    }
+    };
+    num_prompt.saturating_add(num_bad)
 }
 
-fn encode_now(model: &Model, request: GenerateRequest, fuel: u64) -> Result<Encoded, ApiError> {
+fn encode_now(model: &Model, mut request: GenerateRequest, fuel: u64) -> Result<Encoded, ApiError> {
+    request.sampling.bad_words = bad_words(model, &request.bad_words)?;
     let mut start = Start::Answer;
     let prompts = match &request.prompts {
         Prompts::Chat(conversation) => {
@@ -151,23 +155,49 @@ fn raw(model: &Model, text: &str, param: impl Fn() -> String) -> Result<Vec<u32>
     if text.len() > max_bytes(model) {
         return Err(too_long(&param(), model));
     }
-    let (text, mark) = if model.added.is_spelled_in(text) {
-        let mark = Mark::absent_from([text]).ok_or_else(|| {
-            let message = "the prompt uses every private character that Unicode has";
-            ApiError::invalid(param(), "invalid_value", message)
-        })?;
-        (model.added.break_up(text, Trust::Nothing, mark), Some(mark))
-    } else {
-        (text.into(), None)
-    };
-    let tokens =
-        model.added.encode(&model.tokenizer, &text, mark).map_err(|error| untokenizable(&error))?;
-    let tokens = with_bos(model, tokens);
+    let tokens = with_bos(model, plain(model, text, &param)?);
     if tokens.is_empty() {
         let message = format!("`{}` is empty", param());
         return Err(ApiError::invalid(param(), "empty_string", message));
     }
     Ok(tokens)
+}
+
+/// A text's tokens, with nothing around them: all of it is text.
+fn plain(model: &Model, text: &str, param: impl Fn() -> String) -> Result<Vec<u32>, ApiError> {
+    let (text, mark) = if model.added.is_spelled_in(text) {
+        let mark = Mark::absent_from([text]).ok_or_else(|| {
+            let param = param();
+            let message = format!("`{param}` uses every private character that Unicode has");
+            ApiError::invalid(param, "invalid_value", message)
+        })?;
+        (model.added.break_up(text, Trust::Nothing, mark), Some(mark))
+    } else {
+        (text.into(), None)
+    };
+    model.added.encode(&model.tokenizer, &text, mark).map_err(|error| untokenizable(&error))
+}
+
+/// The tokens of texts that must not be generated: of each, those within a text and those after a
+/// space, where these are others.
+fn bad_words(model: &Model, words: &[String]) -> Result<Vec<TokenSequence>, ApiError> {
+    let mut sequences: Vec<TokenSequence> = Vec::new();
+    for (i, word) in words.iter().enumerate() {
+        let param = || format!("bad_words[{i}]");
+        let mut add = |text: &str| -> Result<(), ApiError> {
+            let sequence = TokenSequence { tokens: plain(model, text, param)? };
+            if !sequence.tokens.is_empty() && !sequences.contains(&sequence) {
+                sequences.push(sequence);
+            }
+            Ok(())
+        };
+        add(word)?;
+        let trimmed = word.trim_start();
+        if !trimmed.is_empty() {
+            add(&format!(" {trimmed}"))?;
+        }
+    }
+    Ok(sequences)
 }
 
 fn with_bos(model: &Model, mut tokens: Vec<u32>) -> Vec<u32> {

@@ -34,6 +34,10 @@ pub(crate) use tools::Tools;
 /// Completions' default for `max_tokens`, which OpenAI's users rely on.
 const COMPLETIONS_MAX_TOKENS: u32 = 16;
 
+/// Most texts of `bad_words`, and bytes of one.
+const MAX_BAD_WORDS: usize = 128;
+const MAX_BAD_WORD_BYTES: usize = 256;
+
 /// A request that this model can serve, if its prompts fit.
 #[derive(Debug)]
 pub(crate) struct GenerateRequest {
@@ -41,12 +45,15 @@ pub(crate) struct GenerateRequest {
     pub prompts: Prompts,
     /// Completions of each prompt.
     pub n: u32,
-    /// How to sample. `max_tokens` is set by [`GenerateRequest::fit`].
+    /// How to sample. `max_tokens` is set by [`GenerateRequest::fit`], `bad_words` with the prompts'
+    /// tokens.
     pub sampling: SamplingParams,
     /// The parameter that says what the text must be.
     pub grammar_param: Option<&'static str>,
     /// Texts that end a completion.
     pub stop: Vec<String>,
+    /// Texts that must not be generated.
+    pub bad_words: Vec<String>,
     /// What is part of a completion's text.
     pub text: TextRules,
     /// How to answer.
@@ -235,6 +242,7 @@ impl Bounds<'_> {
         Ok(GenerateRequest {
             n: self.n(options.n)?,
             stop: self.stop("stop", options.stop)?,
+            bad_words: texts("bad_words", options.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)?,
             text: TextRules {
                 stop: options.include_stop,
                 special: options.skip_special_tokens == Some(false),
@@ -272,25 +280,34 @@ impl Bounds<'_> {
 
     fn stop(&self, param: &str, stop: Vec<String>) -> Result<Vec<String>, ApiError> {
         let Limits { max_stop, max_stop_bytes, .. } = *self.limits;
-        if stop.len() > max_stop {
-            let message = format!("`{param}` has {} texts and may have {max_stop}", stop.len());
-            return Err(ApiError::invalid(param, "array_above_max_length", message));
-        }
-        for (i, text) in stop.iter().enumerate() {
-            let param = format!("{param}[{i}]");
-            if text.is_empty() {
-                let message = format!("`{param}` is empty");
-                return Err(ApiError::invalid(param, "empty_string", message));
-            }
-            if text.len() > max_stop_bytes {
-                let num_bytes = text.len();
-                let message =
-                    format!("`{param}` has {num_bytes} bytes and may have {max_stop_bytes}");
-                return Err(ApiError::invalid(param, "string_above_max_length", message));
-            }
-        }
-        Ok(stop)
+        texts(param, stop, max_stop, max_stop_bytes)
     }
+}
+
+/// So many texts, none of them empty or longer than so many bytes.
+fn texts(
+    param: &str,
+    texts: Vec<String>,
+    max: usize,
+    max_bytes: usize,
+) -> Result<Vec<String>, ApiError> {
+    if texts.len() > max {
+        let message = format!("`{param}` has {} texts and may have {max}", texts.len());
+        return Err(ApiError::invalid(param, "array_above_max_length", message));
+    }
+    for (i, text) in texts.iter().enumerate() {
+        let param = format!("{param}[{i}]");
+        if text.is_empty() {
+            let message = format!("`{param}` is empty");
+            return Err(ApiError::invalid(param, "empty_string", message));
+        }
+        if text.len() > max_bytes {
+            let num_bytes = text.len();
+            let message = format!("`{param}` has {num_bytes} bytes and may have {max_bytes}");
+            return Err(ApiError::invalid(param, "string_above_max_length", message));
+        }
+    }
+    Ok(texts)
 }
 
 fn mode(stream: bool, options: Option<StreamOptions>) -> Result<Mode, ApiError> {

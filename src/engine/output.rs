@@ -37,4 +37,6 @@ pub enum Finish {
     GrammarEnd,
     /// To follow its grammar would take more than the limits allow.
     GrammarLimit,
+    /// Whatever it may go on with would complete a bad word.
+    BadWord,
 }

@@ -111,17 +111,19 @@ pub struct Sampled {
     pub token: TokenId,
     /// Present when the request asked for log-probabilities.
     pub logprobs: Option<Box<TokenLogprobs>>,
-    /// Set when the grammar ends the completion.
-    pub end: Option<GrammarEnd>,
+    /// Set when what the text may be ends the completion.
+    pub end: Option<ConstraintEnd>,
 }
 
-/// How a grammar ends a completion.
+/// How what a text may be ends a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GrammarEnd {
+pub enum ConstraintEnd {
     /// With this token the text is complete.
     Complete,
     /// The next token can't be found within the limits, and this one means nothing.
     Exhausted,
+    /// Bad words leave none of the tokens that are allowed, and this one means nothing.
+    BadWord,
 }
 
 /// A sampled token's log-probability, and the likeliest tokens with theirs, best first.

@@ -57,6 +57,9 @@ pub struct SamplingParams {
     pub grammar: Option<Grammar>,
     /// The only tokens that may be sampled, in order; empty: all.
     pub allowed_token_ids: Vec<TokenId>,
+    /// What must not be generated: the last token of each is not sampled where the completion ends
+    /// with those before it.
+    pub bad_words: Vec<Vec<TokenId>>,
 }
 
 impl Default for SamplingParams {
@@ -80,6 +83,7 @@ impl Default for SamplingParams {
             num_logprobs: None,
             grammar: None,
             allowed_token_ids: Vec::new(),
+            bad_words: Vec::new(),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::block_pool::BlockPool;
 use super::output::{Finish, Output};
 use super::plan::{
-    Admission, BlockCopy, BlockId, GrammarEnd, Row, Sample, Sampled, SequenceId, StepPlan,
+    Admission, BlockCopy, BlockId, ConstraintEnd, Row, Sample, Sampled, SequenceId, StepPlan,
 };
 use super::request::{Request, TokenId};
 use super::sequence::{RequestId, Sequence, State};

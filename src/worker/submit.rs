@@ -11,6 +11,9 @@ use sconce_proto::worker::{ModelInfo, SamplingParams as Wire, Submit};
 use crate::engine::request::{Request, SamplingParams};
 use crate::grammar::Source;
 
+/// Most tokens of all bad words of a request: they are compared for every token.
+const MAX_BAD_TOKENS: usize = 1 << 16;
+
 /// A request that the engine can trust.
 pub(crate) struct Checked {
     pub(crate) id: u64,
@@ -130,6 +133,15 @@ fn check_tokens(wire: &Wire, info: &ModelInfo) -> Result<(), Invalid> {
     if wire.allowed_token_ids.iter().any(|token| *token >= vocab_size) {
         return invalid(format!("a token of allowed_token_ids is not below {vocab_size}"));
     }
+    if wire.bad_words.iter().any(|word| word.tokens.is_empty()) {
+        return invalid("one of bad_words has no tokens");
+    }
+    if wire.bad_words.iter().map(|word| word.tokens.len()).sum::<usize>() > MAX_BAD_TOKENS {
+        return invalid(format!("bad_words have more than {MAX_BAD_TOKENS} tokens"));
+    }
+    if wire.bad_words.iter().flat_map(|word| &word.tokens).any(|token| *token >= vocab_size) {
+        return invalid(format!("a token of bad_words is not below {vocab_size}"));
+    }
     if wire.num_logprobs.is_some_and(|count| count > info.max_logprobs) {
         return invalid(format!("num_logprobs must be at most {}", info.max_logprobs));
     }
@@ -155,6 +167,7 @@ fn sampling(wire: Wire) -> SamplingParams {
         num_logprobs: wire.num_logprobs,
         grammar: None,
         allowed_token_ids: wire.allowed_token_ids,
+        bad_words: wire.bad_words.into_iter().map(|word| word.tokens).collect(),
     }
 }
 

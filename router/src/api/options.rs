@@ -24,6 +24,7 @@ pub(crate) struct Options {
     pub(crate) response_format: Option<ResponseFormat>,
     pub(crate) structured_outputs: Option<StructuredOutputs>,
     pub(crate) stop: Vec<String>,
+    pub(crate) bad_words: Vec<String>,
     pub(crate) include_stop: bool,
     pub(crate) skip_special_tokens: Option<bool>,
     pub(crate) stream: bool,
@@ -70,6 +71,7 @@ impl Options {
             response_format: fields.parse("response_format")?,
             structured_outputs: fields.parse("structured_outputs")?,
             stop: fields.parse::<Stop>("stop")?.map(|stop| stop.0).unwrap_or_default(),
+            bad_words: fields.parse::<BadWords>("bad_words")?.unwrap_or_default().0,
             include_stop: fields.boolean("include_stop_str_in_output")?.unwrap_or(false),
             skip_special_tokens: fields.boolean("skip_special_tokens")?,
             stream: fields.boolean("stream")?.unwrap_or(false),
@@ -108,6 +110,10 @@ pub(crate) struct Stop(Vec<String>);
 
 /// Token ids, as decimal texts, to what is added to their logits.
 pub(crate) struct LogitBias(Vec<(String, f64)>);
+
+/// Texts that must not be generated.
+#[derive(Default, Deserialize)]
+pub(crate) struct BadWords(Vec<String>);
 
 /// A list of token ids.
 #[derive(Deserialize)]
@@ -189,6 +195,14 @@ impl PartialSchema for TokenIds {
     }
 }
 
+impl PartialSchema for BadWords {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        Schema::Array(ArrayBuilder::new().items(text).max_items(Some(128)).build()).into()
+    }
+}
+
+impl ToSchema for BadWords {}
 impl ToSchema for Stop {}
 impl ToSchema for LogitBias {}
 impl ToSchema for TokenIds {}

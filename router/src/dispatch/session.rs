@@ -353,6 +353,7 @@ impl Session {
             | Finish::GrammarEnd => Ok(output),
             Finish::Deadline => Err(Error::Deadline),
             Finish::GrammarLimit => Err(Error::GrammarLimit),
+            Finish::BadWord => Err(Error::BadWord),
         };
         // The receiver is gone after a cancel.
         let _ = request.outputs.send(output);

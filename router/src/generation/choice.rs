@@ -86,6 +86,7 @@ impl Choice {
             Finish::NotFinished => None,
             Finish::StopToken | Finish::GrammarEnd => Some(FinishReason::Stop),
             Finish::GrammarLimit => return Err(Error::GrammarLimit),
+            Finish::BadWord => return Err(Error::BadWord),
             Finish::Length => Some(FinishReason::Length),
             Finish::Deadline => return Err(Error::Deadline),
             // Only we cancel, and then nobody listens.

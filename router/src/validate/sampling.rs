@@ -38,6 +38,8 @@ pub(super) fn lower(sampling: &Sampling, bounds: &Bounds) -> Result<SamplingPara
         num_logprobs: None,
         grammar: None,
         allowed_token_ids: allowed_tokens(sampling, bounds)?,
+        // They have yet to be tokenized.
+        bad_words: Vec::new(),
     })
 }
 

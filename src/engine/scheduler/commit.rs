@@ -72,8 +72,12 @@ impl Scheduler {
             return;
         }
         let token = sampled.token;
-        if sampled.end == Some(GrammarEnd::Exhausted) {
-            return self.finish(slot, None, Finish::GrammarLimit);
+        match sampled.end {
+            Some(ConstraintEnd::Exhausted) => {
+                return self.finish(slot, None, Finish::GrammarLimit);
+            }
+            Some(ConstraintEnd::BadWord) => return self.finish(slot, None, Finish::BadWord),
+            Some(ConstraintEnd::Complete) | None => {}
         }
         sequence.tokens.push(token);
         self.stats.num_generated_tokens += 1;

@@ -82,10 +82,11 @@ impl Engine {
 }
 
 #[test]
-fn a_grammar_ends_a_completion_with_its_last_token_or_without_one() {
+fn a_constraint_ends_a_completion_with_its_last_token_or_without_one() {
     for (end, finish, token) in [
-        (GrammarEnd::Complete, Finish::GrammarEnd, Some(9)),
-        (GrammarEnd::Exhausted, Finish::GrammarLimit, None),
+        (ConstraintEnd::Complete, Finish::GrammarEnd, Some(9)),
+        (ConstraintEnd::Exhausted, Finish::GrammarLimit, None),
+        (ConstraintEnd::BadWord, Finish::BadWord, None),
     ] {
         let mut engine = Engine::new(|_| {});
         engine.submit(1, request(prompt(1, 4), 50));

@@ -25,6 +25,7 @@ fn finish(finish: Finish) -> wire::Finish {
         Finish::Deadline => wire::Finish::Deadline,
         Finish::GrammarEnd => wire::Finish::GrammarEnd,
         Finish::GrammarLimit => wire::Finish::GrammarLimit,
+        Finish::BadWord => wire::Finish::BadWord,
     }
 }
 

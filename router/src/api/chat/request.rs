@@ -12,7 +12,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::tools::{Tool, ToolCall, ToolChoice};
 use crate::api::fields::{Door, Fields, request_schema};
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
-use crate::api::options::{LogitBias, Options, Stop, StreamOptions, TokenIds};
+use crate::api::options::{BadWords, LogitBias, Options, Stop, StreamOptions, TokenIds};
 use crate::error::ApiError;
 
 /// The body of `POST /v1/chat/completions`.
@@ -149,6 +149,7 @@ impl ToSchema for ChatCompletionRequest {
         schemas.push((Stop::name().into(), Stop::schema()));
         schemas.push((LogitBias::name().into(), LogitBias::schema()));
         schemas.push((TokenIds::name().into(), TokenIds::schema()));
+        schemas.push((BadWords::name().into(), BadWords::schema()));
         schemas.push((StreamOptions::name().into(), StreamOptions::schema()));
         schemas.push((ResponseFormat::name().into(), ResponseFormat::schema()));
         schemas.push((NamedSchema::name().into(), NamedSchema::schema()));

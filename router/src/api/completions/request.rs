@@ -10,7 +10,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::fields::{Door, Fields, request_schema};
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
-use crate::api::options::{LogitBias, Options, Stop, StreamOptions, TokenIds};
+use crate::api::options::{BadWords, LogitBias, Options, Stop, StreamOptions, TokenIds};
 use crate::error::ApiError;
 use crate::validate::number::Wide;
 
@@ -155,6 +155,7 @@ impl ToSchema for CompletionRequest {
         schemas.push((Stop::name().into(), Stop::schema()));
         schemas.push((LogitBias::name().into(), LogitBias::schema()));
         schemas.push((TokenIds::name().into(), TokenIds::schema()));
+        schemas.push((BadWords::name().into(), BadWords::schema()));
         schemas.push((StreamOptions::name().into(), StreamOptions::schema()));
         schemas.push((ResponseFormat::name().into(), ResponseFormat::schema()));
         schemas.push((NamedSchema::name().into(), NamedSchema::schema()));

@@ -152,6 +152,13 @@ pub(crate) const FIELDS: &[Field] = &[
         "Not of OpenAI. The only tokens that are sampled, end tokens included; at most 1024.",
     ),
     used(
+        "bad_words",
+        BOTH,
+        Kind::Own(Some("BadWords")),
+        "Not of OpenAI. At most 128 texts of 1 to 256 bytes that are not generated, neither at the \
+         beginning of a word nor within one; with `tools` and formats as well.",
+    ),
+    used(
         "response_format",
         BOTH,
         Kind::Own(Some("ResponseFormat")),
@@ -255,7 +262,6 @@ pub(crate) const FIELDS: &[Field] = &[
     refused("prompt_logprobs", BOTH, &[], ""),
     refused("add_special_tokens", COMPLETIONS, &["true"], "Send token ids instead."),
     refused("truncate_prompt_tokens", BOTH, &[], "Nothing is ever cut."),
-    refused("bad_words", BOTH, &["[]"], ""),
     refused("use_beam_search", BOTH, &["false"], ""),
     refused("guided_json", BOTH, &[], "Use `structured_outputs`."),
     refused("guided_regex", BOTH, &[], "Use `structured_outputs`."),
