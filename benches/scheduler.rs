@@ -34,6 +34,7 @@ fn decoding(num_seqs: u32) -> Scheduler {
             n: 1,
             sampling: SamplingParams { max_tokens: 1000, ..SamplingParams::default() },
             cache_salt: u128::from(id),
+            priority: 0,
         };
         scheduler.submit(RequestId(id.into()), request, None).expect("there is room");
     }

@@ -61,6 +61,8 @@ pub struct Generation {
     pub sampling: SamplingParams,
     /// The principal's salt.
     pub cache_salt: [u8; 16],
+    /// Among the principal's requests: lower ones come first.
+    pub priority: i32,
 }
 
 /// Why a generation could not start, or broke off.
@@ -192,6 +194,7 @@ impl Dispatcher {
             n,
             cache_salt: generation.cache_salt.to_vec(),
             queue_deadline_ms: self.queue_deadline_ms(),
+            priority: generation.priority,
         });
         // A link whose task ended a moment ago hands the request back; the next one is tried.
         while let Some(link) = self.least_loaded(model) {

@@ -5,12 +5,13 @@
 mod calls;
 mod choice;
 mod meter;
+mod scores;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use sconce_proto::worker::TokenOutput;
+use sconce_proto::worker::{Finish, TokenOutput};
 
 use crate::app::{App, Principal};
 use crate::dispatch::{self, Outputs};
@@ -24,12 +25,15 @@ use meter::Meter;
 
 pub(crate) use calls::{CallIds, Reading};
 pub use choice::TokenLogprob;
+pub use scores::Scores;
 
 /// Every completion of a request, merged.
 pub struct TextStream {
     model: Arc<Model>,
     /// One for each prompt; nothing once all its completions have ended.
     sources: Vec<Option<Outputs>>,
+    /// One for each prompt.
+    scores: Vec<Scores>,
     /// Whose turn it is, so that no prompt waits for another.
     turn: usize,
     /// Completion `k` of prompt `p` is `p * n + k`.
@@ -37,6 +41,7 @@ pub struct TextStream {
     n: usize,
     stop: Vec<String>,
     text: TextRules,
+    num_logprobs: Option<u32>,
     /// For errors.
     grammar_param: Option<&'static str>,
     usage: TokenUsage,
@@ -129,34 +134,71 @@ impl TextStream {
         // Nothing is sent before everything is known to fit.
         let fits: Result<Vec<_>, _> =
             prompts.iter().map(|prompt| request.fit(prompt.len(), &model.info)).collect();
+        request.check_scores(prompts.iter().map(Vec::len).sum())?;
         let n = request.n as usize;
         let num_choices = prompts.len() * n;
         let mut meter = Meter::new(&model, num_choices, request.arrived);
         let mut usage = TokenUsage::default();
         let mut sources = Vec::with_capacity(prompts.len());
+        let mut scores = Vec::with_capacity(prompts.len());
         for (prompt, sampling) in prompts.into_iter().zip(fits?) {
             usage.num_prompt += prompt.len() as u64;
+            scores.push(Scores::new(prompt.first().copied().unwrap_or_default()));
             meter.accepted(prompt.len(), sampling.max_tokens, request.n);
             let cache_salt = principal.cache_salt;
-            let generation = dispatch::Generation { prompt, n: request.n, sampling, cache_salt };
+            let (n, priority) = (request.n, request.priority);
+            let generation = dispatch::Generation { prompt, n, sampling, cache_salt, priority };
             let outputs = app.dispatcher.generate(&model, generation);
             sources.push(Some(outputs.inspect_err(|error| meter.failed(error))?));
         }
-        let with_logprobs = request.reply.logprobs.is_some();
+        let num_logprobs = request.reply.logprobs;
+        let with_logprobs = num_logprobs.is_some();
         let echoes = echoes(&model, &request);
         let choice = |i: usize| match echoes.get(i / n) {
-            Some(prompt) => Choice::after(prompt.clone()),
+            Some(prompt) => Choice::after(prompt.clone(), with_logprobs),
             None => Choice::new(with_logprobs, reading),
         };
         let choices = (0..num_choices).map(choice).collect();
         let GenerateRequest { stop, text, grammar_param, .. } = request;
         let turn = 0;
-        Ok(Self { model, sources, turn, choices, n, stop, text, grammar_param, usage, meter })
+        Ok(Self {
+            model,
+            sources,
+            scores,
+            turn,
+            choices,
+            n,
+            stop,
+            text,
+            num_logprobs,
+            grammar_param,
+            usage,
+            meter,
+        })
     }
 
     /// How many completions there are.
     pub fn num_choices(&self) -> u32 {
         self.choices.len() as u32
+    }
+
+    /// The prompt's tokens of a completion, where they were asked for.
+    pub(crate) fn scores(&self, choice: usize) -> Option<&Scores> {
+        self.scores.get(choice.checked_div(self.n)?)
+    }
+
+    /// The `num` likeliest completions of each prompt by their tokens' mean, in that order.
+    pub(crate) fn likeliest(&self, num: usize) -> Vec<usize> {
+        let mean = |choice: usize| self.choices.get(choice).map(Choice::mean_logprob);
+        let mut kept = Vec::new();
+        for first in (0..self.choices.len()).step_by(self.n.max(1)) {
+            let mut choices: Vec<_> = (first..first + self.n).collect();
+            choices.sort_by(|a, b| {
+                mean(*b).partial_cmp(&mean(*a)).unwrap_or(std::cmp::Ordering::Equal)
+            });
+            kept.extend(choices.into_iter().take(num));
+        }
+        kept
     }
 
     /// Counts this as an open event stream until the guard is dropped.
@@ -184,11 +226,13 @@ impl TextStream {
     ) -> Poll<Option<Result<(), ApiError>>> {
         loop {
             let (source, output) = match self.poll_output(cx) {
-                Poll::Ready(Some(next)) => next,
+                Poll::Ready(Some((source, output))) => {
+                    (source, output.map(|output| self.text.only(output)))
+                }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             };
-            let taken = output.and_then(|output| self.take(source, &output, delta));
+            let taken = output.and_then(|output| self.take(source, output, delta));
             match taken {
                 Ok(true) => return Poll::Ready(Some(Ok(()))),
                 Ok(false) => {}
@@ -239,9 +283,16 @@ impl TextStream {
     fn take(
         &mut self,
         source: usize,
-        output: &TokenOutput,
+        mut output: TokenOutput,
         delta: &mut Delta,
     ) -> Result<bool, dispatch::Error> {
+        if !output.prompt_logprobs.is_empty() {
+            let scores = self.scores.get_mut(source).map(|scores| &mut scores.rest);
+            scores.into_iter().for_each(|scores| scores.append(&mut output.prompt_logprobs));
+            if output.token.is_none() && output.finish() == Finish::NotFinished {
+                return Ok(false);
+            }
+        }
         let first = source * self.n;
         let index = output.index as usize;
         let choice = (index < self.n).then(|| self.choices.get_mut(first + index)).flatten();
@@ -262,8 +313,12 @@ impl TextStream {
         }
         delta.choice = (first + index) as u32;
         delta.clear();
+        if let (Some(prompt), Some(scores)) = (choice.scored_prompt(), self.scores.get(source)) {
+            let how = (prompt, self.num_logprobs.unwrap_or(0) as usize);
+            delta.logprobs = scores.tokens(how, &self.model.tokens);
+        }
         let rules = (&self.model.tokens, &*self.stop, self.text);
-        delta.finish = choice.take(output, rules, delta)?;
+        delta.finish = choice.take(&output, rules, delta)?;
         if output.token.is_some() && !delta.reasoning.is_empty() {
             self.usage.num_reasoning += 1;
         }
@@ -277,6 +332,17 @@ impl TextStream {
             }
         }
         Ok(delta.finish.is_some() || !delta.is_empty())
+    }
+}
+
+impl TextRules {
+    /// An output without what is not part of the text: all of it where only the prompt is.
+    fn only(self, output: TokenOutput) -> TokenOutput {
+        if !self.only_prompt || output.token.is_none() {
+            return output;
+        }
+        let finish = Finish::Length.into();
+        TokenOutput { token: None, logprobs: None, finish, ..output }
     }
 }
 

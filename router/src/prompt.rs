@@ -9,6 +9,7 @@ pub(crate) mod added;
 pub(crate) mod conversation;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub(crate) mod infill;
 pub(crate) mod inputs;
 mod json;
 mod strftime;
@@ -80,7 +81,7 @@ fn num_bytes(request: &GenerateRequest) -> usize {
 fn encode_now(model: &Model, mut request: GenerateRequest, fuel: u64) -> Result<Encoded, ApiError> {
     request.sampling.bad_words = bad_words(model, &request.bad_words)?;
     let mut start = Start::Answer;
-    let prompts = match &request.prompts {
+    let mut prompts = match &request.prompts {
         Prompts::Chat(conversation) => {
             let (tokens, begins) = chat(model, conversation, fuel)?;
             start = begins;
@@ -88,16 +89,53 @@ fn encode_now(model: &Model, mut request: GenerateRequest, fuel: u64) -> Result<
         }
         Prompts::Texts(texts) => {
             let prompts = texts.iter().enumerate();
-            let prompts = prompts.map(|(i, text)| raw(model, text, || param(i, texts.len())));
+            let prompts = prompts.map(|(i, text)| {
+                let param = || param(i, texts.len());
+                // What comes before a suffix may be nothing.
+                if request.suffix.is_some() {
+                    begun(model, text, param)
+                } else {
+                    raw(model, text, param)
+                }
+            });
             prompts.collect::<Result<_, _>>()?
         }
         Prompts::Tokens(prompts) => prompts.clone(),
     };
+    if let Some(suffix) = &request.suffix {
+        let (between, ends) = infill(model, suffix, &prompts)?;
+        prompts = between;
+        request.sampling.stop_token_ids.extend(ends);
+    }
     Ok(Encoded { request, prompts, start })
 }
 
 fn param(i: usize, num_prompts: usize) -> String {
     if num_prompts == 1 { "prompt".into() } else { format!("prompt[{i}]") }
+}
+
+/// The prompts for what comes between each of these and the suffix, and what ends it.
+fn infill(
+    model: &Model,
+    suffix: &str,
+    prompts: &[Vec<u32>],
+) -> Result<(Vec<Vec<u32>>, Vec<u32>), ApiError> {
+    const PARAM: &str = "suffix";
+    let Some(infill) = &model.infill else {
+        let message = "the model does not fill in the middle: its tokenizer has no tokens for that";
+        return Err(ApiError::invalid(PARAM, "unsupported_value", message));
+    };
+    if suffix.len() > max_bytes(model) {
+        return Err(too_long(PARAM, model));
+    }
+    let after = plain(model, suffix, || PARAM.to_owned())?;
+    let bos = model.info.bos_token_id.filter(|_| model.info.add_bos_token);
+    let between = prompts.iter().map(|before| {
+        // It has been put before the text already, and belongs before all.
+        let before = before.strip_prefix(bos.as_slice()).unwrap_or(before);
+        with_bos(model, infill.prompt(before, &after))
+    });
+    Ok((between.collect(), infill.ends.clone()))
 }
 
 /// A conversation's tokens, and where its answer begins. The beginning-of-sequence token is there
@@ -152,15 +190,20 @@ fn render(model: &Model, request: &Chat, fuel: u64) -> Result<(String, Option<Ma
 
 /// A raw prompt's tokens: all of it is text.
 fn raw(model: &Model, text: &str, param: impl Fn() -> String) -> Result<Vec<u32>, ApiError> {
-    if text.len() > max_bytes(model) {
-        return Err(too_long(&param(), model));
-    }
-    let tokens = with_bos(model, plain(model, text, &param)?);
+    let tokens = begun(model, text, &param)?;
     if tokens.is_empty() {
         let message = format!("`{}` is empty", param());
         return Err(ApiError::invalid(param(), "empty_string", message));
     }
     Ok(tokens)
+}
+
+/// The tokens of a text that a prompt begins with.
+fn begun(model: &Model, text: &str, param: impl Fn() -> String) -> Result<Vec<u32>, ApiError> {
+    if text.len() > max_bytes(model) {
+        return Err(too_long(&param(), model));
+    }
+    Ok(with_bos(model, plain(model, text, param)?))
 }
 
 /// A text's tokens, with nothing around them: all of it is text.

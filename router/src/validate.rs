@@ -38,6 +38,9 @@ const COMPLETIONS_MAX_TOKENS: u32 = 16;
 const MAX_BAD_WORDS: usize = 128;
 const MAX_BAD_WORD_BYTES: usize = 256;
 
+/// Most log-probabilities of prompts in one answer: some megabytes of JSON.
+const MAX_SCORES: usize = 256 << 10;
+
 /// A request that this model can serve, if its prompts fit.
 #[derive(Debug)]
 pub(crate) struct GenerateRequest {
@@ -45,6 +48,10 @@ pub(crate) struct GenerateRequest {
     pub prompts: Prompts,
     /// Completions of each prompt.
     pub n: u32,
+    /// Of those, how many of the likeliest are answered.
+    pub num_kept: u32,
+    /// What follows the completion of a text.
+    pub suffix: Option<String>,
     /// How to sample. `max_tokens` is set by [`GenerateRequest::fit`], `bad_words` with the prompts'
     /// tokens.
     pub sampling: SamplingParams,
@@ -52,6 +59,8 @@ pub(crate) struct GenerateRequest {
     pub grammar_param: Option<&'static str>,
     /// Texts that end a completion.
     pub stop: Vec<String>,
+    /// Among the requests of one key: lower ones come first.
+    pub priority: i32,
     /// Texts that must not be generated.
     pub bad_words: Vec<String>,
     /// What is part of a completion's text.
@@ -72,6 +81,8 @@ pub(crate) struct TextRules {
     pub special: bool,
     /// The prompt before it.
     pub prompt: bool,
+    /// Nothing but the prompt: no token is asked for.
+    pub only_prompt: bool,
 }
 
 /// What to continue.
@@ -116,6 +127,8 @@ pub(crate) struct Reply {
     pub mode: Mode,
     /// Log-probabilities of each token and so many alternatives.
     pub logprobs: Option<u32>,
+    /// The same of the prompt's tokens.
+    pub prompt_logprobs: Option<u32>,
 }
 
 /// As one object, or as events.
@@ -178,17 +191,33 @@ pub(crate) fn completions(
 ) -> Result<GenerateRequest, ApiError> {
     let bounds = Bounds { info, limits };
     let logprobs = bounds.logprobs("logprobs", request.logprobs)?;
+    let only_prompt = request.echo && request.options.max_tokens == Some(0);
     let max_tokens = match request.options.max_tokens {
+        // A prompt is computed for the token after it, which is then not part of the answer.
+        Some(0) if only_prompt => MaxTokens::Exactly(1),
+        Some(0) => {
+            let message = "`max_tokens` is 0 and must be at least 1 without `echo`";
+            return Err(ApiError::invalid("max_tokens", "integer_below_min_value", message));
+        }
         Some(max) => MaxTokens::Exactly(max),
         None => MaxTokens::UpTo(COMPLETIONS_MAX_TOKENS),
     };
-    if request.echo && logprobs.is_some() {
-        let message = "`echo` can't be had together with `logprobs`: there are none of prompts";
-        return Err(ApiError::invalid("echo", "unsupported_value", message));
-    }
     let prompts = prompts::parse(request.prompt, &bounds)?;
     let mut completions = bounds.request(request.options, prompts, (max_tokens, logprobs))?;
     completions.text.prompt = request.echo;
+    completions.text.only_prompt = only_prompt;
+    if let Some(best_of) = request.best_of {
+        bounds.best_of(&mut completions, best_of)?;
+    }
+    completions.suffix = request.suffix.filter(|suffix| !suffix.is_empty());
+    if request.echo && completions.suffix.is_some() {
+        let message = "`suffix` can't be had with `echo`";
+        return Err(ApiError::invalid("suffix", "invalid_value", message));
+    }
+    if let (true, Some(num)) = (request.echo, logprobs) {
+        let of_prompt = &mut completions.sampling.num_prompt_logprobs;
+        *of_prompt = Some(of_prompt.unwrap_or(0).max(num));
+    }
     Ok(completions)
 }
 
@@ -225,6 +254,12 @@ impl Bounds<'_> {
     ) -> Result<GenerateRequest, ApiError> {
         let mut sampling = sampling::lower(&options.sampling, self)?;
         sampling.num_logprobs = logprobs;
+        let prompt_logprobs = self.logprobs("prompt_logprobs", options.prompt_logprobs)?;
+        sampling.num_prompt_logprobs = prompt_logprobs;
+        if options.stream && prompt_logprobs.is_some() {
+            let message = "`prompt_logprobs` can't be had with `stream`";
+            return Err(ApiError::invalid("prompt_logprobs", "invalid_value", message));
+        }
         let constraint = format::lower(options.response_format, options.structured_outputs)?;
         let grammar_param = constraint.as_ref().map(|constraint| constraint.param);
         if let Some(constraint) = constraint {
@@ -239,16 +274,25 @@ impl Bounds<'_> {
             );
             return Err(ApiError::invalid("min_tokens", "integer_above_max_value", message));
         }
+        let n = self.n("n", options.n)?;
         Ok(GenerateRequest {
-            n: self.n(options.n)?,
+            n,
+            num_kept: n,
+            suffix: None,
+            priority: options.priority,
             stop: self.stop("stop", options.stop)?,
             bad_words: texts("bad_words", options.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)?,
             text: TextRules {
                 stop: options.include_stop,
                 special: options.skip_special_tokens == Some(false),
                 prompt: false,
+                only_prompt: false,
             },
-            reply: Reply { mode: mode(options.stream, options.stream_options)?, logprobs },
+            reply: Reply {
+                mode: mode(options.stream, options.stream_options)?,
+                logprobs,
+                prompt_logprobs,
+            },
             arrived: Instant::now(),
             prompts,
             sampling,
@@ -257,14 +301,32 @@ impl Bounds<'_> {
         })
     }
 
-    fn n(&self, n: Option<u32>) -> Result<u32, ApiError> {
+    fn n(&self, param: &str, n: Option<u32>) -> Result<u32, ApiError> {
         let n = n.unwrap_or(1);
         let max = self.limits.max_n.min(self.info.max_num_seqs.max(1));
         if n <= max {
             return Ok(n);
         }
-        let message = format!("`n` is {n} and must be at most {max}");
-        Err(ApiError::invalid("n", "integer_above_max_value", message))
+        let message = format!("`{param}` is {n} and must be at most {max}");
+        Err(ApiError::invalid(param, "integer_above_max_value", message))
+    }
+
+    /// Has more completions generated than are answered.
+    fn best_of(&self, request: &mut GenerateRequest, best_of: u32) -> Result<(), ApiError> {
+        let n = request.num_kept;
+        if best_of < n {
+            let message = format!("`best_of` is {best_of} and must be at least the {n} of `n`");
+            return Err(ApiError::invalid("best_of", "integer_below_min_value", message));
+        }
+        request.n = self.n("best_of", Some(best_of))?;
+        if best_of > n {
+            if request.reply.mode != Mode::Whole {
+                let message = "`best_of` above `n` can't be had with `stream`";
+                return Err(ApiError::invalid("best_of", "invalid_value", message));
+            }
+            request.sampling.num_logprobs.get_or_insert(0);
+        }
+        Ok(())
     }
 
     fn logprobs(&self, param: &str, num: Option<u32>) -> Result<Option<u32>, ApiError> {
@@ -334,6 +396,23 @@ impl GenerateRequest {
             Prompts::Chat(_) => "messages",
             Prompts::Texts(_) | Prompts::Tokens(_) => "prompt",
         }
+    }
+
+    /// Whether the log-probabilities of so many prompt tokens are not too many.
+    pub(crate) fn check_scores(&self, num_prompt: usize) -> Result<(), ApiError> {
+        let Some(num) = self.sampling.num_prompt_logprobs else { return Ok(()) };
+        let each = (num as usize + 1) * self.n as usize;
+        let given = num_prompt.saturating_mul(each);
+        if given <= MAX_SCORES {
+            return Ok(());
+        }
+        let param =
+            if self.reply.prompt_logprobs.is_some() { "prompt_logprobs" } else { "logprobs" };
+        let message = format!(
+            "`{param}` asks for {given} numbers of {num_prompt} prompt tokens, and an answer may have \
+             {MAX_SCORES}"
+        );
+        Err(ApiError::invalid(param, "integer_above_max_value", message))
     }
 
     /// The sampling parameters for a prompt of so many tokens, if prompt and completion fit into

@@ -1,6 +1,6 @@
 //! What a sequence gains in a step, for whoever asked.
 
-use super::plan::TokenLogprobs;
+use super::plan::{Scored, TokenLogprobs};
 use super::request::TokenId;
 use super::sequence::RequestId;
 
@@ -20,6 +20,8 @@ pub struct Output {
     pub logprobs: Option<Box<TokenLogprobs>>,
     /// On a completion's first output: prompt tokens found in the prefix cache.
     pub num_cached: Option<u32>,
+    /// More of the prompt's tokens, when asked for; in outputs of their own before all others.
+    pub scored: Vec<Scored>,
 }
 
 /// Why a completion ended.

@@ -47,6 +47,35 @@ pub struct StepPlan {
     pub block_tables: Vec<BlockId>,
     /// The tokens to sample after the forward pass.
     pub samples: Vec<Sample>,
+    /// The prompts' tokens whose log-probabilities are wanted.
+    pub scores: Vec<Score>,
+}
+
+/// Most tokens of prompts that one step scores: each costs a row of logits and a softmax of it.
+pub const MAX_SCORES: usize = 256;
+
+/// A prompt's token whose log-probability is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Score {
+    /// Whose prompt.
+    pub sequence: SequenceId,
+    /// Index into `token_ids` of the token before it, whose logits it is compared with.
+    pub token_index: u32,
+    /// The token.
+    pub token: TokenId,
+    /// So many of the likeliest are wanted too.
+    pub num_logprobs: u32,
+}
+
+/// How likely a prompt's token was, in the order of [`StepPlan::scores`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// The token.
+    pub token: TokenId,
+    /// 1 for the likeliest.
+    pub rank: u32,
+    /// Its log-probability, and the likeliest tokens'.
+    pub logprobs: TokenLogprobs,
 }
 
 /// A sequence's sampling state to be.
@@ -169,5 +198,6 @@ impl StepPlan {
         self.positions.clear();
         self.slot_mapping.clear();
         self.samples.clear();
+        self.scores.clear();
     }
 }

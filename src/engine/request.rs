@@ -16,6 +16,8 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// Prefix-cache entries are shared only between requests with equal salts.
     pub cache_salt: u128,
+    /// Of the requests with equal salts, those with lower numbers come first.
+    pub priority: i32,
 }
 
 /// How tokens are chosen and when a completion ends.
@@ -53,6 +55,8 @@ pub struct SamplingParams {
     /// `None`: no log-probabilities. `Some(0)`: the sampled token's. `Some(n)`: also the `n`
     /// likeliest.
     pub num_logprobs: Option<u32>,
+    /// As `num_logprobs`, of the prompt's tokens from the second on.
+    pub num_prompt_logprobs: Option<u32>,
     /// What the completion's text must be. `None`: anything.
     pub grammar: Option<Grammar>,
     /// The only tokens that may be sampled, in order; empty: all.
@@ -81,6 +85,7 @@ impl Default for SamplingParams {
             max_tokens: 1,
             ignore_eos: false,
             num_logprobs: None,
+            num_prompt_logprobs: None,
             grammar: None,
             allowed_token_ids: Vec::new(),
             bad_words: Vec::new(),

@@ -37,7 +37,9 @@ use self::candidates::Candidates;
 use self::constraint::{Constraint, Mask};
 use self::logprobs::Logprobs;
 use self::token_counts::TokenCounts;
-use crate::engine::plan::{Admission, ConstraintEnd, Sample, Sampled, SequenceId, StepPlan};
+use crate::engine::plan::{
+    Admission, ConstraintEnd, Sample, Sampled, Score, Scored, SequenceId, StepPlan,
+};
 use crate::engine::request::{SamplingParams, TokenId};
 use crate::grammar::Ahead;
 use crate::runner::Error;
@@ -86,6 +88,7 @@ struct SequenceState {
 struct Worker {
     scratch: Scratch,
     sampled: Vec<(usize, Sampled)>,
+    scored: Vec<(usize, Scored)>,
 }
 
 #[derive(Debug, Default)]
@@ -153,6 +156,30 @@ impl Sampler {
         Ok(())
     }
 
+    /// Appends how likely each token was to `scored`. `logits`: `[num_scores, vocab_size]`.
+    pub fn score(
+        &mut self,
+        cpu: &Cpu,
+        (scores, vocab_size): (&[Score], usize),
+        logits: &[f32],
+        scored: &mut Vec<Scored>,
+    ) {
+        let next = AtomicUsize::new(0);
+        let num_workers = self.workers.len().min(scores.len());
+        cpu.parallel(&mut self.workers[..num_workers], |_, worker| {
+            while let Some((i, score)) = take(&next, scores) {
+                let row = &logits[i * vocab_size..][..vocab_size];
+                let num_logprobs = score.num_logprobs as usize;
+                let one = worker.scratch.logprobs.score(row, score.token, num_logprobs);
+                worker.scored.push((i, one));
+            }
+        });
+        let mut gathered: Vec<_> =
+            self.workers.iter_mut().flat_map(|worker| worker.scored.drain(..)).collect();
+        gathered.sort_by_key(|(i, _)| *i);
+        scored.extend(gathered.into_iter().map(|(_, one)| one));
+    }
+
     fn check(&mut self, samples: &[Sample], logits: Logits<'_>) -> Result<(), Error> {
         self.step += 1;
         let num_rows = logits.values.len() / logits.vocab_size.max(1);
@@ -197,10 +224,10 @@ impl Sampler {
     }
 }
 
-/// Takes the next sample that no thread has taken.
-fn take<'a>(next: &AtomicUsize, samples: &'a [Sample]) -> Option<(usize, &'a Sample)> {
+/// Takes the next one that no thread has taken.
+fn take<'a, T>(next: &AtomicUsize, all: &'a [T]) -> Option<(usize, &'a T)> {
     let i = next.fetch_add(1, Ordering::Relaxed);
-    samples.get(i).map(|sample| (i, sample))
+    all.get(i).map(|one| (i, one))
 }
 
 impl SequenceState {

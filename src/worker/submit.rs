@@ -56,11 +56,12 @@ pub(crate) fn check(submit: Submit, info: &ModelInfo) -> Result<Checked, Invalid
             salt.try_into().or_else(|_| invalid("cache_salt must have 16 bytes"))?,
         ),
     };
+    let priority = submit.priority;
     let patience = Duration::from_millis(submit.queue_deadline_ms.into());
     let sampling = sampling(wire);
     Ok(Checked {
         id: submit.request_id,
-        request: Request { prompt: submit.prompt, n: submit.n, sampling, cache_salt },
+        request: Request { prompt: submit.prompt, n: submit.n, sampling, cache_salt, priority },
         grammar,
         patience: (!patience.is_zero()).then_some(patience),
     })
@@ -145,6 +146,9 @@ fn check_tokens(wire: &Wire, info: &ModelInfo) -> Result<(), Invalid> {
     if wire.num_logprobs.is_some_and(|count| count > info.max_logprobs) {
         return invalid(format!("num_logprobs must be at most {}", info.max_logprobs));
     }
+    if wire.num_prompt_logprobs.is_some_and(|count| count > info.max_logprobs) {
+        return invalid(format!("num_prompt_logprobs must be at most {}", info.max_logprobs));
+    }
     Ok(())
 }
 
@@ -165,6 +169,7 @@ fn sampling(wire: Wire) -> SamplingParams {
         max_tokens: wire.max_tokens,
         ignore_eos: wire.ignore_eos,
         num_logprobs: wire.num_logprobs,
+        num_prompt_logprobs: wire.num_prompt_logprobs,
         grammar: None,
         allowed_token_ids: wire.allowed_token_ids,
         bad_words: wire.bad_words.into_iter().map(|word| word.tokens).collect(),

@@ -96,7 +96,7 @@ fn requests() -> Vec<Request> {
         .zip(sampling)
         .map(|(i, sampling)| {
             let n = if i == 2 { 2 } else { 1 };
-            Request { prompt: prompt(i), n, sampling, cache_salt: 0 }
+            Request { prompt: prompt(i), n, sampling, cache_salt: 0, priority: 0 }
         })
         .collect()
 }

@@ -41,6 +41,7 @@ pub(crate) fn submit(request_id: u64, generation: &Generation) -> Submit {
         n: generation.n,
         cache_salt: generation.cache_salt.to_vec(),
         queue_deadline_ms: 0,
+        priority: 0,
     }
 }
 

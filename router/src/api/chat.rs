@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sconce_proto::worker::Task;
 
-use super::reply::{ErrorBody, collect, id, now};
+use super::reply::{ErrorBody, collect, id, now, prompt_logprobs};
 use crate::app::{App, Principal};
 use crate::error::ApiError;
 use crate::generation::TextStream;
@@ -82,6 +82,9 @@ pub async fn create(
         system_fingerprint: model.fingerprint().map(str::to_owned),
         choices: choices.map(|(i, choice)| ChatChoice::new(i, choice, tokens)).collect(),
         usage: stream.usage().into(),
+        prompt_logprobs: reply
+            .prompt_logprobs
+            .and_then(|num| Some(prompt_logprobs(stream.scores(0)?, num, &model.tokens))),
         id,
     };
     Ok(Json(completion).into_response())

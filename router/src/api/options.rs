@@ -19,6 +19,7 @@ use crate::validate::number::Wide;
 pub(crate) struct Options {
     pub(crate) model: String,
     pub(crate) n: Option<u32>,
+    pub(crate) priority: i32,
     pub(crate) max_tokens: Option<u32>,
     pub(crate) sampling: Sampling,
     pub(crate) response_format: Option<ResponseFormat>,
@@ -27,6 +28,7 @@ pub(crate) struct Options {
     pub(crate) bad_words: Vec<String>,
     pub(crate) include_stop: bool,
     pub(crate) skip_special_tokens: Option<bool>,
+    pub(crate) prompt_logprobs: Option<u32>,
     pub(crate) stream: bool,
     pub(crate) stream_options: Option<StreamOptions>,
 }
@@ -66,6 +68,10 @@ impl Options {
         Ok(Self {
             model: Fields::required("model", fields.text("model")?)?,
             n: fields.count("n")?,
+            priority: fields
+                .integer("priority")?
+                .and_then(|it| i32::try_from(it).ok())
+                .unwrap_or(0),
             max_tokens: fields.count("max_tokens")?,
             sampling: Sampling::read(fields)?,
             response_format: fields.parse("response_format")?,
@@ -74,6 +80,7 @@ impl Options {
             bad_words: fields.parse::<BadWords>("bad_words")?.unwrap_or_default().0,
             include_stop: fields.boolean("include_stop_str_in_output")?.unwrap_or(false),
             skip_special_tokens: fields.boolean("skip_special_tokens")?,
+            prompt_logprobs: fields.count("prompt_logprobs")?,
             stream: fields.boolean("stream")?.unwrap_or(false),
             stream_options: fields.parse("stream_options")?,
         })

@@ -200,7 +200,6 @@ async fn what_is_not_supported_is_refused_by_name() {
         ("function_call", r#"{"name":"f"}"#),
         ("modalities", r#"["text","audio"]"#),
         ("audio", r#"{"voice":"x"}"#),
-        ("prediction", r#"{"type":"content","content":"x"}"#),
         ("web_search_options", "{}"),
         ("moderation", "{}"),
         ("chat_template", "\"{{ messages }}\""),
@@ -209,7 +208,7 @@ async fn what_is_not_supported_is_refused_by_name() {
     ] {
         chat(&mut service, &format!("\"{field}\":{value}"), field, "unsupported_parameter").await;
     }
-    for (field, value) in [("best_of", "2"), ("suffix", "\"x\"")] {
+    for (field, value) in [("add_special_tokens", "false"), ("use_beam_search", "true")] {
         let change = format!("\"{field}\":{value}");
         complete(&mut service, &change, field, "unsupported_parameter").await;
     }
@@ -235,6 +234,14 @@ async fn options_that_contradict_each_other_are_refused() {
         (r#""metadata":{"a":{}}"#, "metadata.a", "invalid_type"),
         (r#""service_tier":"gold""#, "service_tier", "invalid_value"),
         (r#""n":1,"n":1"#, "n", "duplicate_parameter"),
+        (r#""prediction":{}"#, "prediction.type", "missing_required_parameter"),
+        (r#""prediction":{"type":"content"}"#, "prediction.content", "missing_required_parameter"),
+        (r#""prediction":{"type":"x","content":"a"}"#, "prediction.type", "invalid_value"),
+        (
+            r#""prediction":{"type":"content","content":[{"type":"image_url"}]}"#,
+            "prediction.content[0].type",
+            "invalid_value",
+        ),
     ] {
         chat(&mut service, change, param, code).await;
     }

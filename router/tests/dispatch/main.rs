@@ -29,7 +29,8 @@ async fn one_worker() -> (Dispatcher, Worker, Session, tempfile::TempDir) {
 fn generate(dispatcher: &Dispatcher, n: u32) -> Result<Outputs, Error> {
     let model = dispatcher.model("m").unwrap();
     let sampling = SamplingParams { max_tokens: 5, ..SamplingParams::default() };
-    let generation = Generation { prompt: vec![1, 2], n, sampling, cache_salt: [9; 16] };
+    let (prompt, cache_salt) = (vec![1, 2], [9; 16]);
+    let generation = Generation { prompt, n, sampling, cache_salt, priority: 0 };
     dispatcher.generate(&model, generation)
 }
 

@@ -99,6 +99,7 @@ impl Scheduler {
                 finish: None,
                 logprobs: sampled.logprobs,
                 num_cached: first_cached(sequence),
+                scored: Vec::new(),
             };
             self.outputs.push(output);
         }
@@ -157,5 +158,6 @@ fn ended(sequence: &Sequence, index: u32, finish: Finish) -> Output {
         finish: Some(finish),
         logprobs: None,
         num_cached: None,
+        scored: Vec::new(),
     }
 }

@@ -1,9 +1,10 @@
 //! The engine's outputs as the protocol's.
 
-use sconce_proto::worker::{self as wire, TokenOutput, TopLogprob};
+use sconce_proto::worker::{self as wire, PromptLogprob, TokenOutput, TopLogprob};
 
 use crate::engine::output::{Finish, Output};
-use crate::engine::plan::TokenLogprobs;
+use crate::engine::plan::{Scored, TokenLogprobs};
+use crate::engine::request::TokenId;
 
 /// `output` for the router that calls its request `id`.
 pub(super) fn output(output: &Output, id: u64) -> TokenOutput {
@@ -14,6 +15,7 @@ pub(super) fn output(output: &Output, id: u64) -> TokenOutput {
         finish: output.finish.map_or(wire::Finish::NotFinished, finish).into(),
         logprobs: output.logprobs.as_deref().map(logprobs),
         num_cached: output.num_cached,
+        prompt_logprobs: output.scored.iter().map(scored).collect(),
     }
 }
 
@@ -30,7 +32,18 @@ fn finish(finish: Finish) -> wire::Finish {
 }
 
 fn logprobs(logprobs: &TokenLogprobs) -> wire::TokenLogprobs {
-    let top =
-        logprobs.top.iter().map(|(token, logprob)| TopLogprob { token: *token, logprob: *logprob });
-    wire::TokenLogprobs { logprob: logprobs.logprob, top: top.collect() }
+    wire::TokenLogprobs { logprob: logprobs.logprob, top: top(&logprobs.top) }
+}
+
+fn scored(scored: &Scored) -> PromptLogprob {
+    PromptLogprob {
+        token: scored.token,
+        logprob: scored.logprobs.logprob,
+        rank: scored.rank,
+        top: top(&scored.logprobs.top),
+    }
+}
+
+fn top(top: &[(TokenId, f32)]) -> Vec<TopLogprob> {
+    top.iter().map(|(token, logprob)| TopLogprob { token: *token, logprob: *logprob }).collect()
 }

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::reply::{Collected, CollectedCall, UsageReport, finite};
+use crate::api::reply::{
+    Collected, CollectedCall, PromptLogprobs, PromptTokenLogprob, UsageReport, finite,
+};
 use crate::detokenizer::TokenTable;
 use crate::generation::{CallDelta, TokenLogprob};
 
@@ -25,6 +27,10 @@ pub struct ChatCompletion {
     pub choices: Vec<ChatChoice>,
     /// What they cost.
     pub usage: UsageReport,
+    /// The prompt's tokens, if they were asked for. Not of OpenAI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptTokenLogprob>>>>)]
+    pub prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// One completion.
@@ -232,7 +238,7 @@ impl ChatLogprobs {
         let entry = |logprob: &TokenLogprob| ChatTokenLogprob {
             token: text(logprob.token),
             bytes: tokens.bytes(logprob.token).to_vec(),
-            logprob: finite(logprob.logprob),
+            logprob: finite(logprob.logprob.unwrap_or_default()),
             top_logprobs: logprob
                 .top
                 .iter()

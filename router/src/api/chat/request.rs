@@ -10,7 +10,7 @@ use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Ref, Sc
 use utoipa::{PartialSchema, ToSchema};
 
 use super::tools::{Tool, ToolCall, ToolChoice};
-use crate::api::fields::{Door, Fields, request_schema};
+use crate::api::fields::{Door, Fields, missing, request_schema};
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
 use crate::api::options::{BadWords, LogitBias, Options, Stop, StreamOptions, TokenIds};
 use crate::error::ApiError;
@@ -74,10 +74,25 @@ pub(crate) struct Part {
     pub(crate) refusal: Option<String>,
 }
 
+/// What the answer is expected to be.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct Prediction {
+    /// `content`.
+    #[serde(rename = "type")]
+    #[schema(required)]
+    pub(crate) kind: Option<String>,
+    /// A text, or a list of text parts.
+    #[schema(required)]
+    pub(crate) content: Option<Content>,
+}
+
 impl ChatCompletionRequest {
     /// Reads a body.
     pub(crate) fn read(body: &[u8]) -> Result<Self, ApiError> {
         let fields = Fields::read(Door::Chat, body)?;
+        fields
+            .parse::<Prediction>("prediction")?
+            .map_or(Ok(()), |prediction| prediction.check())?;
         Ok(Self {
             options: Options::read(&fields)?,
             messages: Fields::required("messages", fields.parse("messages")?)?,
@@ -92,6 +107,31 @@ impl ChatCompletionRequest {
             tool_choice: fields.parse("tool_choice")?,
             parallel_tool_calls: fields.boolean("parallel_tool_calls")?,
         })
+    }
+}
+
+impl Prediction {
+    fn check(&self) -> Result<(), ApiError> {
+        match (self.kind.as_deref(), &self.content) {
+            (None, _) => Err(missing("prediction.type")),
+            (Some("content"), None) => Err(missing("prediction.content")),
+            (Some("content"), Some(Content::Text(_))) => Ok(()),
+            (Some("content"), Some(Content::Parts(parts))) => {
+                match parts.iter().position(|part| part.kind.as_deref() != Some("text")) {
+                    None => Ok(()),
+                    Some(at) => {
+                        let param = format!("prediction.content[{at}].type");
+                        let message = format!("`{param}` must be text");
+                        Err(ApiError::invalid(param, "invalid_value", message))
+                    }
+                }
+            }
+            (Some(kind), _) => {
+                let param = "prediction.type";
+                let message = format!("`{param}` is {kind:?} and must be content");
+                Err(ApiError::invalid(param, "invalid_value", message))
+            }
+        }
     }
 }
 
@@ -155,6 +195,7 @@ impl ToSchema for ChatCompletionRequest {
         schemas.push((NamedSchema::name().into(), NamedSchema::schema()));
         schemas.push((StructuredOutputs::name().into(), StructuredOutputs::schema()));
         Message::schemas(schemas);
+        schemas.push((Prediction::name().into(), Prediction::schema()));
         schemas.push((Tool::name().into(), Tool::schema()));
         Tool::schemas(schemas);
         schemas.push((ToolChoice::name().into(), ToolChoice::schema()));

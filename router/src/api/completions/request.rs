@@ -19,6 +19,8 @@ pub(crate) struct CompletionRequest {
     pub(crate) prompt: Prompt,
     pub(crate) logprobs: Option<u32>,
     pub(crate) echo: bool,
+    pub(crate) best_of: Option<u32>,
+    pub(crate) suffix: Option<String>,
     pub(crate) options: Options,
 }
 
@@ -51,6 +53,8 @@ impl CompletionRequest {
             prompt: Fields::required("prompt", fields.parse("prompt")?)?,
             logprobs: fields.count("logprobs")?,
             echo: fields.boolean("echo")?.unwrap_or(false),
+            best_of: fields.count("best_of")?,
+            suffix: fields.text("suffix")?,
         })
     }
 }

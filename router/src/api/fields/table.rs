@@ -65,13 +65,29 @@ pub(crate) const FIELDS: &[Field] = &[
          token ids can name them.",
     ),
     used("max_completion_tokens", CHAT, COUNT, "Default: what is left of the model's context."),
+    used("max_tokens", CHAT, COUNT, "The older name of `max_completion_tokens`, which wins."),
     used(
         "max_tokens",
-        BOTH,
-        COUNT,
-        "Chat: the older name of `max_completion_tokens`, which wins. Completions: default 16.",
+        COMPLETIONS,
+        Kind::Integer { min: 0, max: MAX_U32 },
+        "Default 16. 0 with `echo` alone: the answer is the prompt.",
     ),
     used("n", BOTH, COUNT, "Default 1, at most 8 unless the server is told otherwise."),
+    used(
+        "best_of",
+        COMPLETIONS,
+        COUNT,
+        "Default `n`, at least `n` and at most what `n` may be. So many completions are generated, \
+         and the `n` of them with the likeliest tokens are the answer. Not with `stream`, unless it \
+         is `n`.",
+    ),
+    used(
+        "priority",
+        BOTH,
+        Kind::Integer { min: -1000, max: 1000 },
+        "Not of OpenAI. Default 0. A request takes the place in the queue of requests of higher \
+         numbers that came before it, of the same API key only, and is preempted after them.",
+    ),
     used("temperature", BOTH, Kind::Number { min: 0.0, max: 2.0 }, "Default 1; 0 is greedy."),
     used("top_p", BOTH, Kind::Number { min: 0.0, max: 1.0 }, "Above 0. Default 1: all tokens."),
     used(
@@ -130,7 +146,14 @@ pub(crate) const FIELDS: &[Field] = &[
         "echo",
         COMPLETIONS,
         Kind::Boolean,
-        "The answer begins with the prompt. Not together with `logprobs`.",
+        "The answer begins with the prompt; with `logprobs`, so do they, `null` for its first token.",
+    ),
+    used(
+        "suffix",
+        COMPLETIONS,
+        Kind::Text { max: 1 << 20 },
+        "What follows the completion, for models whose tokenizers have tokens for that. Not with \
+         `echo`.",
     ),
     used(
         "stop_token_ids",
@@ -184,6 +207,13 @@ pub(crate) const FIELDS: &[Field] = &[
         Kind::Integer { min: 0, max: 20 },
         "Log-probabilities of the tokens and of so many alternatives.",
     ),
+    used(
+        "prompt_logprobs",
+        BOTH,
+        Kind::Integer { min: 0, max: 20 },
+        "Not of OpenAI. Log-probabilities of the prompt's tokens and of so many alternatives, as \
+         vLLM answers them. Not with `stream`. At most 262,144 numbers in all.",
+    ),
     used("stream", BOTH, Kind::Boolean, "Answers with server-sent events."),
     used(
         "stream_options",
@@ -236,6 +266,13 @@ pub(crate) const FIELDS: &[Field] = &[
     ignored("user", ALL, Kind::Text { max: 1024 }, ""),
     ignored("safety_identifier", BOTH, Kind::Text { max: 1024 }, ""),
     ignored("metadata", BOTH, Kind::Metadata, ""),
+    ignored(
+        "prediction",
+        CHAT,
+        Kind::Own(Some("Prediction")),
+        "It never changes an answer. Answers are sped up by what prompt and completion repeat; \
+         none of its tokens are counted.",
+    ),
     ignored("store", CHAT, Kind::Boolean, "Nothing is stored."),
     ignored(
         "service_tier",
@@ -249,17 +286,13 @@ pub(crate) const FIELDS: &[Field] = &[
     refused("function_call", CHAT, &["\"none\"", "\"auto\""], "Deprecated by OpenAI."),
     refused("modalities", CHAT, &["[\"text\"]"], ""),
     refused("audio", CHAT, &[], ""),
-    refused("prediction", CHAT, &[], ""),
     refused("web_search_options", CHAT, &[], ""),
     refused("moderation", CHAT, &[], ""),
     refused("prompt_cache_options", CHAT, &["{}"], ""),
     refused("verbosity", CHAT, &["\"medium\""], ""),
-    refused("best_of", COMPLETIONS, &["1"], "Use `n`."),
-    refused("suffix", COMPLETIONS, &["\"\""], ""),
     refused("chat_template", CHAT, &[], "The template is the model's."),
     refused("documents", CHAT, &["[]"], ""),
     refused("return_token_ids", BOTH, &["false"], ""),
-    refused("prompt_logprobs", BOTH, &[], ""),
     refused("add_special_tokens", COMPLETIONS, &["true"], "Send token ids instead."),
     refused("truncate_prompt_tokens", BOTH, &[], "Nothing is ever cut."),
     refused("use_beam_search", BOTH, &["false"], ""),
