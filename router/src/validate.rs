@@ -4,6 +4,7 @@
 
 mod anthropic;
 mod format;
+mod functions;
 pub(crate) mod inputs;
 mod messages;
 pub(crate) mod number;
@@ -129,6 +130,18 @@ pub(crate) struct Reply {
     pub logprobs: Option<u32>,
     /// The same of the prompt's tokens.
     pub prompt_logprobs: Option<u32>,
+    /// How calls are written.
+    pub calls: CallStyle,
+}
+
+/// How an answer's calls are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CallStyle {
+    /// As a list of tools' calls.
+    #[default]
+    Tools,
+    /// As the one call of a function, for clients from before there were tools.
+    Function,
 }
 
 /// As one object, or as events.
@@ -178,9 +191,23 @@ pub(crate) fn chat(
     let end = template::end(request.add_generation_prompt, request.continue_final_message)?;
     let variables =
         template::variables(request.chat_template_kwargs, request.reasoning_effort.as_deref())?;
-    let tools = tools::parse(request.tools, request.tool_choice, request.parallel_tool_calls)?;
+    let is_deprecated = request.functions.is_some() || request.function_call.is_some();
+    let (tools, calls) = if is_deprecated {
+        if request.tools.is_some() || request.tool_choice.is_some() {
+            let param = if request.functions.is_some() { "functions" } else { "function_call" };
+            let message = format!("`{param}` can't be had with `tools`, which have replaced it");
+            return Err(ApiError::invalid(param, "invalid_value", message));
+        }
+        let functions = request.functions.unwrap_or_default();
+        (functions::parse(functions, request.function_call)?, CallStyle::Function)
+    } else {
+        let parallel = request.parallel_tool_calls;
+        (tools::parse(request.tools, request.tool_choice, parallel)?, CallStyle::Tools)
+    };
     let prompts = Prompts::Chat(Box::new(Chat { messages, tools, end, variables }));
-    bounds.request(request.options, prompts, (max_tokens, logprobs))
+    let mut chat = bounds.request(request.options, prompts, (max_tokens, logprobs))?;
+    chat.reply.calls = calls;
+    Ok(chat)
 }
 
 /// Validates a text-completion request.
@@ -292,6 +319,7 @@ impl Bounds<'_> {
                 mode: mode(options.stream, options.stream_options)?,
                 logprobs,
                 prompt_logprobs,
+                calls: CallStyle::Tools,
             },
             arrived: Instant::now(),
             prompts,

@@ -69,7 +69,8 @@ pub async fn create(
     };
     if let Mode::Stream(usage) = reply.mode {
         let frames =
-            Frames::new(Dialect::Chat, &head, (usage, reply.logprobs.map(|_| Arc::clone(&model))));
+            Frames::new(Dialect::Chat, &head, (usage, reply.logprobs.map(|_| Arc::clone(&model))))
+                .calling(reply.calls);
         return stream::respond(stream, frames, limits).await;
     }
     let choices = collect(&mut stream).await?;
@@ -80,7 +81,9 @@ pub async fn create(
         created: head.created,
         model: model.info.model.clone(),
         system_fingerprint: model.fingerprint().map(str::to_owned),
-        choices: choices.map(|(i, choice)| ChatChoice::new(i, choice, tokens)).collect(),
+        choices: choices
+            .map(|(i, choice)| ChatChoice::new(i, choice, tokens).calling(reply.calls))
+            .collect(),
         usage: stream.usage().into(),
         prompt_logprobs: reply
             .prompt_logprobs

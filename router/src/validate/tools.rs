@@ -8,7 +8,7 @@ use crate::api::fields::missing;
 use crate::error::ApiError;
 
 /// Most tools, as OpenAI has it.
-const MAX_TOOLS: usize = 128;
+pub(super) const MAX_TOOLS: usize = 128;
 
 /// What the model may call.
 #[derive(Clone, Debug, Default)]

@@ -126,7 +126,16 @@ async fn messages_that_are_none_are_refused() {
             "messages[1].content[1].type",
             "unsupported_content_type",
         ),
-        (r#"[{"role":"function","content":"a"}]"#, "messages[0].role", "unsupported_value"),
+        (
+            r#"[{"role":"function","content":"a"}]"#,
+            "messages[0].name",
+            "missing_required_parameter",
+        ),
+        (
+            r#"[{"role":"user","content":"a","function_call":{"name":"f"}}]"#,
+            "messages[0].function_call",
+            "invalid_value",
+        ),
         (
             r#"[{"role":"assistant","content":"a","tool_calls":[{}]}]"#,
             "messages[0].tool_calls[0].id",
@@ -196,8 +205,6 @@ async fn lists_and_maps_have_limits_and_token_ids_exist() {
 async fn what_is_not_supported_is_refused_by_name() {
     let mut service = start().await;
     for (field, value) in [
-        ("functions", r#"[{"name":"f"}]"#),
-        ("function_call", r#"{"name":"f"}"#),
         ("modalities", r#"["text","audio"]"#),
         ("audio", r#"{"voice":"x"}"#),
         ("web_search_options", "{}"),

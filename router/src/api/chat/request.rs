@@ -3,13 +3,13 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Ref, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::tools::{Tool, ToolCall, ToolChoice};
+use super::tools::{Function, FunctionCall, FunctionCallOption, Tool, ToolCall, ToolChoice};
 use crate::api::fields::{Door, Fields, missing, request_schema};
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
 use crate::api::options::{BadWords, LogitBias, Options, Stop, StreamOptions, TokenIds};
@@ -28,13 +28,15 @@ pub(crate) struct ChatCompletionRequest {
     pub(crate) tools: Option<Vec<Tool>>,
     pub(crate) tool_choice: Option<ToolChoice>,
     pub(crate) parallel_tool_calls: Option<bool>,
+    pub(crate) functions: Option<Vec<Function>>,
+    pub(crate) function_call: Option<FunctionCallOption>,
     pub(crate) options: Options,
 }
 
 /// One message of a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct Message {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    /// `system`, `developer`, `user`, `assistant`, `tool` or `function`.
     #[schema(required)]
     pub(crate) role: Option<String>,
     /// A text, or a list of text parts. Required but for an assistant's message with calls.
@@ -48,8 +50,8 @@ pub(crate) struct Message {
     /// In an assistant's message: what it thought. Not of OpenAI.
     #[serde(alias = "reasoning")]
     pub(crate) reasoning_content: Option<String>,
-    #[schema(ignore)]
-    pub(crate) function_call: Option<IgnoredAny>,
+    /// In an assistant's message: what it called, where it was given `functions`.
+    pub(crate) function_call: Option<FunctionCall>,
 }
 
 /// What a message says.
@@ -106,6 +108,8 @@ impl ChatCompletionRequest {
             tools: fields.parse("tools")?,
             tool_choice: fields.parse("tool_choice")?,
             parallel_tool_calls: fields.boolean("parallel_tool_calls")?,
+            functions: fields.parse("functions")?,
+            function_call: fields.parse("function_call")?,
         })
     }
 }
@@ -199,6 +203,7 @@ impl ToSchema for ChatCompletionRequest {
         schemas.push((Tool::name().into(), Tool::schema()));
         Tool::schemas(schemas);
         schemas.push((ToolChoice::name().into(), ToolChoice::schema()));
+        schemas.push((FunctionCallOption::name().into(), FunctionCallOption::schema()));
         ToolChoice::schemas(schemas);
     }
 }

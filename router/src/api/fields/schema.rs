@@ -28,7 +28,9 @@ fn property(field: &Field) -> RefOr<Schema> {
         Kind::Text { max } => of(Type::String).max_length(Some(max)),
         Kind::OneOf(words) => of(Type::String).enum_values(Some(words.iter().copied())),
         Kind::Metadata => of(Type::Object),
-        Kind::Own(Some(schema @ ("Message" | "Tool" | "MessageParam" | "ToolParam"))) => {
+        Kind::Own(Some(
+            schema @ ("Message" | "Tool" | "Function" | "MessageParam" | "ToolParam"),
+        )) => {
             let messages = ArrayBuilder::new().items(Ref::from_schema_name(schema));
             return Schema::Array(messages.description(Some(field.note)).build()).into();
         }

@@ -53,8 +53,8 @@ pub(crate) const FIELDS: &[Field] = &[
         "messages",
         CHAT,
         Kind::Own(Some("Message")),
-        "Required. Roles `system`, `developer` (the same), `user`, `assistant` (with `tool_calls` \
-         and `reasoning_content`) and `tool`; content as text or as text parts, which are joined by \
+        "Required. Roles `system`, `developer` (the same), `user`, `assistant` (with `tool_calls`, \
+         `function_call` and `reasoning_content`), `tool` and `function`; content as text or as text parts, which are joined by \
          line breaks.",
     ),
     used(
@@ -263,6 +263,20 @@ pub(crate) const FIELDS: &[Field] = &[
          answer is one, with arguments of the function's schema.",
     ),
     used("parallel_tool_calls", CHAT, Kind::Boolean, "Default true. False: at most one call."),
+    used(
+        "functions",
+        CHAT,
+        Kind::Own(Some("Function")),
+        "Deprecated by OpenAI; not together with `tools`. At most 128. The answer calls one of them at \
+         most, in its `function_call`.",
+    ),
+    used(
+        "function_call",
+        CHAT,
+        Kind::Own(Some("FunctionCallOption")),
+        "Deprecated by OpenAI. `none`, `auto`, or the name of one of `functions`, whose call is \
+         forced.",
+    ),
     ignored("user", ALL, Kind::Text { max: 1024 }, ""),
     ignored("safety_identifier", BOTH, Kind::Text { max: 1024 }, ""),
     ignored("metadata", BOTH, Kind::Metadata, ""),
@@ -282,8 +296,6 @@ pub(crate) const FIELDS: &[Field] = &[
     ),
     ignored("prompt_cache_key", CHAT, Kind::Text { max: 1024 }, "Prefixes are always cached."),
     ignored("prompt_cache_retention", CHAT, Kind::Text { max: 64 }, ""),
-    refused("functions", CHAT, &["[]"], "Deprecated by OpenAI."),
-    refused("function_call", CHAT, &["\"none\"", "\"auto\""], "Deprecated by OpenAI."),
     refused("modalities", CHAT, &["[\"text\"]"], ""),
     refused("audio", CHAT, &[], ""),
     refused("web_search_options", CHAT, &[], ""),
