@@ -35,6 +35,7 @@ fn decoding(num_seqs: u32) -> Scheduler {
             sampling: SamplingParams { max_tokens: 1000, ..SamplingParams::default() },
             cache_salt: u128::from(id),
             report_progress: false,
+            priority: 0,
         };
         scheduler.submit(RequestId(id.into()), request, None).expect("there is room");
     }

@@ -154,7 +154,8 @@ fn run(
         hash_key: (1, 2),
     });
     let (prompt, sampling) = (workload.prompt.clone(), workload.sampling.clone());
-    let request = Request { prompt, n: 1, sampling, cache_salt: 0, report_progress: false };
+    let request =
+        Request { prompt, n: 1, sampling, cache_salt: 0, priority: 0, report_progress: false };
     scheduler.submit(RequestId(0), request, None)?;
     let (mut plan, mut outputs, mut tokens) = (StepPlan::default(), Vec::new(), Vec::new());
     let mut first_token = Instant::now();

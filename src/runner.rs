@@ -7,7 +7,7 @@ pub(crate) mod input;
 mod memory;
 pub mod sampler;
 
-use crate::engine::plan::{Sampled, StepPlan};
+use crate::engine::plan::{Sampled, Scored, StepPlan};
 
 /// Runs steps: a model on a device, or the hash model.
 pub trait Executor: Send {
@@ -18,6 +18,9 @@ pub trait Executor: Send {
     ///
     /// An error is fatal for the worker: what a request can cause was refused before.
     fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error>;
+
+    /// Takes what [`StepPlan::scores`] of the last step asked for.
+    fn take_scored(&mut self) -> Vec<Scored>;
 }
 
 /// What an executor has room for.

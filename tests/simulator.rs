@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sconce::engine::output::{Finish, Output};
-use sconce::engine::plan::StepPlan;
+use sconce::engine::plan::{Scored, StepPlan};
 use sconce::engine::request::{Request, SamplingParams};
 use sconce::engine::scheduler::{Refusal, Scheduler, SchedulerConfig, Speculation};
 use sconce::engine::sequence::RequestId;
@@ -48,6 +48,7 @@ impl Random {
 struct Live {
     request: Request,
     tokens: Vec<Vec<u32>>,
+    scored: Vec<Scored>,
     finished: Vec<bool>,
     cancelled: bool,
 }
@@ -62,6 +63,7 @@ struct Tally {
     refused: u64,
     preemptions: u64,
     cached: u64,
+    scored: u64,
     drafts: u64,
     accepted: u64,
     /// Steps that yielded so many tokens of one sequence.
@@ -148,17 +150,15 @@ impl World {
             max_tokens: 1 + self.random.below(u64::from(self.limits.max_model_len)) as u32,
             min_tokens: self.random.below(3) as u32,
             ignore_eos: self.random.one_in(2),
+            num_prompt_logprobs: self.random.one_in(4).then_some(1),
             stop_token_ids: if self.random.one_in(3) { self.stops() } else { vec![] },
             ..SamplingParams::default()
         };
         let n = if self.random.one_in(3) { 1 + self.random.below(most) as u32 } else { 1 };
-        Request {
-            prompt,
-            n,
-            sampling,
-            cache_salt: u128::from(self.random.below(2)),
-            report_progress: self.random.one_in(2),
-        }
+        let priority = if self.random.one_in(3) { self.random.below(5) as i32 - 2 } else { 0 };
+        let report_progress = self.random.one_in(2);
+        let cache_salt = u128::from(self.random.below(2));
+        Request { prompt, n, sampling, cache_salt, priority, report_progress }
     }
 
     /// Of a model that says few tokens, not its only ones.
@@ -177,6 +177,7 @@ impl World {
                 let live = Live {
                     request,
                     tokens: vec![Vec::new(); n],
+                    scored: Vec::new(),
                     finished: vec![false; n],
                     cancelled: false,
                 };
@@ -215,6 +216,7 @@ impl World {
             rest = &rest[count..];
         }
         let elapsed = self.base + Duration::from_micros(20 * plan.token_ids.len() as u64);
+        self.scheduler.score(plan, self.model.take_scored());
         self.scheduler.commit(plan, sampled, elapsed);
     }
 
@@ -235,6 +237,7 @@ impl World {
                 assert!(live.tokens[0].is_empty() && output.token.is_none());
                 assert!((1..=live.request.prompt.len() as u32).contains(&num_computed));
             }
+            live.scored.extend(output.scored);
             let Some(finish) = output.finish else { continue };
             live.finished[index] = true;
             let expected = self.model.expected(&live.request, output.index);
@@ -242,6 +245,11 @@ impl World {
             match finish {
                 Finish::StopToken | Finish::Length => {
                     assert_eq!(tokens, &expected, "{:?} went wrong", output.request);
+                    let is_scored = live.request.sampling.num_prompt_logprobs.is_some();
+                    let scores = self.model.expected_scores(&live.request);
+                    let scores = if is_scored { &scores[..] } else { &[] };
+                    assert_eq!(live.scored, scores, "{:?} was scored wrong", output.request);
+                    self.tally.scored += u64::from(is_scored);
                     let last = tokens.last().copied();
                     let stops = (last == Some(EOS) && !live.request.sampling.ignore_eos)
                         || last.is_some_and(|t| live.request.sampling.stop_token_ids.contains(&t));
@@ -257,7 +265,9 @@ impl World {
                     assert!(tokens.is_empty(), "a running request can't miss its turn");
                     self.tally.expired += 1;
                 }
-                Finish::GrammarEnd | Finish::GrammarLimit => panic!("nobody asked for a grammar"),
+                Finish::GrammarEnd | Finish::GrammarLimit | Finish::BadWord => {
+                    panic!("nobody asked for a constraint")
+                }
             }
             if live.finished.iter().all(|finished| *finished) {
                 self.live.remove(&output.request.0);
@@ -327,7 +337,7 @@ fn every_completion_is_what_it_must_be() {
     let sum = |part: fn(&Tally) -> u64| tallies.iter().map(part).sum::<u64>();
     println!(
         "{} requests: {} completions, {} cancelled, {} expired, {} refused, {} preemptions, {} \
-         cached tokens, {} drafts, {} accepted",
+         cached tokens, {} scored, {} drafts, {} accepted",
         sum(|t| t.requests),
         sum(|t| t.completed),
         sum(|t| t.cancelled),
@@ -335,11 +345,13 @@ fn every_completion_is_what_it_must_be() {
         sum(|t| t.refused),
         sum(|t| t.preemptions),
         sum(|t| t.cached),
+        sum(|t| t.scored),
         sum(|t| t.drafts),
         sum(|t| t.accepted),
     );
     // Worlds without these would prove little.
     assert!(sum(|t| t.preemptions) > worlds && sum(|t| t.cached) > worlds);
+    assert!(sum(|t| t.scored) > worlds);
     assert!(sum(|t| t.accepted) > worlds && sum(|t| t.drafts) > sum(|t| t.accepted) + worlds);
     let yields: Vec<u64> = (1..9).map(|n| tallies.iter().map(|t| t.yields[n]).sum()).collect();
     assert!(yields.iter().all(|steps| *steps > 0), "steps by tokens of a sequence: {yields:?}");

@@ -63,6 +63,8 @@ pub struct Generation {
     pub cache_salt: [u8; 16],
     /// Whether outputs tell how much of the prompt is computed.
     pub report_progress: bool,
+    /// Among the principal's requests: lower ones come first.
+    pub priority: i32,
 }
 
 /// Why a generation could not start, or broke off.
@@ -89,6 +91,9 @@ pub enum Error {
     /// To follow the grammar took more than the worker allows.
     #[error("the grammar is too complex: a token that it allows was not found within the limits")]
     GrammarLimit,
+    /// Whatever the text could go on with would complete a bad word.
+    #[error("every token that may come next would complete one of the `bad_words`")]
+    BadWord,
     /// The worker refused what validation let through.
     #[error("{0}")]
     Refused(String),
@@ -192,6 +197,7 @@ impl Dispatcher {
             cache_salt: generation.cache_salt.to_vec(),
             queue_deadline_ms: self.queue_deadline_ms(),
             report_progress: generation.report_progress,
+            priority: generation.priority,
         });
         // A link whose task ended a moment ago hands the request back; the next one is tried.
         while let Some(link) = self.least_loaded(model) {

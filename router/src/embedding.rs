@@ -72,7 +72,9 @@ impl Meter {
             Error::QueueFull { .. } => self.metrics.rejected(Rejection::QueueFull),
             Error::Deadline => self.metrics.rejected(Rejection::Deadline),
             Error::Refused(_) | Error::Grammar(_) => self.metrics.rejected(Rejection::Refused),
-            Error::WorkerLost | Error::GrammarLimit => self.metrics.ended(Finished::Error),
+            Error::WorkerLost | Error::GrammarLimit | Error::BadWord => {
+                self.metrics.ended(Finished::Error);
+            }
         }
     }
 }

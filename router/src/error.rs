@@ -185,6 +185,9 @@ impl ApiError {
             Self::Dispatch(Error::GrammarLimit) => {
                 (StatusCode::BAD_REQUEST, REQUEST, "grammar_too_complex", Retry::AsStatus)
             }
+            Self::Dispatch(Error::BadWord) => {
+                (StatusCode::BAD_REQUEST, REQUEST, "no_token_left", Retry::AsStatus)
+            }
             Self::Dispatch(Error::Refused(_)) => {
                 (StatusCode::BAD_REQUEST, REQUEST, "request_refused", Retry::AsStatus)
             }
@@ -278,6 +281,7 @@ mod tests {
             dispatch::Error::Refused("too large".into()).into(),
             dispatch::Error::Grammar("no rule is called `a`".into()).into(),
             dispatch::Error::GrammarLimit.into(),
+            dispatch::Error::BadWord.into(),
             dispatch::Error::WorkerLost.into(),
             replay::Error::NoStream.into(),
             replay::Error::EventsGone { num_dropped: 7 }.into(),

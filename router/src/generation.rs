@@ -6,6 +6,7 @@ mod calls;
 mod choice;
 mod meter;
 mod report;
+mod scores;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,12 +28,15 @@ use meter::Meter;
 pub(crate) use calls::{CallIds, Reading};
 pub use choice::TokenLogprob;
 pub use report::{Progress, Report, Timings};
+pub use scores::Scores;
 
 /// Every completion of a request, merged.
 pub struct TextStream {
     model: Arc<Model>,
     /// One for each prompt; nothing once all its completions have ended.
     sources: Vec<Option<Outputs>>,
+    /// One for each prompt.
+    scores: Vec<Scores>,
     /// Whose turn it is, so that no prompt waits for another.
     turn: usize,
     /// Completion `k` of prompt `p` is `p * n + k`.
@@ -40,6 +44,7 @@ pub struct TextStream {
     n: usize,
     stop: Vec<String>,
     text: TextRules,
+    num_logprobs: Option<u32>,
     /// For errors.
     grammar_param: Option<&'static str>,
     usage: TokenUsage,
@@ -138,25 +143,30 @@ impl TextStream {
         // Nothing is sent before everything is known to fit.
         let fits: Result<Vec<_>, _> =
             prompts.iter().map(|prompt| request.fit(prompt.len(), &model.info)).collect();
+        request.check_scores(prompts.iter().map(Vec::len).sum())?;
         let n = request.n as usize;
         let num_choices = prompts.len() * n;
         let mut meter = Meter::new(&model, num_choices, request.arrived);
         let mut usage = TokenUsage::default();
         let mut sources = Vec::with_capacity(prompts.len());
+        let mut scores = Vec::with_capacity(prompts.len());
         for (prompt, sampling) in prompts.into_iter().zip(fits?) {
             usage.num_prompt += prompt.len() as u64;
+            scores.push(Scores::new(prompt.first().copied().unwrap_or_default()));
             meter.accepted(prompt.len(), sampling.max_tokens, request.n);
             let cache_salt = principal.cache_salt;
-            let (n, report_progress) = (request.n, request.reports.progress);
+            let (n, report_progress, priority) =
+                (request.n, request.reports.progress, request.priority);
             let generation =
-                dispatch::Generation { prompt, n, sampling, cache_salt, report_progress };
+                dispatch::Generation { prompt, n, sampling, cache_salt, report_progress, priority };
             let outputs = app.dispatcher.generate(&model, generation);
             sources.push(Some(outputs.inspect_err(|error| meter.failed(error))?));
         }
-        let with_logprobs = request.reply.logprobs.is_some();
+        let num_logprobs = request.reply.logprobs;
+        let with_logprobs = num_logprobs.is_some();
         let echoes = echoes(&model, &request);
         let choice = |i: usize| match echoes.get(i / n) {
-            Some(prompt) => Choice::after(prompt.clone()),
+            Some(prompt) => Choice::after(prompt.clone(), with_logprobs),
             None => Choice::new(with_logprobs, reading),
         };
         let choices = (0..num_choices).map(choice).collect();
@@ -167,10 +177,12 @@ impl TextStream {
             turn: 0,
             model,
             sources,
+            scores,
             choices,
             n,
             stop,
             text,
+            num_logprobs,
             grammar_param,
             usage,
             meter,
@@ -180,6 +192,25 @@ impl TextStream {
     /// How many completions there are.
     pub fn num_choices(&self) -> u32 {
         self.choices.len() as u32
+    }
+
+    /// The prompt's tokens of a completion, where they were asked for.
+    pub(crate) fn scores(&self, choice: usize) -> Option<&Scores> {
+        self.scores.get(choice.checked_div(self.n)?)
+    }
+
+    /// The `num` likeliest completions of each prompt by their tokens' mean, in that order.
+    pub(crate) fn likeliest(&self, num: usize) -> Vec<usize> {
+        let mean = |choice: usize| self.choices.get(choice).map(Choice::mean_logprob);
+        let mut kept = Vec::new();
+        for first in (0..self.choices.len()).step_by(self.n.max(1)) {
+            let mut choices: Vec<_> = (first..first + self.n).collect();
+            choices.sort_by(|a, b| {
+                mean(*b).partial_cmp(&mean(*a)).unwrap_or(std::cmp::Ordering::Equal)
+            });
+            kept.extend(choices.into_iter().take(num));
+        }
+        kept
     }
 
     /// Counts this as an open event stream until the guard is dropped.
@@ -212,7 +243,9 @@ impl TextStream {
     ) -> Poll<Option<Result<(), ApiError>>> {
         loop {
             let (source, output) = match self.poll_output(cx) {
-                Poll::Ready(Some(next)) => next,
+                Poll::Ready(Some((source, output))) => {
+                    (source, output.map(|output| self.text.only(output)))
+                }
                 Poll::Ready(None) if std::mem::take(&mut self.owes_timings) => {
                     delta.clear();
                     delta.report = Some(Report::Timings(self.timings()));
@@ -221,7 +254,7 @@ impl TextStream {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             };
-            let taken = output.and_then(|output| self.take(source, &output, delta));
+            let taken = output.and_then(|output| self.take(source, output, delta));
             match taken {
                 Ok(true) => return Poll::Ready(Some(Ok(()))),
                 Ok(false) => {}
@@ -273,9 +306,16 @@ impl TextStream {
     fn take(
         &mut self,
         source: usize,
-        output: &TokenOutput,
+        mut output: TokenOutput,
         delta: &mut Delta,
     ) -> Result<bool, dispatch::Error> {
+        if !output.prompt_logprobs.is_empty() {
+            let scores = self.scores.get_mut(source).map(|scores| &mut scores.rest);
+            scores.into_iter().for_each(|scores| scores.append(&mut output.prompt_logprobs));
+            if output.token.is_none() && output.finish() == Finish::NotFinished {
+                return Ok(false);
+            }
+        }
         let first = source * self.n;
         let index = output.index as usize;
         let choice = (index < self.n).then(|| self.choices.get_mut(first + index)).flatten();
@@ -306,8 +346,12 @@ impl TextStream {
         }
         delta.choice = (first + index) as u32;
         delta.clear();
+        if let (Some(prompt), Some(scores)) = (choice.scored_prompt(), self.scores.get(source)) {
+            let how = (prompt, self.num_logprobs.unwrap_or(0) as usize);
+            delta.logprobs = scores.tokens(how, &self.model.tokens);
+        }
         let rules = (&self.model.tokens, &*self.stop, self.text);
-        delta.finish = choice.take(output, rules, delta)?;
+        delta.finish = choice.take(&output, rules, delta)?;
         if output.token.is_some() && !delta.reasoning.is_empty() {
             self.usage.num_reasoning += 1;
         }
@@ -337,6 +381,17 @@ impl TextStream {
             num_computed: self.num_computed.iter().sum::<u64>().min(self.usage.num_prompt),
             since_arrival: self.meter.since_arrival(),
         }))
+    }
+}
+
+impl TextRules {
+    /// An output without what is not part of the text: all of it where only the prompt is.
+    fn only(self, output: TokenOutput) -> TokenOutput {
+        if !self.only_prompt || output.token.is_none() {
+            return output;
+        }
+        let finish = Finish::Length.into();
+        TokenOutput { token: None, logprobs: None, finish, ..output }
     }
 }
 

@@ -7,6 +7,7 @@ use sconce_proto::worker::{ModelInfo, Task};
 use crate::detokenizer::{self, TokenTable};
 use crate::parse::{Formats, ToolFormat, UnknownFormat};
 use crate::prompt::added::AddedTokens;
+use crate::prompt::infill::Infill;
 use crate::prompt::template::Template;
 
 /// A model that at least one worker serves. Immutable; a new version is a new `Model`.
@@ -21,6 +22,8 @@ pub struct Model {
     pub(crate) added: AddedTokens,
     /// How a conversation becomes a prompt.
     pub(crate) chat: ChatFormat,
+    /// How it fills in the middle of a text, if it does.
+    pub(crate) infill: Option<Infill>,
     /// What it writes besides text.
     pub(crate) formats: Formats,
     /// Tokens that are no text, and that show what it writes.
@@ -72,7 +75,8 @@ impl Model {
         let markers = formats.markers().chain(ToolFormat::Hermes.markers().iter().copied());
         let markers = markers.filter_map(|text| tokenizer.token_to_id(text));
         let markers = markers.filter(|token| tokens.is_special(*token)).collect();
-        Ok(Self { info, tokenizer, tokens, added, chat, formats, markers })
+        let infill = Infill::of(&tokenizer);
+        Ok(Self { info, tokenizer, tokens, added, chat, infill, formats, markers })
     }
 
     /// Names all that its answers depend on beside the request.

@@ -9,6 +9,7 @@ pub(crate) mod added;
 pub(crate) mod conversation;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub(crate) mod infill;
 pub(crate) mod inputs;
 mod json;
 pub(crate) mod strftime;
@@ -17,6 +18,7 @@ pub(crate) mod template;
 use std::sync::{Arc, LazyLock};
 use std::thread::available_parallelism;
 
+use sconce_proto::worker::TokenSequence;
 use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
@@ -49,7 +51,7 @@ pub(crate) async fn encode(
     request: GenerateRequest,
     fuel: u64,
 ) -> Result<Encoded, ApiError> {
-    if num_bytes(&request.prompts) <= MAX_INLINE_BYTES {
+    if num_bytes(&request) <= MAX_INLINE_BYTES {
         return encode_now(model, request, fuel);
     }
     let model = Arc::clone(model);
@@ -65,18 +67,21 @@ pub(crate) async fn encode(
     })
 }
 
-fn num_bytes(prompts: &Prompts) -> usize {
-    match prompts {
+fn num_bytes(request: &GenerateRequest) -> usize {
+    let num_bad = request.bad_words.iter().map(String::len).sum::<usize>();
+    let num_prompt = match &request.prompts {
         Prompts::Chat(chat) if !chat.tools.functions.is_empty() => usize::MAX,
         Prompts::Chat(chat) => chat.messages.iter().map(|m| m.content.len() + 64).sum(),
         Prompts::Texts(texts) => texts.iter().map(String::len).sum(),
         Prompts::Tokens(_) => 0,
-    }
+    };
+    num_prompt.saturating_add(num_bad)
 }
 
-fn encode_now(model: &Model, request: GenerateRequest, fuel: u64) -> Result<Encoded, ApiError> {
+fn encode_now(model: &Model, mut request: GenerateRequest, fuel: u64) -> Result<Encoded, ApiError> {
+    request.sampling.bad_words = bad_words(model, &request.bad_words)?;
     let mut start = Start::Answer;
-    let prompts = match &request.prompts {
+    let mut prompts = match &request.prompts {
         Prompts::Chat(conversation) => {
             let (tokens, begins) = chat(model, conversation, fuel)?;
             start = begins;
@@ -84,16 +89,53 @@ fn encode_now(model: &Model, request: GenerateRequest, fuel: u64) -> Result<Enco
         }
         Prompts::Texts(texts) => {
             let prompts = texts.iter().enumerate();
-            let prompts = prompts.map(|(i, text)| raw(model, text, || param(i, texts.len())));
+            let prompts = prompts.map(|(i, text)| {
+                let param = || param(i, texts.len());
+                // What comes before a suffix may be nothing.
+                if request.suffix.is_some() {
+                    begun(model, text, param)
+                } else {
+                    raw(model, text, param)
+                }
+            });
             prompts.collect::<Result<_, _>>()?
         }
         Prompts::Tokens(prompts) => prompts.clone(),
     };
+    if let Some(suffix) = &request.suffix {
+        let (between, ends) = infill(model, suffix, &prompts)?;
+        prompts = between;
+        request.sampling.stop_token_ids.extend(ends);
+    }
     Ok(Encoded { request, prompts, start })
 }
 
 fn param(i: usize, num_prompts: usize) -> String {
     if num_prompts == 1 { "prompt".into() } else { format!("prompt[{i}]") }
+}
+
+/// The prompts for what comes between each of these and the suffix, and what ends it.
+fn infill(
+    model: &Model,
+    suffix: &str,
+    prompts: &[Vec<u32>],
+) -> Result<(Vec<Vec<u32>>, Vec<u32>), ApiError> {
+    const PARAM: &str = "suffix";
+    let Some(infill) = &model.infill else {
+        let message = "the model does not fill in the middle: its tokenizer has no tokens for that";
+        return Err(ApiError::invalid(PARAM, "unsupported_value", message));
+    };
+    if suffix.len() > max_bytes(model) {
+        return Err(too_long(PARAM, model));
+    }
+    let after = plain(model, suffix, || PARAM.to_owned())?;
+    let bos = model.info.bos_token_id.filter(|_| model.info.add_bos_token);
+    let between = prompts.iter().map(|before| {
+        // It has been put before the text already, and belongs before all.
+        let before = before.strip_prefix(bos.as_slice()).unwrap_or(before);
+        with_bos(model, infill.prompt(before, &after))
+    });
+    Ok((between.collect(), infill.ends.clone()))
 }
 
 /// A conversation's tokens, and where its answer begins. The beginning-of-sequence token is there
@@ -148,26 +190,57 @@ fn render(model: &Model, request: &Chat, fuel: u64) -> Result<(String, Option<Ma
 
 /// A raw prompt's tokens: all of it is text.
 fn raw(model: &Model, text: &str, param: impl Fn() -> String) -> Result<Vec<u32>, ApiError> {
-    if text.len() > max_bytes(model) {
-        return Err(too_long(&param(), model));
-    }
-    let (text, mark) = if model.added.is_spelled_in(text) {
-        let mark = Mark::absent_from([text]).ok_or_else(|| {
-            let message = "the prompt uses every private character that Unicode has";
-            ApiError::invalid(param(), "invalid_value", message)
-        })?;
-        (model.added.break_up(text, Trust::Nothing, mark), Some(mark))
-    } else {
-        (text.into(), None)
-    };
-    let tokens =
-        model.added.encode(&model.tokenizer, &text, mark).map_err(|error| untokenizable(&error))?;
-    let tokens = with_bos(model, tokens);
+    let tokens = begun(model, text, &param)?;
     if tokens.is_empty() {
         let message = format!("`{}` is empty", param());
         return Err(ApiError::invalid(param(), "empty_string", message));
     }
     Ok(tokens)
+}
+
+/// The tokens of a text that a prompt begins with.
+fn begun(model: &Model, text: &str, param: impl Fn() -> String) -> Result<Vec<u32>, ApiError> {
+    if text.len() > max_bytes(model) {
+        return Err(too_long(&param(), model));
+    }
+    Ok(with_bos(model, plain(model, text, param)?))
+}
+
+/// A text's tokens, with nothing around them: all of it is text.
+fn plain(model: &Model, text: &str, param: impl Fn() -> String) -> Result<Vec<u32>, ApiError> {
+    let (text, mark) = if model.added.is_spelled_in(text) {
+        let mark = Mark::absent_from([text]).ok_or_else(|| {
+            let param = param();
+            let message = format!("`{param}` uses every private character that Unicode has");
+            ApiError::invalid(param, "invalid_value", message)
+        })?;
+        (model.added.break_up(text, Trust::Nothing, mark), Some(mark))
+    } else {
+        (text.into(), None)
+    };
+    model.added.encode(&model.tokenizer, &text, mark).map_err(|error| untokenizable(&error))
+}
+
+/// The tokens of texts that must not be generated: of each, those within a text and those after a
+/// space, where these are others.
+fn bad_words(model: &Model, words: &[String]) -> Result<Vec<TokenSequence>, ApiError> {
+    let mut sequences: Vec<TokenSequence> = Vec::new();
+    for (i, word) in words.iter().enumerate() {
+        let param = || format!("bad_words[{i}]");
+        let mut add = |text: &str| -> Result<(), ApiError> {
+            let sequence = TokenSequence { tokens: plain(model, text, param)? };
+            if !sequence.tokens.is_empty() && !sequences.contains(&sequence) {
+                sequences.push(sequence);
+            }
+            Ok(())
+        };
+        add(word)?;
+        let trimmed = word.trim_start();
+        if !trimmed.is_empty() {
+            add(&format!(" {trimmed}"))?;
+        }
+    }
+    Ok(sequences)
 }
 
 fn with_bos(model: &Model, mut tokens: Vec<u32>) -> Vec<u32> {

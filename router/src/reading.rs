@@ -11,6 +11,7 @@ use crate::generation::{CallIds, Reading};
 use crate::model::Model;
 use crate::parse::{self, Forced, Formats, NumCalls, Tool, ToolFormat};
 use crate::prompt::Encoded;
+use crate::validate::schema::check_enforceable;
 use crate::validate::tools::{Choice, Tools};
 use crate::validate::{Prompts, constrain};
 
@@ -71,6 +72,7 @@ fn force(
         (Some(format), Choice::Required, None) => {
             let source = Source::Lark(parse::grammar(format, &forced));
             let grammar = Grammar { source: Some(source) };
+            check_schemas(tools, reading)?;
             constrain(sampling, ("tool_choice", grammar))?;
             encoded.request.grammar_param = Some("tool_choice");
         }
@@ -80,6 +82,7 @@ fn force(
             return Err(ApiError::invalid(param, "invalid_value", message));
         }
         (format, Choice::Auto, Some(grammar)) => {
+            check_schemas(tools, reading)?;
             let answer = expression(&grammar);
             let source = Source::Lark(parse::answer(&answer, format, &forced));
             sampling.grammar = Some(Grammar { source: Some(source) });
@@ -87,6 +90,12 @@ fn force(
         (None, Choice::Required, None) | (_, Choice::Auto, None) => {}
     }
     Ok(())
+}
+
+/// Refuses functions whose schemas would be part of a grammar and can't be.
+fn check_schemas(tools: &Tools, reading: &Reading) -> Result<(), ApiError> {
+    let mut schemas = tools.functions.iter().zip(reading.tools.iter());
+    schemas.try_for_each(|(function, tool)| check_enforceable(&function.param, &tool.parameters))
 }
 
 /// A grammar as part of a larger one, in Lark.

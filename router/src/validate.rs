@@ -4,12 +4,14 @@
 
 mod anthropic;
 mod format;
+mod functions;
 pub(crate) mod inputs;
 mod messages;
 pub(crate) mod number;
 mod prompts;
 pub(crate) mod responses;
 mod sampling;
+pub(crate) mod schema;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,13 @@ pub(crate) use tools::Tools;
 /// Completions' default for `max_tokens`, which OpenAI's users rely on.
 const COMPLETIONS_MAX_TOKENS: u32 = 16;
 
+/// Most texts of `bad_words`, and bytes of one.
+const MAX_BAD_WORDS: usize = 128;
+const MAX_BAD_WORD_BYTES: usize = 256;
+
+/// Most log-probabilities of prompts in one answer: some megabytes of JSON.
+const MAX_SCORES: usize = 256 << 10;
+
 /// A request that this model can serve, if its prompts fit.
 #[derive(Debug)]
 pub(crate) struct GenerateRequest {
@@ -43,12 +52,21 @@ pub(crate) struct GenerateRequest {
     pub prompts: Prompts,
     /// Completions of each prompt.
     pub n: u32,
-    /// How to sample. `max_tokens` is set by [`GenerateRequest::fit`].
+    /// Of those, how many of the likeliest are answered.
+    pub num_kept: u32,
+    /// What follows the completion of a text.
+    pub suffix: Option<String>,
+    /// How to sample. `max_tokens` is set by [`GenerateRequest::fit`], `bad_words` with the prompts'
+    /// tokens.
     pub sampling: SamplingParams,
     /// The parameter that says what the text must be.
     pub grammar_param: Option<&'static str>,
     /// Texts that end a completion.
     pub stop: Vec<String>,
+    /// Among the requests of one key: lower ones come first.
+    pub priority: i32,
+    /// Texts that must not be generated.
+    pub bad_words: Vec<String>,
     /// What is part of a completion's text.
     pub text: TextRules,
     /// How to answer.
@@ -78,6 +96,8 @@ pub(crate) struct TextRules {
     pub special: bool,
     /// The prompt before it.
     pub prompt: bool,
+    /// Nothing but the prompt: no token is asked for.
+    pub only_prompt: bool,
 }
 
 /// What to continue.
@@ -124,6 +144,20 @@ pub(crate) struct Reply {
     pub mode: Mode,
     /// Log-probabilities of each token and so many alternatives.
     pub logprobs: Option<u32>,
+    /// The same of the prompt's tokens.
+    pub prompt_logprobs: Option<u32>,
+    /// How calls are written.
+    pub calls: CallStyle,
+}
+
+/// How an answer's calls are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CallStyle {
+    /// As a list of tools' calls.
+    #[default]
+    Tools,
+    /// As the one call of a function, for clients from before there were tools.
+    Function,
 }
 
 /// As one object, or as events.
@@ -173,10 +207,24 @@ pub(crate) fn chat(
     let end = template::end(request.add_generation_prompt, request.continue_final_message)?;
     let variables =
         template::variables(request.chat_template_kwargs, request.reasoning_effort.as_deref())?;
-    let tools = tools::parse(request.tools, request.tool_choice, request.parallel_tool_calls)?;
+    let is_deprecated = request.functions.is_some() || request.function_call.is_some();
+    let (tools, calls) = if is_deprecated {
+        if request.tools.is_some() || request.tool_choice.is_some() {
+            let param = if request.functions.is_some() { "functions" } else { "function_call" };
+            let message = format!("`{param}` can't be had with `tools`, which have replaced it");
+            return Err(ApiError::invalid(param, "invalid_value", message));
+        }
+        let functions = request.functions.unwrap_or_default();
+        (functions::parse(functions, request.function_call)?, CallStyle::Function)
+    } else {
+        let parallel = request.parallel_tool_calls;
+        (tools::parse(request.tools, request.tool_choice, parallel)?, CallStyle::Tools)
+    };
     let prompts =
         Prompts::Chat(Box::new(Chat { messages, tools, end, variables, param: "messages" }));
-    bounds.request(request.options, prompts, (max_tokens, logprobs))
+    let mut chat = bounds.request(request.options, prompts, (max_tokens, logprobs))?;
+    chat.reply.calls = calls;
+    Ok(chat)
 }
 
 /// Validates a text-completion request.
@@ -187,17 +235,33 @@ pub(crate) fn completions(
 ) -> Result<GenerateRequest, ApiError> {
     let bounds = Bounds { info, limits };
     let logprobs = bounds.logprobs("logprobs", request.logprobs)?;
+    let only_prompt = request.echo && request.options.max_tokens == Some(0);
     let max_tokens = match request.options.max_tokens {
+        // A prompt is computed for the token after it, which is then not part of the answer.
+        Some(0) if only_prompt => MaxTokens::Exactly(1),
+        Some(0) => {
+            let message = "`max_tokens` is 0 and must be at least 1 without `echo`";
+            return Err(ApiError::invalid("max_tokens", "integer_below_min_value", message));
+        }
         Some(max) => MaxTokens::Exactly(max),
         None => MaxTokens::UpTo(COMPLETIONS_MAX_TOKENS),
     };
-    if request.echo && logprobs.is_some() {
-        let message = "`echo` can't be had together with `logprobs`: there are none of prompts";
-        return Err(ApiError::invalid("echo", "unsupported_value", message));
-    }
     let prompts = prompts::parse(request.prompt, &bounds)?;
     let mut completions = bounds.request(request.options, prompts, (max_tokens, logprobs))?;
     completions.text.prompt = request.echo;
+    completions.text.only_prompt = only_prompt;
+    if let Some(best_of) = request.best_of {
+        bounds.best_of(&mut completions, best_of)?;
+    }
+    completions.suffix = request.suffix.filter(|suffix| !suffix.is_empty());
+    if request.echo && completions.suffix.is_some() {
+        let message = "`suffix` can't be had with `echo`";
+        return Err(ApiError::invalid("suffix", "invalid_value", message));
+    }
+    if let (true, Some(num)) = (request.echo, logprobs) {
+        let of_prompt = &mut completions.sampling.num_prompt_logprobs;
+        *of_prompt = Some(of_prompt.unwrap_or(0).max(num));
+    }
     Ok(completions)
 }
 
@@ -261,6 +325,12 @@ impl Bounds<'_> {
     ) -> Result<GenerateRequest, ApiError> {
         let mut sampling = sampling::lower(&options.sampling, self)?;
         sampling.num_logprobs = logprobs;
+        let prompt_logprobs = self.logprobs("prompt_logprobs", options.prompt_logprobs)?;
+        sampling.num_prompt_logprobs = prompt_logprobs;
+        if options.stream && prompt_logprobs.is_some() {
+            let message = "`prompt_logprobs` can't be had with `stream`";
+            return Err(ApiError::invalid("prompt_logprobs", "invalid_value", message));
+        }
         let constraint = format::lower(options.response_format, options.structured_outputs)?;
         let grammar_param = constraint.as_ref().map(|constraint| constraint.param);
         if let Some(constraint) = constraint {
@@ -275,13 +345,25 @@ impl Bounds<'_> {
             );
             return Err(ApiError::invalid("min_tokens", "integer_above_max_value", message));
         }
+        let n = self.n("n", options.n)?;
         Ok(GenerateRequest {
-            n: self.n(options.n)?,
+            n,
+            num_kept: n,
+            suffix: None,
+            priority: options.priority,
             stop: self.stop("stop", options.stop)?,
+            bad_words: texts("bad_words", options.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)?,
             text: TextRules {
                 stop: options.include_stop,
                 special: options.skip_special_tokens == Some(false),
                 prompt: false,
+                only_prompt: false,
+            },
+            reply: Reply {
+                mode: mode(options.stream, options.stream_options)?,
+                logprobs,
+                prompt_logprobs,
+                calls: CallStyle::Tools,
             },
             reports: Reports {
                 progress: options
@@ -289,7 +371,6 @@ impl Bounds<'_> {
                     .is_some_and(|options| options.include_progress == Some(true)),
                 timings: options.include_timings,
             },
-            reply: Reply { mode: mode(options.stream, options.stream_options)?, logprobs },
             arrived: Instant::now(),
             prompts,
             sampling,
@@ -298,14 +379,32 @@ impl Bounds<'_> {
         })
     }
 
-    fn n(&self, n: Option<u32>) -> Result<u32, ApiError> {
+    fn n(&self, param: &str, n: Option<u32>) -> Result<u32, ApiError> {
         let n = n.unwrap_or(1);
         let max = self.limits.max_n.min(self.info.max_num_seqs.max(1));
         if n <= max {
             return Ok(n);
         }
-        let message = format!("`n` is {n} and must be at most {max}");
-        Err(ApiError::invalid("n", "integer_above_max_value", message))
+        let message = format!("`{param}` is {n} and must be at most {max}");
+        Err(ApiError::invalid(param, "integer_above_max_value", message))
+    }
+
+    /// Has more completions generated than are answered.
+    fn best_of(&self, request: &mut GenerateRequest, best_of: u32) -> Result<(), ApiError> {
+        let n = request.num_kept;
+        if best_of < n {
+            let message = format!("`best_of` is {best_of} and must be at least the {n} of `n`");
+            return Err(ApiError::invalid("best_of", "integer_below_min_value", message));
+        }
+        request.n = self.n("best_of", Some(best_of))?;
+        if best_of > n {
+            if request.reply.mode != Mode::Whole {
+                let message = "`best_of` above `n` can't be had with `stream`";
+                return Err(ApiError::invalid("best_of", "invalid_value", message));
+            }
+            request.sampling.num_logprobs.get_or_insert(0);
+        }
+        Ok(())
     }
 
     fn logprobs(&self, param: &str, num: Option<u32>) -> Result<Option<u32>, ApiError> {
@@ -321,25 +420,34 @@ impl Bounds<'_> {
 
     fn stop(&self, param: &str, stop: Vec<String>) -> Result<Vec<String>, ApiError> {
         let Limits { max_stop, max_stop_bytes, .. } = *self.limits;
-        if stop.len() > max_stop {
-            let message = format!("`{param}` has {} texts and may have {max_stop}", stop.len());
-            return Err(ApiError::invalid(param, "array_above_max_length", message));
-        }
-        for (i, text) in stop.iter().enumerate() {
-            let param = format!("{param}[{i}]");
-            if text.is_empty() {
-                let message = format!("`{param}` is empty");
-                return Err(ApiError::invalid(param, "empty_string", message));
-            }
-            if text.len() > max_stop_bytes {
-                let num_bytes = text.len();
-                let message =
-                    format!("`{param}` has {num_bytes} bytes and may have {max_stop_bytes}");
-                return Err(ApiError::invalid(param, "string_above_max_length", message));
-            }
-        }
-        Ok(stop)
+        texts(param, stop, max_stop, max_stop_bytes)
     }
+}
+
+/// So many texts, none of them empty or longer than so many bytes.
+fn texts(
+    param: &str,
+    texts: Vec<String>,
+    max: usize,
+    max_bytes: usize,
+) -> Result<Vec<String>, ApiError> {
+    if texts.len() > max {
+        let message = format!("`{param}` has {} texts and may have {max}", texts.len());
+        return Err(ApiError::invalid(param, "array_above_max_length", message));
+    }
+    for (i, text) in texts.iter().enumerate() {
+        let param = format!("{param}[{i}]");
+        if text.is_empty() {
+            let message = format!("`{param}` is empty");
+            return Err(ApiError::invalid(param, "empty_string", message));
+        }
+        if text.len() > max_bytes {
+            let num_bytes = text.len();
+            let message = format!("`{param}` has {num_bytes} bytes and may have {max_bytes}");
+            return Err(ApiError::invalid(param, "string_above_max_length", message));
+        }
+    }
+    Ok(texts)
 }
 
 fn mode(stream: bool, options: Option<StreamOptions>) -> Result<Mode, ApiError> {
@@ -373,6 +481,23 @@ impl GenerateRequest {
             Prompts::Chat(chat) => chat.param,
             Prompts::Texts(_) | Prompts::Tokens(_) => "prompt",
         }
+    }
+
+    /// Whether the log-probabilities of so many prompt tokens are not too many.
+    pub(crate) fn check_scores(&self, num_prompt: usize) -> Result<(), ApiError> {
+        let Some(num) = self.sampling.num_prompt_logprobs else { return Ok(()) };
+        let each = (num as usize + 1) * self.n as usize;
+        let given = num_prompt.saturating_mul(each);
+        if given <= MAX_SCORES {
+            return Ok(());
+        }
+        let param =
+            if self.reply.prompt_logprobs.is_some() { "prompt_logprobs" } else { "logprobs" };
+        let message = format!(
+            "`{param}` asks for {given} numbers of {num_prompt} prompt tokens, and an answer may have \
+             {MAX_SCORES}"
+        );
+        Err(ApiError::invalid(param, "integer_above_max_value", message))
     }
 
     /// The sampling parameters for a prompt of so many tokens, if prompt and completion fit into

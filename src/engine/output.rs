@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::plan::TokenLogprobs;
+use super::plan::{Scored, TokenLogprobs};
 use super::request::TokenId;
 use super::sequence::RequestId;
 
@@ -27,6 +27,8 @@ pub struct Output {
     /// Where it was asked for, after a step that computed some of the prompt, and then without
     /// token and end: prompt tokens computed so far.
     pub num_computed: Option<u32>,
+    /// More of the prompt's tokens, when asked for; in outputs of their own before all others.
+    pub scored: Vec<Scored>,
 }
 
 /// Why a completion ended.
@@ -44,4 +46,6 @@ pub enum Finish {
     GrammarEnd,
     /// To follow its grammar would take more than the limits allow.
     GrammarLimit,
+    /// Whatever it may go on with would complete a bad word.
+    BadWord,
 }

@@ -47,6 +47,35 @@ pub struct StepPlan {
     pub block_tables: Vec<BlockId>,
     /// The tokens to sample after the forward pass.
     pub samples: Vec<Sample>,
+    /// The prompts' tokens whose log-probabilities are wanted.
+    pub scores: Vec<Score>,
+}
+
+/// Most tokens of prompts that one step scores: each costs a row of logits and a softmax of it.
+pub const MAX_SCORES: usize = 256;
+
+/// A prompt's token whose log-probability is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Score {
+    /// Whose prompt.
+    pub sequence: SequenceId,
+    /// Index into `token_ids` of the token before it, whose logits it is compared with.
+    pub token_index: u32,
+    /// The token.
+    pub token: TokenId,
+    /// So many of the likeliest are wanted too.
+    pub num_logprobs: u32,
+}
+
+/// How likely a prompt's token was, in the order of [`StepPlan::scores`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// The token.
+    pub token: TokenId,
+    /// 1 for the likeliest.
+    pub rank: u32,
+    /// Its log-probability, and the likeliest tokens'.
+    pub logprobs: TokenLogprobs,
 }
 
 /// A sequence's sampling state to be.
@@ -111,17 +140,19 @@ pub struct Sampled {
     pub token: TokenId,
     /// Present when the request asked for log-probabilities.
     pub logprobs: Option<Box<TokenLogprobs>>,
-    /// Set when the grammar ends the completion.
-    pub end: Option<GrammarEnd>,
+    /// Set when what the text may be ends the completion.
+    pub end: Option<ConstraintEnd>,
 }
 
-/// How a grammar ends a completion.
+/// How what a text may be ends a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GrammarEnd {
+pub enum ConstraintEnd {
     /// With this token the text is complete.
     Complete,
     /// The next token can't be found within the limits, and this one means nothing.
     Exhausted,
+    /// Bad words leave none of the tokens that are allowed, and this one means nothing.
+    BadWord,
 }
 
 /// A sampled token's log-probability, and the likeliest tokens with theirs, best first.
@@ -167,5 +198,6 @@ impl StepPlan {
         self.positions.clear();
         self.slot_mapping.clear();
         self.samples.clear();
+        self.scores.clear();
     }
 }

@@ -18,6 +18,8 @@ pub struct Request {
     pub cache_salt: u128,
     /// Whether outputs tell how much of the prompt is computed.
     pub report_progress: bool,
+    /// Of the requests with equal salts, those with lower numbers come first.
+    pub priority: i32,
 }
 
 /// How tokens are chosen and when a completion ends.
@@ -55,10 +57,15 @@ pub struct SamplingParams {
     /// `None`: no log-probabilities. `Some(0)`: the sampled token's. `Some(n)`: also the `n`
     /// likeliest.
     pub num_logprobs: Option<u32>,
+    /// As `num_logprobs`, of the prompt's tokens from the second on.
+    pub num_prompt_logprobs: Option<u32>,
     /// What the completion's text must be. `None`: anything.
     pub grammar: Option<Grammar>,
     /// The only tokens that may be sampled, in order; empty: all.
     pub allowed_token_ids: Vec<TokenId>,
+    /// What must not be generated: the last token of each is not sampled where the completion ends
+    /// with those before it.
+    pub bad_words: Vec<Vec<TokenId>>,
 }
 
 impl Default for SamplingParams {
@@ -80,8 +87,10 @@ impl Default for SamplingParams {
             max_tokens: 1,
             ignore_eos: false,
             num_logprobs: None,
+            num_prompt_logprobs: None,
             grammar: None,
             allowed_token_ids: Vec::new(),
+            bad_words: Vec::new(),
         }
     }
 }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::block_pool::BlockPool;
 use super::output::{Finish, Output};
 use super::plan::{
-    Admission, BlockCopy, BlockId, GrammarEnd, Row, Sample, Sampled, SequenceId, StepPlan,
+    Admission, BlockCopy, BlockId, ConstraintEnd, MAX_SCORES, Row, Sample, Sampled, Score, Scored,
+    SequenceId, StepPlan,
 };
 use super::request::{Request, TokenId};
 use super::sequence::{RequestId, Sequence, State};
@@ -126,6 +127,8 @@ mod commit;
 mod cost;
 mod drafts;
 mod invariants;
+mod priority;
+mod scores;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -230,6 +233,7 @@ impl Scheduler {
             prompt,
             sampling: Arc::new(request.sampling),
             salt: request.cache_salt,
+            priority: request.priority,
             arrival: self.arrivals,
             max_len,
             deadline,
@@ -241,6 +245,7 @@ impl Scheduler {
             num_cached: None,
             begun: None,
             report_progress: request.report_progress,
+            num_scored: 0,
             reported: false,
             num_forks: request.n - 1,
             fork_slots: Vec::new(),
@@ -251,6 +256,7 @@ impl Scheduler {
         self.arrivals += 1;
         self.next_deadline = earlier(self.next_deadline, deadline);
         self.waiting.push_back(sequence);
+        self.prioritize();
         Ok(())
     }
 

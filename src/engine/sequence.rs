@@ -1,5 +1,6 @@
 //! A request's completion and how far the engine has come with it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,9 @@ pub(crate) struct Sequence {
     pub(crate) prompt: Arc<[TokenId]>,
     pub(crate) sampling: Arc<SamplingParams>,
     pub(crate) salt: u128,
-    /// Order of arrival: earlier ones are served first and preempted last.
+    /// Lower ones take the places of higher ones with the same salt that arrived before them.
+    pub(crate) priority: i32,
+    /// Its place, by order of arrival: earlier ones are served first and preempted last.
     pub(crate) arrival: u64,
     /// Most tokens that it can have.
     pub(crate) max_len: usize,
@@ -43,6 +46,8 @@ pub(crate) struct Sequence {
     pub(crate) begun: Option<Duration>,
     /// Whether outputs tell how much of the prompt is computed.
     pub(crate) report_progress: bool,
+    /// Prompt tokens from the second on whose log-probabilities were reported.
+    pub(crate) num_scored: usize,
     /// Whether an output has carried `num_cached` and `begun`.
     pub(crate) reported: bool,
     /// Completions that fork off when the prompt is computed.
@@ -73,6 +78,17 @@ impl Sequence {
         self.tokens.len() - self.num_computed
     }
 
+    /// Earlier ones come first.
+    pub(crate) fn place(&self) -> (u64, u32) {
+        (self.arrival, self.index)
+    }
+
+    /// Positions of the tokens whose logits the prompt's next log-probabilities are made of.
+    pub(crate) fn to_score(&self) -> Range<usize> {
+        let end = self.sampling.num_prompt_logprobs.map_or(0, |_| self.prompt.len() - 1);
+        self.num_scored.min(end)..end
+    }
+
     pub(crate) fn num_generated(&self) -> usize {
         self.tokens.len() - self.prompt.len()
     }
@@ -94,6 +110,8 @@ impl Sequence {
             num_tabled: 0,
             num_forks: 0,
             fork_slots: Vec::new(),
+            // The prompt is the first completion's to report.
+            num_scored: self.prompt.len(),
             admitted: false,
             ..self.clone()
         }

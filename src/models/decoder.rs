@@ -167,7 +167,9 @@ impl Decoder {
             self.attend(layer, index, &mut pass)?;
             self.feed_forward(layer, &mut pass)?;
         }
-        self.project_to_vocabulary(&mut pass)
+        let Pass { cpu, input, kv, workspace, .. } = pass;
+        let device = Device { cpu, kv, workspace };
+        self.project_to_vocabulary(device, input.num_tokens, &input.logits_tokens)
     }
 
     fn rms_norm<'a>(&self, weight: &'a [f32]) -> Option<RmsNorm<'a>> {
@@ -231,24 +233,29 @@ impl Decoder {
         pass.cpu.matmul(&layer.down_proj, activations, Output::Add(hidden_states))
     }
 
-    /// Only of the tokens that are sampled from: a prompt's other tokens need no logits.
-    fn project_to_vocabulary(&self, pass: &mut Pass<'_>) -> Result<(), sconce_kernels::Error> {
-        let (config, tokens) = (&self.config, &pass.input.logits_tokens);
+    /// The logits of some of the tokens that were computed last, as many as there is room for. Only
+    /// of those that are sampled from or scored: a prompt's other tokens need none.
+    pub(crate) fn project_to_vocabulary(
+        &self,
+        Device { cpu, workspace, .. }: Device<'_>,
+        num_tokens: usize,
+        tokens: &[u32],
+    ) -> Result<(), sconce_kernels::Error> {
+        let config = &self.config;
         if tokens.is_empty() {
             return Ok(());
         }
-        let Workspace { hidden_states, last_hidden_states, logits, activations, .. } =
-            &mut *pass.workspace;
-        let hidden_states = &hidden_states[..pass.input.num_tokens * config.hidden_size];
+        let Workspace { hidden_states, last_hidden_states, logits, activations, .. } = workspace;
+        let hidden_states = &hidden_states[..num_tokens * config.hidden_size];
         let last_hidden_states = &mut last_hidden_states[..tokens.len() * config.hidden_size];
         let logits = &mut logits[..tokens.len() * config.vocab_size];
 
         let cols = config.hidden_size;
-        pass.cpu.gather_rows(hidden_states, cols, tokens, last_hidden_states)?;
+        cpu.gather_rows(hidden_states, cols, tokens, last_hidden_states)?;
         let norm = self.rms_norm(&self.norm);
-        pass.cpu.activations(last_hidden_states, tokens.len(), norm, activations)?;
+        cpu.activations(last_hidden_states, tokens.len(), norm, activations)?;
         let lm_head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-        pass.cpu.matmul(lm_head, activations, Output::Store(logits))
+        cpu.matmul(lm_head, activations, Output::Store(logits))
     }
 }
 

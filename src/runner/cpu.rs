@@ -7,7 +7,7 @@ use sconce_kernels::cpu::{ActivationDtype, Compute, Cpu, Isa, KvCache, KvDtype, 
 use super::input::Input;
 use super::sampler::{Logits, Sampler};
 use super::{Error, Executor, ExecutorLimits, memory};
-use crate::engine::plan::{MAX_DRAFTS, Sampled, StepPlan};
+use crate::engine::plan::{MAX_DRAFTS, Sampled, Scored, StepPlan};
 use crate::models::config::DecoderConfig;
 use crate::models::decoder::{Decoder, Device, Workspace};
 use crate::models::load;
@@ -134,6 +134,7 @@ pub struct CpuRunner {
     workspace: Workspace,
     input: Input,
     sampler: Sampler,
+    scored: Vec<Scored>,
     limits: ExecutorLimits,
 }
 
@@ -156,7 +157,8 @@ impl CpuRunner {
         let max_logits_rows = limits.max_num_seqs as usize + MAX_DRAFTS;
         let workspace = decoder.workspace(max_tokens, max_logits_rows, options.activation_dtype);
         let sampler = Sampler::new(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
-        Ok(Self { cpu, decoder, kv, workspace, input: Input::default(), sampler, limits })
+        let (input, scored) = (Input::default(), Vec::new());
+        Ok(Self { cpu, decoder, kv, workspace, input, sampler, scored, limits })
     }
 
     /// What a model will take once it is loaded.
@@ -189,10 +191,28 @@ impl CpuRunner {
 
     /// The last step's logits as the model gave them: `[num_rows, vocab_size]`, one row for each
     /// distinct [`Sample::token_index`](crate::engine::plan::Sample::token_index) and each of its
-    /// drafts, in the order in which the plan's samples first named them.
+    /// drafts, in the order in which the plan's samples first named them. Where the plan has scores,
+    /// these have taken their place.
     pub fn last_logits(&self) -> &[f32] {
         let num_rows = self.input.logits_tokens.len();
         self.workspace.logits(num_rows, self.limits.vocab_size as usize)
+    }
+}
+
+impl CpuRunner {
+    /// Scores in as many passes over the vocabulary as there is room for logits.
+    fn score(&mut self, plan: &StepPlan) -> Result<(), Error> {
+        let max_rows = self.limits.max_num_seqs as usize + MAX_DRAFTS;
+        let vocab_size = self.limits.vocab_size as usize;
+        for scores in plan.scores.chunks(max_rows) {
+            let tokens: Vec<_> = scores.iter().map(|score| score.token_index).collect();
+            let Self { cpu, kv, workspace, .. } = self;
+            let device = Device { cpu, kv, workspace };
+            self.decoder.project_to_vocabulary(device, self.input.num_tokens, &tokens)?;
+            let logits = self.workspace.logits(scores.len(), vocab_size);
+            self.sampler.score(&self.cpu, (scores, vocab_size), logits, &mut self.scored);
+        }
+        Ok(())
     }
 }
 
@@ -220,7 +240,12 @@ impl Executor for CpuRunner {
             vocab_size,
             rows: &self.input.logits_rows,
         };
-        self.sampler.sample(&self.cpu, plan, logits, sampled)
+        self.sampler.sample(&self.cpu, plan, logits, sampled)?;
+        self.score(plan)
+    }
+
+    fn take_scored(&mut self) -> Vec<Scored> {
+        std::mem::take(&mut self.scored)
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::plan::{Row, Sampled, SequenceId, StepPlan, TokenLogprobs};
+use crate::engine::plan::{Row, Sampled, Scored, SequenceId, StepPlan, TokenLogprobs};
 use crate::engine::request::{Request, SamplingParams, TokenId};
 use crate::runner::{Error, Executor, ExecutorLimits};
 
@@ -26,6 +26,7 @@ pub struct HashModel {
     sequences: Vec<Option<(u64, Arc<SamplingParams>)>>,
     /// `[num_tokens]` of the step: a digest of all entries up to each token.
     digests: Vec<u64>,
+    scored: Vec<Scored>,
 }
 
 impl HashModel {
@@ -37,6 +38,7 @@ impl HashModel {
             entries: vec![0; limits.num_blocks as usize * limits.block_size as usize],
             sequences: (0..limits.max_num_seqs).map(|_| None).collect(),
             digests: Vec::new(),
+            scored: Vec::new(),
         }
     }
 
@@ -65,6 +67,18 @@ impl HashModel {
                 return completion;
             }
         }
+    }
+
+    /// How likely each token of the prompt is from the second on, worked out without a pool.
+    pub fn expected_scores(&self, request: &Request) -> Vec<Scored> {
+        let (mut before, mut digest) = (0, 0);
+        let tokens = request.prompt.iter().zip(request.prompt.iter().skip(1));
+        let scores = (0..).zip(tokens).map(|(position, (token, next))| {
+            before = entry(before, *token, position, request.cache_salt);
+            digest = mix(digest, before);
+            score(digest, *next, request.sampling.num_prompt_logprobs.unwrap_or(0))
+        });
+        scores.collect()
     }
 
     /// The token that follows what `digest` stands for.
@@ -169,8 +183,25 @@ impl Executor for HashModel {
                 }
             }
         }
+        for one in &plan.scores {
+            let digest = self.digests[one.token_index as usize];
+            self.scored.push(score(digest, one.token, one.num_logprobs));
+        }
         Ok(())
     }
+
+    fn take_scored(&mut self) -> Vec<Scored> {
+        std::mem::take(&mut self.scored)
+    }
+}
+
+/// How likely a token is after what `digest` stands for.
+fn score(digest: u64, token: TokenId, num_logprobs: u32) -> Scored {
+    let draw = (mix(digest, token.into()) >> 16) as u16;
+    let logprob = -f32::from(draw) / 4096.0;
+    let top = (0..num_logprobs.min(1)).map(|_| (token, logprob)).collect();
+    let logprobs = TokenLogprobs { logprob, top };
+    Scored { token, rank: 1 + u32::from(draw), logprobs }
 }
 
 fn mix(a: u64, b: u64) -> u64 {
@@ -216,6 +247,7 @@ mod tests {
             n: 1,
             sampling,
             cache_salt: 0,
+            priority: 0,
             report_progress: false,
         };
         let base = model.expected(&request, 0);

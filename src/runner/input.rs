@@ -3,7 +3,7 @@
 use sconce_kernels::cpu::AttentionRow;
 
 use super::{Error, ExecutorLimits};
-use crate::engine::plan::{BlockId, MAX_DRAFTS, Row, StepPlan};
+use crate::engine::plan::{BlockId, MAX_DRAFTS, Row, Score, StepPlan};
 
 /// The buffers, reused from step to step. What kernels can read from the plan itself is not
 /// copied.
@@ -91,7 +91,12 @@ pub(crate) fn check(plan: &StepPlan, limits: &ExecutorLimits) -> Result<(), Stri
             return Err(format!("token {last} of {next_token} is sampled"));
         }
     }
-    Ok(())
+    let is_wrong =
+        |score: &&Score| score.token_index >= next_token || score.token >= limits.vocab_size;
+    match plan.scores.iter().find(is_wrong) {
+        Some(score) => Err(format!("{score:?} among {next_token} tokens")),
+        None => Ok(()),
+    }
 }
 
 fn check_sizes(plan: &StepPlan, limits: &ExecutorLimits) -> Result<(), String> {
@@ -179,6 +184,10 @@ mod tests {
     /// What is wrong, and how it comes about.
     type Spoil = (&'static str, fn(&mut StepPlan));
 
+    fn score(token_index: u32, token: u32) -> Score {
+        Score { sequence: SequenceId(0), token_index, token, num_logprobs: 0 }
+    }
+
     /// A row that decodes position 5 and one that prefills positions 0 to 2.
     fn plan() -> StepPlan {
         let row = |sequence, tokens, num_computed, blocks| Row {
@@ -234,7 +243,7 @@ mod tests {
 
     #[test]
     fn whatever_breaks_the_limits_is_refused() {
-        let spoils: [Spoil; 16] = [
+        let spoils: [Spoil; 18] = [
             ("token out of vocabulary", |plan| plan.token_ids[0] = 100),
             ("token without a row", |plan| {
                 plan.token_ids.push(1);
@@ -254,6 +263,8 @@ mod tests {
             ("sample out of range", |plan| plan.samples[0].token_index = 4),
             ("drafts out of range", |plan| plan.samples[0].num_drafts = 1),
             ("too many drafts", |plan| plan.samples[0].num_drafts = u32::MAX),
+            ("score out of range", |plan| plan.scores.push(score(4, 0))),
+            ("scored token out of vocabulary", |plan| plan.scores.push(score(0, 100))),
             ("too many samples", |plan| plan.samples.push(plan.samples[0])),
         ];
         assert_eq!(check(&plan(), &LIMITS), Ok(()));

@@ -2,7 +2,8 @@
 //!
 //! The order is vLLM's: log-probabilities of the model's own distribution; then end tokens are
 //! masked until `min_tokens`, logit biases added, and penalties applied (repetition, frequency,
-//! presence). What the grammar or the request does not allow is masked last. Greedy sampling takes the likeliest of what results. Otherwise temperature, min-p,
+//! presence). What would complete a bad word is masked then, and last what the grammar or the request
+//! does not allow. Greedy sampling takes the likeliest of what results. Otherwise temperature, min-p,
 //! top-k, top-p and, which vLLM has not, typical-p follow, each on what its predecessors left,
 //! renormalized.
 //!
@@ -12,8 +13,9 @@
 //!
 //! Logits that are not numbers never win. When nothing is left, because all is masked or nothing
 //! was a number, the likeliest allowed token of the model's own distribution is taken, or the first
-//! that is allowed.
+//! that is allowed. Where that would complete a bad word too, the completion ends.
 
+mod bad_words;
 mod candidates;
 mod constraint;
 #[cfg(test)]
@@ -30,11 +32,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sconce_kernels::cpu::Cpu;
 
+use self::bad_words::BadWords;
 use self::candidates::Candidates;
 use self::constraint::{Constraint, Mask};
 use self::logprobs::Logprobs;
 use self::token_counts::TokenCounts;
-use crate::engine::plan::{Admission, GrammarEnd, Sample, Sampled, SequenceId, StepPlan};
+use crate::engine::plan::{
+    Admission, ConstraintEnd, Sample, Sampled, Score, Scored, SequenceId, StepPlan,
+};
 use crate::engine::request::{SamplingParams, TokenId};
 use crate::grammar::Ahead;
 use crate::runner::Error;
@@ -72,6 +77,7 @@ struct SequenceState {
     index: u32,
     /// Kept only when a penalty needs them.
     token_counts: Option<TokenCounts>,
+    bad_words: Option<BadWords>,
     constraint: Option<Constraint>,
     /// The last step that sampled it, to find one that does so twice.
     sampled_in: u64,
@@ -82,6 +88,7 @@ struct SequenceState {
 struct Worker {
     scratch: Scratch,
     sampled: Vec<(usize, Sampled)>,
+    scored: Vec<(usize, Scored)>,
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +156,30 @@ impl Sampler {
         Ok(())
     }
 
+    /// Appends how likely each token was to `scored`. `logits`: `[num_scores, vocab_size]`.
+    pub fn score(
+        &mut self,
+        cpu: &Cpu,
+        (scores, vocab_size): (&[Score], usize),
+        logits: &[f32],
+        scored: &mut Vec<Scored>,
+    ) {
+        let next = AtomicUsize::new(0);
+        let num_workers = self.workers.len().min(scores.len());
+        cpu.parallel(&mut self.workers[..num_workers], |_, worker| {
+            while let Some((i, score)) = take(&next, scores) {
+                let row = &logits[i * vocab_size..][..vocab_size];
+                let num_logprobs = score.num_logprobs as usize;
+                let one = worker.scratch.logprobs.score(row, score.token, num_logprobs);
+                worker.scored.push((i, one));
+            }
+        });
+        let mut gathered: Vec<_> =
+            self.workers.iter_mut().flat_map(|worker| worker.scored.drain(..)).collect();
+        gathered.sort_by_key(|(i, _)| *i);
+        scored.extend(gathered.into_iter().map(|(_, one)| one));
+    }
+
     fn check(&mut self, samples: &[Sample], logits: Logits<'_>) -> Result<(), Error> {
         self.step += 1;
         let num_rows = logits.values.len() / logits.vocab_size.max(1);
@@ -181,6 +212,9 @@ impl Sampler {
                 if let Some(counts) = &mut state.token_counts {
                     counts.add(one.token);
                 }
+                if let Some(words) = &mut state.bad_words {
+                    words.add(one.token);
+                }
                 if let Some(Constraint::Grammar(walk)) = &state.constraint {
                     self.ahead.prepare(walk);
                 }
@@ -190,10 +224,10 @@ impl Sampler {
     }
 }
 
-/// Takes the next sample that no thread has taken.
-fn take<'a>(next: &AtomicUsize, samples: &'a [Sample]) -> Option<(usize, &'a Sample)> {
+/// Takes the next one that no thread has taken.
+fn take<'a, T>(next: &AtomicUsize, all: &'a [T]) -> Option<(usize, &'a T)> {
     let i = next.fetch_add(1, Ordering::Relaxed);
-    samples.get(i).map(|sample| (i, sample))
+    all.get(i).map(|one| (i, one))
 }
 
 impl SequenceState {
@@ -202,6 +236,7 @@ impl SequenceState {
             params: Arc::clone(&admission.sampling),
             index: admission.index,
             token_counts: TokenCounts::needed_by(&admission.sampling, &admission.prompt),
+            bad_words: BadWords::needed_by(&admission.sampling),
             constraint: Constraint::needed_by(&admission.sampling),
             sampled_in: 0,
         }
@@ -212,6 +247,7 @@ impl SequenceState {
 struct One<'a> {
     state: &'a SequenceState,
     token_counts: Option<Cow<'a, TokenCounts>>,
+    bad_words: Option<Cow<'a, BadWords>>,
     eos_token_ids: &'a [TokenId],
     sample: Sample,
 }
@@ -219,7 +255,8 @@ struct One<'a> {
 impl<'a> One<'a> {
     fn new(state: &'a SequenceState, eos_token_ids: &'a [TokenId], sample: Sample) -> Self {
         let token_counts = state.token_counts.as_ref().map(Cow::Borrowed);
-        Self { state, token_counts, eos_token_ids, sample }
+        let bad_words = state.bad_words.as_ref().map(Cow::Borrowed);
+        Self { state, token_counts, bad_words, eos_token_ids, sample }
     }
 
     /// Samples from the first of `rows`, and from the next for as long as the draft for it is what
@@ -238,7 +275,8 @@ impl<'a> One<'a> {
             let is_exhausted = mask.is_err();
             let mut sampled = self.sample((logits, mask.unwrap_or_default()), scratch);
             sampled.end = match &mut constraint {
-                _ if is_exhausted => Some(GrammarEnd::Exhausted),
+                _ if is_exhausted => Some(ConstraintEnd::Exhausted),
+                _ if sampled.end.is_some() => sampled.end,
                 Some(constraint) => constraint.accept(sampled.token),
                 None => None,
             };
@@ -252,12 +290,17 @@ impl<'a> One<'a> {
             if let Some(counts) = &mut self.token_counts {
                 counts.to_mut().add(token);
             }
+            if let Some(words) = &mut self.bad_words {
+                words.to_mut().add(token);
+            }
         }
     }
 
     /// `logits`: `[vocab_size]`, as the model gave them.
     fn sample(&self, (logits, mask): (&[f32], Option<Mask<'_>>), scratch: &mut Scratch) -> Sampled {
-        let token = self.token((logits, mask), scratch);
+        let Some(token) = self.token((logits, mask), scratch) else {
+            return Sampled { token: 0, logprobs: None, end: Some(ConstraintEnd::BadWord) };
+        };
         let logprobs = self
             .state
             .params
@@ -266,7 +309,12 @@ impl<'a> One<'a> {
         Sampled { token, logprobs, end: None }
     }
 
-    fn token(&self, (logits, mask): (&[f32], Option<Mask<'_>>), scratch: &mut Scratch) -> TokenId {
+    /// `None`: bad words leave none.
+    fn token(
+        &self,
+        (logits, mask): (&[f32], Option<Mask<'_>>),
+        scratch: &mut Scratch,
+    ) -> Option<TokenId> {
         let adjusted = if self.adjusts() || mask.is_some() {
             scratch.adjusted.clear();
             scratch.adjusted.extend_from_slice(logits);
@@ -283,13 +331,39 @@ impl<'a> One<'a> {
         } else {
             vector::argmax(adjusted)
         };
-        chosen.unwrap_or_else(|| likeliest((logits, mask), &mut scratch.adjusted))
+        chosen.or_else(|| self.likeliest((logits, mask), &mut scratch.adjusted))
+    }
+
+    /// The likeliest allowed token of the model's own distribution, or the first that is allowed.
+    fn likeliest(
+        &self,
+        (logits, mask): (&[f32], Option<Mask<'_>>),
+        scratch: &mut Vec<f32>,
+    ) -> Option<TokenId> {
+        scratch.clear();
+        scratch.extend_from_slice(logits);
+        self.forbid(mask, scratch);
+        vector::argmax(scratch).or_else(|| {
+            scratch.fill(0.0);
+            self.forbid(mask, scratch);
+            scratch.iter().position(|logit| *logit == 0.0).map(|token| token as TokenId)
+        })
+    }
+
+    fn forbid(&self, mask: Option<Mask<'_>>, logits: &mut [f32]) {
+        if let Some(words) = &self.bad_words {
+            words.mask(logits);
+        }
+        if let Some(mask) = mask {
+            mask.apply(logits);
+        }
     }
 
     fn adjusts(&self) -> bool {
         self.masks_end_tokens()
             || !self.state.params.logit_bias.is_empty()
             || self.token_counts.is_some()
+            || self.bad_words.is_some()
     }
 
     fn masks_end_tokens(&self) -> bool {
@@ -307,6 +381,9 @@ impl<'a> One<'a> {
         if let Some(counts) = &self.token_counts {
             counts.penalize(params, logits);
         }
+        if let Some(words) = &self.bad_words {
+            words.mask(logits);
+        }
         if self.masks_end_tokens() {
             let eos: &[TokenId] = if params.ignore_eos { &[] } else { self.eos_token_ids };
             for &token in eos.iter().chain(&params.stop_token_ids) {
@@ -322,15 +399,6 @@ impl<'a> One<'a> {
         filter(params, logits, candidates);
         candidates.draw(philox::uniform(params.seed, self.state.index, self.sample.position))
     }
-}
-
-/// The likeliest allowed token of the model's own distribution, or the first that is allowed.
-fn likeliest((logits, mask): (&[f32], Option<Mask<'_>>), scratch: &mut Vec<f32>) -> TokenId {
-    let Some(mask) = mask else { return vector::argmax(logits).unwrap_or(0) };
-    scratch.clear();
-    scratch.extend_from_slice(logits);
-    mask.apply(scratch);
-    vector::argmax(scratch).unwrap_or_else(|| mask.first())
 }
 
 /// Leaves the tokens that may be drawn in `candidates`, weighed.

@@ -85,6 +85,14 @@ pub enum Error {
         /// Sampled.
         sampled: usize,
     },
+    /// The executor did not score what was planned: a bug in the executor.
+    #[error("{scored} of {planned} tokens of prompts were scored")]
+    Scores {
+        /// Planned.
+        planned: usize,
+        /// Scored.
+        scored: usize,
+    },
 }
 
 /// The engine of one process.
@@ -293,11 +301,13 @@ impl Engine {
     /// false when the engine is drained, and its end is the answer.
     fn submit_probe(&mut self) -> bool {
         let sampling = SamplingParams { ignore_eos: true, ..SamplingParams::default() };
+        let (cache_salt, priority) = (PROBE_SALT, 0);
         let request = Request {
             prompt: vec![0],
             n: 1,
             sampling,
-            cache_salt: PROBE_SALT,
+            cache_salt,
+            priority,
             report_progress: false,
         };
         let name = RequestId(self.next_request);
@@ -347,6 +357,14 @@ impl Engine {
         if !self.plan.is_answered_by(&self.sampled) {
             let (planned, sampled) = (self.plan.samples.len(), self.sampled.len());
             return Err(Error::Samples { planned, sampled });
+        }
+        if !self.plan.scores.is_empty() {
+            let scored = self.executor.take_scored();
+            let (planned, scores) = (self.plan.scores.len(), scored.len());
+            if planned != scores {
+                return Err(Error::Scores { planned, scored: scores });
+            }
+            self.scheduler.score(&self.plan, scored);
         }
         let sampled = std::mem::take(&mut self.sampled);
         self.scheduler.commit(&self.plan, sampled, before.elapsed());

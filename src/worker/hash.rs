@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::cli::HashOptions;
-use crate::engine::plan::{Sampled, StepPlan};
+use crate::engine::plan::{Sampled, Scored, StepPlan};
 use crate::engine::request::TokenId;
 use crate::runner::hash::HashModel;
 use crate::runner::{Error, Executor, ExecutorLimits};
@@ -67,6 +67,10 @@ impl Executor for HashExecutor {
             std::thread::sleep(rest);
         }
         Ok(())
+    }
+
+    fn take_scored(&mut self) -> Vec<Scored> {
+        self.model.take_scored()
     }
 }
 

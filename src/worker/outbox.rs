@@ -77,7 +77,9 @@ impl Outbox {
     pub(crate) fn add(&self, outputs: &mut Vec<TokenOutput>, stats: EngineStats) {
         let mut shared = lock(&self.shared);
         let num_logprobs = |output: &TokenOutput| {
-            output.logprobs.as_ref().map_or(0, |logprobs| logprobs.top.len())
+            let of_prompt = output.prompt_logprobs.iter().map(|logprob| 1 + logprob.top.len());
+            let of_token = output.logprobs.as_ref().map_or(0, |logprobs| logprobs.top.len());
+            of_token + of_prompt.sum::<usize>()
         };
         shared.num_tokens += outputs.iter().map(|output| 1 + num_logprobs(output)).sum::<usize>();
         shared.outputs.append(outputs);

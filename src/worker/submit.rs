@@ -11,6 +11,9 @@ use sconce_proto::worker::{ModelInfo, SamplingParams as Wire, Submit};
 use crate::engine::request::{Request, SamplingParams};
 use crate::grammar::Source;
 
+/// Most tokens of all bad words of a request: they are compared for every token.
+const MAX_BAD_TOKENS: usize = 1 << 16;
+
 /// A request that the engine can trust.
 pub(crate) struct Checked {
     pub(crate) id: u64,
@@ -53,6 +56,7 @@ pub(crate) fn check(submit: Submit, info: &ModelInfo) -> Result<Checked, Invalid
             salt.try_into().or_else(|_| invalid("cache_salt must have 16 bytes"))?,
         ),
     };
+    let priority = submit.priority;
     let patience = Duration::from_millis(submit.queue_deadline_ms.into());
     let sampling = sampling(wire);
     Ok(Checked {
@@ -62,6 +66,7 @@ pub(crate) fn check(submit: Submit, info: &ModelInfo) -> Result<Checked, Invalid
             n: submit.n,
             sampling,
             cache_salt,
+            priority,
             report_progress: submit.report_progress,
         },
         grammar,
@@ -136,8 +141,20 @@ fn check_tokens(wire: &Wire, info: &ModelInfo) -> Result<(), Invalid> {
     if wire.allowed_token_ids.iter().any(|token| *token >= vocab_size) {
         return invalid(format!("a token of allowed_token_ids is not below {vocab_size}"));
     }
+    if wire.bad_words.iter().any(|word| word.tokens.is_empty()) {
+        return invalid("one of bad_words has no tokens");
+    }
+    if wire.bad_words.iter().map(|word| word.tokens.len()).sum::<usize>() > MAX_BAD_TOKENS {
+        return invalid(format!("bad_words have more than {MAX_BAD_TOKENS} tokens"));
+    }
+    if wire.bad_words.iter().flat_map(|word| &word.tokens).any(|token| *token >= vocab_size) {
+        return invalid(format!("a token of bad_words is not below {vocab_size}"));
+    }
     if wire.num_logprobs.is_some_and(|count| count > info.max_logprobs) {
         return invalid(format!("num_logprobs must be at most {}", info.max_logprobs));
+    }
+    if wire.num_prompt_logprobs.is_some_and(|count| count > info.max_logprobs) {
+        return invalid(format!("num_prompt_logprobs must be at most {}", info.max_logprobs));
     }
     Ok(())
 }
@@ -159,8 +176,10 @@ fn sampling(wire: Wire) -> SamplingParams {
         max_tokens: wire.max_tokens,
         ignore_eos: wire.ignore_eos,
         num_logprobs: wire.num_logprobs,
+        num_prompt_logprobs: wire.num_prompt_logprobs,
         grammar: None,
         allowed_token_ids: wire.allowed_token_ids,
+        bad_words: wire.bad_words.into_iter().map(|word| word.tokens).collect(),
     }
 }
 

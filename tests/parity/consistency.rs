@@ -1,5 +1,8 @@
 //! However a sequence is computed, its logits are the same, bit for bit.
 
+use sconce::engine::plan::Score;
+use sconce::runner::Executor;
+
 use super::harness::{Harness, Sequence};
 use super::models::each_model;
 use super::tiny;
@@ -111,6 +114,44 @@ fn check_copy_on_write(harness: &mut Harness) {
     assert!(logits[1] == expected[1]);
 }
 
+/// A token's log-probability and rank, by the book.
+fn score(logits: &[f32], token: u32) -> (f64, usize) {
+    let own = logits[token as usize];
+    let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+    let rank = 1 + logits.iter().filter(|logit| **logit > own).count();
+    (f64::from(own) - sum.ln(), rank)
+}
+
+fn check_scores(harness: &mut Harness) {
+    let text = tokens(5, 120, vocab_size(harness));
+    let mut sequence = harness.sequence(&text);
+    let mut expected = Vec::new();
+    for next in &text[1..] {
+        let (logits, _) = harness.step(&mut [(&mut sequence, 1)]);
+        expected.push(score(&logits[0], *next));
+    }
+    harness.clear();
+
+    let mut sequence = harness.sequence(&text);
+    let scores = (0..).zip(&text[1..]).map(|(token_index, token)| Score {
+        sequence: sequence.id,
+        token_index,
+        token: *token,
+        num_logprobs: 2,
+    });
+    harness.plan.scores = scores.collect();
+    harness.advance(&mut [(&mut sequence, text.len())]);
+
+    let scored = harness.runner.take_scored();
+    harness.clear();
+    assert_eq!(scored.len(), expected.len());
+    for ((one, token), (logprob, rank)) in scored.iter().zip(&text[1..]).zip(expected) {
+        assert_eq!((one.token, one.rank as usize), (*token, rank));
+        assert!((f64::from(one.logprobs.logprob) - logprob).abs() < 1e-4, "{logprob}: {one:?}");
+        assert!(one.logprobs.top.len() == 2 && one.logprobs.top[0].1 >= one.logprobs.logprob);
+    }
+}
+
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
@@ -128,6 +169,11 @@ fn a_prompt_in_chunks_equals_the_whole() {
 #[test]
 fn a_shared_prefix_equals_an_own_one() {
     each_model(check_shared_prefix);
+}
+
+#[test]
+fn a_scored_prompt_equals_one_token_after_the_other() {
+    each_model(check_scores);
 }
 
 #[test]

@@ -106,6 +106,7 @@ fn request(random: &mut Random, sampling: SamplingParams) -> Request {
         n: 1,
         sampling,
         cache_salt: 0,
+        priority: 0,
         report_progress: false,
     }
 }

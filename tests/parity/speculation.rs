@@ -96,7 +96,14 @@ fn requests() -> Vec<Request> {
         .zip(sampling)
         .map(|(i, sampling)| {
             let n = if i == 2 { 2 } else { 1 };
-            Request { prompt: prompt(i), n, sampling, cache_salt: 0, report_progress: false }
+            Request {
+                prompt: prompt(i),
+                n,
+                sampling,
+                cache_salt: 0,
+                priority: 0,
+                report_progress: false,
+            }
         })
         .collect()
 }

@@ -157,13 +157,8 @@ pub(crate) fn generation(number: u32, max_tokens: u32) -> Generation {
         ..wire::SamplingParams::default()
     };
     let salt = [u8::from(number.is_multiple_of(7)); 16];
-    Generation {
-        prompt: shared.chain(own).collect(),
-        n: 1,
-        sampling,
-        cache_salt: salt,
-        report_progress: false,
-    }
+    let prompt = shared.chain(own).collect();
+    Generation { prompt, n: 1, sampling, cache_salt: salt, priority: 0, report_progress: false }
 }
 
 /// A completion that goes on until it has so many tokens.
@@ -196,6 +191,7 @@ pub(crate) fn expected(generation: &Generation) -> Vec<Vec<u32>> {
         sampling,
         cache_salt: u128::from_le_bytes(generation.cache_salt),
         report_progress: false,
+        priority: 0,
     };
     let model = HashModel::new(limits, EOS);
     (0..generation.n).map(|index| model.expected(&request, index)).collect()

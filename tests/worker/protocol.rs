@@ -4,7 +4,8 @@ use sconce_proto::worker::rejected::Reason;
 use sconce_proto::worker::router_message::Message as ToWorker;
 use sconce_proto::worker::worker_message::Message as FromWorker;
 use sconce_proto::worker::{
-    Cancel, DescribeRequest, Finish, Hello, LogitBias, SamplingParams, Submit, TokenizerRequest,
+    Cancel, DescribeRequest, Finish, Hello, LogitBias, SamplingParams, Submit, TokenSequence,
+    TokenizerRequest,
 };
 use tonic::Code;
 use tonic_health::ServingStatus;
@@ -71,6 +72,12 @@ fn invalid() -> Vec<(&'static str, Change)> {
         sampling("repetition_penalty infinite", |s| s.repetition_penalty = f32::INFINITY),
         sampling("frequency_penalty NaN", |s| s.frequency_penalty = f32::NAN),
         sampling("presence_penalty infinite", |s| s.presence_penalty = f32::NEG_INFINITY),
+        sampling("bad_words empty", |s| s.bad_words = vec![TokenSequence::default()]),
+        sampling("bad_words token", |s| s.bad_words = vec![TokenSequence { tokens: vec![512] }]),
+        sampling("bad_words too long", |s| {
+            s.bad_words = vec![TokenSequence { tokens: vec![1; 1 << 10] }; 65];
+        }),
+        sampling("num_prompt_logprobs greatest", |s| s.num_prompt_logprobs = Some(u32::MAX)),
         sampling("logit_bias token", |s| s.logit_bias = vec![LogitBias { token: 512, bias: 1.0 }]),
         sampling("logit_bias NaN", |s| {
             s.logit_bias = vec![LogitBias { token: 1, bias: f32::NAN }];

@@ -42,6 +42,7 @@ pub(crate) fn submit(request_id: u64, generation: &Generation) -> Submit {
         cache_salt: generation.cache_salt.to_vec(),
         queue_deadline_ms: 0,
         report_progress: generation.report_progress,
+        priority: 0,
     }
 }
 

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sconce_proto::worker::Task;
 
-use super::reply::{collect, id, now};
+use super::reply::{collect, id, now, prompt_logprobs};
 use crate::app::{App, Principal};
 use crate::docs::WorkerErrors;
 use crate::error::ApiError;
@@ -66,7 +66,8 @@ pub async fn create(
     };
     if let Mode::Stream(usage) = reply.mode {
         let frames =
-            Frames::new(Dialect::Chat, &head, (usage, reply.logprobs.map(|_| Arc::clone(&model))));
+            Frames::new(Dialect::Chat, &head, (usage, reply.logprobs.map(|_| Arc::clone(&model))))
+                .calling(reply.calls);
         return stream::respond(stream, frames, limits).await;
     }
     let choices = collect(&mut stream).await?;
@@ -77,9 +78,14 @@ pub async fn create(
         created: head.created,
         model: model.info.model.clone(),
         system_fingerprint: model.fingerprint().map(str::to_owned),
-        choices: choices.map(|(i, choice)| ChatChoice::new(i, choice, tokens)).collect(),
+        choices: choices
+            .map(|(i, choice)| ChatChoice::new(i, choice, tokens).calling(reply.calls))
+            .collect(),
         usage: stream.usage().into(),
         timings: reports.timings.then(|| stream.timings().into()),
+        prompt_logprobs: reply
+            .prompt_logprobs
+            .and_then(|num| Some(prompt_logprobs(stream.scores(0)?, num, &model.tokens))),
         id,
     };
     Ok(Json(completion).into_response())

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sconce_proto::worker::Task;
 
-use super::reply::{collect, id, now};
+use super::reply::{collect, id, now, prompt_logprobs};
 use crate::app::{App, Principal};
 use crate::docs::WorkerErrors;
 use crate::error::ApiError;
@@ -53,6 +53,7 @@ pub async fn create(
     let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
     let request = validate::completions(request, &model.info, limits)?;
     let (reply, reports) = (request.reply, request.reports);
+    let (n, num_kept) = (request.n, request.num_kept);
     let encoded = prompt::encode(&model, request, limits.template_fuel).await?;
     let mut stream = TextStream::start((&app, &principal), Arc::clone(&model), encoded, None)?;
 
@@ -72,15 +73,26 @@ pub async fn create(
         );
         return stream::respond(stream, frames, limits).await;
     }
-    let choices = collect(&mut stream).await?;
+    let mut choices = collect(&mut stream).await?;
     let tokens = reply.logprobs.map(|_| &model.tokens);
-    let choices = choices.into_iter().enumerate();
+    let kept = match num_kept {
+        // Nothing to choose from.
+        kept if kept == n => (0..choices.len()).collect(),
+        kept => stream.likeliest(kept as usize),
+    };
+    let choices = kept.into_iter().enumerate().map(|(i, from)| {
+        let choice = choices.get_mut(from).map(std::mem::take).unwrap_or_default();
+        let prompt_logprobs = reply
+            .prompt_logprobs
+            .and_then(|num| Some(prompt_logprobs(stream.scores(from)?, num, &model.tokens)));
+        CompletionChoice { prompt_logprobs, ..CompletionChoice::new(i, choice, tokens) }
+    });
     let completion = Completion {
         object: OBJECT.into(),
         created: head.created,
         model: model.info.model.clone(),
         system_fingerprint: model.fingerprint().map(str::to_owned),
-        choices: choices.map(|(i, choice)| CompletionChoice::new(i, choice, tokens)).collect(),
+        choices: choices.collect(),
         usage: Some(stream.usage().into()),
         prompt_progress: None,
         timings: reports.timings.then(|| stream.timings().into()),

@@ -19,13 +19,16 @@ use crate::validate::number::Wide;
 pub(crate) struct Options {
     pub(crate) model: String,
     pub(crate) n: Option<u32>,
+    pub(crate) priority: i32,
     pub(crate) max_tokens: Option<u32>,
     pub(crate) sampling: Sampling,
     pub(crate) response_format: Option<ResponseFormat>,
     pub(crate) structured_outputs: Option<StructuredOutputs>,
     pub(crate) stop: Vec<String>,
+    pub(crate) bad_words: Vec<String>,
     pub(crate) include_stop: bool,
     pub(crate) skip_special_tokens: Option<bool>,
+    pub(crate) prompt_logprobs: Option<u32>,
     pub(crate) stream: bool,
     pub(crate) stream_options: Option<StreamOptions>,
     pub(crate) include_timings: bool,
@@ -64,26 +67,39 @@ pub(crate) struct StreamOptions {
 }
 
 impl Options {
+    /// What completions and chats take.
     pub(crate) fn read(fields: &Fields) -> Result<Self, ApiError> {
         Ok(Self {
-            model: Fields::required("model", fields.text("model")?)?,
             n: fields.count("n")?,
             max_tokens: fields.count("max_tokens")?,
-            sampling: Sampling::read(fields)?,
             response_format: fields.parse("response_format")?,
+            prompt_logprobs: fields.count("prompt_logprobs")?,
+            stream_options: fields.parse("stream_options")?,
+            include_timings: fields.boolean("include_timings")?.unwrap_or(false),
+            ..Self::read_shared(fields)?
+        })
+    }
+
+    /// What responses take, too.
+    pub(crate) fn read_shared(fields: &Fields) -> Result<Self, ApiError> {
+        let priority = fields.integer("priority")?.and_then(|it| i32::try_from(it).ok());
+        Ok(Self {
+            model: Fields::required("model", fields.text("model")?)?,
+            priority: priority.unwrap_or(0),
+            sampling: Sampling::read(fields)?,
             structured_outputs: fields.parse("structured_outputs")?,
             stop: fields.parse::<Stop>("stop")?.map(|stop| stop.0).unwrap_or_default(),
+            bad_words: fields.parse::<BadWords>("bad_words")?.unwrap_or_default().0,
             include_stop: fields.boolean("include_stop_str_in_output")?.unwrap_or(false),
             skip_special_tokens: fields.boolean("skip_special_tokens")?,
             stream: fields.boolean("stream")?.unwrap_or(false),
-            stream_options: fields.parse("stream_options")?,
-            include_timings: fields.boolean("include_timings")?.unwrap_or(false),
+            ..Self::default()
         })
     }
 }
 
 impl Sampling {
-    pub(crate) fn read(fields: &Fields) -> Result<Self, ApiError> {
+    fn read(fields: &Fields) -> Result<Self, ApiError> {
         // -1 is vLLM's older way of saying "all".
         let top_k = fields.integer("top_k")?.map(|k| u32::try_from(k).unwrap_or(0));
         let logit_bias = fields.parse::<LogitBias>("logit_bias")?;
@@ -108,10 +124,14 @@ impl Sampling {
 }
 
 /// Texts that end a completion: one, or a list.
-pub(crate) struct Stop(pub(crate) Vec<String>);
+pub(crate) struct Stop(Vec<String>);
 
 /// Token ids, as decimal texts, to what is added to their logits.
 pub(crate) struct LogitBias(Vec<(String, f64)>);
+
+/// Texts that must not be generated.
+#[derive(Default, Deserialize)]
+pub(crate) struct BadWords(Vec<String>);
 
 /// A list of token ids.
 #[derive(Deserialize)]
@@ -193,6 +213,14 @@ impl PartialSchema for TokenIds {
     }
 }
 
+impl PartialSchema for BadWords {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        Schema::Array(ArrayBuilder::new().items(text).max_items(Some(128)).build()).into()
+    }
+}
+
+impl ToSchema for BadWords {}
 impl ToSchema for Stop {}
 impl ToSchema for LogitBias {}
 impl ToSchema for TokenIds {}

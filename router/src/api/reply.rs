@@ -1,5 +1,6 @@
 //! The answers of the endpoints, as OpenAI defines them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::header::CONTENT_TYPE;
@@ -7,8 +8,11 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::detokenizer::TokenTable;
 use crate::error::ApiError;
-use crate::generation::{CallDelta, Progress, TextStream, Timings, TokenLogprob, TokenUsage};
+use crate::generation::{
+    CallDelta, Progress, Scores, TextStream, Timings, TokenLogprob, TokenUsage,
+};
 
 /// What a request has cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -37,6 +41,12 @@ pub struct PromptTokensDetails {
 pub struct CompletionTokensDetails {
     /// Tokens of the model's reasoning, where it is kept apart.
     pub reasoning_tokens: u64,
+    /// Always 0: no answer is made of its `prediction`.
+    #[serde(default)]
+    pub accepted_prediction_tokens: u64,
+    /// Always 0.
+    #[serde(default)]
+    pub rejected_prediction_tokens: u64,
 }
 
 /// How much of a request's prompts is computed. Fields as llama.cpp names them.
@@ -162,6 +172,8 @@ impl From<TokenUsage> for UsageReport {
             prompt_tokens_details: PromptTokensDetails { cached_tokens: usage.num_cached },
             completion_tokens_details: CompletionTokensDetails {
                 reasoning_tokens: usage.num_reasoning,
+                accepted_prediction_tokens: 0,
+                rejected_prediction_tokens: 0,
             },
         }
     }
@@ -218,6 +230,39 @@ impl Collected {
             }
         }
     }
+}
+
+/// For each token of a prompt, that token and the likeliest in its place, by id; `null` for the
+/// first, which follows nothing. As vLLM has it.
+pub type PromptLogprobs = Vec<Option<BTreeMap<u32, PromptTokenLogprob>>>;
+
+/// A token that is in a prompt, or might have been.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PromptTokenLogprob {
+    /// Its log-probability; -9999 for impossible.
+    pub logprob: f32,
+    /// 1 for the likeliest.
+    pub rank: u32,
+    /// Its text.
+    pub decoded_token: String,
+}
+
+/// A prompt's tokens with so many of the likeliest each.
+pub(crate) fn prompt_logprobs(
+    scores: &Scores,
+    num_logprobs: u32,
+    tokens: &TokenTable,
+) -> PromptLogprobs {
+    let entry = |token: u32, logprob: f32, rank: u32| {
+        let decoded_token = String::from_utf8_lossy(tokens.bytes(token)).into_owned();
+        (token, PromptTokenLogprob { logprob: finite(logprob), rank, decoded_token })
+    };
+    let rest = scores.rest.iter().map(|score| {
+        let top = (1..).zip(score.top.iter().take(num_logprobs as usize));
+        let top = top.map(|(rank, top)| entry(top.token, top.logprob, rank));
+        Some(top.chain([entry(score.token, score.logprob, score.rank)]).collect())
+    });
+    std::iter::once(None).chain(rest).collect()
 }
 
 /// A log-probability as JSON can write it: minus infinity is OpenAI's -9999.

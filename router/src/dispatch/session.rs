@@ -89,6 +89,8 @@ struct InFlight {
     /// Which of its completions have ended.
     ended: Vec<bool>,
     num_unfinished: u32,
+    /// Tokens of its prompt whose log-probabilities may yet come.
+    num_unscored: usize,
     cancelled_at: Option<Instant>,
 }
 
@@ -184,10 +186,13 @@ impl Session {
     }
 
     fn submit(&mut self, submit: Submit, outputs: OutputSender) {
+        let is_scored =
+            submit.sampling.as_ref().is_some_and(|sampling| sampling.num_prompt_logprobs.is_some());
         let request = InFlight {
             outputs,
             ended: vec![false; submit.n as usize],
             num_unfinished: submit.n,
+            num_unscored: if is_scored { submit.prompt.len().saturating_sub(1) } else { 0 },
             cancelled_at: None,
         };
         let id = submit.request_id;
@@ -353,6 +358,7 @@ impl Session {
             | Finish::GrammarEnd => Ok(output),
             Finish::Deadline => Err(Error::Deadline),
             Finish::GrammarLimit => Err(Error::GrammarLimit),
+            Finish::BadWord => Err(Error::BadWord),
         };
         // The receiver is gone after a cancel.
         let _ = request.outputs.send(output);
@@ -390,7 +396,7 @@ impl ProbeState {
 /// for and has not ended.
 fn check(
     output: &TokenOutput,
-    request: &InFlight,
+    request: &mut InFlight,
     info: &ModelInfo,
 ) -> Result<Finish, &'static str> {
     let finish = Finish::try_from(output.finish).map_err(|_| "an unknown kind of end")?;
@@ -404,19 +410,28 @@ fn check(
     }
     match output.token {
         Some(token) if token >= info.vocab_size => return Err("a token outside the vocabulary"),
-        None if finish == Finish::NotFinished && output.num_computed.is_none() => {
-            return Err("an output without token, end and progress");
+        None if finish == Finish::NotFinished
+            && output.num_computed.is_none()
+            && output.prompt_logprobs.is_empty() =>
+        {
+            return Err("an output without token, end, progress and prompt");
         }
         _ => {}
     }
-    if let Some(logprobs) = &output.logprobs {
-        if logprobs.top.len() > info.max_logprobs as usize {
+    let of_prompt = output.prompt_logprobs.iter();
+    for top in of_prompt.clone().map(|it| &it.top).chain(output.logprobs.iter().map(|it| &it.top)) {
+        if top.len() > info.max_logprobs as usize {
             return Err("more log-probabilities than the worker's limit");
         }
-        if logprobs.top.iter().any(|top| top.token >= info.vocab_size) {
+        if top.iter().any(|top| top.token >= info.vocab_size) {
             return Err("a log-probability of a token outside the vocabulary");
         }
     }
+    if of_prompt.clone().any(|logprob| logprob.token >= info.vocab_size) {
+        return Err("a token of the prompt outside the vocabulary");
+    }
+    let num_left = request.num_unscored.checked_sub(output.prompt_logprobs.len());
+    request.num_unscored = num_left.ok_or("more log-probabilities than the prompt has tokens")?;
     Ok(finish)
 }
 

@@ -16,8 +16,8 @@ use crate::validate::TextRules;
 pub struct TokenLogprob {
     /// The token.
     pub token: u32,
-    /// Its log-probability.
-    pub logprob: f32,
+    /// Its log-probability; none of a prompt's first, which follows nothing.
+    pub logprob: Option<f32>,
     /// The likeliest tokens, best first.
     pub top: Vec<(u32, f32)>,
     /// Where its text begins in the completion, in characters.
@@ -35,6 +35,15 @@ pub(super) struct Choice {
     /// What the text begins with.
     prompt: Option<String>,
     is_finished: bool,
+    /// Of its tokens, as far as their log-probabilities came.
+    likelihood: Likelihood,
+}
+
+/// How likely a completion's tokens were together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Likelihood {
+    sum: f64,
+    num_tokens: u32,
 }
 
 /// Log-probabilities of tokens whose text is still held back.
@@ -63,12 +72,29 @@ impl Choice {
             calls: reading.map(Calls::new),
             prompt: None,
             is_finished: false,
+            likelihood: Likelihood::default(),
         }
     }
 
     /// One whose text begins with its prompt.
-    pub(super) fn after(prompt: String) -> Self {
-        Self { prompt: Some(prompt), ..Self::new(false, None) }
+    pub(super) fn after(prompt: String, with_logprobs: bool) -> Self {
+        let logprobs = with_logprobs.then(|| Logprobs {
+            num_bytes: prompt.len(),
+            num_chars: prompt.chars().count(),
+            ..Logprobs::default()
+        });
+        Self { prompt: Some(prompt), logprobs, ..Self::new(false, None) }
+    }
+
+    /// The prompt, where it is yet to be sent with its tokens.
+    pub(super) fn scored_prompt(&self) -> Option<&str> {
+        self.logprobs.as_ref().and(self.prompt.as_deref())
+    }
+
+    /// The mean log-probability of its tokens; of none, as of impossible ones.
+    pub(super) fn mean_logprob(&self) -> f64 {
+        let Likelihood { sum, num_tokens } = self.likelihood;
+        if num_tokens == 0 { f64::NEG_INFINITY } else { sum / f64::from(num_tokens) }
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -86,11 +112,16 @@ impl Choice {
             Finish::NotFinished => None,
             Finish::StopToken | Finish::GrammarEnd => Some(FinishReason::Stop),
             Finish::GrammarLimit => return Err(Error::GrammarLimit),
+            Finish::BadWord => return Err(Error::BadWord),
             Finish::Length => Some(FinishReason::Length),
             Finish::Deadline => return Err(Error::Deadline),
             // Only we cancel, and then nobody listens.
             Finish::Cancelled => return Err(Error::WorkerLost),
         };
+        if let Some(logprobs) = &output.logprobs {
+            self.likelihood.sum += f64::from(logprobs.logprob);
+            self.likelihood.num_tokens += 1;
+        }
         delta.text.push_str(&self.prompt.take().unwrap_or_default());
         // A token that ended the completion is not part of its text.
         let token = output.token.filter(|_| output.finish() != Finish::StopToken);
@@ -136,7 +167,7 @@ impl Logprobs {
         self.num_chars += text.chars().count();
         let Some(logprobs) = &output.logprobs else { return };
         let top = logprobs.top.iter().map(|top| (top.token, top.logprob)).collect();
-        let logprob = TokenLogprob { token, logprob: logprobs.logprob, top, offset };
+        let logprob = TokenLogprob { token, logprob: Some(logprobs.logprob), top, offset };
         self.waiting.push_back((logprob, Span { start, end: self.num_bytes }));
     }
 

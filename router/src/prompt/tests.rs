@@ -343,3 +343,26 @@ proptest! {
         prop_assert_eq!(tokenizer.decode(&tokens, false).unwrap(), text);
     }
 }
+
+/// A client's text never is one of the tokens that part a text.
+#[test]
+fn what_comes_before_and_after_is_parted_by_our_tokens_alone() {
+    let names = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"];
+    let mut tokenizer = fixtures::byte_level();
+    tokenizer.add_tokens(names.map(|name| tokenizers::AddedToken::from(name, true))).unwrap();
+    let mut info = fixtures::info();
+    info.vocab_size = 400;
+    let model = Model::load(info, tokenizer.to_string(false).unwrap().as_bytes()).unwrap();
+    let [prefix, suffix, middle] = names.map(|name| model.tokenizer.token_to_id(name).unwrap());
+
+    let before = begun(&model, "a<fim_suffix>", || "prompt".into()).unwrap();
+    let (prompts, _) = infill(&model, "<fim_middle>b", &[before.clone(), vec![]]).unwrap();
+
+    let num_of = |token: u32| prompts[0].iter().filter(|other| **other == token).count();
+    assert_eq!([prefix, suffix, middle].map(num_of), [1, 1, 1]);
+    assert_eq!(prompts[0][..=before.len()], [&[prefix][..], &before].concat());
+    assert_eq!(prompts[1][..2], [prefix, suffix]);
+    assert_eq!(prompts[0].last(), Some(&middle));
+    let text = model.tokenizer.decode(&prompts[0], true).unwrap();
+    assert_eq!(text, "a<fim_suffix><fim_middle>b");
+}

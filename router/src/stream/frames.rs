@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::api::chat::reply::{ChatLogprobs, ToolCallChunk};
+use crate::api::chat::reply::{ChatLogprobs, FUNCTION_CALL, ToolCallChunk};
 use crate::api::completions::reply::CompletionLogprobs;
 use crate::api::reply::{ProgressReport, TimingsReport, UsageReport};
 use crate::error::ApiError;
 use crate::generation::{CallDelta, Delta, FinishReason, Report, TokenUsage};
 use crate::model::Model;
+use crate::validate::CallStyle;
 
 use super::{Events, Merge};
 
@@ -62,6 +63,7 @@ pub struct Frames {
     head: String,
     /// The choice whose text event is not closed yet.
     open: Option<u32>,
+    calls: CallStyle,
 }
 
 impl Frames {
@@ -74,7 +76,13 @@ impl Frames {
         // A struct of texts and a number can be written as JSON.
         let head = serde_json::to_string(head).unwrap_or_default();
         let head = format!("data: {},\"choices\":[", head.trim_end_matches('}'));
-        Self { dialect, usage, logprobs_of, head, open: None }
+        Self { dialect, usage, logprobs_of, head, open: None, calls: CallStyle::Tools }
+    }
+
+    /// With calls in this style.
+    #[must_use]
+    pub fn calling(self, calls: CallStyle) -> Self {
+        Self { calls, ..self }
     }
 
     fn text(&mut self, out: &mut Vec<u8>, delta: &Delta, (usage, merge): (TokenUsage, Merge)) {
@@ -115,9 +123,19 @@ impl Frames {
     fn call(&mut self, out: &mut Vec<u8>, (choice, call): (u32, &CallDelta), usage: TokenUsage) {
         self.close(out, usage);
         self.choice(out, choice);
-        out.extend_from_slice(b",\"delta\":{\"tool_calls\":[");
-        write(out, &ToolCallChunk::new(call));
-        out.extend_from_slice(b"]},\"logprobs\":null,\"finish_reason\":null}]");
+        let call = ToolCallChunk::new(call);
+        match self.calls {
+            CallStyle::Tools => {
+                out.extend_from_slice(b",\"delta\":{\"tool_calls\":[");
+                write(out, &call);
+                out.extend_from_slice(b"]");
+            }
+            CallStyle::Function => {
+                out.extend_from_slice(b",\"delta\":{\"function_call\":");
+                write(out, &call.function);
+            }
+        }
+        out.extend_from_slice(b"},\"logprobs\":null,\"finish_reason\":null}]");
         self.end(out, usage);
     }
 
@@ -157,7 +175,11 @@ impl Frames {
             Dialect::Chat => &b",\"delta\":{},\"logprobs\":null,\"finish_reason\":\""[..],
             Dialect::Completions => b",\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"",
         });
-        out.extend_from_slice(finish.as_str().as_bytes());
+        let finish = match (finish, self.calls) {
+            (FinishReason::ToolCalls, CallStyle::Function) => FUNCTION_CALL,
+            (finish, _) => finish.as_str(),
+        };
+        out.extend_from_slice(finish.as_bytes());
         out.extend_from_slice(b"\"}]");
     }
 

@@ -64,7 +64,10 @@ fn a_chat_is_opened_written_finished_and_done() {
     let usage = json!({
         "prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7,
         "prompt_tokens_details": {"cached_tokens": 3},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0, "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     });
     assert_eq!(
         events(&out),
@@ -142,7 +145,7 @@ fn logprobs_come_with_their_tokens_text_and_bytes() {
     let head = Head { id: "id", object: "o", created: 1, model: "m", system_fingerprint: None };
     let logprob = TokenLogprob {
         token: model.tokenizer.token_to_id("Ġ").unwrap(),
-        logprob: -0.5,
+        logprob: Some(-0.5),
         top: vec![(model.tokenizer.token_to_id("Ã").unwrap(), f32::NEG_INFINITY)],
         offset: 4,
     };

@@ -1,13 +1,11 @@
 //! What a completion's text must be, from any of the fields that say it.
 
-use std::collections::BTreeMap;
-
 use sconce_proto::worker::Grammar;
 use sconce_proto::worker::grammar::Source;
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::api::fields::missing;
+use super::schema::check_enforceable;
+use crate::api::fields::{missing, mistyped};
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
 use crate::api::messages::request::OutputFormat;
 use crate::api::responses::request::TextFormat;
@@ -184,12 +182,8 @@ pub(super) fn schema_of(param: &str, schema: &RawValue) -> Result<Source, ApiErr
         let message = format!("`{param}` must be an object");
         return Err(ApiError::invalid(param, "invalid_type", message));
     }
-    // Options of the compiler's, which could take back what the schema asks for.
-    let fields: BTreeMap<String, IgnoredAny> = serde_json::from_str(schema).unwrap_or_default();
-    if fields.contains_key("x-guidance") {
-        let message = format!("`{param}`: the field `x-guidance` is not supported");
-        return Err(ApiError::invalid(param, "unsupported_parameter", message));
-    }
+    let value = serde_json::from_str(schema).map_err(|error| mistyped(param, &error))?;
+    check_enforceable(param, &value)?;
     Ok(Source::JsonSchema(schema.to_owned()))
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::api::chat::request::{Content, Message, Part};
-use crate::api::chat::tools::ToolCall;
+use crate::api::chat::tools::{FunctionCall, ToolCall};
 use crate::api::fields::missing;
 use crate::config::Limits;
 use crate::error::ApiError;
@@ -82,14 +82,19 @@ pub(super) fn check_count(given: usize, limits: &Limits) -> Result<(), ApiError>
 
 pub(super) fn parse(messages: Vec<Message>, limits: &Limits) -> Result<Vec<ChatMessage>, ApiError> {
     check_count(messages.len(), limits)?;
-    messages.into_iter().enumerate().map(|(i, message)| parse_one(i, message)).collect()
+    let mut parsed = Vec::with_capacity(messages.len());
+    for (i, message) in messages.into_iter().enumerate() {
+        let message = parse_one(i, message, &parsed)?;
+        parsed.push(message);
+    }
+    Ok(parsed)
 }
 
-fn parse_one(i: usize, message: Message) -> Result<ChatMessage, ApiError> {
+fn parse_one(i: usize, message: Message, before: &[ChatMessage]) -> Result<ChatMessage, ApiError> {
     let path = |field: &str| format!("messages[{i}].{field}");
     let role = role(&path("role"), message.role.as_deref())?;
-    if message.function_call.is_some() {
-        return Err(unsupported(path("function_call"), "function calls"));
+    if message.function_call.is_some() && role != Role::Assistant {
+        return Err(misplaced(&path("function_call"), "an assistant's"));
     }
     let calls = message.tool_calls.unwrap_or_default();
     if !calls.is_empty() && role != Role::Assistant {
@@ -98,7 +103,13 @@ fn parse_one(i: usize, message: Message) -> Result<ChatMessage, ApiError> {
     if message.reasoning_content.is_some() && role != Role::Assistant {
         return Err(misplaced(&path("reasoning_content"), "an assistant's"));
     }
+    let has_calls = !calls.is_empty() || message.function_call.is_some();
+    let is_function = message.role.as_deref() == Some("function");
     let call_id = match (role, message.tool_call_id) {
+        (Role::Tool, None) if is_function => {
+            let name = message.name.as_deref().ok_or_else(|| missing(&path("name")))?;
+            Some(called(name, before).unwrap_or_else(|| function_call_id(i)))
+        }
         (Role::Tool, None) => return Err(missing(&path("tool_call_id"))),
         (Role::Tool, Some(id)) => Some(short(&path("tool_call_id"), id)?),
         (_, None) => None,
@@ -107,14 +118,18 @@ fn parse_one(i: usize, message: Message) -> Result<ChatMessage, ApiError> {
     let content = match message.content {
         Some(Content::Text(text)) => text,
         Some(Content::Parts(parts)) => join(i, role, parts)?,
-        None if !calls.is_empty() => String::new(),
+        None if has_calls => String::new(),
         None => return Err(missing(&path("content"))),
     };
+    let mut calls = self::calls(i, calls)?;
+    if let Some(function) = message.function_call {
+        calls.push(function_call(i, function)?);
+    }
     Ok(ChatMessage {
         role,
         content,
         name: name(i, message.name)?,
-        calls: self::calls(i, calls)?,
+        calls,
         call_id,
         reasoning: message.reasoning_content,
     })
@@ -141,6 +156,26 @@ fn call((i, j): (usize, usize), call: ToolCall) -> Result<Call, ApiError> {
     let arguments = function.arguments.unwrap_or_default();
     let (id, name) = (short(&path("id"), id)?, short(&path("function.name"), name)?);
     Ok(Call::new(id, name, &arguments))
+}
+
+/// A call of one of `functions`, which has no id.
+fn function_call(i: usize, call: FunctionCall) -> Result<Call, ApiError> {
+    let param = format!("messages[{i}].function_call.name");
+    let name = call.name.ok_or_else(|| missing(&param))?;
+    let arguments = call.arguments.unwrap_or_default();
+    Ok(Call::new(function_call_id(i), short(&param, name)?, &arguments))
+}
+
+/// The id of a message's call, which has none. Of nine characters, as some templates want it.
+fn function_call_id(i: usize) -> String {
+    format!("fc{i:07}")
+}
+
+/// The id of the last call of this name.
+fn called(name: &str, before: &[ChatMessage]) -> Option<String> {
+    let calls = before.iter().rev().flat_map(|message| message.calls.iter().rev());
+    let mut called = calls.filter(|call| call.name == name);
+    called.next().map(|call| call.id.clone())
 }
 
 impl Call {
@@ -174,11 +209,11 @@ pub(super) fn role(param: &str, role: Option<&str>) -> Result<Role, ApiError> {
         Some("system" | "developer") => Ok(Role::System),
         Some("user") => Ok(Role::User),
         Some("assistant") => Ok(Role::Assistant),
-        Some("tool") => Ok(Role::Tool),
-        Some("function") => Err(unsupported(param.to_owned(), "messages of functions")),
+        Some("tool" | "function") => Ok(Role::Tool),
         Some(other) => {
             let message = format!(
-                "`{param}` is {other:?} and must be one of: system, developer, user, assistant, tool"
+                "`{param}` is {other:?} and must be one of: system, developer, user, assistant, tool, \
+                 function"
             );
             Err(ApiError::invalid(param, "invalid_value", message))
         }
@@ -220,9 +255,4 @@ fn join(i: usize, role: Role, parts: Vec<Part>) -> Result<String, ApiError> {
         })
     });
     Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
-}
-
-fn unsupported(param: String, what: &str) -> ApiError {
-    let message = format!("`{param}`: {what} are not supported yet");
-    ApiError::invalid(param, "unsupported_value", message)
 }

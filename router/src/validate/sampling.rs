@@ -36,8 +36,11 @@ pub(super) fn lower(sampling: &Sampling, bounds: &Bounds) -> Result<SamplingPara
         max_tokens: 0,
         ignore_eos: sampling.ignore_eos,
         num_logprobs: None,
+        num_prompt_logprobs: None,
         grammar: None,
         allowed_token_ids: allowed_tokens(sampling, bounds)?,
+        // They have yet to be tokenized.
+        bad_words: Vec::new(),
     })
 }
 

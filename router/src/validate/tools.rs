@@ -8,7 +8,7 @@ use crate::api::fields::missing;
 use crate::error::ApiError;
 
 /// Most tools, as OpenAI has it.
-const MAX_TOOLS: usize = 128;
+pub(super) const MAX_TOOLS: usize = 128;
 
 /// What the model may call.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +27,8 @@ pub(crate) struct Function {
     pub(crate) description: Option<String>,
     /// A JSON schema of an object.
     pub(crate) parameters: Map<String, Value>,
+    /// The parameter that the schema comes from.
+    pub(crate) param: String,
 }
 
 /// Whether the model must call something.
@@ -68,7 +70,7 @@ impl Function {
                 return Err(ApiError::invalid(param, "invalid_value", message));
             }
         }
-        Ok(Self { name, description, parameters })
+        Ok(Self { name, description, parameters, param })
     }
 
     /// As chat templates have it.

@@ -127,7 +127,16 @@ async fn messages_that_are_none_are_refused() {
             "messages[1].content[1].type",
             "unsupported_content_type",
         ),
-        (r#"[{"role":"function","content":"a"}]"#, "messages[0].role", "unsupported_value"),
+        (
+            r#"[{"role":"function","content":"a"}]"#,
+            "messages[0].name",
+            "missing_required_parameter",
+        ),
+        (
+            r#"[{"role":"user","content":"a","function_call":{"name":"f"}}]"#,
+            "messages[0].function_call",
+            "invalid_value",
+        ),
         (
             r#"[{"role":"assistant","content":"a","tool_calls":[{}]}]"#,
             "messages[0].tool_calls[0].id",
@@ -197,21 +206,17 @@ async fn lists_and_maps_have_limits_and_token_ids_exist() {
 async fn what_is_not_supported_is_refused_by_name() {
     let mut service = start().await;
     for (field, value) in [
-        ("functions", r#"[{"name":"f"}]"#),
-        ("function_call", r#"{"name":"f"}"#),
         ("modalities", r#"["text","audio"]"#),
         ("audio", r#"{"voice":"x"}"#),
-        ("prediction", r#"{"type":"content","content":"x"}"#),
         ("web_search_options", "{}"),
         ("moderation", "{}"),
         ("chat_template", "\"{{ messages }}\""),
         ("guided_json", "{}"),
-        ("bad_words", r#"["x"]"#),
         ("cache_salt", "\"x\""),
     ] {
         chat(&mut service, &format!("\"{field}\":{value}"), field, "unsupported_parameter").await;
     }
-    for (field, value) in [("best_of", "2"), ("suffix", "\"x\"")] {
+    for (field, value) in [("add_special_tokens", "false"), ("use_beam_search", "true")] {
         let change = format!("\"{field}\":{value}");
         complete(&mut service, &change, field, "unsupported_parameter").await;
     }
@@ -238,6 +243,14 @@ async fn options_that_contradict_each_other_are_refused() {
         (r#""metadata":{"a":{}}"#, "metadata.a", "invalid_type"),
         (r#""service_tier":"gold""#, "service_tier", "invalid_value"),
         (r#""n":1,"n":1"#, "n", "duplicate_parameter"),
+        (r#""prediction":{}"#, "prediction.type", "missing_required_parameter"),
+        (r#""prediction":{"type":"content"}"#, "prediction.content", "missing_required_parameter"),
+        (r#""prediction":{"type":"x","content":"a"}"#, "prediction.type", "invalid_value"),
+        (
+            r#""prediction":{"type":"content","content":[{"type":"image_url"}]}"#,
+            "prediction.content[0].type",
+            "invalid_value",
+        ),
     ] {
         chat(&mut service, change, param, code).await;
     }

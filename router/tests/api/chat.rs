@@ -39,7 +39,10 @@ async fn a_chat_is_answered_with_usage() {
         json!({
             "prompt_tokens": num_prompt, "completion_tokens": 6, "total_tokens": num_prompt + 6,
             "prompt_tokens_details": {"cached_tokens": 16},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": 0, "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
         })
     );
 }
@@ -279,5 +282,19 @@ async fn long_conversations_are_encoded_beside_the_event_loop() {
     }
     for response in responses {
         assert_eq!(answer(wait(response).await).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_prediction_changes_nothing_and_is_counted_as_nothing() {
+    let mut service = start().await;
+    for content in [json!("Hello"), json!([{"type": "text", "text": "Hello"}])] {
+        let response = service.chat(json!({"prediction": {"type": "content", "content": content}}));
+        service.worker.submitted().await.answer("Hello");
+        let body = answer(wait(response).await).await.body;
+        assert_eq!(body["choices"][0]["message"]["content"], "Hello");
+        let details = &body["usage"]["completion_tokens_details"];
+        assert_eq!(details["accepted_prediction_tokens"], 0);
+        assert_eq!(details["rejected_prediction_tokens"], 0);
     }
 }

@@ -63,6 +63,7 @@ async fn what_says_two_things_or_none_is_refused() {
     let outputs = |outputs: Value| json!({ "structured_outputs": outputs });
     let object = json!({"type": "json_object"});
     let schema = "response_format.json_schema.schema";
+    let moved = json!({"properties": {"a": {"$id": "b/", "$ref": "c"}}});
     let name = "response_format.json_schema.name";
     for (change, param, code) in [
         (format(json!({})), "response_format.type", missing),
@@ -73,6 +74,13 @@ async fn what_says_two_things_or_none_is_refused() {
         (named(json!("a"), Value::Null), schema, missing),
         (named(json!("a"), json!(7)), schema, "invalid_type"),
         (named(json!("a"), json!({"x-guidance": {}})), schema, "unsupported_parameter"),
+        (named(json!("a"), moved.clone()), schema, "unsupported_value"),
+        (outputs(json!({"json": moved})), "structured_outputs.json", "unsupported_value"),
+        (
+            outputs(json!({"json": moved.to_string()})),
+            "structured_outputs.json",
+            "unsupported_value",
+        ),
         (json!({"response_format": object, "min_tokens": 2}), "min_tokens", "invalid_value"),
         (
             json!({"response_format": object, "allowed_token_ids": [1]}),
@@ -90,6 +98,10 @@ async fn what_says_two_things_or_none_is_refused() {
         (outputs(json!({"choice": ["a", ""]})), "structured_outputs.choice[1]", "empty_string"),
         (outputs(json!({"xgrammar": "a"})), "structured_outputs.xgrammar", "invalid_type"),
         (json!({"allowed_token_ids": []}), "allowed_token_ids", "empty_array"),
+        (json!({"bad_words": "a"}), "bad_words", "invalid_type"),
+        (json!({"bad_words": ["a", ""]}), "bad_words[1]", "empty_string"),
+        (json!({"bad_words": vec!["a"; 129]}), "bad_words", "array_above_max_length"),
+        (json!({"bad_words": ["a".repeat(257)]}), "bad_words[0]", "string_above_max_length"),
         (json!({"allowed_token_ids": [1, 99999]}), "allowed_token_ids[1]", "invalid_token_id"),
     ] {
         let answer = answer(wait(service.chat(change.clone())).await).await;
@@ -154,4 +166,32 @@ async fn reasoning_comes_before_what_is_prescribed() {
     let change = json!({"response_format": {"type": "json_object"}});
     let Some(Source::Lark(lark)) = source(&mut service, change).await else { panic!("no Lark") };
     assert!(lark.contains("</think>") && lark.contains("%json"), "{lark}");
+}
+
+#[tokio::test]
+async fn bad_words_reach_the_worker_as_tokens_with_and_without_a_space() {
+    let mut service = start().await;
+    let words = json!(["hello", " no", "\n", "<|im_end|>", "hello"]);
+    let _response = service.chat(json!({"bad_words": words, "response_format":
+        {"type": "json_object"}}));
+    let request = service.worker.submitted().await;
+    let bad_words = &request.submit.sampling.as_ref().unwrap().bad_words;
+    let texts: Vec<_> = bad_words.iter().map(|word| request.text(&word.tokens)).collect();
+    assert_eq!(texts, ["hello", " hello", " no", "\n", "<|im_end|>", " <|im_end|>"]);
+    let end = request.id_of("<|im_end|>");
+    assert!(bad_words.iter().all(|word| !word.tokens.contains(&end)), "a text is a text");
+
+    let _response = service.complete(json!({"bad_words": []}));
+    assert!(service.worker.submitted().await.submit.sampling.unwrap().bad_words.is_empty());
+}
+
+#[tokio::test]
+async fn a_text_that_only_bad_words_could_go_on_ends_with_an_error() {
+    let mut service = start().await;
+    let response = service.chat(json!({"bad_words": ["a"], "structured_outputs": {"regex": "a"}}));
+    service.worker.submitted().await.finish(0, Finish::BadWord);
+    let answer = answer(wait(response).await).await;
+    let error = &answer.body["error"];
+    assert_eq!((answer.status, &error["code"]), (400, &json!("no_token_left")));
+    assert_eq!(error["param"], "bad_words");
 }

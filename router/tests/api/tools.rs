@@ -216,3 +216,136 @@ async fn tools_that_are_none_are_refused() {
         assert!(service.worker.is_idle(), "{change}");
     }
 }
+
+/// What the model is only shown need not be enforceable.
+#[tokio::test]
+async fn a_schema_that_can_not_be_enforced_is_refused_where_it_would_be() {
+    let mut service = start().await;
+    let object = json!({"type": "json_object"});
+    for (schema, code) in [
+        (json!({"x-guidance": {"lenient": true}}), "unsupported_parameter"),
+        (json!({"properties": {"a": {"$id": "b/", "$ref": "c"}}}), "unsupported_value"),
+    ] {
+        let tools = json!([{"type": "function", "function": {"name": "f", "parameters": schema}}]);
+        for change in [
+            json!({"tools": tools, "tool_choice": "required"}),
+            json!({"tools": tools, "response_format": object}),
+        ] {
+            let error = answer(wait(service.chat(change.clone())).await).await.body["error"].take();
+            assert_eq!(error["param"], "tools[0].function.parameters", "{change}");
+            assert_eq!(error["code"], code, "{change}");
+            assert!(service.worker.is_idle(), "{change}");
+        }
+        let choice = whole(&mut service, json!({"tools": tools}), "Hello").await;
+        assert_eq!(choice["message"]["content"], "Hello");
+
+        let tools = json!([{"name": "f", "input_schema": schema}]);
+        let change = json!({"tools": tools, "tool_choice": {"type": "any"}});
+        let error = answer(wait(service.message(change)).await).await.body["error"].take();
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with("`tools[0].input_schema`"), "{error}");
+    }
+}
+
+fn functions() -> Value {
+    json!([{"name": "add", "parameters": {"properties": {"a": {"type": "integer"}}}}, {"name": "b"}])
+}
+
+#[tokio::test]
+async fn deprecated_functions_are_answered_as_openai_did() {
+    let mut service = start().await;
+    let choice = whole(&mut service, json!({"functions": functions()}), CALL).await;
+    assert_eq!(choice["finish_reason"], "function_call");
+    let message = &choice["message"];
+    assert_eq!((&message["content"], message.get("tool_calls")), (&Value::Null, None));
+    assert_eq!(message["function_call"]["name"], "add");
+    let arguments = message["function_call"]["arguments"].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(arguments).unwrap(), json!({"a": 1, "b": [2]}));
+
+    for change in [json!({"function_call": "none"}), json!({"functions": []})] {
+        let choice = whole(&mut service, change, CALL).await;
+        assert_eq!(choice["message"]["content"], CALL);
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_function_call_is_one_and_has_no_index() {
+    let mut service = start().await;
+    let response = service.chat(json!({"functions": functions(), "stream": true}));
+    service.worker.submitted().await.answer(&format!("{CALL}\n{CALL}"));
+    let chunks = chunks(wait(response).await).await;
+    assert!(calls(&chunks).is_empty());
+    let choices = chunks.iter().map(|chunk| &chunk["choices"][0]);
+    let calls: Vec<_> = choices
+        .filter_map(|choice| choice["delta"].get("function_call"))
+        .map(|call| (call["name"].as_str(), call["arguments"].as_str().unwrap()))
+        .collect();
+    assert_eq!(calls[0], (Some("add"), ""));
+    assert!(calls[1..].iter().all(|(name, _)| name.is_none()));
+    let arguments: String = calls.iter().map(|(_, arguments)| *arguments).collect();
+    assert_eq!(serde_json::from_str::<Value>(&arguments).unwrap(), json!({"a": 1, "b": [2]}));
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "function_call");
+}
+
+#[tokio::test]
+async fn a_named_function_is_forced_and_its_results_follow_its_call() {
+    let mut service = start_with(
+        |info| {
+            info.max_model_len = 2048;
+            info.chat_template = "{% for m in messages %}{{ m.role }}:{{ m.content }}\
+                {% for c in m.tool_calls %}[{{ c.id }} {{ c.function.name }}]{% endfor %}\
+                {{ m.tool_call_id }};{% endfor %}{{ tools | tojson }}"
+                .into();
+        },
+        |_| {},
+    )
+    .await;
+    let messages = json!([
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": null,
+         "function_call": {"name": "b", "arguments": "{}"}},
+        {"role": "function", "name": "b", "content": "7"},
+    ]);
+    let change =
+        json!({"functions": functions(), "function_call": {"name": "b"}, "messages": messages});
+    let _response = service.chat(change);
+    let request = service.worker.submitted().await;
+    let prompt = request.prompt();
+    assert!(prompt.contains("assistant:[fc0000001 b];tool:7fc0000001;"), "{prompt}");
+    let grammar = request.submit.sampling.unwrap().grammar.unwrap();
+    let Some(Source::Lark(lark)) = grammar.source else { panic!("no Lark") };
+    assert!(lark.contains("\\\"b\\\"") && !lark.contains("add"), "{lark}");
+}
+
+#[tokio::test]
+async fn functions_that_contradict_the_rest_are_refused() {
+    let mut service = start().await;
+    let moved = json!([{"name": "f", "parameters": {"$id": "a", "$ref": "b"}}]);
+    for (change, param, code) in [
+        (json!({"functions": functions(), "tools": tools()}), "functions", "invalid_value"),
+        (json!({"function_call": "auto", "tools": tools()}), "function_call", "invalid_value"),
+        (json!({"function_call": "required"}), "function_call", "invalid_value"),
+        (json!({"function_call": {"name": "add"}}), "function_call.name", "invalid_value"),
+        (json!({"function_call": {}}), "function_call.name", "missing_required_parameter"),
+        (json!({"functions": [{"name": "a b"}]}), "functions[0].name", "invalid_value"),
+        (
+            json!({"functions": vec![json!({"name": "a"}); 2]}),
+            "functions[1].name",
+            "duplicate_parameter",
+        ),
+        (
+            json!({"functions": vec![json!({"name": "a"}); 129]}),
+            "functions",
+            "array_above_max_length",
+        ),
+        (
+            json!({"functions": moved, "function_call": {"name": "f"}}),
+            "functions[0].parameters",
+            "unsupported_value",
+        ),
+    ] {
+        let error = answer(wait(service.chat(change.clone())).await).await.body["error"].take();
+        assert_eq!((&error["param"], &error["code"]), (&json!(param), &json!(code)), "{error}");
+        assert!(service.worker.is_idle(), "{change}");
+    }
+}

@@ -29,8 +29,9 @@ async fn one_worker() -> (Dispatcher, Worker, Session, tempfile::TempDir) {
 fn generate(dispatcher: &Dispatcher, n: u32) -> Result<Outputs, Error> {
     let model = dispatcher.model("m").unwrap();
     let sampling = SamplingParams { max_tokens: 5, ..SamplingParams::default() };
+    let (prompt, cache_salt) = (vec![1, 2], [9; 16]);
     let generation =
-        Generation { prompt: vec![1, 2], n, sampling, cache_salt: [9; 16], report_progress: false };
+        Generation { prompt, n, sampling, cache_salt, priority: 0, report_progress: false };
     dispatcher.generate(&model, generation)
 }
 

@@ -241,9 +241,14 @@ impl Received {
         }));
     }
 
+    /// Tokens as text, added ones included.
+    pub(crate) fn text(&self, tokens: &[u32]) -> String {
+        self.tokenizer.decode(tokens, false).unwrap()
+    }
+
     /// The request's prompt as text, added tokens included.
     pub(crate) fn prompt(&self) -> String {
-        self.tokenizer.decode(&self.submit.prompt, false).unwrap()
+        self.text(&self.submit.prompt)
     }
 }
 

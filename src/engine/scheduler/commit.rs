@@ -85,6 +85,7 @@ impl Scheduler {
                 num_cached,
                 begun,
                 num_computed,
+                scored: Vec::new(),
             });
         }
     }
@@ -95,8 +96,12 @@ impl Scheduler {
             return;
         }
         let token = sampled.token;
-        if sampled.end == Some(GrammarEnd::Exhausted) {
-            return self.finish(slot, None, Finish::GrammarLimit);
+        match sampled.end {
+            Some(ConstraintEnd::Exhausted) => {
+                return self.finish(slot, None, Finish::GrammarLimit);
+            }
+            Some(ConstraintEnd::BadWord) => return self.finish(slot, None, Finish::BadWord),
+            Some(ConstraintEnd::Complete) | None => {}
         }
         sequence.tokens.push(token);
         self.stats.num_generated_tokens += 1;
@@ -121,6 +126,7 @@ impl Scheduler {
                 num_cached,
                 begun,
                 num_computed: None,
+                scored: Vec::new(),
             };
             self.outputs.push(output);
         }
@@ -182,5 +188,6 @@ fn ended(sequence: &Sequence, index: u32, finish: Finish) -> Output {
         num_cached: None,
         begun: None,
         num_computed: None,
+        scored: Vec::new(),
     }
 }

@@ -105,7 +105,8 @@ impl Scheduler {
                     }
                 }
                 Phase::Prefill => {
-                    let chunk = budget.chunk(pending, num_computed);
+                    let most = pending.min(self.most_scored(slot, plan));
+                    let chunk = budget.chunk(most, num_computed);
                     if chunk > 0 && self.reserve(slot, chunk, plan) {
                         self.push_row(slot, chunk, &[], plan);
                         budget.spend_chunk(chunk, num_computed);
@@ -119,11 +120,11 @@ impl Scheduler {
     /// preempted itself.
     fn make_room(&mut self, slot: u32, plan: &mut StepPlan) -> bool {
         while !self.reserve(slot, 1, plan) {
-            let victim = self.order.iter().rev().copied().find(|other| {
+            let victims = self.order.iter().copied().filter(|other| {
                 *other != slot && !self.planned[*other as usize] && self.holds_blocks(*other)
             });
-            match victim {
-                Some(victim) if self.is_later(victim, slot) => self.preempt(victim),
+            match victims.max_by_key(|victim| self.place_of(*victim)) {
+                Some(victim) if self.place_of(victim) > self.place_of(slot) => self.preempt(victim),
                 _ => {
                     self.preempt(slot);
                     return false;
@@ -131,11 +132,6 @@ impl Scheduler {
             }
         }
         true
-    }
-
-    fn is_later(&self, a: u32, b: u32) -> bool {
-        let rank = |slot: u32| self.slots[slot as usize].as_ref().map(|s| (s.arrival, s.index));
-        rank(a) > rank(b)
     }
 
     fn holds_blocks(&self, slot: u32) -> bool {
@@ -150,12 +146,11 @@ impl Scheduler {
 
     /// Sequences that wait for each other's blocks: the latest gives up its own.
     fn break_deadlock(&mut self) {
-        let mut holders: Vec<u32> =
-            self.order.iter().copied().filter(|slot| self.holds_blocks(*slot)).collect();
-        if holders.len() > 1
-            && let Some(last) = holders.pop()
-        {
-            self.preempt(last);
+        if self.holders() > 1 {
+            let holders = self.order.iter().copied().filter(|slot| self.holds_blocks(*slot));
+            if let Some(last) = holders.max_by_key(|slot| self.place_of(*slot)) {
+                self.preempt(last);
+            }
         }
     }
 
@@ -233,13 +228,15 @@ impl Scheduler {
         let tabled = std::mem::replace(&mut sequence.num_tabled, num_blocks).min(num_blocks);
         plan.block_tables[first_block + tabled..first_block + num_blocks]
             .copy_from_slice(&sequence.blocks[tabled..num_blocks]);
-        plan.rows.push(Row {
+        let row = Row {
             sequence: id,
             tokens: first..plan.token_ids.len() as u32,
             num_computed: start as u32,
             blocks: first_block as u32..(first_block + num_blocks) as u32,
             cache_salt: sequence.salt,
-        });
+        };
+        Self::push_scores(sequence, &row, plan);
+        plan.rows.push(row);
         if start + chunk == sequence.tokens.len() {
             let sample = Sample {
                 sequence: id,
@@ -284,8 +281,17 @@ impl Scheduler {
             });
         }
         self.by_request.entry(sequence.request).or_default().push(slot);
+        let place = sequence.place();
         self.slots[slot as usize] = Some(sequence);
-        self.order.push(slot);
+        // Forks come last whatever their place, for the order is walked while they are made.
+        let at = match place {
+            (arrival, 0) => {
+                let is_before = |other: &u32| self.place_of(*other) < Some((arrival, 0));
+                self.order.iter().rposition(is_before).map_or(0, |before| before + 1)
+            }
+            _ => self.order.len(),
+        };
+        self.order.insert(at, slot);
     }
 
     /// Gives blocks back to preempted sequences, in order of arrival.
@@ -302,14 +308,14 @@ impl Scheduler {
     }
 
     fn admit(&mut self, plan: &mut StepPlan, budget: &mut Budget) {
-        let blocked = self.order.iter().any(|slot| {
-            self.slots[*slot as usize].as_ref().is_some_and(|s| s.state == State::Preempted)
+        let preempted = self.order.iter().filter_map(|slot| {
+            self.slots[*slot as usize].as_ref().filter(|s| s.state == State::Preempted)
         });
-        if blocked {
-            return;
-        }
+        // Only who has taken its place comes before what must be computed again.
+        let first_preempted = preempted.map(|sequence| sequence.arrival).min();
         while !budget.is_spent()
             && let Some(next) = self.waiting.front()
+            && first_preempted.is_none_or(|preempted| next.arrival < preempted)
             && self.free_slots.len() > next.num_forks as usize
             && let Some(mut sequence) = self.waiting.pop_front()
         {
@@ -330,7 +336,7 @@ impl Scheduler {
     /// Undoes [`Self::place`]: back to the head of the queue.
     fn unplace(&mut self, slot: u32, plan: &mut StepPlan) {
         plan.admitted.pop();
-        self.order.pop();
+        self.order.retain(|other| *other != slot);
         if let Some(mut sequence) = self.slots[slot as usize].take() {
             self.by_request.remove(&sequence.request);
             self.free_slots.append(&mut sequence.fork_slots);
@@ -351,8 +357,11 @@ impl Scheduler {
         let Some(sequence) = &mut self.slots[slot as usize] else { return false };
         let size = self.pool.block_size();
         let mut parent = None;
-        // The last token is always computed: its logits are needed.
-        for tokens in sequence.tokens[..sequence.tokens.len() - 1].chunks_exact(size) {
+        // The last token is always computed, for its logits are needed, and so is what is scored.
+        let to_score = sequence.to_score();
+        let last = sequence.tokens.len() - 1;
+        let end = if to_score.is_empty() { last } else { last.min(to_score.start) };
+        for tokens in sequence.tokens[..end].chunks_exact(size) {
             let hash = self.pool.hash(parent, sequence.salt, tokens);
             let Some(block) = self.pool.find(hash, parent, sequence.salt, tokens) else { break };
             self.pool.share(block);
@@ -362,7 +371,9 @@ impl Scheduler {
         }
         let found = sequence.blocks.len() * size;
         sequence.num_computed = found;
-        let chunk = budget.chunk(sequence.num_pending(), found);
+        let pending = sequence.num_pending();
+        let chunk = budget.chunk(pending.min(self.most_scored(slot, plan)), found);
+        let Some(sequence) = &mut self.slots[slot as usize] else { return false };
         let needed = (found + chunk).div_ceil(size) - sequence.blocks.len();
         let watermark = if others == 0 { 0 } else { 2 * others };
         if chunk == 0 || needed + watermark > self.pool.num_free() {

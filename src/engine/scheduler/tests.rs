@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::cost::MIN_CHUNK;
 use super::*;
+use crate::engine::plan::TokenLogprobs;
 use crate::engine::request::SamplingParams;
 
 /// A scheduler, the plan it fills, and a model that always says 9.
@@ -28,7 +29,7 @@ fn config() -> SchedulerConfig {
 
 fn request(prompt: Vec<TokenId>, max_tokens: u32) -> Request {
     let sampling = SamplingParams { max_tokens, ..SamplingParams::default() };
-    Request { prompt, n: 1, sampling, cache_salt: 0, report_progress: false }
+    Request { prompt, n: 1, sampling, cache_salt: 0, priority: 0, report_progress: false }
 }
 
 /// A prompt that shares no block with one of another seed.
@@ -82,10 +83,11 @@ impl Engine {
 }
 
 #[test]
-fn a_grammar_ends_a_completion_with_its_last_token_or_without_one() {
+fn a_constraint_ends_a_completion_with_its_last_token_or_without_one() {
     for (end, finish, token) in [
-        (GrammarEnd::Complete, Finish::GrammarEnd, Some(9)),
-        (GrammarEnd::Exhausted, Finish::GrammarLimit, None),
+        (ConstraintEnd::Complete, Finish::GrammarEnd, Some(9)),
+        (ConstraintEnd::Exhausted, Finish::GrammarLimit, None),
+        (ConstraintEnd::BadWord, Finish::BadWord, None),
     ] {
         let mut engine = Engine::new(|_| {});
         engine.submit(1, request(prompt(1, 4), 50));
@@ -427,4 +429,110 @@ fn nothing_is_guessed_where_each_token_costs_as_much_as_the_first() {
     // Each size is tried once.
     let tried = num_tokens[1..].iter().filter(|tokens| **tokens > 1).count();
     assert!((1..=3).contains(&tried), "{num_tokens:?}");
+}
+
+#[test]
+fn a_priority_takes_the_place_of_higher_ones_of_its_own_tenant() {
+    let mut engine = Engine::warm(|config| {
+        config.max_num_seqs = 1;
+        config.max_queue = 10;
+    });
+    let with = |id: u32, priority, cache_salt| Request {
+        priority,
+        cache_salt,
+        ..request(prompt(id, 4), 1)
+    };
+    for (id, priority, salt) in [(1, 0, 0), (2, 0, 1), (3, 5, 0), (4, -1, 0), (5, 0, 1), (6, 0, 0)]
+    {
+        engine.submit(id.into(), with(id, priority, salt));
+    }
+
+    while !engine.scheduler.is_idle() {
+        engine.step();
+    }
+
+    // Tenant 1 has its own places, the second and the fifth.
+    let order: Vec<_> = engine.finishes().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(order, [4, 2, 1, 6, 5, 3]);
+}
+
+#[test]
+fn the_lower_priority_is_preempted_though_it_came_first() {
+    let mut engine = Engine::warm(|config| {
+        config.num_blocks = 9;
+        config.max_model_len = 32;
+    });
+    let with = |id: u32, priority| Request { priority, ..request(prompt(id, 8), 24) };
+    engine.submit(1, with(1, 3));
+    engine.step();
+    engine.submit(2, with(2, 1));
+
+    while !engine.scheduler.is_idle() {
+        engine.step();
+    }
+
+    assert!(engine.scheduler.stats().num_preemptions > 0);
+    let order: Vec<_> = engine.finishes().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(order, [2, 1]);
+}
+
+/// The positions whose logits each step scores, as far as a prompt has them.
+fn scored(engine: &mut Engine) -> Vec<TokenId> {
+    assert!(engine.plan());
+    let scores = &engine.plan.scores;
+    let result = scores.iter().map(|score| Scored {
+        token: score.token,
+        rank: 1,
+        logprobs: TokenLogprobs { logprob: 0.0, top: Vec::new() },
+    });
+    let (result, tokens) = (result.collect(), scores.iter().map(|score| score.token).collect());
+    engine.scheduler.score(&engine.plan, result);
+    engine.commit();
+    tokens
+}
+
+#[test]
+fn a_prompt_is_scored_once_whatever_is_cached() {
+    let mut engine = Engine::warm(|_| {});
+    let mut with = request(prompt(1, 50), 4);
+    engine.submit(1, with.clone());
+    while !engine.scheduler.is_idle() {
+        engine.step();
+    }
+    engine.outputs.clear();
+
+    with.sampling.num_prompt_logprobs = Some(0);
+    engine.submit(2, with.clone());
+    let mut tokens = Vec::new();
+    while !engine.scheduler.is_idle() {
+        tokens.extend(scored(&mut engine));
+    }
+
+    assert_eq!(tokens, with.prompt[1..]);
+    let of_prompt = engine.outputs.iter().flat_map(|output| &output.scored);
+    assert_eq!(of_prompt.map(|scored| scored.token).collect::<Vec<_>>(), with.prompt[1..]);
+    let first = engine.outputs.iter().position(|output| output.token.is_some()).unwrap();
+    assert!(engine.outputs[first..].iter().all(|output| output.scored.is_empty()));
+    assert_eq!(engine.outputs[first].num_cached, Some(0));
+}
+
+#[test]
+fn a_step_scores_no_more_tokens_than_it_may() {
+    let mut engine = Engine::warm(|config| {
+        config.max_num_batched_tokens = 4096;
+        config.max_model_len = 1024;
+        config.num_blocks = 1024;
+        config.max_itl = Duration::from_secs(100);
+    });
+    for id in 1..=2 {
+        let mut with = request(prompt(id, 700), 2);
+        with.sampling.num_prompt_logprobs = Some(0);
+        engine.submit(id.into(), with);
+    }
+    let mut numbers = Vec::new();
+    while !engine.scheduler.is_idle() {
+        numbers.push(scored(&mut engine).len());
+    }
+    assert!(numbers.iter().all(|number| *number <= MAX_SCORES), "{numbers:?}");
+    assert_eq!(numbers.iter().sum::<usize>(), 2 * 699);
 }

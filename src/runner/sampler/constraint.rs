@@ -2,7 +2,7 @@
 
 use std::sync::MutexGuard;
 
-use crate::engine::plan::GrammarEnd;
+use crate::engine::plan::ConstraintEnd;
 use crate::engine::request::{SamplingParams, TokenId};
 use crate::grammar::{Exhausted, SharedWalk, Standing, Walk};
 
@@ -17,7 +17,7 @@ pub(super) enum Constraint {
 
 /// A constraint that a thread samples under.
 pub(super) enum Sampling<'a> {
-    Grammar { walk: MutexGuard<'a, Walk>, end: Option<GrammarEnd> },
+    Grammar { walk: MutexGuard<'a, Walk>, end: Option<ConstraintEnd> },
     Allowed(&'a [u32]),
 }
 
@@ -57,13 +57,13 @@ impl Sampling<'_> {
     }
 
     /// Takes the token that came.
-    pub(super) fn accept(&mut self, token: TokenId) -> Option<GrammarEnd> {
+    pub(super) fn accept(&mut self, token: TokenId) -> Option<ConstraintEnd> {
         let Self::Grammar { walk, end } = self else { return None };
         if end.is_none() {
             *end = match walk.accept(token) {
                 Standing::Open => None,
-                Standing::Complete => Some(GrammarEnd::Complete),
-                Standing::Exhausted => Some(GrammarEnd::Exhausted),
+                Standing::Complete => Some(ConstraintEnd::Complete),
+                Standing::Exhausted => Some(ConstraintEnd::Exhausted),
             };
         }
         *end
@@ -87,12 +87,5 @@ impl Mask<'_> {
                 }
             }
         }
-    }
-
-    /// The first token that is allowed.
-    pub(super) fn first(self) -> TokenId {
-        let words = self.0.iter().enumerate();
-        let first = words.map(|(at, bits)| (at, bits.trailing_zeros())).find(|(_, bit)| *bit < 32);
-        first.map_or(0, |(at, bit)| at as u32 * 32 + bit)
     }
 }

@@ -74,7 +74,7 @@ fn rows(likeliest: &[TokenId]) -> Vec<f32> {
 fn the_likeliest_allowed_token_is_taken_until_the_text_is_complete() {
     let sampled = run(under(&Source::Regex("ab".into())), &rows(&[id_of("z")]), (&[], 2));
     let tokens: Vec<_> = sampled.iter().map(|one| (one.token, one.end)).collect();
-    assert_eq!(tokens, [(id_of("a"), None), (id_of("b"), Some(GrammarEnd::Complete))]);
+    assert_eq!(tokens, [(id_of("a"), None), (id_of("b"), Some(ConstraintEnd::Complete))]);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn drafts_follow_the_grammar_and_end_with_it() {
     // What is drafted after the end is sampled without a grammar, and is nobody's.
     let sampled = run(grammar(), &rows(&[a, b, b]), (&[a, b], 1));
     let ends: Vec<_> = sampled.iter().map(|one| (one.token, one.end)).collect();
-    let complete = Some(GrammarEnd::Complete);
+    let complete = Some(ConstraintEnd::Complete);
     assert_eq!(ends, [(a, None), (b, complete), (b, complete)]);
 
     let sampled = run(grammar(), &rows(&[a, a, a]), (&[b, b], 1));
@@ -128,4 +128,67 @@ fn a_bias_chooses_among_what_is_allowed() {
     let sampling = SamplingParams { logit_bias: vec![(c, 5.0), (90, 100.0)], ..grammar };
     assert_eq!(run(sampling, &rows(&[id_of("z")]), (&[], 1))[0].token, c);
     assert_ne!(b, c);
+}
+
+#[test]
+fn a_bad_word_is_not_completed() {
+    let [a, b, c] = ["a", "b", "c"].map(id_of);
+    let bad = |words: &[&[TokenId]], sampling: SamplingParams| SamplingParams {
+        bad_words: words.iter().map(|word| word.to_vec()).collect(),
+        ..sampling
+    };
+    // The likeliest token is `a`, then `b`.
+    let mut values = rows(&[a]);
+    values[b as usize] = 5.0;
+    values[c as usize] = 4.0;
+    let tokens = |sampling, steps| {
+        let sampled = run(sampling, &values, (&[], steps));
+        assert!(sampled.iter().all(|one| one.end.is_none_or(|e| e == ConstraintEnd::Complete)));
+        sampled.iter().map(|one| one.token).collect::<Vec<_>>()
+    };
+    let any = SamplingParams::default;
+
+    assert_eq!(tokens(bad(&[&[a]], any()), 2), [b, b]);
+    assert_eq!(tokens(bad(&[&[a, a]], any()), 4), [a, b, a, b]);
+    assert_eq!(tokens(bad(&[&[a, a, a], &[b, a]], any()), 5), [a, a, b, b, b]);
+    assert_eq!(tokens(bad(&[&[a, a], &[a, b]], any()), 2), [a, c]);
+    let grammar = under(&Source::Regex("[ab]{2}|c{3}".into()));
+    assert_eq!(tokens(bad(&[&[a, a]], grammar.clone()), 2), [a, b]);
+    assert_eq!(tokens(bad(&[&[a], &[b]], grammar), 3), [c, c, c]);
+    let warm = SamplingParams { temperature: 1.0, seed: 3, ..any() };
+    assert!(!tokens(bad(&[&[a], &[b], &[c]], warm), 50).iter().any(|it| [a, b, c].contains(it)));
+}
+
+#[test]
+fn drafts_are_part_of_a_bad_word() {
+    let [a, b] = ["a", "b"].map(id_of);
+    let mut values = rows(&[a, a, a]);
+    values.chunks_mut(VOCAB).for_each(|row| row[b as usize] = 5.0);
+    let sampling = SamplingParams { bad_words: vec![vec![a, a, a]], ..Default::default() };
+
+    let sampled = run(sampling, &values, (&[a, a], 1));
+
+    assert_eq!(sampled.iter().map(|one| one.token).collect::<Vec<_>>(), [a, a, b]);
+}
+
+#[test]
+fn a_completion_ends_where_only_bad_words_could_follow() {
+    let [a, b] = ["a", "b"].map(id_of);
+    let ends = |sampling, values: &[f32]| {
+        let sampled = run(sampling, values, (&[], 2));
+        sampled.iter().map(|one| one.end).collect::<Vec<_>>()
+    };
+    let bad_words = vec![vec![a, b]];
+    for logit in [0.0, f32::NAN, f32::NEG_INFINITY] {
+        let grammar = under(&Source::Regex("abc".into()));
+        let sampling = SamplingParams { bad_words: bad_words.clone(), ..grammar };
+        let values = vec![logit; VOCAB];
+        assert_eq!(ends(sampling, &values), [None, Some(ConstraintEnd::BadWord)]);
+        let sampling = SamplingParams {
+            bad_words: vec![vec![a]],
+            allowed_token_ids: vec![a],
+            ..SamplingParams::default()
+        };
+        assert_eq!(ends(sampling, &values), [Some(ConstraintEnd::BadWord); 2]);
+    }
 }

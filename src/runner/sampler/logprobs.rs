@@ -2,7 +2,7 @@
 
 use super::candidates::descending;
 use super::vector::log_sum_exp;
-use crate::engine::plan::TokenLogprobs;
+use crate::engine::plan::{Scored, TokenLogprobs};
 use crate::engine::request::TokenId;
 
 /// Room to compute them in.
@@ -29,6 +29,14 @@ impl Logprobs {
         };
         let top = self.top(logits, n).iter().map(|&rank| rank as TokenId);
         TokenLogprobs { top: top.map(|id| (id, logprob(id))).collect(), logprob: logprob(token) }
+    }
+
+    /// As [`Self::of`], with the token's rank: 1 for the likeliest.
+    pub(super) fn score(&mut self, logits: &[f32], token: TokenId, n: usize) -> Scored {
+        let logprobs = self.of(logits, token, n);
+        let own = logits[token as usize];
+        let rank = 1 + logits.iter().filter(|logit| **logit > own).count() as u32;
+        Scored { token, rank, logprobs }
     }
 
     /// The `n` likeliest tokens, best first, of equal ones the lower ids, in the low halves.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use sconce_proto::worker::{self as wire, TokenOutput, TopLogprob};
+use sconce_proto::worker::{self as wire, PromptLogprob, TokenOutput, TopLogprob};
 
 use crate::engine::output::{Finish, Output};
-use crate::engine::plan::TokenLogprobs;
+use crate::engine::plan::{Scored, TokenLogprobs};
+use crate::engine::request::TokenId;
 
 /// `output` for the router that calls its request `id`, which came at this time.
 pub(super) fn output(output: &Output, (id, arrived): (u64, Duration)) -> TokenOutput {
@@ -21,6 +22,7 @@ pub(super) fn output(output: &Output, (id, arrived): (u64, Duration)) -> TokenOu
         num_cached: output.num_cached,
         queue_us: output.begun.map(queue_us),
         num_computed: output.num_computed,
+        prompt_logprobs: output.scored.iter().map(scored).collect(),
     }
 }
 
@@ -32,11 +34,23 @@ fn finish(finish: Finish) -> wire::Finish {
         Finish::Deadline => wire::Finish::Deadline,
         Finish::GrammarEnd => wire::Finish::GrammarEnd,
         Finish::GrammarLimit => wire::Finish::GrammarLimit,
+        Finish::BadWord => wire::Finish::BadWord,
     }
 }
 
 fn logprobs(logprobs: &TokenLogprobs) -> wire::TokenLogprobs {
-    let top =
-        logprobs.top.iter().map(|(token, logprob)| TopLogprob { token: *token, logprob: *logprob });
-    wire::TokenLogprobs { logprob: logprobs.logprob, top: top.collect() }
+    wire::TokenLogprobs { logprob: logprobs.logprob, top: top(&logprobs.top) }
+}
+
+fn scored(scored: &Scored) -> PromptLogprob {
+    PromptLogprob {
+        token: scored.token,
+        logprob: scored.logprobs.logprob,
+        rank: scored.rank,
+        top: top(&scored.logprobs.top),
+    }
+}
+
+fn top(top: &[(TokenId, f32)]) -> Vec<TopLogprob> {
+    top.iter().map(|(token, logprob)| TopLogprob { token: *token, logprob: *logprob }).collect()
 }

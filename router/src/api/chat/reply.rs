@@ -4,10 +4,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::reply::{
-    Collected, CollectedCall, ProgressReport, TimingsReport, UsageReport, finite,
+    Collected, CollectedCall, ProgressReport, PromptLogprobs, PromptTokenLogprob, TimingsReport,
+    UsageReport, finite,
 };
 use crate::detokenizer::TokenTable;
-use crate::generation::{CallDelta, TokenLogprob};
+use crate::generation::{CallDelta, FinishReason, TokenLogprob};
+use crate::validate::CallStyle;
+
+/// Why a completion ended that calls one of `functions`.
+pub(crate) const FUNCTION_CALL: &str = "function_call";
 
 /// The answer to a chat request that is not streamed.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -30,6 +35,10 @@ pub struct ChatCompletion {
     /// With `include_timings`: how long it took. Not of OpenAI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<TimingsReport>,
+    /// The prompt's tokens, if they were asked for. Not of OpenAI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptTokenLogprob>>>>)]
+    pub prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// One completion.
@@ -41,7 +50,7 @@ pub struct ChatChoice {
     pub message: AssistantMessage,
     /// Its tokens, if they were asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// `stop`, `length` or `tool_calls`.
+    /// `stop`, `length`, `tool_calls` or `function_call`.
     pub finish_reason: String,
 }
 
@@ -60,6 +69,9 @@ pub struct AssistantMessage {
     /// What it calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<MessageToolCall>>,
+    /// What it calls, of `functions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<CalledFunction>,
 }
 
 /// A call of a tool.
@@ -187,6 +199,9 @@ pub struct ChatDelta {
     /// More of its calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<ToolCallChunk>>,
+    /// More of its call of one of `functions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<CalledFunction>,
 }
 
 impl ChatChoice {
@@ -198,6 +213,22 @@ impl ChatChoice {
             logprobs,
             finish_reason: choice.finish_reason.into(),
         }
+    }
+}
+
+impl ChatChoice {
+    /// With its call as clients expect it.
+    pub(crate) fn calling(mut self, style: CallStyle) -> Self {
+        match (style, self.message.tool_calls.take_if(|_| style == CallStyle::Function)) {
+            (CallStyle::Tools, _) | (CallStyle::Function, None) => {}
+            (CallStyle::Function, Some(calls)) => {
+                self.message.function_call = calls.into_iter().next().map(|call| call.function);
+                if self.finish_reason == FinishReason::ToolCalls.as_str() {
+                    self.finish_reason = FUNCTION_CALL.into();
+                }
+            }
+        }
+        self
     }
 }
 
@@ -214,6 +245,7 @@ impl AssistantMessage {
             refusal: None,
             reasoning_content: (!reasoning.is_empty()).then_some(reasoning),
             tool_calls: (!calls.is_empty()).then(|| calls.into_iter().map(call).collect()),
+            function_call: None,
         }
     }
 }
@@ -243,7 +275,7 @@ impl ChatLogprobs {
         let entry = |logprob: &TokenLogprob| ChatTokenLogprob {
             token: text(logprob.token),
             bytes: tokens.bytes(logprob.token).to_vec(),
-            logprob: finite(logprob.logprob),
+            logprob: finite(logprob.logprob.unwrap_or_default()),
             top_logprobs: logprob
                 .top
                 .iter()

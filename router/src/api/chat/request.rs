@@ -3,16 +3,16 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Ref, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::tools::{Tool, ToolCall, ToolChoice};
-use crate::api::fields::{Door, Fields, request_schema};
+use super::tools::{Function, FunctionCall, FunctionCallOption, Tool, ToolCall, ToolChoice};
+use crate::api::fields::{Door, Fields, missing, request_schema};
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
-use crate::api::options::{LogitBias, Options, Stop, StreamOptions, TokenIds};
+use crate::api::options::{BadWords, LogitBias, Options, Stop, StreamOptions, TokenIds};
 use crate::error::ApiError;
 
 /// The body of `POST /v1/chat/completions`.
@@ -28,13 +28,15 @@ pub(crate) struct ChatCompletionRequest {
     pub(crate) tools: Option<Vec<Tool>>,
     pub(crate) tool_choice: Option<ToolChoice>,
     pub(crate) parallel_tool_calls: Option<bool>,
+    pub(crate) functions: Option<Vec<Function>>,
+    pub(crate) function_call: Option<FunctionCallOption>,
     pub(crate) options: Options,
 }
 
 /// One message of a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct Message {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    /// `system`, `developer`, `user`, `assistant`, `tool` or `function`.
     #[schema(required)]
     pub(crate) role: Option<String>,
     /// A text, or a list of text parts. Required but for an assistant's message with calls.
@@ -48,8 +50,8 @@ pub(crate) struct Message {
     /// In an assistant's message: what it thought. Not of OpenAI.
     #[serde(alias = "reasoning")]
     pub(crate) reasoning_content: Option<String>,
-    #[schema(ignore)]
-    pub(crate) function_call: Option<IgnoredAny>,
+    /// In an assistant's message: what it called, where it was given `functions`.
+    pub(crate) function_call: Option<FunctionCall>,
 }
 
 /// What a message says.
@@ -74,10 +76,25 @@ pub(crate) struct Part {
     pub(crate) refusal: Option<String>,
 }
 
+/// What the answer is expected to be.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct Prediction {
+    /// `content`.
+    #[serde(rename = "type")]
+    #[schema(required)]
+    pub(crate) kind: Option<String>,
+    /// A text, or a list of text parts.
+    #[schema(required)]
+    pub(crate) content: Option<Content>,
+}
+
 impl ChatCompletionRequest {
     /// Reads a body.
     pub(crate) fn read(body: &[u8]) -> Result<Self, ApiError> {
         let fields = Fields::read(Door::Chat, body)?;
+        fields
+            .parse::<Prediction>("prediction")?
+            .map_or(Ok(()), |prediction| prediction.check())?;
         Ok(Self {
             options: Options::read(&fields)?,
             messages: Fields::required("messages", fields.parse("messages")?)?,
@@ -91,7 +108,34 @@ impl ChatCompletionRequest {
             tools: fields.parse("tools")?,
             tool_choice: fields.parse("tool_choice")?,
             parallel_tool_calls: fields.boolean("parallel_tool_calls")?,
+            functions: fields.parse("functions")?,
+            function_call: fields.parse("function_call")?,
         })
+    }
+}
+
+impl Prediction {
+    fn check(&self) -> Result<(), ApiError> {
+        match (self.kind.as_deref(), &self.content) {
+            (None, _) => Err(missing("prediction.type")),
+            (Some("content"), None) => Err(missing("prediction.content")),
+            (Some("content"), Some(Content::Text(_))) => Ok(()),
+            (Some("content"), Some(Content::Parts(parts))) => {
+                match parts.iter().position(|part| part.kind.as_deref() != Some("text")) {
+                    None => Ok(()),
+                    Some(at) => {
+                        let param = format!("prediction.content[{at}].type");
+                        let message = format!("`{param}` must be text");
+                        Err(ApiError::invalid(param, "invalid_value", message))
+                    }
+                }
+            }
+            (Some(kind), _) => {
+                let param = "prediction.type";
+                let message = format!("`{param}` is {kind:?} and must be content");
+                Err(ApiError::invalid(param, "invalid_value", message))
+            }
+        }
     }
 }
 
@@ -149,14 +193,17 @@ impl ToSchema for ChatCompletionRequest {
         schemas.push((Stop::name().into(), Stop::schema()));
         schemas.push((LogitBias::name().into(), LogitBias::schema()));
         schemas.push((TokenIds::name().into(), TokenIds::schema()));
+        schemas.push((BadWords::name().into(), BadWords::schema()));
         schemas.push((StreamOptions::name().into(), StreamOptions::schema()));
         schemas.push((ResponseFormat::name().into(), ResponseFormat::schema()));
         schemas.push((NamedSchema::name().into(), NamedSchema::schema()));
         schemas.push((StructuredOutputs::name().into(), StructuredOutputs::schema()));
         Message::schemas(schemas);
+        schemas.push((Prediction::name().into(), Prediction::schema()));
         schemas.push((Tool::name().into(), Tool::schema()));
         Tool::schemas(schemas);
         schemas.push((ToolChoice::name().into(), ToolChoice::schema()));
+        schemas.push((FunctionCallOption::name().into(), FunctionCallOption::schema()));
         ToolChoice::schemas(schemas);
     }
 }

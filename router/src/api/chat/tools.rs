@@ -66,6 +66,15 @@ pub(crate) struct FunctionName {
     pub(crate) name: Option<String>,
 }
 
+/// Whether, and which of `functions`, the model must call.
+#[derive(Debug)]
+pub(crate) enum FunctionCallOption {
+    /// `none` or `auto`.
+    Mode(String),
+    /// This one.
+    Named(FunctionName),
+}
+
 /// Some of the tools.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct AllowedTools {
@@ -132,6 +141,42 @@ impl<'de> Deserialize<'de> for ToolChoice {
         deserializer.deserialize_any(ChoiceVisitor)
     }
 }
+
+impl<'de> Deserialize<'de> for FunctionCallOption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OptionVisitor;
+
+        impl<'de> Visitor<'de> for OptionVisitor {
+            type Value = FunctionCallOption;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string or an object")
+            }
+
+            fn visit_str<E>(self, mode: &str) -> Result<FunctionCallOption, E> {
+                Ok(FunctionCallOption::Mode(mode.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FunctionCallOption, A::Error> {
+                let named = Deserialize::deserialize(MapAccessDeserializer::new(map));
+                named.map(FunctionCallOption::Named)
+            }
+        }
+
+        deserializer.deserialize_any(OptionVisitor)
+    }
+}
+
+impl PartialSchema for FunctionCallOption {
+    fn schema() -> RefOr<Schema> {
+        let mode = ObjectBuilder::new().schema_type(Type::String);
+        let mode = mode.enum_values(Some(["none", "auto"]));
+        let named = Ref::from_schema_name("FunctionName");
+        Schema::AnyOf(AnyOfBuilder::new().item(mode).item(named).build()).into()
+    }
+}
+
+impl ToSchema for FunctionCallOption {}
 
 impl PartialSchema for ToolChoice {
     fn schema() -> RefOr<Schema> {

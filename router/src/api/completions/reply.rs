@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::api::reply::{Collected, ProgressReport, TimingsReport, UsageReport, finite};
+use crate::api::reply::{
+    Collected, ProgressReport, PromptLogprobs, PromptTokenLogprob, TimingsReport, UsageReport,
+    finite,
+};
 use crate::detokenizer::TokenTable;
 use crate::generation::TokenLogprob;
 
@@ -46,6 +49,10 @@ pub struct CompletionChoice {
     pub logprobs: Option<CompletionLogprobs>,
     /// `stop` or `length`; `null` in all events but the last.
     pub finish_reason: Option<String>,
+    /// The prompt's tokens, if they were asked for. Not of OpenAI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptTokenLogprob>>>>)]
+    pub prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// Tokens with their log-probabilities: lists of equal length.
@@ -53,10 +60,10 @@ pub struct CompletionChoice {
 pub struct CompletionLogprobs {
     /// Their texts.
     pub tokens: Vec<String>,
-    /// Their log-probabilities; -9999 for impossible.
-    pub token_logprobs: Vec<f32>,
-    /// For each, the likeliest tokens and their log-probabilities.
-    pub top_logprobs: Vec<Map<String, Value>>,
+    /// Their log-probabilities; -9999 for impossible, and `null` of a prompt's first.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// For each, the likeliest tokens and their log-probabilities; `null` of a prompt's first.
+    pub top_logprobs: Vec<Option<Map<String, Value>>>,
     /// Where each begins in the text, in characters.
     pub text_offset: Vec<usize>,
 }
@@ -69,6 +76,7 @@ impl CompletionChoice {
             text: choice.text,
             logprobs,
             finish_reason: Some(choice.finish_reason.into()),
+            prompt_logprobs: None,
         }
     }
 }
@@ -78,12 +86,12 @@ impl CompletionLogprobs {
         let mut lists = Self::default();
         for logprob in logprobs {
             lists.tokens.push(text(tokens.bytes(logprob.token)));
-            lists.token_logprobs.push(finite(logprob.logprob));
+            lists.token_logprobs.push(logprob.logprob.map(finite));
             let top = logprob.top.iter();
             let top = top.map(|(token, logprob)| {
                 (text(tokens.bytes(*token)), Value::from(finite(*logprob)))
             });
-            lists.top_logprobs.push(top.collect());
+            lists.top_logprobs.push(logprob.logprob.map(|_| top.collect()));
             lists.text_offset.push(logprob.offset);
         }
         lists

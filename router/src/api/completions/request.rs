@@ -10,7 +10,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::fields::{Door, Fields, request_schema};
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
-use crate::api::options::{LogitBias, Options, Stop, StreamOptions, TokenIds};
+use crate::api::options::{BadWords, LogitBias, Options, Stop, StreamOptions, TokenIds};
 use crate::error::ApiError;
 use crate::validate::number::Wide;
 
@@ -19,6 +19,8 @@ pub(crate) struct CompletionRequest {
     pub(crate) prompt: Prompt,
     pub(crate) logprobs: Option<u32>,
     pub(crate) echo: bool,
+    pub(crate) best_of: Option<u32>,
+    pub(crate) suffix: Option<String>,
     pub(crate) options: Options,
 }
 
@@ -51,6 +53,8 @@ impl CompletionRequest {
             prompt: Fields::required("prompt", fields.parse("prompt")?)?,
             logprobs: fields.count("logprobs")?,
             echo: fields.boolean("echo")?.unwrap_or(false),
+            best_of: fields.count("best_of")?,
+            suffix: fields.text("suffix")?,
         })
     }
 }
@@ -155,6 +159,7 @@ impl ToSchema for CompletionRequest {
         schemas.push((Stop::name().into(), Stop::schema()));
         schemas.push((LogitBias::name().into(), LogitBias::schema()));
         schemas.push((TokenIds::name().into(), TokenIds::schema()));
+        schemas.push((BadWords::name().into(), BadWords::schema()));
         schemas.push((StreamOptions::name().into(), StreamOptions::schema()));
         schemas.push((ResponseFormat::name().into(), ResponseFormat::schema()));
         schemas.push((NamedSchema::name().into(), NamedSchema::schema()));

@@ -332,15 +332,15 @@ mod tests {
     #[test]
     fn what_is_refused_may_be_neutral() {
         for body in [
-            &br#"{"functions":null}"#[..],
-            br#"{"functions":[ ]}"#,
+            &br#"{"documents":null}"#[..],
+            br#"{"documents":[ ]}"#,
             br#"{"prompt_cache_options":{ }}"#,
             br#"{"modalities":["text"]}"#,
         ] {
             assert!(Fields::read(Door::Chat, body).is_ok());
         }
-        let (_, param, code) = error(br#"{"functions":[{"name":"f"}]}"#);
-        assert_eq!((param.as_deref(), code), (Some("functions"), "unsupported_parameter"));
+        let (_, param, code) = error(br#"{"documents":[{"text":"a"}]}"#);
+        assert_eq!((param.as_deref(), code), (Some("documents"), "unsupported_parameter"));
     }
 
     #[test]

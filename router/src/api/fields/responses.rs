@@ -110,6 +110,8 @@ pub(crate) const RESPONSE_FIELDS: &[Field] = &[
     used("stop", RESPONSES, Kind::Own(Some("Stop")), OURS),
     used("include_stop_str_in_output", RESPONSES, Kind::Boolean, OURS),
     used("skip_special_tokens", RESPONSES, Kind::Boolean, OURS),
+    used("bad_words", RESPONSES, Kind::Own(Some("BadWords")), OURS),
+    used("priority", RESPONSES, Kind::Integer { min: -1000, max: 1000 }, OURS),
     used("stop_token_ids", RESPONSES, Kind::Own(Some("TokenIds")), OURS),
     used("min_tokens", RESPONSES, Kind::Integer { min: 0, max: MAX_U32 }, OURS),
     used("ignore_eos", RESPONSES, Kind::Boolean, OURS),

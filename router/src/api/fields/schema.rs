@@ -57,7 +57,7 @@ fn property(field: &Field) -> RefOr<Schema> {
 fn named(name: &str) -> RefOr<Schema> {
     let reference = Ref::from_schema_name(name);
     match name {
-        "Message" | "Tool" | "MessageParam" | "ToolParam" | "FunctionTool" => {
+        "Message" | "Tool" | "Function" | "MessageParam" | "ToolParam" | "FunctionTool" => {
             Schema::Array(ArrayBuilder::new().items(reference).build()).into()
         }
         _ => reference.into(),

@@ -53,8 +53,8 @@ pub(crate) const FIELDS: &[Field] = &[
         "messages",
         CHAT,
         Kind::Own(Some("Message")),
-        "Required. Roles `system`, `developer` (the same), `user`, `assistant` (with `tool_calls` \
-         and `reasoning_content`) and `tool`; content as text or as text parts, which are joined by \
+        "Required. Roles `system`, `developer` (the same), `user`, `assistant` (with `tool_calls`, \
+         `function_call` and `reasoning_content`), `tool` and `function`; content as text or as text parts, which are joined by \
          line breaks.",
     ),
     used(
@@ -65,13 +65,29 @@ pub(crate) const FIELDS: &[Field] = &[
          token ids can name them.",
     ),
     used("max_completion_tokens", CHAT, COUNT, "Default: what is left of the model's context."),
+    used("max_tokens", CHAT, COUNT, "The older name of `max_completion_tokens`, which wins."),
     used(
         "max_tokens",
-        BOTH,
-        COUNT,
-        "Chat: the older name of `max_completion_tokens`, which wins. Completions: default 16.",
+        COMPLETIONS,
+        Kind::Integer { min: 0, max: MAX_U32 },
+        "Default 16. 0 with `echo` alone: the answer is the prompt.",
     ),
     used("n", BOTH, COUNT, "Default 1, at most 8 unless the server is told otherwise."),
+    used(
+        "best_of",
+        COMPLETIONS,
+        COUNT,
+        "Default `n`, at least `n` and at most what `n` may be. So many completions are generated, \
+         and the `n` of them with the likeliest tokens are the answer. Not with `stream`, unless it \
+         is `n`.",
+    ),
+    used(
+        "priority",
+        BOTH,
+        Kind::Integer { min: -1000, max: 1000 },
+        "Not of OpenAI. Default 0. A request takes the place in the queue of requests of higher \
+         numbers that came before it, of the same API key only, and is preempted after them.",
+    ),
     used("temperature", BOTH, Kind::Number { min: 0.0, max: 2.0 }, "Default 1; 0 is greedy."),
     used("top_p", BOTH, Kind::Number { min: 0.0, max: 1.0 }, "Above 0. Default 1: all tokens."),
     used(
@@ -130,7 +146,14 @@ pub(crate) const FIELDS: &[Field] = &[
         "echo",
         COMPLETIONS,
         Kind::Boolean,
-        "The answer begins with the prompt. Not together with `logprobs`.",
+        "The answer begins with the prompt; with `logprobs`, so do they, `null` for its first token.",
+    ),
+    used(
+        "suffix",
+        COMPLETIONS,
+        Kind::Text { max: 1 << 20 },
+        "What follows the completion, for models whose tokenizers have tokens for that. Not with \
+         `echo`.",
     ),
     used(
         "stop_token_ids",
@@ -150,6 +173,13 @@ pub(crate) const FIELDS: &[Field] = &[
         BOTH,
         Kind::Own(Some("TokenIds")),
         "Not of OpenAI. The only tokens that are sampled, end tokens included; at most 1024.",
+    ),
+    used(
+        "bad_words",
+        BOTH,
+        Kind::Own(Some("BadWords")),
+        "Not of OpenAI. At most 128 texts of 1 to 256 bytes that are not generated, neither at the \
+         beginning of a word nor within one; with `tools` and formats as well.",
     ),
     used(
         "response_format",
@@ -176,6 +206,13 @@ pub(crate) const FIELDS: &[Field] = &[
         COMPLETIONS,
         Kind::Integer { min: 0, max: 20 },
         "Log-probabilities of the tokens and of so many alternatives.",
+    ),
+    used(
+        "prompt_logprobs",
+        BOTH,
+        Kind::Integer { min: 0, max: 20 },
+        "Not of OpenAI. Log-probabilities of the prompt's tokens and of so many alternatives, as \
+         vLLM answers them. Not with `stream`. At most 262,144 numbers in all.",
     ),
     used("stream", BOTH, Kind::Boolean, "Answers with server-sent events."),
     used(
@@ -232,9 +269,30 @@ pub(crate) const FIELDS: &[Field] = &[
          answer is one, with arguments of the function's schema.",
     ),
     used("parallel_tool_calls", CHAT, Kind::Boolean, "Default true. False: at most one call."),
+    used(
+        "functions",
+        CHAT,
+        Kind::Own(Some("Function")),
+        "Deprecated by OpenAI; not together with `tools`. At most 128. The answer calls one of them at \
+         most, in its `function_call`.",
+    ),
+    used(
+        "function_call",
+        CHAT,
+        Kind::Own(Some("FunctionCallOption")),
+        "Deprecated by OpenAI. `none`, `auto`, or the name of one of `functions`, whose call is \
+         forced.",
+    ),
     ignored("user", ALL, Kind::Text { max: 1024 }, ""),
     ignored("safety_identifier", BOTH, Kind::Text { max: 1024 }, ""),
     ignored("metadata", BOTH, Kind::Metadata, ""),
+    ignored(
+        "prediction",
+        CHAT,
+        Kind::Own(Some("Prediction")),
+        "It never changes an answer. Answers are sped up by what prompt and completion repeat; \
+         none of its tokens are counted.",
+    ),
     ignored("store", CHAT, Kind::Boolean, "Nothing is stored."),
     ignored(
         "service_tier",
@@ -244,24 +302,17 @@ pub(crate) const FIELDS: &[Field] = &[
     ),
     ignored("prompt_cache_key", CHAT, Kind::Text { max: 1024 }, "Prefixes are always cached."),
     ignored("prompt_cache_retention", CHAT, Kind::Text { max: 64 }, ""),
-    refused("functions", CHAT, &["[]"], "Deprecated by OpenAI."),
-    refused("function_call", CHAT, &["\"none\"", "\"auto\""], "Deprecated by OpenAI."),
     refused("modalities", CHAT, &["[\"text\"]"], ""),
     refused("audio", CHAT, &[], ""),
-    refused("prediction", CHAT, &[], ""),
     refused("web_search_options", CHAT, &[], ""),
     refused("moderation", CHAT, &[], ""),
     refused("prompt_cache_options", CHAT, &["{}"], ""),
     refused("verbosity", CHAT, &["\"medium\""], ""),
-    refused("best_of", COMPLETIONS, &["1"], "Use `n`."),
-    refused("suffix", COMPLETIONS, &["\"\""], ""),
     refused("chat_template", CHAT, &[], "The template is the model's."),
     refused("documents", CHAT, &["[]"], ""),
     refused("return_token_ids", BOTH, &["false"], ""),
-    refused("prompt_logprobs", BOTH, &[], ""),
     refused("add_special_tokens", COMPLETIONS, &["true"], "Send token ids instead."),
     refused("truncate_prompt_tokens", BOTH, &[], "Nothing is ever cut."),
-    refused("bad_words", BOTH, &["[]"], ""),
     refused("use_beam_search", BOTH, &["false"], ""),
     refused("guided_json", BOTH, &[], "Use `structured_outputs`."),
     refused("guided_regex", BOTH, &[], "Use `structured_outputs`."),

@@ -15,7 +15,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::api::chat::request::Content;
 use crate::api::fields::{Door, Fields, request_schema};
 use crate::api::format::StructuredOutputs;
-use crate::api::options::{LogitBias, Options, Sampling, Stop, TokenIds};
+use crate::api::options::{BadWords, LogitBias, Options, Stop, TokenIds};
 use crate::error::ApiError;
 
 /// The body of `POST /v1/responses`.
@@ -190,16 +190,7 @@ impl ResponsesRequest {
     /// Reads a body.
     pub(crate) fn read(body: &[u8]) -> Result<Self, ApiError> {
         let fields = Fields::read(Door::Responses, body)?;
-        let stop = fields.parse::<Stop>("stop")?;
-        let options = Options {
-            sampling: Sampling::read(&fields)?,
-            structured_outputs: fields.parse("structured_outputs")?,
-            stop: stop.map(|stop| stop.0).unwrap_or_default(),
-            include_stop: fields.boolean("include_stop_str_in_output")?.unwrap_or(false),
-            skip_special_tokens: fields.boolean("skip_special_tokens")?,
-            stream: fields.boolean("stream")?.unwrap_or(false),
-            ..Options::default()
-        };
+        let options = Options::read_shared(&fields)?;
         let prompt = Self::read_prompt(&fields)?;
         Ok(Self {
             max_output_tokens: fields.count("max_output_tokens")?,
@@ -209,7 +200,7 @@ impl ResponsesRequest {
             stream_options: fields.parse("stream_options")?,
             store: fields.boolean("store")?,
             background: fields.boolean("background")?.unwrap_or(false),
-            options: Options { model: prompt.options.model, ..options },
+            options,
             echo: Echo {
                 metadata: fields.metadata("metadata")?,
                 user: fields.text("user")?,
@@ -355,6 +346,7 @@ impl ToSchema for ResponsesRequest {
         prompt_schemas(schemas);
         schemas.push((Include::name().into(), Include::schema()));
         schemas.push((Stop::name().into(), Stop::schema()));
+        schemas.push((BadWords::name().into(), BadWords::schema()));
         schemas.push((LogitBias::name().into(), LogitBias::schema()));
         schemas.push((TokenIds::name().into(), TokenIds::schema()));
         schemas.push((StructuredOutputs::name().into(), StructuredOutputs::schema()));

@@ -23,6 +23,7 @@ fn weather(description: &str) -> Function {
         name: "weather".into(),
         description: Some(description.into()),
         parameters: parameters.as_object().unwrap().clone(),
+        param: "tools[0].function.parameters".into(),
     }
 }
 
