@@ -207,14 +207,16 @@ pub(crate) fn chat(
     let end = template::end(request.add_generation_prompt, request.continue_final_message)?;
     let variables =
         template::variables(request.chat_template_kwargs, request.reasoning_effort.as_deref())?;
-    let is_deprecated = request.functions.is_some() || request.function_call.is_some();
+    // Some clients send an empty list beside their tools.
+    let functions = request.functions.filter(|functions| !functions.is_empty());
+    let is_deprecated = functions.is_some() || request.function_call.is_some();
     let (tools, calls) = if is_deprecated {
         if request.tools.is_some() || request.tool_choice.is_some() {
-            let param = if request.functions.is_some() { "functions" } else { "function_call" };
+            let param = if functions.is_some() { "functions" } else { "function_call" };
             let message = format!("`{param}` can't be had with `tools`, which have replaced it");
             return Err(ApiError::invalid(param, "invalid_value", message));
         }
-        let functions = request.functions.unwrap_or_default();
+        let functions = functions.unwrap_or_default();
         (functions::parse(functions, request.function_call)?, CallStyle::Function)
     } else {
         let parallel = request.parallel_tool_calls;

@@ -266,6 +266,8 @@ async fn deprecated_functions_are_answered_as_openai_did() {
         let choice = whole(&mut service, change, CALL).await;
         assert_eq!(choice["message"]["content"], CALL);
     }
+    let choice = whole(&mut service, json!({"functions": [], "tools": tools()}), CALL).await;
+    assert_eq!(choice["finish_reason"], "tool_calls");
 }
 
 #[tokio::test]
