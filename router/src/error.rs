@@ -119,6 +119,7 @@ impl ApiError {
         let param = match self {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::ModelNotFound { .. } => Some("model"),
+            Self::Dispatch(dispatch::Error::BadWord) => Some("bad_words"),
             Self::Replay(replay::Error::KeyReused) => Some("idempotency-key"),
             Self::Replay(replay::Error::EventsGone { .. }) => Some("after"),
             Self::NotFound { .. }

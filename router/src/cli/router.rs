@@ -107,6 +107,11 @@ struct LimitArgs {
     #[arg(long, env = "SCONCE_MAX_N", value_name = "COUNT", default_value_t = Limits::default().max_n)]
     max_n: u32,
 
+    /// `stop` texts that one request may have, 1 to 16
+    #[arg(long, env = "SCONCE_MAX_STOP", value_name = "COUNT", default_value_t = Limits::default().max_stop as u64)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=16))]
+    max_stop: u64,
+
     /// Seconds that a request may wait for its first step
     #[arg(long, env = "SCONCE_QUEUE_TIMEOUT", value_name = "SECONDS", default_value = "60")]
     #[arg(value_parser = seconds)]
@@ -148,6 +153,7 @@ impl From<Router> for Config {
                 max_connections: args.limits.max_connections,
                 max_connections_per_ip: args.limits.max_connections_per_ip,
                 max_n: args.limits.max_n,
+                max_stop: args.limits.max_stop as usize,
                 queue_timeout: args.limits.queue_timeout,
                 stream_grace: args.limits.stream_grace,
                 idempotency_window: args.limits.idempotency_window,
@@ -246,6 +252,7 @@ mod tests {
             ["--allowed-host", "host:80"],
             ["--drain-timeout", "-1"],
             ["--listen", "localhost"],
+            ["--max-stop", "17"],
         ] {
             assert!(parse(&args).is_err(), "{args:?}");
         }

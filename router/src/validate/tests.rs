@@ -4,6 +4,7 @@ use sconce_proto::worker::ModelInfo;
 use serde_json::{Value, json};
 
 use super::responses::{Checked, input, user};
+use super::tools::Function;
 use super::{GenerateRequest, PromptEnd, Prompts, Role, chat, completions, messages, response};
 use crate::api::chat::request::ChatCompletionRequest;
 use crate::api::completions::request::CompletionRequest;
@@ -382,7 +383,11 @@ fn a_conversation_of_items_is_the_chat_that_it_means() {
     }));
 
     let chat_of = |request: Result<GenerateRequest, ApiError>| match request.unwrap().prompts {
-        Prompts::Chat(chat) => format!("{:?} {:?} {:?}", chat.messages, chat.tools, chat.end),
+        Prompts::Chat(chat) => {
+            let functions: Vec<_> = chat.tools.functions.iter().map(Function::as_json).collect();
+            let forced = (chat.tools.choice, chat.tools.parallel);
+            format!("{:?} {functions:?} {forced:?} {:?}", chat.messages, chat.end)
+        }
         other => panic!("{other:?}"),
     };
     assert_eq!(chat_of(of_chat), chat_of(of_items));

@@ -127,7 +127,8 @@ pub(crate) const FIELDS: &[Field] = &[
         "stop",
         BOTH,
         Kind::Own(Some("Stop")),
-        "At most 4 texts of 1 to 256 bytes. They are not part of the answer.",
+        "At most 4 texts of 1 to 256 bytes, unless the server is told otherwise. They are not part of \
+         the answer.",
     ),
     used(
         "include_stop_str_in_output",
