@@ -48,7 +48,7 @@ CHAT = [
     ({"tool_choice": "required"}, "tool_choice"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"modalities": ["text", "audio"]}, "modalities"),
-    ({"functions": [{"name": "f"}]}, "functions"),
+    ({"functions": [{"name": "a b"}]}, "functions[0].name"),
     ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
     ({"web_search_options": {}}, "web_search_options"),
     ({"top_k": -2}, "top_k"),
@@ -69,7 +69,7 @@ COMPLETIONS = [
     ({"prompt": [10**9]}, "prompt"),
     ({"prompt": {"text": "x"}}, "prompt"),
     ({"logprobs": 100}, "logprobs"),
-    ({"best_of": 5}, "best_of"),
+    ({"best_of": 100}, "best_of"),
     ({"echo": "x"}, "echo"),
     ({"suffix": "x"}, "suffix"),
 ]

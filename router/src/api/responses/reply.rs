@@ -61,7 +61,7 @@ pub struct ResponseObject {
     #[schema(value_type = Object)]
     pub text: Map<String, Value>,
     /// As it was asked for.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     pub tool_choice: Value,
     /// As they were asked for.
     #[schema(value_type = Vec<Object>)]
