@@ -113,3 +113,50 @@ test("models are listed and retrieved", async () => {
   assert.ok(ids.includes(model));
   assert.equal((await client.models.retrieve(model)).id, model);
 });
+
+const weather = {
+  type: "function",
+  name: "get_weather",
+  description: "The weather of a city.",
+  parameters: {
+    type: "object",
+    properties: { city: { type: "string", maxLength: 16 } },
+    required: ["city"],
+    additionalProperties: false,
+  },
+  strict: true,
+};
+
+test("the stream helper rebuilds a response", async () => {
+  const request = { model, input: "Count to five.", max_output_tokens: 24, temperature: 0 };
+  const whole = await client.responses.create(request);
+
+  const stream = client.responses.stream(request);
+  const seen = [];
+  for await (const event of stream) seen.push(event);
+  const final = await stream.finalResponse();
+
+  assert.equal(final.output_text, whole.output_text);
+  assert.equal(final.status, whole.status);
+  assert.deepEqual(seen.map((event) => event.sequence_number), [...seen.keys()]);
+  assert.deepEqual(await client.responses.retrieve(whole.id), whole);
+});
+
+test("a response calls a tool, and the next one has its result", async () => {
+  const request = {
+    model, input: "What is the weather in Paris?", tools: [weather], temperature: 0,
+    max_output_tokens: 120,
+  };
+  const called = await client.responses
+    .stream({ ...request, tool_choice: "required", parallel_tool_calls: false })
+    .finalResponse();
+  const [call] = called.output;
+  assert.equal(call.type, "function_call");
+  assert.deepEqual(Object.keys(JSON.parse(call.arguments)), ["city"]);
+
+  const answered = await client.responses.create({
+    ...request, previous_response_id: called.id, tool_choice: "none",
+    input: [{ type: "function_call_output", call_id: call.call_id, output: "sunny" }],
+  });
+  assert.ok(answered.output_text.length > 0);
+});
