@@ -4,7 +4,7 @@ use sconce_proto::worker::Grammar;
 use sconce_proto::worker::grammar::Source;
 use serde_json::value::RawValue;
 
-use super::schema::check_enforceable;
+use super::schema::{check_enforceable, check_schemas_of_grammar};
 use crate::api::fields::{missing, mistyped};
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
 use crate::api::messages::request::OutputFormat;
@@ -128,6 +128,10 @@ fn structured_outputs(outputs: StructuredOutputs) -> Result<Constraint, ApiError
     let object = outputs.json_object.filter(|is_asked| *is_asked).map(|_| any_object());
     let regex = outputs.regex.map(Source::Regex);
     let choice = outputs.choice.map(|texts| choice(&texts)).transpose()?;
+    if let Some(lark) = &outputs.grammar {
+        check_size(PARAM, lark)?;
+        check_schemas_of_grammar("structured_outputs.grammar", lark)?;
+    }
     let grammar = outputs.grammar.map(Source::Lark);
     let mut sources = [json, object, regex, choice, grammar].into_iter().flatten();
     let (Some(source), None) = (sources.next(), sources.next()) else {

@@ -22,6 +22,19 @@ pub(crate) fn check_enforceable(param: &str, schema: &Value) -> Result<(), ApiEr
     Ok(())
 }
 
+/// Refuses a grammar with such a schema in it. What is no JSON there is left to the compiler.
+pub(crate) fn check_schemas_of_grammar(param: &str, lark: &str) -> Result<(), ApiError> {
+    // Also what a comment or a text says of schemas; nobody misses that.
+    for (at, word) in lark.match_indices("%json") {
+        let after = lark.get(at + word.len()..).unwrap_or_default();
+        let mut values = serde_json::Deserializer::from_str(after).into_iter::<Value>();
+        if let Some(Ok(schema)) = values.next() {
+            check_enforceable(param, &schema)?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether a schema somewhere in it has both. Of whatever else looks like a schema too: such texts
 /// are rare.
 fn has_moved_reference(schema: &Value) -> bool {
@@ -40,6 +53,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn so_is_a_schema_in_a_grammar() {
+        let grammar = |schema: &str| format!("start: \"a\" body\nbody: %json {schema}\n");
+        for lark in [
+            grammar(r#"{"$id": "a/", "$ref": "b"}"#),
+            grammar(r#"{"type": "object"}"#) + &grammar(r#"{"x-guidance": {}}"#),
+            grammar(r#"{"title": "%json", "$id": "a/", "$ref": "b"}"#),
+        ] {
+            assert!(check_schemas_of_grammar("x", &lark).is_err(), "{lark}");
+        }
+        for lark in [grammar(r#"{"type": "object"}"#), grammar("{"), "start: /a/".to_owned()] {
+            assert!(check_schemas_of_grammar("x", &lark).is_ok(), "{lark}");
+        }
+    }
 
     #[test]
     fn what_could_be_followed_wrongly_is_refused_at_any_depth() {
