@@ -15,4 +15,5 @@ pub mod rerank;
 pub mod responses;
 pub mod score;
 pub mod streams;
+pub(crate) mod text_or;
 pub mod tokenize;

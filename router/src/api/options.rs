@@ -4,13 +4,14 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::fields::Fields;
 use super::format::{ResponseFormat, StructuredOutputs};
+use super::text_or::{TextOr, text_or_list};
 use crate::error::ApiError;
 use crate::validate::number::Wide;
 
@@ -139,29 +140,10 @@ pub(crate) struct TokenIds(pub(crate) Vec<Wide>);
 
 impl<'de> Deserialize<'de> for Stop {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct StopVisitor;
-
-        impl<'de> Visitor<'de> for StopVisitor {
-            type Value = Stop;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or a list of strings")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Stop, E> {
-                Ok(Stop(vec![text.to_owned()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Stop, A::Error> {
-                let mut stops = Vec::new();
-                while let Some(stop) = seq.next_element()? {
-                    stops.push(stop);
-                }
-                Ok(Stop(stops))
-            }
-        }
-
-        deserializer.deserialize_any(StopVisitor)
+        Ok(match text_or_list(deserializer, "a string or a list of strings")? {
+            TextOr::Text(text) => Self(vec![text]),
+            TextOr::Other(other) => Self(other),
+        })
     }
 }
 

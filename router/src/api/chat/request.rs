@@ -1,9 +1,7 @@
 //! A chat request as OpenAI defines it.
 
-use std::fmt;
-
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::Deserializer;
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Ref, Schema, Type};
@@ -13,6 +11,7 @@ use super::tools::{Function, FunctionCall, FunctionCallOption, Tool, ToolCall, T
 use crate::api::fields::{Door, Fields, missing, request_schema};
 use crate::api::format::{NamedSchema, ResponseFormat, StructuredOutputs};
 use crate::api::options::{BadWords, LogitBias, Options, Stop, StreamOptions, TokenIds};
+use crate::api::text_or::{TextOr, text_or_list};
 use crate::error::ApiError;
 
 /// The body of `POST /v1/chat/completions`.
@@ -141,29 +140,10 @@ impl Prediction {
 
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ContentVisitor;
-
-        impl<'de> Visitor<'de> for ContentVisitor {
-            type Value = Content;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or a list of parts")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
-                Ok(Content::Text(text.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
-                let mut parts = Vec::new();
-                while let Some(part) = seq.next_element()? {
-                    parts.push(part);
-                }
-                Ok(Content::Parts(parts))
-            }
-        }
-
-        deserializer.deserialize_any(ContentVisitor)
+        Ok(match text_or_list(deserializer, "a string or a list of parts")? {
+            TextOr::Text(text) => Self::Text(text),
+            TextOr::Other(other) => Self::Parts(other),
+        })
     }
 }
 

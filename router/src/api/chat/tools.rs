@@ -1,13 +1,13 @@
 //! The tools of a chat request, as OpenAI defines them.
 
-use std::fmt;
-
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::de::Deserializer;
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Ref, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
+
+use crate::api::text_or::{TextOr, text_or_object};
 
 /// Something that the model may call.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -120,50 +120,19 @@ pub(crate) struct FunctionCall {
 
 impl<'de> Deserialize<'de> for ToolChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ChoiceVisitor;
-
-        impl<'de> Visitor<'de> for ChoiceVisitor {
-            type Value = ToolChoice;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or an object")
-            }
-
-            fn visit_str<E>(self, mode: &str) -> Result<ToolChoice, E> {
-                Ok(ToolChoice::Mode(mode.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ToolChoice, A::Error> {
-                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(ToolChoice::Object)
-            }
-        }
-
-        deserializer.deserialize_any(ChoiceVisitor)
+        Ok(match text_or_object(deserializer, "a string or an object")? {
+            TextOr::Text(text) => Self::Mode(text),
+            TextOr::Other(other) => Self::Object(other),
+        })
     }
 }
 
 impl<'de> Deserialize<'de> for FunctionCallOption {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OptionVisitor;
-
-        impl<'de> Visitor<'de> for OptionVisitor {
-            type Value = FunctionCallOption;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or an object")
-            }
-
-            fn visit_str<E>(self, mode: &str) -> Result<FunctionCallOption, E> {
-                Ok(FunctionCallOption::Mode(mode.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FunctionCallOption, A::Error> {
-                let named = Deserialize::deserialize(MapAccessDeserializer::new(map));
-                named.map(FunctionCallOption::Named)
-            }
-        }
-
-        deserializer.deserialize_any(OptionVisitor)
+        Ok(match text_or_object(deserializer, "a string or an object")? {
+            TextOr::Text(text) => Self::Mode(text),
+            TextOr::Other(other) => Self::Named(other),
+        })
     }
 }
 

@@ -1,9 +1,7 @@
 //! A request for a message as Anthropic defines it.
 
-use std::fmt;
-
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::Deserializer;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
@@ -12,6 +10,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::fields::{Door, Fields, request_schema};
 use crate::api::options::{Options, Sampling};
+use crate::api::text_or::{TextOr, text_or_list};
 use crate::error::ApiError;
 use crate::validate::number::Wide;
 
@@ -204,29 +203,10 @@ impl Input {
 
 impl<'de> Deserialize<'de> for BlockContent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ContentVisitor;
-
-        impl<'de> Visitor<'de> for ContentVisitor {
-            type Value = BlockContent;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or a list of blocks")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<BlockContent, E> {
-                Ok(BlockContent::Text(text.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<BlockContent, A::Error> {
-                let mut blocks = Vec::new();
-                while let Some(block) = seq.next_element()? {
-                    blocks.push(block);
-                }
-                Ok(BlockContent::Blocks(blocks))
-            }
-        }
-
-        deserializer.deserialize_any(ContentVisitor)
+        Ok(match text_or_list(deserializer, "a string or a list of blocks")? {
+            TextOr::Text(text) => Self::Text(text),
+            TextOr::Other(other) => Self::Blocks(other),
+        })
     }
 }
 

@@ -1,11 +1,9 @@
 //! A request for a response as OpenAI defines it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::Deserializer;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
@@ -16,6 +14,7 @@ use crate::api::chat::request::Content;
 use crate::api::fields::{Door, Fields, request_schema};
 use crate::api::format::StructuredOutputs;
 use crate::api::options::{BadWords, LogitBias, Options, Stop, TokenIds};
+use crate::api::text_or::{TextOr, text_or_list, text_or_object};
 use crate::error::ApiError;
 
 /// The body of `POST /v1/responses`.
@@ -250,54 +249,19 @@ impl ResponsesRequest {
 
 impl<'de> Deserialize<'de> for Input {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InputVisitor;
-
-        impl<'de> Visitor<'de> for InputVisitor {
-            type Value = Input;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or a list of items")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Input, E> {
-                Ok(Input::Text(text.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Input, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Input::Items(items))
-            }
-        }
-
-        deserializer.deserialize_any(InputVisitor)
+        Ok(match text_or_list(deserializer, "a string or a list of items")? {
+            TextOr::Text(text) => Self::Text(text),
+            TextOr::Other(other) => Self::Items(other),
+        })
     }
 }
 
 impl<'de> Deserialize<'de> for ResponseToolChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ChoiceVisitor;
-
-        impl<'de> Visitor<'de> for ChoiceVisitor {
-            type Value = ResponseToolChoice;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or an object")
-            }
-
-            fn visit_str<E>(self, mode: &str) -> Result<ResponseToolChoice, E> {
-                Ok(ResponseToolChoice::Mode(mode.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ResponseToolChoice, A::Error> {
-                Deserialize::deserialize(MapAccessDeserializer::new(map))
-                    .map(ResponseToolChoice::Object)
-            }
-        }
-
-        deserializer.deserialize_any(ChoiceVisitor)
+        Ok(match text_or_object(deserializer, "a string or an object")? {
+            TextOr::Text(text) => Self::Mode(text),
+            TextOr::Other(other) => Self::Object(other),
+        })
     }
 }
 
