@@ -1,5 +1,5 @@
-//! Random encoders beside candle's: the same hidden states, pooled each way, whatever is beside an
-//! input in its batch.
+//! Random encoders beside candle's and transformers': the same hidden states, pooled each way,
+//! whatever is beside an input in its batch.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -19,6 +19,10 @@ use tempfile::TempDir;
 
 #[path = "support/tiny_encoder.rs"]
 mod tiny_encoder;
+
+#[cfg(test)]
+#[path = "encoder/transformers.rs"]
+mod transformers;
 
 use tiny_encoder::{HIDDEN, config, write};
 

@@ -11,7 +11,7 @@ use sconce_kernels::{cpu::MatrixPart, dtype::Dtype};
 use super::{
     Error, Kind,
     file::Span,
-    hugging_face::{EncoderKind, HuggingFace},
+    hugging_face::{EncoderKind, HuggingFace, LayerNames},
     kind,
 };
 use crate::models::encoder::config::EncoderConfig;
@@ -64,6 +64,16 @@ impl EncoderCheckpoint {
         self.kind.classifier()
     }
 
+    /// The names of a layer's tensors.
+    pub(crate) fn layer_names(&self) -> &'static LayerNames {
+        self.kind.layer_names()
+    }
+
+    /// Whether there is a table of token types.
+    pub(crate) fn has_token_types(&self) -> bool {
+        self.kind.has_token_types()
+    }
+
     /// A matrix of this shape, left in its file.
     pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<MatrixPart<'_>, Error> {
         Ok(self.span(name, &shape)?.matrix())
@@ -97,7 +107,7 @@ impl EncoderCheckpoint {
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let is_other_head = |name: &str| {
             let name = name.strip_prefix(self.prefix).unwrap_or(name);
-            ["pooler.", "cls.", "lm_head."].iter().any(|head| name.starts_with(head))
+            ["pooler.", "cls.", "lm_head.", "vocab_"].iter().any(|head| name.starts_with(head))
         };
         match self.spans.keys().find(|name| !read.contains(*name) && !is_other_head(name)) {
             Some(name) => Err(Error::unsupported("a tensor", name, "those of a BERT encoder")),

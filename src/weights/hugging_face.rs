@@ -3,7 +3,9 @@
 
 mod config;
 mod encoder;
+mod encoder_kind;
 mod safetensors;
+mod sentence;
 mod text;
 
 use std::{
@@ -23,7 +25,8 @@ use super::{
 use crate::models::config::DecoderConfig;
 use crate::models::encoder::config::EncoderConfig;
 
-pub(super) use self::encoder::EncoderKind;
+pub(super) use self::encoder_kind::EncoderKind;
+pub(crate) use self::encoder_kind::LayerNames;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

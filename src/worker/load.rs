@@ -87,7 +87,7 @@ fn load_encoder(
         .map_err(|error| failed(path, error.into()))?;
     let tokenizer = checkpoint.tokenizer_json().map_err(|error| failed(path, error.into()))?;
     let task = match checkpoint.config().head {
-        HeadConfig::Embed { .. } => Task::Embed,
+        HeadConfig::Embed(_) => Task::Embed,
         HeadConfig::Classify { .. } => Task::Classify,
     };
     let info = ModelInfo {
