@@ -23,6 +23,9 @@ pub enum Pooling {
 }
 
 impl PoolerConfig {
+    /// What a decoder's files mean that do not say it.
+    pub const DECODER: Self = Self { pooling: Pooling::Last, normalize: true };
+
     /// Appends one vector per input to `out`.
     ///
     /// `hidden_states`: `[num_tokens, hidden]` · `lens`: tokens of each input, at least one.

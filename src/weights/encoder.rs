@@ -14,7 +14,10 @@ use super::{
     hugging_face::{EncoderKind, HuggingFace, LayerNames},
     kind,
 };
-use crate::models::encoder::config::EncoderConfig;
+use crate::models::{
+    encoder::config::{EncoderConfig, HeadConfig},
+    pooling::Pooling,
+};
 
 /// An open checkpoint of an encoder. Tensors are read when asked for, by names without the model's
 /// prefix.
@@ -47,6 +50,18 @@ impl EncoderCheckpoint {
     /// The shape.
     pub fn config(&self) -> &EncoderConfig {
         &self.config
+    }
+
+    /// Has the hidden states pooled in another way than the files say. Returns whether they are
+    /// pooled at all.
+    pub fn set_pooling(&mut self, pooling: Pooling) -> bool {
+        match &mut self.config.head {
+            HeadConfig::Embed(pooler) => {
+                pooler.pooling = pooling;
+                true
+            }
+            HeadConfig::Classify { .. } => false,
+        }
     }
 
     /// The tokenizer as a Hugging Face `tokenizer.json`.

@@ -37,6 +37,14 @@ ROBERTA = ENCODER | {
     "pad_token_id": 1,
     "layer_norm_eps": 1e-5,
 }
+DECODER = ENCODER | {
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+
 # Architecture, settings, pooling mode ("" for a classifier), whether vectors get length 1.
 MODELS = {
     "distilbert": ("DistilBertModel", DISTILBERT, "mean_tokens", False),
@@ -54,6 +62,9 @@ MODELS = {
     "xlm_roberta_classifier": (
         "XLMRobertaForSequenceClassification", ROBERTA | {"num_labels": 1}, "", False
     ),
+    "llama": ("LlamaModel", DECODER, "lasttoken", True),
+    # A window that is narrower than the context, and no narrower than what is embedded.
+    "mistral": ("MistralModel", DECODER | {"sliding_window": MAX_TOKENS}, "mean_tokens", False),
 }
 
 

@@ -5,7 +5,7 @@ use sconce_kernels::cpu::{Compute, Cpu, PackedMatrix};
 use super::config::HeadConfig;
 use super::head::{Classifier, Head};
 use super::{Encoder, EncoderLayer, Linear, Norm};
-use crate::models::load::Error;
+use crate::models::load::{Error, of_vocabulary};
 use crate::weights::EncoderCheckpoint;
 
 /// Packs the encoder of `checkpoint` on all of `cpu`'s threads.
@@ -16,9 +16,7 @@ pub(crate) fn encoder(
 ) -> Result<Encoder, Error> {
     let config = checkpoint.config().clone();
     let source = Source { cpu, checkpoint, compute };
-    // 4 bits cost a vocabulary more than they cost a layer.
-    let of_words = if compute == Compute::Q4 { Compute::Q8 } else { compute };
-    let words = Source { compute: of_words, ..source };
+    let words = Source { compute: of_vocabulary(compute), ..source };
     let (hidden, types) = (config.hidden_size, config.type_vocab_size);
     let encoder = Encoder {
         word_embeddings: words
