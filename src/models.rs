@@ -4,3 +4,4 @@ pub mod config;
 pub mod decoder;
 pub mod encoder;
 pub mod load;
+pub mod pooling;

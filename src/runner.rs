@@ -5,8 +5,12 @@ pub mod encoder;
 pub mod hash;
 pub(crate) mod input;
 mod memory;
+pub mod pooled;
 pub mod sampler;
 
+use sconce_kernels::cpu::Isa;
+
+use crate::engine::embed::EmbedBatch;
 use crate::engine::plan::{Sampled, Scored, StepPlan};
 
 /// Runs steps: a model on a device, or the hash model.
@@ -21,6 +25,53 @@ pub trait Executor: Send {
 
     /// Takes what [`StepPlan::scores`] of the last step asked for.
     fn take_scored(&mut self) -> Vec<Scored>;
+}
+
+/// Computes vectors: an encoder, or a decoder whose hidden states are pooled.
+pub trait Embedder: Send {
+    /// The limits that are planned for.
+    fn limits(&self) -> EmbedderLimits;
+
+    /// Numbers that come of one input.
+    fn num_outputs(&self) -> usize;
+
+    /// The instruction set in use.
+    fn isa(&self) -> Isa;
+
+    /// Bytes of the packed weights.
+    fn weight_bytes(&self) -> usize;
+
+    /// Appends what comes of each input of the batch to `out`: `[num_inputs, num_outputs]`. It is
+    /// the same bit for bit whatever else is in the batch.
+    ///
+    /// An error is fatal for the worker: what a request can cause was refused before.
+    fn forward(&mut self, batch: &EmbedBatch, out: &mut Vec<f32>) -> Result<(), Error>;
+}
+
+/// What an embedder has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmbedderLimits {
+    /// Most tokens of one input.
+    pub max_model_len: u32,
+    /// Most tokens of one step; at least as many as one input may have.
+    pub max_num_batched_tokens: u32,
+    /// Tokens that have an embedding.
+    pub vocab_size: u32,
+}
+
+impl EmbedderLimits {
+    /// Says how the batch breaks the limits, if it does.
+    fn check(self, batch: &EmbedBatch) -> Result<(), Error> {
+        let (given, limit) = (batch.token_ids.len(), self.max_num_batched_tokens as usize);
+        if given > limit {
+            return Err(Error::Plan(format!("{given} tokens, at most {limit}")));
+        }
+        let longest = batch.lens.iter().max().copied().unwrap_or(0);
+        if longest > self.max_model_len as usize || batch.lens.contains(&0) {
+            return Err(Error::Plan(format!("an input of {longest} tokens or of none")));
+        }
+        Ok(())
+    }
 }
 
 /// What an executor has room for.

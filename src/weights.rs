@@ -30,12 +30,13 @@ use self::{
     gguf::Gguf,
     hugging_face::HuggingFace,
 };
-use crate::models::config::DecoderConfig;
+use crate::models::{config::DecoderConfig, pooling::PoolerConfig};
 
 /// An open checkpoint. Tensors are read when asked for, from any thread.
 pub struct Checkpoint {
     config: DecoderConfig,
     text: TextConfig,
+    embedding: EmbeddingConfig,
     spans: HashMap<String, Span>,
     source: Source,
 }
@@ -52,18 +53,37 @@ struct TextConfig {
     special_tokens: BTreeMap<String, String>,
     bos_token_id: Option<u32>,
     add_bos_token: bool,
+    /// Texts to embed end with the end token. Nothing could be generated after it.
+    add_eos_token: bool,
     eos_token_ids: Vec<u32>,
+}
+
+/// What a checkpoint says of embeddings.
+#[derive(Debug, Default)]
+struct EmbeddingConfig {
+    /// `None` when it is made for generation.
+    pooler: Option<PoolerConfig>,
+    max_seq_length: Option<usize>,
 }
 
 impl Checkpoint {
     /// Opens a GGUF file, a safetensors file with `config.json` beside it, or a directory with
     /// both, and checks everything but the tensors' contents.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        let checkpoint = Self::open_for_any_task(path)?;
+        checkpoint.check_generates()?;
+        Ok(checkpoint)
+    }
+
+    /// As [`Self::open`], for what only embeds, too.
+    pub fn open_for_any_task(path: &Path) -> Result<Self, Error> {
         let checkpoint = match kind(path)? {
             Kind::Gguf => {
                 let mut gguf = Gguf::open(path)?;
                 let (config, text) = (gguf.config()?, gguf.text()?);
-                Self { config, text, spans: gguf.take_spans(), source: Source::Gguf(gguf) }
+                let embedding = EmbeddingConfig { pooler: gguf.pooler()?, max_seq_length: None };
+                let spans = gguf.take_spans();
+                Self { config, text, embedding, spans, source: Source::Gguf(gguf) }
             }
             Kind::Safetensors => Self::of_hugging_face(HuggingFace::of_file(path))?,
             Kind::Directory => Self::of_hugging_face(HuggingFace::of_dir(path)?)?,
@@ -82,8 +102,39 @@ impl Checkpoint {
 
     fn of_hugging_face(dir: HuggingFace) -> Result<Self, Error> {
         let config = dir.config()?;
-        let (text, spans) = (dir.text()?, dir.spans()?);
-        Ok(Self { config, text, spans, source: Source::HuggingFace(dir) })
+        let (text, embedding, mut spans) = (dir.text()?, dir.embedding()?, dir.spans()?);
+        // Without a head, the model is saved under its own names.
+        if !spans.keys().any(|name| name.starts_with("model.")) {
+            let named = spans.into_iter().map(|(name, span)| match name.as_str() {
+                "lm_head.weight" => (name, span),
+                _ => (format!("model.{name}"), span),
+            });
+            spans = named.collect();
+        }
+        Ok(Self { config, text, embedding, spans, source: Source::HuggingFace(dir) })
+    }
+
+    /// Says why nothing can be generated, if that is so.
+    pub fn check_generates(&self) -> Result<(), Error> {
+        if self.text.add_eos_token {
+            let what = "add_eos_token of the tokenizer";
+            return Err(Error::unsupported(what, "true", "false, but for embeddings"));
+        }
+        if !self.config.tie_word_embeddings && !self.has_tensor("lm_head.weight") {
+            return Err(Error::MissingTensor("lm_head.weight".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// How embeddings are made of the hidden states. `None` when the checkpoint does not say that
+    /// it is made for them.
+    pub fn pooler(&self) -> Option<PoolerConfig> {
+        self.embedding.pooler
+    }
+
+    /// Most tokens of a text to embed, where the checkpoint says it.
+    pub fn max_seq_length(&self) -> Option<usize> {
+        self.embedding.max_seq_length
     }
 
     /// The shape of the decoder.

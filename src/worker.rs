@@ -1,6 +1,6 @@
 //! The process around the engine: tokens in over gRPC, tokens or vectors out, no HTTP and no keys.
 //!
-//! One thread owns scheduler and executor, or an encoder, and never waits for a router; everything
+//! One thread owns scheduler and executor, or an embedder, and never waits for a router; everything
 //! else runs on one Tokio thread. The process is crash-only: what a request can cause is refused
 //! before it reaches the engine, and an engine that fails ends the process.
 

@@ -1,5 +1,5 @@
-//! Random encoders beside candle's: the same hidden states, pooled each way, whatever is beside an
-//! input in its batch.
+//! Random encoders beside candle's, and encoders and decoders beside transformers': the same hidden
+//! states, pooled each way, whatever is beside an input in its batch.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,6 +11,7 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use sconce::engine::embed::{EmbedBatch, EmbedInput};
 use sconce::engine::sequence::RequestId;
+use sconce::runner::Embedder;
 use sconce::runner::cpu::RunnerOptions;
 use sconce::runner::encoder::EncoderRunner;
 use sconce::weights::EncoderCheckpoint;
@@ -19,6 +20,10 @@ use tempfile::TempDir;
 
 #[path = "support/tiny_encoder.rs"]
 mod tiny_encoder;
+
+#[cfg(test)]
+#[path = "encoder/transformers.rs"]
+mod transformers;
 
 use tiny_encoder::{HIDDEN, config, write};
 
@@ -37,14 +42,14 @@ fn inputs() -> Vec<EmbedInput> {
     [1, 7, 16, 300, 33, 2].into_iter().enumerate().map(|(i, len)| input(len, i)).collect()
 }
 
-fn compute(runner: &mut EncoderRunner, inputs: &[EmbedInput]) -> Vec<Vec<f32>> {
+fn compute(runner: &mut impl Embedder, inputs: &[EmbedInput]) -> Vec<Vec<f32>> {
     let mut batch = EmbedBatch::default();
     for (i, input) in inputs.iter().enumerate() {
         batch.push(RequestId(1), i, input);
     }
     let mut values = Vec::new();
     runner.forward(&batch, &mut values).unwrap();
-    values.chunks(runner.config().num_outputs()).map(<[f32]>::to_vec).collect()
+    values.chunks(runner.num_outputs()).map(<[f32]>::to_vec).collect()
 }
 
 /// candle's hidden states of one input, `[num_tokens][hidden]`.

@@ -1,6 +1,8 @@
 """Writes a tiny random Llama model with a tokenizer and a chat template, as safetensors.
 
-It stands in where the real model can't be had: `python tests/tiny_model.py DIRECTORY`.
+It stands in where the real model can't be had: `python tests/tiny_model.py DIRECTORY`. With
+`embeds`, as a third argument, it is laid out like Qwen3-Embedding: without a head, with the files
+of sentence-transformers, and with a tokenizer that puts the end token after a text.
 """
 
 import json
@@ -9,7 +11,7 @@ import sys
 
 import numpy
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -85,6 +87,52 @@ def weights(vocab_size):
     return tensors
 
 
+def write_modules(directory, pooling, normalize):
+    """The files of sentence-transformers."""
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
+    modules = [
+        {
+            "idx": i,
+            "name": str(i),
+            "path": f"{i}_{kind}" if i else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for i, kind in enumerate(kinds)
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules, indent=1))
+    modes = ["cls_token", "mean_tokens", "max_tokens", "lasttoken"]
+    modes = {f"pooling_mode_{mode}": mode == pooling for mode in modes}
+    (directory / "1_Pooling").mkdir(exist_ok=True)
+    (directory / "1_Pooling/config.json").write_text(json.dumps(modes, indent=1))
+
+
+def write_embedder(directory, pooling="lasttoken", normalize=True):
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    made = tokenizer()
+    made.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(),
+            processors.TemplateProcessing(
+                single="$A <|end|>",
+                pair="$A <|end|> $B:1 <|end|>:1",
+                special_tokens=[("<|end|>", made.token_to_id("<|end|>"))],
+            ),
+        ]
+    )
+    made.save(str(directory / "tokenizer.json"))
+    config = CONFIG | {
+        "architectures": ["LlamaModel"],
+        "vocab_size": made.get_vocab_size(),
+        "tie_word_embeddings": False,
+    }
+    (directory / "config.json").write_text(json.dumps(config, indent=1))
+    write_modules(directory, pooling, normalize)
+    tensors = weights(config["vocab_size"])
+    tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    save_file(tensors, directory / "model.safetensors")
+
+
 def main(directory):
     directory.mkdir(parents=True, exist_ok=True)
     made = tokenizer()
@@ -107,4 +155,7 @@ def main(directory):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    if sys.argv[2:] == ["embeds"]:
+        write_embedder(sys.argv[1])
+    else:
+        main(pathlib.Path(sys.argv[1]))

@@ -11,7 +11,7 @@ use super::request::TokenId;
 use super::sequence::RequestId;
 
 /// Inputs of one step at most: what a router is sent of a step stays far below the message limit.
-const MAX_BATCH_INPUTS: usize = 256;
+pub const MAX_BATCH_INPUTS: usize = 256;
 
 /// One text, or two that belong together, as tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -21,7 +21,7 @@ pub struct Decoder {
     pub(super) layers: Vec<DecoderLayer>,
     /// `[hidden_size]`
     pub(super) norm: Vec<f32>,
-    /// `[vocab_size, hidden_size]`; `None` when it is the embedding table.
+    /// `[vocab_size, hidden_size]`; `None` when it is the embedding table, or not needed.
     pub(super) lm_head: Option<PackedMatrix>,
     pub(super) rope: RopeTable,
 }
@@ -159,17 +159,46 @@ impl Decoder {
         input: &Input,
     ) -> Result<(), sconce_kernels::Error> {
         let Device { cpu, kv, workspace } = device;
-        let hidden_states =
-            &mut workspace.hidden_states[..input.num_tokens * self.config.hidden_size];
-        cpu.embed(&self.embed_tokens, &plan.token_ids, hidden_states)?;
         let mut pass = Pass { cpu, plan, input, kv, workspace };
-        for (index, layer) in self.layers.iter().enumerate() {
-            self.attend(layer, index, &mut pass)?;
-            self.feed_forward(layer, &mut pass)?;
-        }
+        self.run_layers(&mut pass)?;
         let Pass { cpu, input, kv, workspace, .. } = pass;
         let device = Device { cpu, kv, workspace };
         self.project_to_vocabulary(device, input.num_tokens, &input.logits_tokens)
+    }
+
+    /// Computes the batch's hidden states after the last norm, `[num_tokens, hidden_size]`.
+    ///
+    /// Rows begin with their sequences: the cache may have one layer, which all use in turn.
+    pub(crate) fn hidden_states<'a>(
+        &self,
+        device: Device<'a>,
+        plan: &StepPlan,
+        input: &Input,
+    ) -> Result<&'a [f32], sconce_kernels::Error> {
+        let Device { cpu, kv, workspace } = device;
+        self.run_layers(&mut Pass { cpu, plan, input, kv, workspace })?;
+        let hidden = self.config.hidden_size;
+        let hidden_states = &mut workspace.hidden_states[..input.num_tokens * hidden];
+        for row in hidden_states.chunks_exact_mut(hidden) {
+            let mean = row.iter().map(|x| x * x).sum::<f32>() / hidden as f32;
+            let scale = (mean + self.config.rms_norm_eps).sqrt().recip();
+            for (x, weight) in row.iter_mut().zip(&self.norm) {
+                *x *= scale * weight;
+            }
+        }
+        Ok(hidden_states)
+    }
+
+    fn run_layers(&self, pass: &mut Pass<'_>) -> Result<(), sconce_kernels::Error> {
+        let num_elements = pass.input.num_tokens * self.config.hidden_size;
+        let hidden_states = &mut pass.workspace.hidden_states[..num_elements];
+        pass.cpu.embed(&self.embed_tokens, &pass.plan.token_ids, hidden_states)?;
+        let num_cached_layers = pass.kv.shape().num_layers;
+        for (index, layer) in self.layers.iter().enumerate() {
+            self.attend(layer, index % num_cached_layers, pass)?;
+            self.feed_forward(layer, pass)?;
+        }
+        Ok(())
     }
 
     fn rms_norm<'a>(&self, weight: &'a [f32]) -> Option<RmsNorm<'a>> {
@@ -179,7 +208,7 @@ impl Decoder {
     fn attend(
         &self,
         layer: &DecoderLayer,
-        index: usize,
+        cached_layer: usize,
         pass: &mut Pass<'_>,
     ) -> Result<(), sconce_kernels::Error> {
         let (config, num_tokens) = (&self.config, pass.input.num_tokens);
@@ -200,14 +229,14 @@ impl Decoder {
             positions: &pass.plan.positions,
             table: &self.rope,
             slot_mapping: &pass.plan.slot_mapping,
-            layer: index,
+            layer: cached_layer,
         };
         pass.cpu.rope_and_cache(rope, pass.kv)?;
         let attention = Attention {
             qkv,
             num_q_heads: config.num_attention_heads,
             scale: (config.head_dim as f32).sqrt().recip(),
-            layer: index,
+            layer: cached_layer,
             rows: &pass.input.rows,
             block_tables: &pass.input.block_tables,
         };

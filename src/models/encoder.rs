@@ -223,8 +223,8 @@ impl Encoder {
         let Workspace { hidden_states, added, activations, .. } = workspace;
         let hidden_states = &hidden_states[..batch.token_ids.len() * hidden];
         match &self.head {
-            Head::Pool { pooling, normalize } => {
-                head::pool(hidden_states, hidden, &batch.lens, (*pooling, *normalize), out);
+            Head::Pool(pooler) => {
+                pooler.pool(hidden_states, hidden, &batch.lens, out);
                 Ok(())
             }
             Head::Classify(classifier) => {

@@ -36,29 +36,42 @@ pub fn decoder(
     compute: Compute,
     max_positions: usize,
 ) -> Result<Decoder, Error> {
+    let mut decoder = headless(cpu, checkpoint, compute, max_positions)?;
+    if !decoder.config.tie_word_embeddings {
+        let vocabulary = Source { cpu, checkpoint, compute: of_vocabulary(compute) };
+        decoder.lm_head = Some(vocabulary.matrix(&["lm_head.weight".into()])?);
+    }
+    Ok(decoder)
+}
+
+/// As [`decoder`], for hidden states alone.
+pub(crate) fn headless(
+    cpu: &Cpu,
+    checkpoint: &Checkpoint,
+    compute: Compute,
+    max_positions: usize,
+) -> Result<Decoder, Error> {
     if matches!(compute, Compute::Q8 | Compute::Q4) && !checkpoint.has_float_matrices() {
         return Err(Error::NothingToQuantize);
     }
     let config = checkpoint.config().clone();
     let source = Source { cpu, checkpoint, compute };
-    // 4 bits cost a vocabulary more than they cost a layer.
-    let compute = if compute == Compute::Q4 { Compute::Q8 } else { compute };
-    let vocabulary = Source { compute, ..source };
+    let vocabulary = Source { compute: of_vocabulary(compute), ..source };
     let embed_tokens = vocabulary.matrix(&["model.embed_tokens.weight".into()])?;
-    let lm_head = if config.tie_word_embeddings {
-        None
-    } else {
-        Some(vocabulary.matrix(&["lm_head.weight".into()])?)
-    };
     let layers = (0..config.num_hidden_layers).map(|index| source.layer(&config, index));
     Ok(Decoder {
         embed_tokens,
         layers: layers.collect::<Result<_, _>>()?,
         norm: source.vector("model.norm.weight")?,
-        lm_head,
+        lm_head: None,
         rope: rope_table(&config, max_positions)?,
         config,
     })
+}
+
+/// 4 bits cost a vocabulary more than they cost a layer.
+pub(crate) fn of_vocabulary(compute: Compute) -> Compute {
+    if compute == Compute::Q4 { Compute::Q8 } else { compute }
 }
 
 /// Estimates the bytes of the packed weights, within a fifth.

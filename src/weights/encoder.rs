@@ -11,10 +11,13 @@ use sconce_kernels::{cpu::MatrixPart, dtype::Dtype};
 use super::{
     Error, Kind,
     file::Span,
-    hugging_face::{EncoderKind, HuggingFace},
+    hugging_face::{EncoderKind, HuggingFace, LayerNames},
     kind,
 };
-use crate::models::encoder::config::EncoderConfig;
+use crate::models::{
+    encoder::config::{EncoderConfig, HeadConfig},
+    pooling::Pooling,
+};
 
 /// An open checkpoint of an encoder. Tensors are read when asked for, by names without the model's
 /// prefix.
@@ -49,6 +52,18 @@ impl EncoderCheckpoint {
         &self.config
     }
 
+    /// Has the hidden states pooled in another way than the files say. Returns whether they are
+    /// pooled at all.
+    pub fn set_pooling(&mut self, pooling: Pooling) -> bool {
+        match &mut self.config.head {
+            HeadConfig::Embed(pooler) => {
+                pooler.pooling = pooling;
+                true
+            }
+            HeadConfig::Classify { .. } => false,
+        }
+    }
+
     /// The tokenizer as a Hugging Face `tokenizer.json`.
     pub fn tokenizer_json(&self) -> Result<Vec<u8>, Error> {
         self.dir.tokenizer_json()
@@ -62,6 +77,16 @@ impl EncoderCheckpoint {
     /// The names of the classifier's two matrices.
     pub(crate) fn classifier(&self) -> [&'static str; 2] {
         self.kind.classifier()
+    }
+
+    /// The names of a layer's tensors.
+    pub(crate) fn layer_names(&self) -> &'static LayerNames {
+        self.kind.layer_names()
+    }
+
+    /// Whether there is a table of token types.
+    pub(crate) fn has_token_types(&self) -> bool {
+        self.kind.has_token_types()
     }
 
     /// A matrix of this shape, left in its file.
@@ -97,7 +122,7 @@ impl EncoderCheckpoint {
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let is_other_head = |name: &str| {
             let name = name.strip_prefix(self.prefix).unwrap_or(name);
-            ["pooler.", "cls.", "lm_head."].iter().any(|head| name.starts_with(head))
+            ["pooler.", "cls.", "lm_head.", "vocab_"].iter().any(|head| name.starts_with(head))
         };
         match self.spans.keys().find(|name| !read.contains(*name) && !is_other_head(name)) {
             Some(name) => Err(Error::unsupported("a tensor", name, "those of a BERT encoder")),

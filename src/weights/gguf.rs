@@ -20,7 +20,7 @@ use super::{
     Error, TextConfig,
     file::{Span, WeightFile},
 };
-use crate::models::config::DecoderConfig;
+use crate::models::{config::DecoderConfig, pooling::PoolerConfig};
 
 /// Enough for the header of most files.
 const FIRST_READ_BYTES: u64 = 4 << 20;
@@ -57,6 +57,10 @@ impl Gguf {
 
     pub(super) fn config(&self) -> Result<DecoderConfig, Error> {
         config::read(self)
+    }
+
+    pub(super) fn pooler(&self) -> Result<Option<PoolerConfig>, Error> {
+        config::pooler(&self.metadata)
     }
 
     pub(super) fn text(&self) -> Result<TextConfig, Error> {

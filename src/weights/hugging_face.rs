@@ -3,7 +3,9 @@
 
 mod config;
 mod encoder;
+mod encoder_kind;
 mod safetensors;
+mod sentence;
 mod text;
 
 use std::{
@@ -17,13 +19,16 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    Error, TextConfig,
+    EmbeddingConfig, Error, TextConfig,
     file::{Span, WeightFile},
 };
 use crate::models::config::DecoderConfig;
 use crate::models::encoder::config::EncoderConfig;
+use crate::models::pooling::PoolerConfig;
 
-pub(super) use self::encoder::EncoderKind;
+pub(super) use self::encoder_kind::EncoderKind;
+pub(crate) use self::encoder_kind::LayerNames;
+pub(super) use self::text::template;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -118,13 +123,25 @@ impl HuggingFace {
         encoder::read(&self.dir)
     }
 
+    pub(super) fn embedding(&self) -> Result<EmbeddingConfig, Error> {
+        let without_head = config::is_headless(&self.dir.join("config.json"))?;
+        let pooler = sentence::pooler(&self.dir)?;
+        Ok(EmbeddingConfig {
+            pooler: pooler.or(without_head.then_some(PoolerConfig::DECODER)),
+            max_seq_length: sentence::max_seq_length(&self.dir)?,
+        })
+    }
+
     pub(super) fn text(&self) -> Result<TextConfig, Error> {
         text::read(&self.dir)
     }
 
     pub(super) fn tokenizer_json(&self) -> Result<Vec<u8>, Error> {
         let path = self.dir.join(TOKENIZER);
-        read_bounded(&path).map_err(|source| Error::Io { path, source })
+        match text::with_eos(&self.dir)? {
+            Some(json) => Ok(json),
+            None => read_bounded(&path).map_err(|source| Error::Io { path, source }),
+        }
     }
 }
 

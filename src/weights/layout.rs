@@ -1,4 +1,5 @@
 //! The tensors that a configuration asks for: all must be there, in the right shape, and no other.
+//! Only to embed, a model needs no LM head.
 
 use std::collections::HashMap;
 
@@ -24,7 +25,7 @@ pub(super) fn check(config: &DecoderConfig, spans: &HashMap<String, Span>) -> Re
     let hidden = config.hidden_size;
     expect("model.embed_tokens.weight", &[config.vocab_size, hidden])?;
     expect("model.norm.weight", &[hidden])?;
-    if !config.tie_word_embeddings {
+    if !config.tie_word_embeddings && spans.contains_key("lm_head.weight") {
         expect("lm_head.weight", &[config.vocab_size, hidden])?;
     }
     let parts = layer(config);

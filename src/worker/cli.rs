@@ -11,6 +11,7 @@ use sconce_kernels::cpu::{ActivationDtype, Compute, Isa, KvDtype};
 use super::Error;
 use super::listen::Address;
 use crate::engine::scheduler::{MAX_STEP, Speculation};
+use crate::models::pooling::Pooling;
 use crate::runner::cpu::{KvCacheSize, RunnerOptions};
 
 // Beyond it, a step's bookkeeping takes longer than the step.
@@ -35,9 +36,9 @@ const REASONING_PARSERS: [&str; 5] = ["none", "think", "deepseek-r1", "mistral",
 #[derive(Args, Clone, Debug)]
 pub struct Worker {
     /// The GGUF file or the directory of safetensors to load, or `hash`: a model without weights,
-    /// for tests. Directories of BERT-like encoders, sentence-transformers' among them, are served
-    /// for embeddings, and those with a classifier for reranking; what is said below of sequences
-    /// and the KV cache does not concern them
+    /// for tests. BERT-like encoders, sentence-transformers' among them, and decoders that embed (see
+    /// --task) are served for embeddings, and encoders with a classifier for reranking; what is said
+    /// below of sequences and the KV cache concerns none of these
     #[arg(long, env = "SCONCE_MODEL", value_name = "PATH")]
     model: PathBuf,
 
@@ -59,6 +60,9 @@ pub struct Worker {
     allow_remote: bool,
 
     #[command(flatten)]
+    task: TaskArgs,
+
+    #[command(flatten)]
     compute: ComputeArgs,
 
     #[command(flatten)]
@@ -73,6 +77,42 @@ pub struct Worker {
     /// Drain and exit when standard input ends: whoever started this process has died
     #[arg(long)]
     exit_with_stdin: bool,
+}
+
+/// What the model is for.
+#[derive(Args, Clone, Debug)]
+struct TaskArgs {
+    /// What a decoder does. As its files say, unless said otherwise: one with the `modules.json` of
+    /// sentence-transformers, a `pooling_type` in its GGUF file, or without an LM head embeds
+    #[arg(long, value_enum, default_value_t = TaskChoice::Auto)]
+    task: TaskChoice,
+
+    /// How the hidden states of a text become its embedding; has a decoder embed. As the model's
+    /// files say, unless said otherwise, or `last` of a decoder whose files don't
+    #[arg(long, value_enum, value_name = "MODE")]
+    pooling: Option<PoolingMode>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TaskChoice {
+    /// As the model's files say
+    Auto,
+    /// Continue prompts
+    Generate,
+    /// Embed texts, and rank and score them by their embeddings
+    Embed,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PoolingMode {
+    /// The last token's
+    Last,
+    /// The mean of all tokens'
+    Mean,
+    /// The first token's
+    Cls,
+    /// The largest of each element
+    Max,
 }
 
 /// How to compute.
@@ -227,6 +267,9 @@ pub(crate) struct Config {
     pub(crate) model: ModelSource,
     pub(crate) name: String,
     pub(crate) version: String,
+    pub(crate) task: TaskChoice,
+    /// `None`: as the model's files say.
+    pub(crate) pooling: Option<Pooling>,
     pub(crate) listen: Address,
     pub(crate) max_queue: u32,
     pub(crate) max_itl: Duration,
@@ -283,6 +326,14 @@ impl TryFrom<Worker> for Config {
             return Err(Error::Flags(format!("--max-num-seqs is {seqs}, at most {MAX_NUM_SEQS}")));
         }
         let is_hash = args.model.as_os_str() == "hash";
+        let TaskArgs { task, pooling } = args.task;
+        if task == TaskChoice::Generate && pooling.is_some() {
+            let message = "--pooling is for embeddings, and --task generate excludes them";
+            return Err(Error::Flags(message.to_owned()));
+        }
+        if is_hash && (task == TaskChoice::Embed || pooling.is_some()) {
+            return Err(Error::Flags("the hash model does not embed".to_owned()));
+        }
         let name = match args.name {
             Some(name) if name.is_empty() || name.len() > 200 => {
                 return Err(Error::Flags("--name must have 1 to 200 bytes".to_owned()));
@@ -303,6 +354,13 @@ impl TryFrom<Worker> for Config {
             model,
             name,
             version: args.version,
+            task,
+            pooling: pooling.map(|pooling| match pooling {
+                PoolingMode::Last => Pooling::Last,
+                PoolingMode::Mean => Pooling::Mean,
+                PoolingMode::Cls => Pooling::Cls,
+                PoolingMode::Max => Pooling::Max,
+            }),
             listen: args.listen,
             max_queue: args.limits.max_queue.get(),
             max_itl: Duration::from_millis(args.limits.max_itl_ms.into()),
@@ -412,6 +470,24 @@ mod tests {
         let all = ["sconce", "--model", "hash"].iter().chain(args);
         let cli = Cli::try_parse_from(all).map_err(|error| error.to_string())?;
         Config::try_from(cli.worker).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_task_and_a_pooling_must_agree() {
+        let embedder = |args: &[&str]| {
+            let all = ["sconce", "--model", "m.gguf", "--listen", "unix:w"].iter().chain(args);
+            let cli = Cli::try_parse_from(all).map_err(|error| error.to_string())?;
+            Config::try_from(cli.worker).map_err(|error| error.to_string())
+        };
+        let config = embedder(&["--task", "embed", "--pooling", "mean"]).unwrap();
+        assert_eq!((config.task, config.pooling), (TaskChoice::Embed, Some(Pooling::Mean)));
+        let config = embedder(&[]).unwrap();
+        assert_eq!((config.task, config.pooling), (TaskChoice::Auto, None));
+
+        let refusal = embedder(&["--task", "generate", "--pooling", "cls"]).unwrap_err();
+        assert!(refusal.contains("--task generate excludes them"), "{refusal}");
+        let refusal = parse(&["--listen", "unix:w", "--task", "embed"]).unwrap_err();
+        assert!(refusal.contains("the hash model does not embed"), "{refusal}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Makes an executor of what was configured, and the description that routers get.
 
+mod embedder;
+
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -20,10 +22,8 @@ use crate::engine::embed::EmbedQueue;
 use crate::engine::request::TokenId;
 use crate::engine::scheduler::{Scheduler, SchedulerConfig};
 use crate::grammar::Compiler;
-use crate::models::encoder::config::HeadConfig;
 use crate::runner::cpu::{CpuRunner, RunnerOptions};
-use crate::runner::encoder::EncoderRunner;
-use crate::runner::{Executor, ExecutorLimits};
+use crate::runner::{Embedder, Executor, ExecutorLimits};
 use crate::weights::{self, Checkpoint, EncoderCheckpoint};
 
 // Of all block tables together: 1 GiB, and few enough to be numbered in 32 bits.
@@ -42,7 +42,7 @@ pub(crate) struct Loaded {
 /// What runs it.
 pub(crate) enum LoadedModel {
     Decoder(Box<dyn Executor>, Box<Scheduler>),
-    Encoder(Box<EncoderRunner>, EmbedQueue),
+    Embedder(Box<dyn Embedder>, EmbedQueue),
 }
 
 /// Loads the model, and publishes what it is as soon as that is known. Takes seconds: not for an
@@ -51,10 +51,18 @@ pub(crate) fn load(config: &Config, publish: impl FnOnce(Served) + Send) -> Resu
     match &config.model {
         ModelSource::Cpu { path, options } => {
             let failed = |error: weights::Error| failed(path, error.into());
-            match EncoderCheckpoint::open(path).map_err(failed)? {
-                Some(encoder) => load_encoder(config, (path, &encoder, options), publish),
-                None => load_checkpoint(config, (path, options), publish),
+            let start = Instant::now();
+            if let Some(encoder) = EncoderCheckpoint::open(path).map_err(failed)? {
+                return embedder::of_encoder(config, (path, encoder, options), publish);
             }
+            let checkpoint = Checkpoint::open_for_any_task(path).map_err(failed)?;
+            if let Some(pooler) = embedder::pooler(config, &checkpoint) {
+                let of = (path.as_path(), &checkpoint, options);
+                return embedder::of_decoder(config, of, pooler, publish);
+            }
+            checkpoint.check_generates().map_err(failed)?;
+            let opened = (start, ms(start));
+            load_checkpoint(config, (path, &checkpoint, options), opened, publish)
         }
         ModelSource::Hash(options) => {
             let start = Instant::now();
@@ -77,52 +85,13 @@ fn failed(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> Erro
     Error::Load { model: path.display().to_string(), source }
 }
 
-fn load_encoder(
-    config: &Config,
-    (path, checkpoint, options): (&Path, &EncoderCheckpoint, &RunnerOptions),
-    publish: impl FnOnce(Served) + Send,
-) -> Result<Loaded, Error> {
-    let start = Instant::now();
-    let limits = EncoderRunner::limits_of(checkpoint.config(), options)
-        .map_err(|error| failed(path, error.into()))?;
-    let tokenizer = checkpoint.tokenizer_json().map_err(|error| failed(path, error.into()))?;
-    let task = match checkpoint.config().head {
-        HeadConfig::Embed { .. } => Task::Embed,
-        HeadConfig::Classify { .. } => Task::Classify,
-    };
-    let info = ModelInfo {
-        tasks: vec![task.into()],
-        num_outputs: checkpoint.config().num_outputs() as u32,
-        max_model_len: limits.max_model_len,
-        vocab_size: limits.vocab_size,
-        max_num_seqs: 1,
-        max_logprobs: 0,
-        ..describe(config, ExecutorLimits::default())
-    };
-    publish(Served { info, tokenizer: tokenizer.into(), grammars: Grammars::new(None) });
-    let opened = ms(start);
-    let runner =
-        EncoderRunner::load(checkpoint, options).map_err(|error| failed(path, error.into()))?;
-    tracing::info!(
-        isa = %runner.isa(),
-        weight_bytes = runner.weight_bytes(),
-        num_threads = options.num_threads,
-        "model loaded"
-    );
-    let phases = vec![("tokenizer", opened), ("weights", ms(start) - opened)];
-    let queue = EmbedQueue::new(config.max_queue, limits.max_num_batched_tokens);
-    Ok(Loaded { model: LoadedModel::Encoder(Box::new(runner), queue), phases })
-}
-
 fn load_checkpoint(
     config: &Config,
-    (path, options): (&Path, &RunnerOptions),
+    (path, checkpoint, options): (&Path, &Checkpoint, &RunnerOptions),
+    (start, opened): (Instant, f64),
     publish: impl FnOnce(Served) + Send,
 ) -> Result<Loaded, Error> {
     let failed = |source| failed(path, source);
-    let start = Instant::now();
-    let checkpoint = Checkpoint::open(path).map_err(|error| failed(error.into()))?;
-    let opened = ms(start);
     let limits =
         CpuRunner::limits_of(checkpoint.config(), options).map_err(|error| failed(error.into()))?;
     // The tokenizer needs one thread while the weights are packed by others, and so does the
@@ -130,13 +99,13 @@ fn load_checkpoint(
     let (tokenizer, runner) = std::thread::scope(|scope| {
         let tokenizer = scope.spawn(|| {
             let tokenizer = checkpoint.tokenizer_json()?;
-            let info = describe_checkpoint(config, &checkpoint, limits);
+            let info = describe_checkpoint(config, checkpoint, limits);
             let weights = checkpoint.digest()?;
             let fingerprint = fingerprint(&info, &tokenizer, (weights, options));
             publish(served(ModelInfo { fingerprint, ..info }, tokenizer));
             Ok(ms(start))
         });
-        let runner = CpuRunner::load(&checkpoint, options);
+        let runner = CpuRunner::load(checkpoint, options);
         (tokenizer.join(), (runner, ms(start)))
     });
     let tokenizer: Result<f64, weights::Error> = tokenizer.map_err(|_| Error::Panicked)?;

@@ -205,8 +205,8 @@ fn spawn_engine(
                 say_ready(ms(before), ms(before));
                 engine.run()
             }
-            LoadedModel::Encoder(runner, queue) => {
-                let mut engine = EmbedEngine::new(queue, *runner, inbox, num_unfinished);
+            LoadedModel::Embedder(runner, queue) => {
+                let mut engine = EmbedEngine::new(queue, runner, inbox, num_unfinished);
                 let before = Instant::now();
                 let longest = engine.first_step()?;
                 say_ready(ms(before), longest.as_secs_f64() * 1e3);

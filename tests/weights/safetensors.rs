@@ -31,6 +31,9 @@ fn copy(name: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(reference(name)).unwrap() {
         let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            continue;
+        }
         fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
     }
     dir
@@ -146,6 +149,52 @@ fn the_older_spelling_of_rope_means_the_same() {
 }
 
 #[test]
+fn texts_to_embed_end_with_the_end_token_if_the_tokenizer_says_so() {
+    let dir = copy(TIED);
+    change_json(&dir.path().join("tokenizer_config.json"), |config| {
+        config["add_bos_token"] = json!(true);
+        config["add_eos_token"] = json!(true);
+    });
+
+    let checkpoint = Checkpoint::open_for_any_task(dir.path()).unwrap();
+
+    let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json().unwrap()).unwrap();
+    let ids = tokenizer.encode("a", true).unwrap().get_ids().to_vec();
+    assert_eq!((ids.len(), ids[0], ids[2]), (3, 0, 2));
+    assert!(refusal(Checkpoint::open(dir.path())).contains("add_eos_token"));
+}
+
+#[test]
+fn refuses_what_it_would_embed_otherwise() {
+    let embedder = || {
+        let dir = copy("../embedders/mistral");
+        let pooling = reference("../embedders/mistral/1_Pooling/config.json");
+        fs::create_dir(dir.path().join("1_Pooling")).unwrap();
+        fs::copy(pooling, dir.path().join("1_Pooling/config.json")).unwrap();
+        dir
+    };
+    let refused = |dir: &TempDir| refusal(Checkpoint::open_for_any_task(dir.path()));
+    assert!(Checkpoint::open_for_any_task(embedder().path()).is_ok());
+
+    let dir = embedder();
+    change_json(&dir.path().join("modules.json"), |modules| {
+        modules[1]["type"] = json!("sentence_transformers.models.Dense");
+    });
+    assert!(refused(&dir).contains("Dense, supported: Transformer, Pooling, Normalize"));
+    let dir = embedder();
+    change_json(&dir.path().join("1_Pooling/config.json"), |pooling| {
+        pooling["pooling_mode_weightedmean_tokens"] = json!(true);
+    });
+    assert!(refused(&dir).contains("mean, weightedmean, supported: mean, cls, max, lasttoken"));
+    // What is embedded would not fit into the window.
+    let dir = embedder();
+    change_json(&dir.path().join("sentence_bert_config.json"), |sentence| {
+        sentence["max_seq_length"] = json!(41);
+    });
+    assert!(refused(&dir).contains("sliding_window in config.json is 40"));
+}
+
+#[test]
 fn reads_the_tokenizers_files() {
     let dir = copy(TIED);
     let of_file = Checkpoint::open(&dir.path().join("model.safetensors")).unwrap();
@@ -190,7 +239,6 @@ fn refuses_what_it_would_compute_wrongly() {
     refused_config("mlp_bias", json!(true), "mlp_bias");
     refused_config("hidden_act", json!("gelu"), "hidden_act in config.json is gelu");
     refused_config("sliding_window", json!(64), "sliding_window in config.json is 64");
-    refused_config("architectures", json!(["MistralForCausalLM"]), "which means 4096");
     refused_config("quantization_config", json!({"quant_method": "awq"}), "awq");
     refused_config("partial_rotary_factor", json!(0.5), "partial_rotary_factor");
     refused_config("layer_types", json!(["sliding_attention"]), "sliding_attention");
@@ -206,6 +254,21 @@ fn refuses_what_it_would_compute_wrongly() {
     refused_config("vocab_size", json!(100), "has shape [288, 32]");
     refused_config("tie_word_embeddings", json!(false), "no tensor lm_head.weight");
     refused_config("eos_token_id", json!(288), "token 288 is special");
+}
+
+#[test]
+fn mistral_has_a_window_unless_it_says_otherwise() {
+    let dir = copy(TIED);
+    let opened = |num_positions: usize| {
+        change_json(&dir.path().join("config.json"), |config| {
+            config["architectures"] = json!(["MistralForCausalLM"]);
+            config["max_position_embeddings"] = json!(num_positions);
+        });
+        Checkpoint::open(dir.path())
+    };
+
+    assert!(opened(4096).is_ok());
+    assert!(refusal(opened(4097)).contains("which means 4096"));
 }
 
 #[test]

@@ -170,3 +170,27 @@ async fn a_drained_worker_finishes_what_it_has() {
     let (status, log) = worker.ended().await;
     assert!(status.success(), "{log}");
 }
+
+#[tokio::test]
+async fn what_an_encoder_can_not_do_is_refused_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let encoder = write("BertModel", "", |_, _| {});
+    let classifier = write("BertForSequenceClassification", "bert.", |_, _| {});
+    for (model, args, expected) in [
+        (&encoder, ["--task", "generate"], "an encoder does not generate"),
+        (&classifier, ["--task", "embed"], "the model has a classifier's head"),
+        (&classifier, ["--pooling", "mean"], "--pooling is for embeddings"),
+    ] {
+        let listen = format!("unix:{}/w", directory.path().display());
+        let worker = tokio::process::Command::new(env!("CARGO_BIN_EXE_sconce"))
+            .args(["worker", "--listen", &listen, "--model"])
+            .arg(model.path())
+            .args(args)
+            .output();
+
+        let output = worker.await.unwrap();
+
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(expected), "{said}");
+    }
+}

@@ -1,5 +1,7 @@
 //! A BERT-shaped encoder's hyperparameters, and what is made of its hidden states.
 
+use crate::models::pooling::PoolerConfig;
+
 /// Shape of an encoder. Names are those of Hugging Face's `config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
@@ -17,7 +19,7 @@ pub struct EncoderConfig {
     pub max_position_embeddings: usize,
     /// The row of the first token's position: 0 of BERT, the one after the padding's of RoBERTa.
     pub first_position: usize,
-    /// Rows of the table of token types.
+    /// Rows of the table of token types; 1 without one.
     pub type_vocab_size: usize,
     /// Epsilon of every layer norm.
     pub layer_norm_eps: f32,
@@ -31,28 +33,23 @@ pub struct EncoderConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadConfig {
     /// One embedding.
-    Embed {
-        /// How many vectors become one.
-        pooling: Pooling,
-        /// Whether it gets length 1.
-        normalize: bool,
-    },
+    Embed(PoolerConfig),
     /// A number for each label, from the first token's.
     Classify {
         /// How many there are.
         num_labels: usize,
+        /// What is between the classifier's two matrices.
+        activation: ClassifierActivation,
     },
 }
 
-/// How the hidden states of all tokens become one.
+/// What is between a classifier's two matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pooling {
-    /// Their mean.
-    Mean,
-    /// The first token's.
-    Cls,
-    /// The largest of each element.
-    Max,
+pub enum ClassifierActivation {
+    /// BERT's and RoBERTa's.
+    Tanh,
+    /// DistilBERT's.
+    Relu,
 }
 
 impl EncoderConfig {
@@ -100,8 +97,8 @@ impl EncoderConfig {
     /// Numbers that come of one input.
     pub fn num_outputs(&self) -> usize {
         match self.head {
-            HeadConfig::Embed { .. } => self.hidden_size,
-            HeadConfig::Classify { num_labels } => num_labels,
+            HeadConfig::Embed(_) => self.hidden_size,
+            HeadConfig::Classify { num_labels, .. } => num_labels,
         }
     }
 }

@@ -5,7 +5,7 @@ use sconce_kernels::cpu::{Compute, Cpu, PackedMatrix};
 use super::config::HeadConfig;
 use super::head::{Classifier, Head};
 use super::{Encoder, EncoderLayer, Linear, Norm};
-use crate::models::load::Error;
+use crate::models::load::{Error, of_vocabulary};
 use crate::weights::EncoderCheckpoint;
 
 /// Packs the encoder of `checkpoint` on all of `cpu`'s threads.
@@ -16,9 +16,7 @@ pub(crate) fn encoder(
 ) -> Result<Encoder, Error> {
     let config = checkpoint.config().clone();
     let source = Source { cpu, checkpoint, compute };
-    // 4 bits cost a vocabulary more than they cost a layer.
-    let of_words = if compute == Compute::Q4 { Compute::Q8 } else { compute };
-    let words = Source { compute: of_words, ..source };
+    let words = Source { compute: of_vocabulary(compute), ..source };
     let (hidden, types) = (config.hidden_size, config.type_vocab_size);
     let encoder = Encoder {
         word_embeddings: words
@@ -27,8 +25,11 @@ pub(crate) fn encoder(
             "embeddings.position_embeddings.weight",
             &[config.max_position_embeddings, hidden],
         )?,
-        token_type_embeddings: source
-            .floats("embeddings.token_type_embeddings.weight", &[types, hidden])?,
+        token_type_embeddings: if checkpoint.has_token_types() {
+            source.floats("embeddings.token_type_embeddings.weight", &[types, hidden])?
+        } else {
+            vec![0.0; types * hidden]
+        },
         norm: source.norm("embeddings.LayerNorm", None, hidden)?,
         layers: (0..config.num_hidden_layers)
             .map(|index| source.layer(index))
@@ -52,30 +53,26 @@ impl Source<'_> {
     fn layer(&self, index: usize) -> Result<EncoderLayer, Error> {
         let config = self.checkpoint.config();
         let (hidden, ff) = (config.hidden_size, config.intermediate_size);
-        let name = |rest: &str| format!("encoder.layer.{index}.{rest}");
-        let [query, key, value] =
-            ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
-        let parts = [&query, &key, &value].map(|part| format!("{part}.weight"));
-        let biases = [&query, &key, &value]
-            .map(|part| self.floats(&format!("{part}.bias"), &[hidden]))
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()?;
-        let qkv = Linear { weight: self.stack(&parts, [hidden, hidden])?, bias: biases.concat() };
-        let (attention, output) = (name("attention.output"), name("output"));
+        let names = self.checkpoint.layer_names();
+        let name = |part: &str| format!("{}.{index}.{part}", names.layers);
+        let qkv = names.qkv.map(name);
+        let parts = qkv.each_ref().map(|part| format!("{part}.weight"));
+        let biases = qkv.iter().map(|part| self.floats(&format!("{part}.bias"), &[hidden]));
+        let biases = biases.collect::<Result<Vec<_>, _>>()?;
+        let [attention, output] = [names.attention_output, names.output].map(name);
         Ok(EncoderLayer {
-            qkv,
-            attention_output: self
-                .matrix(&format!("{attention}.dense.weight"), [hidden, hidden])?,
+            qkv: Linear { weight: self.stack(&parts, [hidden, hidden])?, bias: biases.concat() },
+            attention_output: self.matrix(&format!("{attention}.weight"), [hidden, hidden])?,
             attention_norm: self.norm(
-                &format!("{attention}.LayerNorm"),
-                Some(&format!("{attention}.dense.bias")),
+                &name(names.attention_norm),
+                Some(&format!("{attention}.bias")),
                 hidden,
             )?,
-            intermediate: self.linear(&name("intermediate.dense"), [ff, hidden])?,
-            output: self.matrix(&format!("{output}.dense.weight"), [hidden, ff])?,
+            intermediate: self.linear(&name(names.intermediate), [ff, hidden])?,
+            output: self.matrix(&format!("{output}.weight"), [hidden, ff])?,
             output_norm: self.norm(
-                &format!("{output}.LayerNorm"),
-                Some(&format!("{output}.dense.bias")),
+                &name(names.output_norm),
+                Some(&format!("{output}.bias")),
                 hidden,
             )?,
         })
@@ -84,12 +81,13 @@ impl Source<'_> {
     fn head(&self) -> Result<Head, Error> {
         let config = self.checkpoint.config();
         match config.head {
-            HeadConfig::Embed { pooling, normalize } => Ok(Head::Pool { pooling, normalize }),
-            HeadConfig::Classify { num_labels } => {
+            HeadConfig::Embed(pooler) => Ok(Head::Pool(pooler)),
+            HeadConfig::Classify { num_labels, activation } => {
                 let hidden = config.hidden_size;
                 let [dense, output] = self.checkpoint.classifier();
                 Ok(Head::Classify(Classifier {
                     dense: self.linear(dense, [hidden, hidden])?,
+                    activation,
                     output: self.linear(output, [num_labels, hidden])?,
                 }))
             }

@@ -4,13 +4,16 @@ use sconce_kernels::dtype::Dtype;
 
 use super::{Gguf, metadata::Metadata, names::ROPE_FREQS};
 use crate::{
-    models::config::{DecoderConfig, RopeConfig, RopeScaling, RopeStyle},
+    models::{
+        config::{DecoderConfig, RopeConfig, RopeScaling, RopeStyle},
+        pooling::{PoolerConfig, Pooling},
+    },
     weights::Error,
 };
 
 /// Every key of the architecture that is read here. Another one would change the results in a way
 /// that we do not know, so it is refused.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
@@ -23,6 +26,7 @@ const KEYS: [&str; 21] = [
     "expert_count",
     "expert_used_count",
     "feed_forward_length",
+    "pooling_type",
     "rope.dimension_count",
     "rope.freq_base",
     "rope.scaling.factor",
@@ -65,6 +69,22 @@ pub(super) fn read(gguf: &Gguf) -> Result<DecoderConfig, Error> {
     };
     config.validate().map_err(|reason| metadata.malformed(reason))?;
     Ok(config)
+}
+
+/// How embeddings are made, of a model that is made for them. As llama.cpp's server has it, they
+/// get length 1.
+pub(super) fn pooler(metadata: &Metadata) -> Result<Option<PoolerConfig>, Error> {
+    let pooling = match metadata.usize("llama.pooling_type")? {
+        None | Some(0) => return Ok(None),
+        Some(1) => Pooling::Mean,
+        Some(2) => Pooling::Cls,
+        Some(3) => Pooling::Last,
+        Some(other) => {
+            let supported = "0 (none), 1 (mean), 2 (cls), 3 (last)";
+            return Err(Error::unsupported("llama.pooling_type", other.to_string(), supported));
+        }
+    };
+    Ok(Some(PoolerConfig { pooling, normalize: true }))
 }
 
 fn check_features(metadata: &Metadata) -> Result<(), Error> {

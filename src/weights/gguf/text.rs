@@ -55,6 +55,7 @@ pub(super) fn read(metadata: &Metadata) -> Result<TextConfig, Error> {
         special_tokens,
         bos_token_id,
         add_bos_token: bos_token_id.is_some() && tokenizer::adds_bos(metadata)?,
+        add_eos_token: tokenizer::adds_eos(metadata)?,
         eos_token_ids,
     })
 }

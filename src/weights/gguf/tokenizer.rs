@@ -12,7 +12,7 @@ use super::{
     metadata::Metadata,
     pre_tokenizer::{Recipe, byte_level},
 };
-use crate::weights::Error;
+use crate::weights::{Error, hugging_face::template};
 
 // Types of tokens; 5 is unused.
 const NORMAL: i32 = 1;
@@ -85,14 +85,16 @@ pub(super) fn json(metadata: &Metadata) -> Result<Vec<u8>, Error> {
 
 /// Whether raw prompts begin with the BOS token.
 pub(super) fn adds_bos(metadata: &Metadata) -> Result<bool, Error> {
-    if metadata.bool("tokenizer.ggml.add_eos_token")? == Some(true) {
-        return Err(Error::unsupported("tokenizer.ggml.add_eos_token", "true", "false"));
-    }
     let default = match Kind::read(metadata)? {
         Kind::ByteLevel(recipe) => recipe.add_bos_token,
         Kind::SentencePiece => true,
     };
     Ok(metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(default))
+}
+
+/// Whether texts end with the EOS token.
+pub(super) fn adds_eos(metadata: &Metadata) -> Result<bool, Error> {
+    Ok(metadata.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false))
 }
 
 enum Kind {
@@ -155,23 +157,19 @@ impl<'a> Tokens<'a> {
             .collect()
     }
 
-    /// Puts the BOS token before a prompt if the file wants it, after the `inner` processor.
+    /// Puts the BOS token before a prompt and the EOS token after it if the file wants them, after
+    /// the `inner` processor.
     fn post_processor(&self, metadata: &Metadata, inner: Option<Value>) -> Result<Value, Error> {
-        let bos = metadata.usize("tokenizer.ggml.bos_token_id")?;
-        let Some((bos, text)) = bos.and_then(|id| Some((id, *self.tokens.get(id)?))) else {
-            return Ok(inner.unwrap_or(Value::Null));
+        let token = |is_added: bool, name: &str| match metadata.usize(name)? {
+            Some(id) if is_added => Ok(self.tokens.get(id).map(|text| (*text, id as u32))),
+            _ => Ok::<_, Error>(None),
         };
-        if !adds_bos(metadata)? {
+        let bos = token(adds_bos(metadata)?, "tokenizer.ggml.bos_token_id")?;
+        let eos = token(adds_eos(metadata)?, "tokenizer.ggml.eos_token_id")?;
+        if bos.is_none() && eos.is_none() {
             return Ok(inner.unwrap_or(Value::Null));
         }
-        let special = |type_id| json!({"SpecialToken": {"id": text, "type_id": type_id}});
-        let sequence = |id, type_id| json!({"Sequence": {"id": id, "type_id": type_id}});
-        let template = json!({
-            "type": "TemplateProcessing",
-            "single": [special(0), sequence("A", 0)],
-            "pair": [special(0), sequence("A", 0), special(1), sequence("B", 1)],
-            "special_tokens": {text: {"id": text, "ids": [bos], "tokens": [text]}},
-        });
+        let template = template(bos, eos);
         Ok(match inner {
             Some(inner) => json!({"type": "Sequence", "processors": [inner, template]}),
             None => template,

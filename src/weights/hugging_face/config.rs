@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::optional_json;
+use super::{optional_json, sentence};
 use crate::{
     models::config::{DecoderConfig, RopeConfig, RopeScaling, RopeStyle},
     weights::Error,
@@ -93,7 +93,8 @@ pub(super) fn read(path: &Path) -> Result<DecoderConfig, Error> {
     let json: ConfigJson =
         serde_json::from_value(json).map_err(|error| Error::malformed(path, error.to_string()))?;
     check_features(&json)?;
-    check_window(&json, architecture)?;
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let num_positions = num_positions(&json, architecture, sentence::max_seq_length(dir)?)?;
     let heads = json.num_attention_heads;
     let head_dim = match json.head_dim {
         Some(head_dim) => head_dim,
@@ -111,7 +112,7 @@ pub(super) fn read(path: &Path) -> Result<DecoderConfig, Error> {
         num_key_value_heads: json.num_key_value_heads.unwrap_or(heads),
         head_dim,
         vocab_size: json.vocab_size,
-        max_position_embeddings: json.max_position_embeddings,
+        max_position_embeddings: num_positions,
         rms_norm_eps: json.rms_norm_eps,
         rope: rope(path, &json, head_dim)?,
         tie_word_embeddings: json.tie_word_embeddings,
@@ -121,6 +122,13 @@ pub(super) fn read(path: &Path) -> Result<DecoderConfig, Error> {
     Ok(config)
 }
 
+/// Whether the architecture has no LM head: what it computes is hidden states.
+pub(super) fn is_headless(path: &Path) -> Result<bool, Error> {
+    let json: Option<Value> = optional_json(path)?;
+    let name = json.as_ref().and_then(|json| json.pointer("/architectures/0")?.as_str());
+    Ok(matches!(name, Some("LlamaModel" | "MistralModel")))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Architecture {
     Llama,
@@ -128,13 +136,16 @@ enum Architecture {
 }
 
 fn architecture(json: &Value) -> Result<Architecture, Error> {
-    let names = json.get("architectures").and_then(Value::as_array);
-    match names.map(Vec::as_slice) {
-        Some([Value::String(name)]) if name == "LlamaForCausalLM" => Ok(Architecture::Llama),
-        Some([Value::String(name)]) if name == "MistralForCausalLM" => Ok(Architecture::Mistral),
+    let name = match json.get("architectures").and_then(Value::as_array).map(Vec::as_slice) {
+        Some([Value::String(name)]) => name.as_str(),
+        _ => "",
+    };
+    match name {
+        "LlamaForCausalLM" | "LlamaModel" => Ok(Architecture::Llama),
+        "MistralForCausalLM" | "MistralModel" => Ok(Architecture::Mistral),
         _ => {
             let found = json.get("architectures").map_or("missing".to_owned(), Value::to_string);
-            let supported = "LlamaForCausalLM, MistralForCausalLM";
+            let supported = "LlamaForCausalLM, MistralForCausalLM, LlamaModel, MistralModel";
             Err(Error::unsupported("architectures in config.json", found, supported))
         }
     }
@@ -176,18 +187,26 @@ fn is_on(value: &&Value) -> bool {
     }
 }
 
-/// A window as wide as the context is none. Mistral without the key has one of 4,096.
-fn check_window(json: &ConfigJson, architecture: Architecture) -> Result<(), Error> {
-    let found = match json.rest.get("sliding_window") {
-        Some(Value::Null) => return Ok(()),
-        None if architecture == Architecture::Llama => return Ok(()),
-        Some(window) if window.as_u64() >= Some(json.max_position_embeddings as u64) => {
-            return Ok(());
-        }
-        Some(window) => window.to_string(),
-        None => "missing, which means 4096".to_owned(),
+/// Positions that attention sees all of. A window as wide as the context is none, and so is one as
+/// wide as the longest text that the model is meant to embed. Mistral without the key has one of
+/// 4,096.
+fn num_positions(
+    json: &ConfigJson,
+    architecture: Architecture,
+    max_seq_length: Option<usize>,
+) -> Result<usize, Error> {
+    let all = json.max_position_embeddings;
+    let (window, found) = match json.rest.get("sliding_window") {
+        Some(Value::Null) => return Ok(all),
+        None if architecture == Architecture::Llama => return Ok(all),
+        Some(window) => (window.as_u64().unwrap_or(0) as usize, window.to_string()),
+        None => (4096, "missing, which means 4096".to_owned()),
     };
-    Err(Error::unsupported("sliding_window in config.json", found, "null"))
+    match max_seq_length {
+        _ if all <= window => Ok(all),
+        Some(longest) if longest <= window => Ok(longest),
+        _ => Err(Error::unsupported("sliding_window in config.json", found, "null")),
+    }
 }
 
 fn rope(path: &Path, json: &ConfigJson, head_dim: usize) -> Result<RopeConfig, Error> {

@@ -1,44 +1,27 @@
-//! The hyperparameters of an encoder in `config.json`, and what sentence-transformers' files say
-//! of its hidden states.
+//! The hyperparameters of an encoder in `config.json`.
 
-use std::{
-    collections::BTreeMap,
-    path::{Component, Path},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::optional_json;
+use super::{EncoderKind, optional_json, sentence};
 use crate::{
-    models::encoder::config::{EncoderConfig, HeadConfig, Pooling},
+    models::{
+        encoder::config::{ClassifierActivation, EncoderConfig, HeadConfig},
+        pooling::{PoolerConfig, Pooling},
+    },
     weights::Error,
 };
 
-/// The families, which differ in names and in where positions begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::weights) enum EncoderKind {
-    Bert,
-    Roberta,
-}
-
-impl EncoderKind {
-    /// What the names of tensors begin with where the model has a head.
-    pub(in crate::weights) fn prefix(self) -> &'static str {
-        match self {
-            Self::Bert => "bert.",
-            Self::Roberta => "roberta.",
-        }
-    }
-
-    /// The names of the classifier's two matrices.
-    pub(in crate::weights) fn classifier(self) -> [&'static str; 2] {
-        match self {
-            Self::Bert => ["pooler.dense", "classifier"],
-            Self::Roberta => ["classifier.dense", "classifier.out_proj"],
-        }
-    }
-}
+/// What DistilBERT's configuration calls what the others have too.
+const DISTILBERT_KEYS: [(&str, &str); 5] = [
+    ("dim", "hidden_size"),
+    ("hidden_dim", "intermediate_size"),
+    ("n_layers", "num_hidden_layers"),
+    ("n_heads", "num_attention_heads"),
+    ("activation", "hidden_act"),
+];
 
 #[derive(Deserialize)]
 struct ConfigJson {
@@ -59,44 +42,27 @@ struct ConfigJson {
     is_decoder: bool,
 }
 
-/// `sentence_bert_config.json`.
-#[derive(Default, Deserialize)]
-struct SentenceJson {
-    max_seq_length: Option<usize>,
-}
-
-/// An entry of `modules.json`.
-#[derive(Deserialize)]
-struct Module {
-    #[serde(rename = "type")]
-    kind: String,
-    path: String,
-}
-
-/// `config.json` of the pooling module.
-#[derive(Deserialize)]
-struct PoolingJson {
-    /// Newer files name the modes here.
-    pooling_mode: Option<Value>,
-    #[serde(flatten)]
-    rest: BTreeMap<String, Value>,
-}
-
 /// Reads the configuration. `None` when the architecture is no encoder's.
 pub(super) fn read(dir: &Path) -> Result<Option<(EncoderConfig, EncoderKind)>, Error> {
     let path = dir.join("config.json");
-    let Some(json) = optional_json::<Value>(&path)? else { return Ok(None) };
+    let Some(mut json) = optional_json::<Value>(&path)? else { return Ok(None) };
     let Some((kind, classifies)) = architecture(&json) else { return Ok(None) };
+    if kind == EncoderKind::DistilBert {
+        as_bert(&mut json);
+    }
     let json: ConfigJson =
         serde_json::from_value(json).map_err(|error| Error::malformed(&path, error.to_string()))?;
     check_features(&json)?;
-    let head = if classifies { classifier(&json) } else { embedder(dir)? };
+    let head = if classifies {
+        classifier(&json, kind)
+    } else {
+        let mean = PoolerConfig { pooling: Pooling::Mean, normalize: false };
+        HeadConfig::Embed(sentence::pooler(dir)?.unwrap_or(mean))
+    };
     let first_position = match kind {
-        EncoderKind::Bert => 0,
+        EncoderKind::Bert | EncoderKind::DistilBert => 0,
         EncoderKind::Roberta => json.pad_token_id.unwrap_or(1).saturating_add(1),
     };
-    let sentence: SentenceJson =
-        optional_json(&dir.join("sentence_bert_config.json"))?.unwrap_or_default();
     let num_positions = json.max_position_embeddings.saturating_sub(first_position);
     let config = EncoderConfig {
         hidden_size: json.hidden_size,
@@ -108,7 +74,7 @@ pub(super) fn read(dir: &Path) -> Result<Option<(EncoderConfig, EncoderKind)>, E
         first_position,
         type_vocab_size: json.type_vocab_size,
         layer_norm_eps: json.layer_norm_eps,
-        max_seq_length: sentence.max_seq_length.unwrap_or(num_positions).min(num_positions),
+        max_seq_length: sentence::max_seq_length(dir)?.unwrap_or(num_positions).min(num_positions),
         head,
     };
     config.validate().map_err(|reason| Error::malformed(&path, reason))?;
@@ -120,15 +86,19 @@ fn architecture(json: &Value) -> Option<(EncoderKind, bool)> {
     let [Value::String(name)] = json.get("architectures")?.as_array()?.as_slice() else {
         return None;
     };
-    match name.as_str() {
-        "BertModel" | "BertForMaskedLM" => Some((EncoderKind::Bert, false)),
-        "BertForSequenceClassification" => Some((EncoderKind::Bert, true)),
-        "RobertaModel" | "XLMRobertaModel" => Some((EncoderKind::Roberta, false)),
-        "RobertaForSequenceClassification" | "XLMRobertaForSequenceClassification" => {
-            Some((EncoderKind::Roberta, true))
+    EncoderKind::of(name)
+}
+
+/// Gives DistilBERT's settings the others' names, and what it leaves out their values.
+fn as_bert(json: &mut Value) {
+    let Some(settings) = json.as_object_mut() else { return };
+    for (distilbert, bert) in DISTILBERT_KEYS {
+        if let Some(value) = settings.remove(distilbert) {
+            settings.insert(bert.to_owned(), value);
         }
-        _ => None,
     }
+    settings.insert("type_vocab_size".to_owned(), 1.into());
+    settings.insert("layer_norm_eps".to_owned(), 1e-12.into());
 }
 
 fn check_features(json: &ConfigJson) -> Result<(), Error> {
@@ -147,59 +117,13 @@ fn check_features(json: &ConfigJson) -> Result<(), Error> {
     }
 }
 
-fn classifier(json: &ConfigJson) -> HeadConfig {
+fn classifier(json: &ConfigJson, kind: EncoderKind) -> HeadConfig {
     let named = json.id2label.as_ref().map(BTreeMap::len);
     // As transformers: two, unless said otherwise.
-    HeadConfig::Classify { num_labels: named.or(json.num_labels).unwrap_or(2) }
-}
-
-/// What follows the encoder in sentence-transformers' list of modules; without one, the mean.
-fn embedder(dir: &Path) -> Result<HeadConfig, Error> {
-    let path = dir.join("modules.json");
-    let modules: Vec<Module> = optional_json(&path)?.unwrap_or_default();
-    let (mut pooling, mut normalize) = (Pooling::Mean, false);
-    for (i, Module { kind, path: module }) in modules.iter().enumerate() {
-        match kind.rsplit('.').next().unwrap_or_default() {
-            "Transformer" if i == 0 => {}
-            "Pooling" => {
-                let is_plain = |part| matches!(part, Component::Normal(_));
-                if !Path::new(module).components().all(is_plain) {
-                    let reason = format!("{module:?} is no folder here");
-                    return Err(Error::malformed(&path, reason));
-                }
-                pooling = read_pooling(&dir.join(module).join("config.json"))?;
-            }
-            "Normalize" => normalize = true,
-            _ => {
-                let supported = "Transformer, Pooling, Normalize";
-                return Err(Error::unsupported("a module in modules.json", kind, supported));
-            }
-        }
-    }
-    Ok(HeadConfig::Embed { pooling, normalize })
-}
-
-fn read_pooling(path: &Path) -> Result<Pooling, Error> {
-    let Some(json) = optional_json::<PoolingJson>(path)? else {
-        let reason = "modules.json speaks of a pooling module".to_owned();
-        return Err(Error::NotFound { path: path.to_owned(), reason });
+    let num_labels = named.or(json.num_labels).unwrap_or(2);
+    let activation = match kind {
+        EncoderKind::Bert | EncoderKind::Roberta => ClassifierActivation::Tanh,
+        EncoderKind::DistilBert => ClassifierActivation::Relu,
     };
-    let mut modes: Vec<String> = match json.pooling_mode {
-        Some(Value::String(mode)) => vec![mode],
-        Some(Value::Array(modes)) => {
-            modes.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-        }
-        _ => Vec::new(),
-    };
-    let flags = json.rest.iter().filter(|(_, value)| **value == Value::Bool(true));
-    modes.extend(flags.filter_map(|(key, _)| {
-        let mode = key.strip_prefix("pooling_mode_")?;
-        Some(mode.trim_end_matches("_tokens").trim_end_matches("_token").to_owned())
-    }));
-    match modes.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] | ["mean"] => Ok(Pooling::Mean),
-        ["cls"] => Ok(Pooling::Cls),
-        ["max"] => Ok(Pooling::Max),
-        _ => Err(Error::unsupported("the pooling mode", modes.join(", "), "mean, cls, max")),
-    }
+    HeadConfig::Classify { num_labels, activation }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{TOKENIZER, optional_json, optional_text};
 use crate::weights::{Error, TextConfig};
@@ -64,15 +64,11 @@ struct AddedToken {
 }
 
 pub(super) fn read(dir: &Path) -> Result<TextConfig, Error> {
-    let config: TokenizerConfig = json(dir, "tokenizer_config.json")?;
-    if config.add_eos_token == Some(true) {
-        let what = "add_eos_token in tokenizer_config.json";
-        return Err(Error::unsupported(what, "true", "false"));
-    }
-    let special_tokens_map: BTreeMap<String, Value> = json(dir, "special_tokens_map.json")?;
-    let tokenizer: TokenizerJson = json(dir, TOKENIZER)?;
+    let config: TokenizerConfig = read_json(dir, "tokenizer_config.json")?;
+    let special_tokens_map: BTreeMap<String, Value> = read_json(dir, "special_tokens_map.json")?;
+    let tokenizer: TokenizerJson = read_json(dir, TOKENIZER)?;
     let (model, generation): (TokenIds, TokenIds) =
-        (json(dir, "config.json")?, json(dir, "generation_config.json")?);
+        (read_json(dir, "config.json")?, read_json(dir, "generation_config.json")?);
 
     let mut special_tokens = BTreeMap::new();
     for name in SPECIAL {
@@ -103,12 +99,65 @@ pub(super) fn read(dir: &Path) -> Result<TextConfig, Error> {
         chat_template: chat_template(dir, config.chat_template)?,
         bos_token_id,
         add_bos_token: bos_token_id.is_some() && config.add_bos_token.unwrap_or_else(adds_bos),
+        add_eos_token: config.add_eos_token == Some(true),
         eos_token_ids,
         special_tokens,
     })
 }
 
-fn json<T: Default + for<'de> Deserialize<'de>>(dir: &Path, name: &str) -> Result<T, Error> {
+/// The tokenizer as transformers changes it where `add_eos_token` is set: its post-processor puts
+/// the end token after a text. `None` when that is not asked for.
+pub(super) fn with_eos(dir: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let config: TokenizerConfig = read_json(dir, "tokenizer_config.json")?;
+    if config.add_eos_token != Some(true) {
+        return Ok(None);
+    }
+    let text = read(dir)?;
+    let path = dir.join(TOKENIZER);
+    let mut tokenizer: Value = read_json(dir, TOKENIZER)?;
+    let id_of = |name: &str| {
+        let content = text.special_tokens.get(name)?;
+        let added = tokenizer.get("added_tokens")?.as_array()?;
+        let token = added.iter().find(|token| token["content"] == **content)?;
+        Some((content.as_str(), u32::try_from(token["id"].as_u64()?).ok()?))
+    };
+    let Some(eos) = id_of("eos_token") else {
+        let reason = "the tokenizer puts an end token after texts, and has none";
+        return Err(Error::malformed(&path, reason));
+    };
+    let bos = if text.add_bos_token { id_of("bos_token") } else { None };
+    let template = template(bos, Some(eos));
+    let Some(fields) = tokenizer.as_object_mut() else {
+        return Err(Error::malformed(&path, "it is no object"));
+    };
+    fields.insert("post_processor".to_owned(), template);
+    let json = serde_json::to_vec(&tokenizer);
+    json.map(Some).map_err(|error| Error::malformed(&path, error.to_string()))
+}
+
+/// A post-processor that puts these tokens before and after every text.
+pub(in crate::weights) fn template(bos: Option<(&str, u32)>, eos: Option<(&str, u32)>) -> Value {
+    let special =
+        |(text, _): (&str, u32), kind| json!({"SpecialToken": {"id": text, "type_id": kind}});
+    let around = |name: &str, kind: u8| {
+        let text = json!({"Sequence": {"id": name, "type_id": kind}});
+        let [bos, eos] = [bos, eos].map(|token| token.map(|token| special(token, kind)));
+        bos.into_iter().chain([text]).chain(eos).collect::<Vec<_>>()
+    };
+    let tokens = bos
+        .into_iter()
+        .chain(eos)
+        .map(|(text, id)| (text.to_owned(), json!({"id": text, "ids": [id], "tokens": [text]})));
+    let pair = [around("A", 0), around("B", 1)].concat();
+    json!({
+        "type": "TemplateProcessing",
+        "single": around("A", 0),
+        "pair": pair,
+        "special_tokens": tokens.collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+fn read_json<T: Default + for<'de> Deserialize<'de>>(dir: &Path, name: &str) -> Result<T, Error> {
     Ok(optional_json(&dir.join(name))?.unwrap_or_default())
 }
 

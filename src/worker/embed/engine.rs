@@ -1,4 +1,4 @@
-//! The thread that owns an encoder.
+//! The thread that owns an embedder.
 //!
 //! It takes commands, computes a batch of what has come from all routers, and puts each request's
 //! vectors into its router's outbox. With nothing to do it blocks on its commands.
@@ -19,18 +19,20 @@ use tracing::{debug, error, info, warn};
 use super::Checked;
 use crate::engine::embed::{EmbedBatch, EmbedInput, EmbedQueue, Refusal};
 use crate::engine::sequence::RequestId;
-use crate::runner::encoder::EncoderRunner;
+use crate::runner::Embedder;
 use crate::worker::engine::{Command, Error, SessionId, describe};
 use crate::worker::outbox::Outbox;
 
 /// How long a step may take: a request that comes meanwhile waits so long, and so does a probe.
 const STEP: Duration = Duration::from_millis(200);
 const PROBE_TOKENS: u32 = 128;
+/// Tokens that are computed together however long it takes: alone they would take longer.
+const SMALLEST_STEP: u32 = 512;
 
-/// The engine of a process that serves an encoder.
+/// The engine of a process that serves an embedder.
 pub(crate) struct EmbedEngine {
     queue: EmbedQueue,
-    runner: EncoderRunner,
+    runner: Box<dyn Embedder>,
     commands: mpsc::Receiver<Command>,
     sessions: HashMap<SessionId, Session>,
     requests: HashMap<RequestId, Ticket>,
@@ -63,7 +65,7 @@ struct Ticket {
 impl EmbedEngine {
     pub(crate) fn new(
         queue: EmbedQueue,
-        runner: EncoderRunner,
+        runner: Box<dyn Embedder>,
         commands: mpsc::Receiver<Command>,
         num_unfinished: Arc<AtomicU32>,
     ) -> Self {
@@ -96,7 +98,8 @@ impl EmbedEngine {
         self.compute_nothing(num_tokens as usize)?;
         let per_token = before.elapsed() / num_tokens;
         let fit = STEP.as_nanos() / per_token.as_nanos().max(1);
-        self.queue.limit_tokens(fit.try_into().unwrap_or(usize::MAX).max(longest as usize));
+        let fit = usize::try_from(fit).unwrap_or(usize::MAX);
+        self.queue.limit_tokens(fit.max(longest.min(SMALLEST_STEP) as usize));
         Ok(per_token * longest)
     }
 
@@ -265,7 +268,7 @@ impl EmbedEngine {
         self.runner.forward(&self.batch, &mut self.values)?;
         self.num_prompt_tokens += self.batch.token_ids.len() as u64;
         self.num_steps += 1;
-        let num_outputs = self.runner.config().num_outputs();
+        let num_outputs = self.runner.num_outputs();
         let mut shares: HashMap<RequestId, Vec<f32>> = HashMap::new();
         for (input, values) in self.batch.inputs.iter().zip(self.values.chunks_exact(num_outputs)) {
             shares.entry(input.request).or_default().extend_from_slice(values);
