@@ -92,6 +92,8 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(synchronous)
             .foreign_keys(true)
+            // What was deleted is not left in the file.
+            .pragma("secure_delete", "ON")
             .busy_timeout(PATIENCE);
         let pool = SqlitePoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
