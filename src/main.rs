@@ -1,5 +1,7 @@
 //! The one binary: its subcommands are the processes and the tools around them.
 
+mod manual;
+
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -26,10 +28,14 @@ enum Command {
     Up(sconce_launcher::cli::Up),
     Pull(sconce_launcher::cli::Pull),
     List(sconce_launcher::cli::List),
+    Show(sconce_launcher::cli::Show),
+    Verify(sconce_launcher::cli::Verify),
     Rm(sconce_launcher::cli::Rm),
     Keys(sconce_router::cli::Keys),
     Router(Box<sconce_router::cli::Router>),
     Worker(Box<sconce::worker::Worker>),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 /// What the log is written as.
@@ -83,9 +89,13 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
         }
         Command::Pull(pull) => all_cores()?.block_on(pull.run()),
         Command::List(list) => one_thread()?.block_on(list.run()),
+        Command::Show(show) => one_thread()?.block_on(show.run()),
+        Command::Verify(verify) => one_thread()?.block_on(verify.run()),
         Command::Rm(rm) => one_thread()?.block_on(rm.run()),
         Command::Keys(keys) => Ok(one_thread()?.block_on(keys.run(&mut std::io::stdout().lock()))?),
         Command::Router(router) => all_cores()?.block_on(serve(*router)),
+        Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Man(man) => man.run(Cli::command()),
         Command::Worker(worker) => {
             die_of_panics();
             Ok(one_thread()?.block_on(sconce::worker::run(*worker))?)

@@ -1,14 +1,18 @@
-//! What a user types: `sconce pull`, `list`, `rm` and `up`.
+//! What a user types: `sconce pull`, `list`, `show`, `verify`, `rm` and `up`.
 
 mod list;
 mod pull;
 mod rm;
+mod show;
 mod up;
+mod verify;
 
 pub use list::List;
 pub use pull::Pull;
 pub use rm::Rm;
+pub use show::Show;
 pub use up::{FirstKey, Hooks, Launch, Up};
+pub use verify::Verify;
 
 use crate::catalogue::Catalogue;
 use crate::progress::Progress;

@@ -75,6 +75,15 @@ impl Error {
     }
 }
 
+/// A model whose files were read again.
+#[derive(Debug)]
+pub struct Verified {
+    /// What was pulled.
+    pub manifest: Manifest,
+    /// How the files differ from it.
+    pub damage: Option<Damage>,
+}
+
 /// Keeps a model from being removed while it is served.
 #[derive(Debug)]
 pub struct InUse {
@@ -115,6 +124,25 @@ impl Store {
         }
         manifests.sort_by(|a: &Manifest, b| a.name.cmp(&b.name));
         Ok(manifests)
+    }
+
+    /// Reads the files of these models again, or of all. Blocking.
+    pub fn verify(&self, names: &[String]) -> Result<Vec<Verified>, Error> {
+        let manifests = match names {
+            [] => self.list()?,
+            names => {
+                let find = |name: &String| self.find(name)?.ok_or(Error::Absent(name.clone()));
+                names.iter().map(find).collect::<Result<_, _>>()?
+            }
+        };
+        let verify = |mut manifest: Manifest| {
+            let checked = manifest.check(Check::Always);
+            if let Ok(true) = checked {
+                self.write(&manifest)?;
+            }
+            Ok(Verified { manifest, damage: checked.err() })
+        };
+        manifests.into_iter().map(verify).collect()
     }
 
     /// Notes a model whose files are all there.
@@ -274,6 +302,29 @@ mod tests {
 
         std::fs::write(&manifest.model, b"weighty").unwrap();
         assert!(matches!(manifest.check(Check::IfTouched), Err(Damage::Changed { .. })));
+    }
+
+    #[test]
+    fn every_byte_is_read_to_verify_a_model() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::new(home.path().to_owned());
+        let (a, b) = (add(&store, "a:1", b"weights"), add(&store, "b:1", b"others"));
+        let damaged = |names: &[&str]| -> Vec<_> {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            let verified = store.verify(&names).unwrap().into_iter();
+            verified.map(|it| (it.manifest.name, it.damage.is_some())).collect()
+        };
+        assert_eq!(damaged(&[]), [("a:1".into(), false), ("b:1".into(), false)]);
+
+        // Of the same length and time: only its content tells.
+        std::fs::write(&a.model, b"weighty").unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(a.files[0].modified_ns);
+        std::fs::File::open(&a.model).unwrap().set_modified(time).unwrap();
+        std::fs::remove_file(&b.model).unwrap();
+
+        assert_eq!(damaged(&["a:1"]), [("a:1".into(), true)]);
+        assert_eq!(damaged(&[]), [("a:1".into(), true), ("b:1".into(), true)]);
+        assert!(matches!(store.verify(&["c:1".into()]), Err(Error::Absent(_))));
     }
 
     #[test]

@@ -1,0 +1,69 @@
+"""The commands around the model store, as a user types them."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import BINARY, MODEL
+
+HOME = os.environ.get("SCONCE_HOME")
+
+
+def sconce(*words, home=HOME):
+    environment = dict(os.environ, SCONCE_HOME=str(home))
+    return subprocess.run([BINARY, *words], capture_output=True, text=True, env=environment, timeout=120)
+
+
+@pytest.fixture
+def pulled():
+    listed = json.loads(sconce("list", "--json").stdout) if HOME else []
+    found = [manifest for manifest in listed if manifest["name"] == MODEL]
+    if not found:
+        pytest.skip("no model was pulled")
+    return found[0]
+
+
+def test_a_model_is_shown_with_its_hashes(pulled):
+    shown = sconce("show", MODEL)
+    assert shown.returncode == 0
+    for file in pulled["files"]:
+        assert file["sha256"] in shown.stdout
+    assert json.loads(sconce("show", MODEL, "--json").stdout) == pulled
+
+    absent = sconce("show", "nobody:1")
+    assert absent.returncode == 1 and "nobody:1" in absent.stderr
+
+
+def test_a_damaged_model_is_found(pulled, tmp_path):
+    assert sconce("verify", MODEL).returncode == 0
+
+    # A store of its own, whose files may be damaged.
+    manifest = pathlib.Path(HOME, "models")
+    (tmp_path / "models").mkdir()
+    path = shutil.copy(pulled["model"], tmp_path / "model.gguf")
+    with open(path, "r+b") as file:
+        file.seek(1000)
+        file.write(b"\xff\x00\xff\x00")
+    for found in manifest.glob("*.json"):
+        text = found.read_text()
+        if json.loads(text)["name"] == MODEL:
+            (tmp_path / "models" / found.name).write_text(text.replace(pulled["model"], str(path)))
+
+    damaged = sconce("verify", "--json", home=tmp_path)
+    assert damaged.returncode == 1 and "1 of 1" in damaged.stderr
+    [model] = json.loads(damaged.stdout)
+    assert model["name"] == MODEL and "sha256" in model["damage"]
+
+
+def test_shells_can_complete_the_commands(tmp_path):
+    script = sconce("completions", "bash")
+    assert script.returncode == 0
+    checked = subprocess.run(["bash", "-n"], input=script.stdout, text=True)
+    assert checked.returncode == 0 and "verify" in script.stdout
+
+    assert sconce("man", str(tmp_path / "man1")).returncode == 0
+    assert (tmp_path / "man1" / "sconce-up.1").exists()
