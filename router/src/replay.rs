@@ -147,7 +147,11 @@ impl Replays {
     fn stream(&self, recipient: Recipient, response: Response) -> Result<Reader, Box<Response>> {
         let mut answers = self.0.answers();
         if self.0.is_room(&mut answers) {
-            Ok(self.start(&mut answers, recipient, std::future::ready(response)))
+            Ok(self.start(
+                &mut answers,
+                (recipient, self.recording()),
+                std::future::ready(response),
+            ))
         } else {
             Err(response.into())
         }
@@ -173,7 +177,7 @@ impl Replays {
         if !self.0.is_room(&mut answers) {
             return Err(Error::Full);
         }
-        Ok(Once::First(self.start(&mut answers, recipient, answer())))
+        Ok(Once::First(self.start(&mut answers, (recipient, self.recording()), answer())))
     }
 
     /// Makes an answer for nobody in particular, to its end. Its events are kept as long as there is
@@ -187,20 +191,9 @@ impl Replays {
         if !self.0.is_room(&mut answers) {
             return Err(Error::Full);
         }
-        let wording = Wording::OpenAi;
-        let recording = Recording::unattended(id.clone(), Arc::clone(&self.0.budget));
-        let recording = Arc::new(recording);
-        let reader = Reader::new(Arc::clone(&recording), (wording, self.0.limits.keep_alive));
-        let keep = self.0.limits.idempotency_window;
-        let keeper = Keeper { recording: Arc::clone(&recording), shared: Arc::downgrade(&self.0) };
-        let made = keeper.make_alone(answer).in_current_span();
-        let task = tokio::spawn(async move {
-            made.await;
-            keeper.keep(true, keep).await;
-        });
-        let task = AbortOnDropHandle::new(task);
-        answers.by_id.insert(id, Answer { recording, owner, wording, once: None, _task: task });
-        Ok(reader)
+        let recipient = Recipient { owner, wording: Wording::OpenAi, once: None };
+        let recording = Recording::unattended(id, Arc::clone(&self.0.budget));
+        Ok(self.start(&mut answers, (recipient, recording), answer))
     }
 
     /// A reader of an answer that is made in the background, whether it has begun or not.
@@ -248,26 +241,31 @@ impl Replays {
         Reader::new(Arc::clone(&answer.recording), (answer.wording, keep_alive))
     }
 
+    fn recording(&self) -> Recording {
+        Recording::new(new_id(), Arc::clone(&self.0.budget))
+    }
+
     /// Starts the task that makes and keeps an answer. Its first reader is there before it.
     fn start(
         &self,
         answers: &mut Answers,
-        recipient: Recipient,
+        (recipient, recording): (Recipient, Recording),
         answer: impl Future<Output = Response> + Send + 'static,
     ) -> Reader {
         let Recipient { owner, wording, once } = recipient;
-        let id = new_id();
-        let recording = Arc::new(Recording::new(id.clone(), Arc::clone(&self.0.budget)));
+        let (id, recording) = (recording.id.clone(), Arc::new(recording));
         let reader = Reader::new(Arc::clone(&recording), (wording, self.0.limits.keep_alive));
+        let Kept { grace, idempotency_window, .. } = self.0.limits;
         let keep = match &once {
             Some((scope, _)) => {
                 answers.by_scope.insert(scope.clone(), id.clone());
-                self.0.limits.idempotency_window.max(self.0.limits.grace)
+                idempotency_window.max(grace)
             }
-            None => self.0.limits.grace,
+            None if recording.is_unattended() => idempotency_window,
+            None => grace,
         };
         let keeper = Keeper { recording: Arc::clone(&recording), shared: Arc::downgrade(&self.0) };
-        let made = keeper.make(answer, (self.0.limits.grace, self.0.stage.clone()));
+        let made = keeper.make(answer, (grace, self.0.stage.clone()));
         let made = made.in_current_span();
         let task = tokio::spawn(async move { keeper.keep(made.await, keep).await });
         let task = AbortOnDropHandle::new(task);
@@ -343,18 +341,6 @@ impl Keeper {
                     false
                 }
             }
-        }
-    }
-
-    /// Takes the answer in, whoever wants it.
-    fn make_alone(
-        &self,
-        answer: impl Future<Output = Response> + Send + 'static,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let keeper = Self { recording: Arc::clone(&self.recording), shared: self.shared.clone() };
-        async move {
-            let _ending = Ending(&keeper.recording);
-            keeper.recording.fill(answer, &keeper).await;
         }
     }
 

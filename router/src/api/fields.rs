@@ -19,7 +19,7 @@ pub(crate) use messages::MESSAGE_FIELDS;
 pub(crate) use responses::RESPONSE_FIELDS;
 pub(crate) use schema::request_schema;
 pub(crate) use strict::Strict;
-pub(crate) use table::FIELDS;
+pub(crate) use table::{EFFORTS, FIELDS};
 
 /// An endpoint with a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -227,7 +227,7 @@ impl Recording {
         let Budget { max_each, max_total, .. } = *self.budget;
         let mut state = self.state();
         let before = state.log.size();
-        if self.kind == Kind::Unattended {
+        if self.is_unattended() {
             state.log.give_all();
         }
         // One event always fits: what is left to a stream when others have taken everything.
@@ -252,9 +252,12 @@ impl Recording {
         self.budget.changed(before, state.log.size());
     }
 
-    /// Returns once an answer that is being made has had no reader for so long. At a shutdown
-    /// nobody comes back.
+    /// Returns once an answer that is being made has had no reader for so long, if that matters to
+    /// it. At a shutdown nobody comes back.
     pub(super) async fn abandoned(&self, grace: Duration, mut stage: watch::Receiver<Stage>) {
+        if self.is_unattended() {
+            return std::future::pending().await;
+        }
         let mut readers = self.readers.subscribe();
         loop {
             let _ = readers.wait_for(|readers| *readers == 0).await;

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::messages::{self, Call, ChatMessage, MAX_CALLS, Role, short};
+use super::messages::{self, Call, ChatMessage, MAX_CALLS, Role, add_line, short};
 use super::tools::{self, Chosen, Tools, choose, distinct};
 use super::{Chat, PromptEnd, template};
 use crate::api::fields::missing;
@@ -121,7 +121,7 @@ impl Conversation {
             (Some("thinking"), Role::Assistant) => {
                 let thinking = block.thinking.ok_or_else(|| missing(&field("thinking")))?;
                 self.amend(role, |message| match &mut message.reasoning {
-                    Some(reasoning) => join(reasoning, &thinking),
+                    Some(reasoning) => add_line(reasoning, &thinking),
                     none => *none = Some(thinking),
                 });
             }
@@ -140,7 +140,7 @@ impl Conversation {
     }
 
     fn say(&mut self, role: Role, text: &str) {
-        self.amend(role, |message| join(&mut message.content, text));
+        self.amend(role, |message| add_line(&mut message.content, text));
     }
 
     /// Changes the last message, or a new one if the last is another role's.
@@ -165,13 +165,6 @@ fn new(role: Role) -> ChatMessage {
         call_id: None,
         reasoning: None,
     }
-}
-
-fn join(text: &mut String, more: &str) {
-    if !text.is_empty() {
-        text.push('\n');
-    }
-    text.push_str(more);
 }
 
 fn role(i: usize, role: Option<&str>) -> Result<Role, ApiError> {
@@ -212,7 +205,7 @@ fn result(path: &str, block: BlockParam) -> Result<ChatMessage, ApiError> {
             for (k, block) in blocks.into_iter().enumerate() {
                 let path = format!("{path}.content[{k}]");
                 match (block.kind.as_deref(), block.text) {
-                    (Some("text"), Some(text)) => join(&mut content, &text),
+                    (Some("text"), Some(text)) => add_line(&mut content, &text),
                     (Some("text"), None) => return Err(missing(&format!("{path}.text"))),
                     (Some(kind), _) => return Err(unsupported(&path, kind)),
                     (None, _) => return Err(missing(&format!("{path}.type"))),

@@ -191,6 +191,14 @@ impl Call {
     }
 }
 
+/// Adds to a text what was said after it.
+pub(super) fn add_line(text: &mut String, more: &str) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text.push_str(more);
+}
+
 pub(super) fn short(param: &str, text: String) -> Result<String, ApiError> {
     if text.chars().count() <= MAX_ID_CHARS {
         return Ok(text);

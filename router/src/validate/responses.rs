@@ -1,11 +1,11 @@
 //! The dialect of the Responses API: items become messages, and the fields of other names what they
 //! mean. What is allowed is decided where every dialect's requests are compared.
 
-use super::messages::{self, Call, ChatMessage, MAX_CALLS, Role, short};
+use super::messages::{self, Call, ChatMessage, MAX_CALLS, Role, add_line, short};
 use super::tools::{self, Chosen, Tools, choose, distinct};
 use super::{Bounds, Chat, PromptEnd, format, template};
 use crate::api::chat::request::{Content, Part};
-use crate::api::fields::missing;
+use crate::api::fields::{EFFORTS, missing};
 use crate::api::responses::item::{Item, ItemPart, new_id};
 use crate::api::responses::request::{
     FunctionTool, InputItem, ReasoningConfig, ResponseToolChoice, ResponseToolChoiceObject,
@@ -13,8 +13,6 @@ use crate::api::responses::request::{
 };
 use crate::config::Limits;
 use crate::error::ApiError;
-
-const EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 const LOGPROBS: &str = "message.output_text.logprobs";
 
@@ -247,7 +245,7 @@ fn add(messages: &mut Vec<ChatMessage>, item: &Item) {
         Item::Message { role, content, .. } => match messages::role("", Some(role)) {
             Ok(Role::Assistant) => {
                 let said = &mut answer(messages).content;
-                join(said, &joined(content));
+                add_line(said, &joined(content));
                 return;
             }
             Ok(role) => (role, joined(content), None),
@@ -258,7 +256,7 @@ fn add(messages: &mut Vec<ChatMessage>, item: &Item) {
             let thought = joined(if content.is_empty() { summary } else { content });
             // Sent back without its text: nothing can be known of it.
             if !thought.is_empty() {
-                join(answer(messages).reasoning.get_or_insert_default(), &thought);
+                add_line(answer(messages).reasoning.get_or_insert_default(), &thought);
             }
             return;
         }
@@ -287,13 +285,6 @@ fn answer(messages: &mut Vec<ChatMessage>) -> &mut ChatMessage {
 
 fn joined(parts: &[ItemPart]) -> String {
     parts.iter().map(ItemPart::text).collect::<Vec<_>>().join("\n")
-}
-
-fn join(text: &mut String, more: &str) {
-    if !text.is_empty() {
-        text.push('\n');
-    }
-    text.push_str(more);
 }
 
 fn effort(reasoning: Option<&ReasoningConfig>) -> Result<Option<&str>, ApiError> {
@@ -335,17 +326,7 @@ fn tools(
 
 fn function(i: usize, tool: FunctionTool) -> Result<(String, tools::Function), ApiError> {
     let path = |field: &str| format!("tools[{i}].{field}");
-    match tool.kind.as_deref() {
-        Some("function") => {}
-        None => return Err(missing(&path("type"))),
-        Some(kind) => {
-            let message = format!(
-                "`{}` is {kind:?}, and only functions are supported: type `function`",
-                path("type")
-            );
-            return Err(ApiError::invalid(path("type"), "unsupported_value", message));
-        }
-    }
+    tools::check_kind(path("type"), tool.kind.as_deref())?;
     let param = path("name");
     let name = tool.name.ok_or_else(|| missing(&param))?;
     let parameters = (path("parameters"), tool.parameters);

@@ -122,23 +122,26 @@ pub(super) fn distinct<T>(
 
 fn function(i: usize, tool: Tool) -> Result<(String, Function), ApiError> {
     let path = |field: &str| format!("tools[{i}].{field}");
-    match tool.kind.as_deref() {
-        Some("function") => {}
-        None => return Err(missing(&path("type"))),
-        Some(kind) => {
-            let message = format!(
-                "`{}` is {kind:?}, and only functions are supported: type `function`",
-                path("type")
-            );
-            return Err(ApiError::invalid(path("type"), "unsupported_value", message));
-        }
-    }
+    check_kind(path("type"), tool.kind.as_deref())?;
     let function = tool.function.ok_or_else(|| missing(&path("function")))?;
     let param = path("function.name");
     let name = function.name.ok_or_else(|| missing(&param))?;
     let parameters = (path("function.parameters"), function.parameters);
     let function = Function::new((&param, name), function.description, parameters)?;
     Ok((param, function))
+}
+
+/// Whether a tool is of the one kind that there is.
+pub(super) fn check_kind(param: String, kind: Option<&str>) -> Result<(), ApiError> {
+    match kind {
+        Some("function") => Ok(()),
+        None => Err(missing(&param)),
+        Some(kind) => {
+            let message =
+                format!("`{param}` is {kind:?}, and only functions are supported: type `function`");
+            Err(ApiError::invalid(param, "unsupported_value", message))
+        }
+    }
 }
 
 fn chosen(choice: ToolChoice) -> Result<Chosen, ApiError> {

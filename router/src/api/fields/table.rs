@@ -16,6 +16,9 @@ const ALL: &[Door] = &[Door::Chat, Door::Completions, Door::Embeddings, Door::Re
 pub(super) const MAX_U32: i64 = u32::MAX as i64;
 pub(super) const COUNT: Kind = Kind::Integer { min: 1, max: MAX_U32 };
 
+/// How much a model may be told to think.
+pub(crate) const EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+
 type Doors = &'static [Door];
 
 pub(super) const fn used(
@@ -252,7 +255,7 @@ pub(crate) const FIELDS: &[Field] = &[
     used(
         "reasoning_effort",
         CHAT,
-        Kind::OneOf(&["none", "minimal", "low", "medium", "high", "xhigh", "max"]),
+        Kind::OneOf(EFFORTS),
         "For chat templates that ask for it; `none` also sets their `enable_thinking` to false.",
     ),
     used(
