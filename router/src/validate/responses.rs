@@ -314,12 +314,12 @@ fn tools(
     parallel: Option<bool>,
 ) -> Result<Tools, ApiError> {
     let functions = distinct(tools, function)?;
-    let chosen = choice.map_or(Ok(Chosen::Any(tools::Choice::Auto)), chosen)?;
     // A function that is named is called once.
     let is_named = matches!(
-        &chosen,
-        Chosen::Named(names, tools::Choice::Required) if names.len() == 1
+        &choice,
+        Some(ResponseToolChoice::Object(object)) if object.kind.as_deref() == Some("function")
     );
+    let chosen = choice.map_or(Ok(Chosen::Any(tools::Choice::Auto)), chosen)?;
     let (functions, choice) = choose(functions, chosen)?;
     Ok(Tools { functions, choice, parallel: parallel.unwrap_or(true) && !is_named })
 }

@@ -394,6 +394,32 @@ fn a_conversation_of_items_is_the_chat_that_it_means() {
 }
 
 #[test]
+fn only_a_function_that_is_named_is_called_once() {
+    let object = json!({"type": "object"});
+    let chat_tools = json!([function("f", &object)]);
+    let response_tools = json!([{"type": "function", "name": "f", "parameters": object}]);
+    let allowed = |tool: Value| json!({"mode": "required", "tools": [tool]});
+    let mut flat = allowed(json!({"type": "function", "name": "f"}));
+    flat["type"] = "allowed_tools".into();
+    let nested = allowed(json!({"type": "function", "function": {"name": "f"}}));
+    let named = json!({"type": "function", "name": "f", "function": {"name": "f"}});
+    for (for_chat, for_responses, expected) in [
+        (named.clone(), named, false),
+        (json!({"type": "allowed_tools", "allowed_tools": nested}), flat, true),
+        (json!("required"), json!("required"), true),
+    ] {
+        let parallel = |request: Result<GenerateRequest, ApiError>| match request.unwrap().prompts {
+            Prompts::Chat(chat) => chat.tools.parallel,
+            other => panic!("{other:?}"),
+        };
+        let chat = by_chat(&json!({"tools": chat_tools, "tool_choice": for_chat}));
+        let responses =
+            by_responses(&json!({"tools": response_tools, "tool_choice": for_responses}));
+        assert_eq!((parallel(chat), parallel(responses)), (expected, expected), "{for_chat}");
+    }
+}
+
+#[test]
 fn a_conversation_of_blocks_is_the_chat_that_it_means() {
     let of_chat = by_chat(&json!({
         "messages": [
