@@ -8,6 +8,7 @@ pub mod encoder;
 pub mod gpu_options;
 pub mod hash;
 pub(crate) mod input;
+pub mod limits;
 mod memory;
 pub mod pooled;
 pub mod sampler;
