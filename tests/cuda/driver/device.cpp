@@ -9,7 +9,8 @@ namespace stand_in {
 
 namespace {
 
-thread_local std::vector<Context*> stack;
+// Never destroyed: what a thread owns may call the driver while the thread ends.
+thread_local std::vector<Context*>& stack = *new std::vector<Context*>;
 
 int checked(CUdevice device) {
     refuse_if(device < 0 || device >= num_devices(), CUDA_ERROR_INVALID_DEVICE);
