@@ -5,6 +5,7 @@
 //!
 //! Libraries are loaded when a device is opened, so a binary with these kernels starts everywhere.
 
+mod activation;
 mod buffer;
 mod device;
 mod event;
@@ -12,13 +13,16 @@ mod graph;
 mod launch;
 mod library;
 mod norm;
+mod rows;
 mod staging;
 
+pub use activation::{Gate, GateMul};
 pub use buffer::{Buffer, Plain, Slice, SliceMut};
 pub use device::{Device, Properties};
 pub use event::Event;
 pub use graph::Graph;
 pub use norm::AddRmsNorm;
+pub use rows::GatherRows;
 pub use staging::{Readback, Staging};
 
 /// Why a GPU cannot be used, or failed.
