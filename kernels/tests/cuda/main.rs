@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod activation;
+mod linear;
 mod norm;
 mod rows;
 
