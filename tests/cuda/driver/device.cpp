@@ -9,7 +9,8 @@ namespace stand_in {
 
 namespace {
 
-thread_local std::vector<Context*> stack;
+// Never destroyed: destructors of other thread-local variables may still call the driver.
+thread_local std::vector<Context*>& stack = *new std::vector<Context*>;
 
 int checked(CUdevice device) {
     refuse_if(device < 0 || device >= num_devices(), CUDA_ERROR_INVALID_DEVICE);
