@@ -48,19 +48,23 @@ impl Device {
             Gate::GeluErf => by_float!(float, "gelu_erf_mul"),
         };
         let packs = bytes / 16;
-        let args =
-            [gate_up.into(), Arg::from(&out), (cols as i32).into(), (packs as u32).into()];
+        let args = [gate_up.into(), Arg::from(&out), (cols as i32).into(), (packs as u32).into()];
         // SAFETY: the kernel's parameters, with the lengths checked above.
         Ok(unsafe { self.launch(name, grid(packs), &args) }?)
     }
 
     /// `x[row] += bias` for every row of `x`, whose length is the bias's.
-    pub fn add_bias(&self, float: Float, x: SliceMut<'_>, bias: Slice<'_>) -> Result<(), Error> {
+    pub fn add_bias(
+        &self,
+        float: Float,
+        x: &mut SliceMut<'_>,
+        bias: Slice<'_>,
+    ) -> Result<(), Error> {
         let cols = bias.len() / float.size();
         check_multiple("a bias's width", cols, float.pack())?;
         check_multiple("the bytes that a bias is added to", x.len(), bias.len())?;
         let packs = x.len() / 16;
-        let args = [Arg::from(&x), bias.into(), (cols as i32).into(), (packs as u32).into()];
+        let args = [Arg::from(&*x), bias.into(), (cols as i32).into(), (packs as u32).into()];
         // SAFETY: the kernel's parameters, with the lengths checked above.
         Ok(unsafe { self.launch(by_float!(float, "add_bias"), grid(packs), &args) }?)
     }

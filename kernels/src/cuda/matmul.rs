@@ -115,7 +115,7 @@ impl Matmul {
         if args.rows == 0 {
             return Ok(());
         }
-        let (shape, operands) = of_floats(&args);
+        let (shape, operands) = of_floats(args);
         Ok(self.run(shape, &operands)?)
     }
 
@@ -125,7 +125,7 @@ impl Matmul {
         if args.rows == 0 {
             return Ok(());
         }
-        let (shape, operands) = of_fp8(&args);
+        let (shape, operands) = of_fp8(args);
         Ok(self.run(shape, &operands)?)
     }
 
@@ -136,7 +136,7 @@ impl Matmul {
         if args.rows == 0 {
             return Ok(());
         }
-        let (shape, operands) = of_floats(&args);
+        let (shape, operands) = of_floats(args);
         Ok(self.choose(shape, &operands)?)
     }
 
@@ -219,16 +219,16 @@ impl Matmul {
     }
 }
 
-fn of_floats(args: &Linear<'_>) -> (Shape, Operands) {
-    let Linear { float, x, w, ref y, y_float, write, rows, n, k } = *args;
+fn of_floats(args: Linear<'_>) -> (Shape, Operands) {
+    let Linear { float, x, w, y, y_float, write, rows, n, k } = args;
     let operands = Operands { w: w.pointer(), x: x.pointer(), y: y.pointer(), scales: None };
     let alignment = alignment(&operands);
     (Shape { of: Type::Float(float), y: y_float, write, rows, n, k, alignment }, operands)
 }
 
-fn of_fp8(args: &LinearFp8<'_>) -> (Shape, Operands) {
-    let LinearFp8 { scaling, x, w, ref y, y_float, write, rows, n, k, .. } = *args;
-    let scales = Some([args.w_scales.pointer(), args.x_scales.pointer()]);
+fn of_fp8(args: LinearFp8<'_>) -> (Shape, Operands) {
+    let LinearFp8 { scaling, x, x_scales, w, w_scales, y, y_float, write, rows, n, k } = args;
+    let scales = Some([w_scales.pointer(), x_scales.pointer()]);
     let operands = Operands { w: w.pointer(), x: x.pointer(), y: y.pointer(), scales };
     let alignment = alignment(&operands);
     (Shape { of: Type::E4M3(scaling), y: y_float, write, rows, n, k, alignment }, operands)

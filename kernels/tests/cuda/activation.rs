@@ -73,7 +73,7 @@ fn a_bias_is_added_to_every_row() {
         let mut sum = floats(&device, float, &x);
         let added = floats(&device, float, &bias);
 
-        device.add_bias(float, sum.slice_mut(), added.slice()).unwrap();
+        device.add_bias(float, &mut sum.slice_mut(), added.slice()).unwrap();
 
         let expected: Vec<_> =
             x.iter().zip(bias.iter().cycle()).map(|(x, y)| f64::from(x + y)).collect();
@@ -114,7 +114,7 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(with(2, 16).is_ok());
     assert!(with(1, 16).is_err());
     assert!(with(32, 1).is_err());
-    assert!(device.add_bias(float, out.slice_mut(), gate_up.slice()).is_err());
+    assert!(device.add_bias(float, &mut out.slice_mut(), gate_up.slice()).is_err());
     assert!(device.convert((float, gate_up.slice()), (Float::F16, out.slice_mut())).is_ok());
     assert!(device.convert((float, gate_up.slice()), (float, out.slice_mut())).is_err());
 }

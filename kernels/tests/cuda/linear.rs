@@ -9,7 +9,10 @@ pub(super) fn product(x: &[f32], w: &[f32], y: &[f32], n: usize, k: usize) -> Ve
     });
     let sums: Vec<f64> = rows.collect();
     assert_eq!(sums.len() % n, 0);
-    sums.iter().zip(y.iter().chain(std::iter::repeat(&0.0))).map(|(x, y)| x + f64::from(*y)).collect()
+    sums.iter()
+        .zip(y.iter().chain(std::iter::repeat(&0.0)))
+        .map(|(x, y)| x + f64::from(*y))
+        .collect()
 }
 
 /// Types of a product's operands and of its output.
@@ -138,7 +141,8 @@ fn tuning_keeps_an_algorithm_that_is_right() {
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
     let device = device();
-    let (x, w) = (device.alloc_zeroed(9 * 64 * 2).unwrap(), device.alloc_zeroed(4 * 64 * 2).unwrap());
+    let (x, w) =
+        (device.alloc_zeroed(9 * 64 * 2).unwrap(), device.alloc_zeroed(4 * 64 * 2).unwrap());
     let mut y = device.alloc_zeroed(9 * 4 * 4).unwrap();
     let mut with = |rows: usize, k, y_float: Float| {
         device.gemv(Linear {

@@ -164,7 +164,7 @@ impl Description {
         called("cublasLtMatmulDescCreate", result::create_matmul_desc(sums, scale)).map(Self)
     }
 
-    fn set<T>(&self, attribute: Attribute, value: T) -> Result<(), Error> {
+    fn set<T: Copy>(&self, attribute: Attribute, value: T) -> Result<(), Error> {
         let (value, bytes) = ((&raw const value).cast(), size_of::<T>());
         // SAFETY: the descriptor is alive, and the value is read within the call.
         let result = unsafe { result::set_matmul_desc_attribute(self.0, attribute, value, bytes) };
@@ -175,8 +175,7 @@ impl Description {
 impl Layout {
     /// Of a row-major matrix, whose rows are what cuBLASLt takes for columns.
     fn new(data_type: sys::cudaDataType_t, cols: usize, rows: usize) -> Result<Self, Error> {
-        let layout =
-            result::create_matrix_layout(data_type, cols as u64, rows as u64, cols as i64);
+        let layout = result::create_matrix_layout(data_type, cols as u64, rows as u64, cols as i64);
         called("cublasLtMatrixLayoutCreate", layout).map(Self)
     }
 }
@@ -189,7 +188,7 @@ impl Preferences {
         called("cublasLtMatmulPreferenceCreate", result::create_matmul_pref()).map(Self)
     }
 
-    fn set<T>(&self, attribute: Preference, value: T) -> Result<(), Error> {
+    fn set<T: Copy>(&self, attribute: Preference, value: T) -> Result<(), Error> {
         let (value, bytes) = ((&raw const value).cast(), size_of::<T>());
         // SAFETY: the preferences are alive, and the value is read within the call.
         let result = unsafe { result::set_matmul_pref_attribute(self.0, attribute, value, bytes) };
