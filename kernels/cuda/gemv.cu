@@ -1,18 +1,8 @@
 // y = x w^T of at most 8 rows of x, which the reading of w bounds: the tensor cores, fed straight from
 // global memory, leave the other units free for loads.
-//
-// A block takes 16 rows of w, and its warps take turns along k. Of m16n8k16, w is the left operand and x
-// the right one, whose 8 columns are the rows of x, absent ones zero. So every row of x goes the same
-// way, added up in the same order, however many there are: its result is the same bit for bit.
-#include "prelude.cuh"
+#include "gemv.cuh"
 
-constexpr int ROWS = 8;
-constexpr int FEATURES = 16;
-constexpr int WARPS = 8;
-// Elements along k that a warp takes at once: a line of 128 bytes of each row of w.
-constexpr int CHUNK = 64;
-
-// A warp's part of a chunk. Lane 4 g + t has of rows g and g + 8 of w, and of row g of x, 16 bytes each
+// A warp's part of a chunk: a line of 128 bytes of each row of w. Lane 4 g + t has of rows g and g + 8 of w, and of row g of x, 16 bytes each
 // at 8 t and at 32 + 8 t. A product needs both sides in one order along k, not in the file's: which
 // elements a fragment's places get is the same on both.
 struct Stage {
@@ -58,23 +48,6 @@ template <class T> __device__ __forceinline__ void multiply(float (&sums)[4], co
     }
 }
 
-// Adds the warps' sums, in order, and writes them.
-template <class Out>
-__device__ __forceinline__ void finish(const float (&sums)[4], Out* y, int rows, int n, int accumulate) {
-    __shared__ float parts[WARPS][FEATURES][ROWS];
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    store_pack(&parts[warp][lane / 4][lane % 4 * 2], Pack<float, 2>{{sums[0], sums[1]}});
-    store_pack(&parts[warp][lane / 4 + 8][lane % 4 * 2], Pack<float, 2>{{sums[2], sums[3]}});
-    __syncthreads();
-    const int feature = blockIdx.x * FEATURES + threadIdx.x % FEATURES, row = threadIdx.x / FEATURES;
-    if (row >= rows || feature >= n) return;
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < WARPS; i++) sum += parts[i][threadIdx.x % FEATURES][row];
-    Out* to = y + static_cast<int64_t>(row) * n + feature;
-    *to = from_float<Out>(accumulate ? to_float(*to) + sum : sum);
-}
-
 // x: [rows, k]. w: [n, k]. y: [rows, n]
 template <class T, class Out>
 __device__ __forceinline__ void gemv(const T* x, const T* w, Out* y, int rows, int n, int k,
@@ -104,7 +77,7 @@ __device__ __forceinline__ void gemv(const T* x, const T* w, Out* y, int rows, i
         source.load_weights(odd, chunk + 3 * WARPS);
         source.load_x(odd, chunk + 3 * WARPS);
     }
-    finish(sums, y, rows, n, accumulate);
+    finish(sums, y, rows, n, n, accumulate);
 }
 
 #define DEFINE(T, OUT, NAME)                                                                       \
