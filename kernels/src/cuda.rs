@@ -5,20 +5,28 @@
 //!
 //! Libraries are loaded when a device is opened, so a binary with these kernels starts everywhere.
 
+mod activation;
 mod buffer;
 mod device;
 mod event;
 mod graph;
 mod launch;
 mod library;
+mod linear;
+mod matmul;
 mod norm;
+mod rows;
 mod staging;
 
+pub use activation::{Gate, GateMul};
 pub use buffer::{Buffer, Plain, Slice, SliceMut};
 pub use device::{Device, Properties};
 pub use event::Event;
 pub use graph::Graph;
+pub use linear::{Linear, MAX_GEMV_ROWS, Write};
+pub use matmul::{LinearFp8, Matmul, Scaling};
 pub use norm::AddRmsNorm;
+pub use rows::GatherRows;
 pub use staging::{Readback, Staging};
 
 /// Why a GPU cannot be used, or failed.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fiber.h"
+#include "half.h"
 
 namespace stand_in {
 
@@ -41,8 +42,8 @@ struct Fragments {
     const uint32_t *a, *b;
 };
 
-inline float widen(uint16_t bits, __nv_bfloat16) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
-inline float widen(uint16_t bits, __half) { return __half2float(__half(__half_raw{bits})); }
+inline float widen(uint16_t bits, __nv_bfloat16) { return from_bf16(bits); }
+inline float widen(uint16_t bits, __half) { return from_f16(bits); }
 
 // One lane's pair of elements of a register.
 template <class T> void unpack(uint32_t pair, float* low, float* high) {

@@ -9,8 +9,7 @@ namespace stand_in {
 
 namespace {
 
-// Never destroyed: what a thread owns may call the driver while the thread ends.
-thread_local std::vector<Context*>& stack = *new std::vector<Context*>;
+thread_local std::vector<Context*> stack;
 
 int checked(CUdevice device) {
     refuse_if(device < 0 || device >= num_devices(), CUDA_ERROR_INVALID_DEVICE);
