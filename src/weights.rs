@@ -164,6 +164,12 @@ impl Checkpoint {
         self.spans.values().map(|span| (span.dtype, span.shape.iter().product()))
     }
 
+    /// Whether its matrices are 16-bit IEEE floats.
+    pub fn is_f16(&self) -> bool {
+        let mut matrices = self.spans.values().filter(|span| span.shape.len() > 1);
+        matrices.all(|span| span.dtype == Dtype::F16)
+    }
+
     /// Whether there is a matrix of plain floats.
     pub fn has_float_matrices(&self) -> bool {
         self.spans.values().any(|span| span.shape.len() > 1 && span.dtype.block_len() == 1)

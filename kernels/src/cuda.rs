@@ -25,6 +25,7 @@ mod rope;
 
 pub use attention::{
     Attention, Plan, PlanGrid, PlanLimits, PlanRow, Scoring, Workspace as AttentionWorkspace,
+    prefill_tile,
 };
 pub use buffer::{Buffer, Plain, Slice, SliceMut};
 pub use device::{Device, Properties};
