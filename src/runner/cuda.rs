@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use sconce_kernels::cpu::{Cpu, Isa, KvShape};
 use sconce_kernels::cuda::{
-    self, BlockTables, Device, Float, KvCache, KvDtype, Plan, PlanLimits, Properties, Readback,
+    self, BlockTables, Device, Event, Float, KvCache, KvDtype, Plan, PlanLimits, Properties,
+    Readback,
 };
 
 use self::batch::{Batch, Layout, Room};
@@ -92,7 +93,15 @@ pub struct CudaRunner {
     scored: Vec<Scored>,
     limits: ExecutorLimits,
     phases: Vec<(&'static str, f64)>,
+    timer: Option<Timer>,
     device: Device,
+}
+
+/// How long the device was busy with forward passes.
+struct Timer {
+    begin: Event,
+    end: Event,
+    ms: f32,
 }
 
 impl CudaRunner {
@@ -146,6 +155,7 @@ impl CudaRunner {
             scored: Vec::new(),
             limits,
             phases: Vec::new(),
+            timer: None,
             device,
         };
         let cache_at = ms(start);
@@ -195,6 +205,18 @@ impl CudaRunner {
         Ok(self.device.download(logits)?)
     }
 
+    /// Counts from now on how long the device is busy.
+    pub fn time_steps(&mut self) -> Result<(), Error> {
+        let (begin, end) = (self.device.event(true)?, self.device.event(true)?);
+        self.timer = Some(Timer { begin, end, ms: 0.0 });
+        Ok(())
+    }
+
+    /// Milliseconds that it was busy with forward passes since this was last asked.
+    pub fn device_ms(&mut self) -> Result<f32, Error> {
+        Ok(self.timer.as_mut().map_or(0.0, |timer| std::mem::take(&mut timer.ms)))
+    }
+
     /// Launches the step's forward pass, as a graph where there may be one.
     fn launch(&mut self, plan: &StepPlan) -> Result<(), Error> {
         let num_tokens = self.input.num_tokens;
@@ -214,7 +236,7 @@ impl CudaRunner {
             },
         };
         let layout = Layout::new(room);
-        self.batch.send(&self.device, &layout, plan, &self.input, updates)?;
+        self.batch.send(&self.device, &layout, (plan, &self.input, updates))?;
         match bucket {
             Some(size) => self.launch_graph(size, &layout),
             None => self.compute(&layout, self.batch.plan.grid()),
@@ -271,7 +293,7 @@ impl CudaRunner {
             let layout = Layout::new(room);
             let (plan, input) = (StepPlan::default(), Input::default());
             let captured = self.batch.plan_attention(&plan).and_then(|()| {
-                self.batch.send(&self.device, &layout, &plan, &input, &[])?;
+                self.batch.send(&self.device, &layout, (&plan, &input, &[]))?;
                 self.capture(size, &layout)
             });
             captured.map_err(|error| match error {
@@ -318,7 +340,13 @@ impl Executor for CudaRunner {
         if alive > limit {
             return Err(Error::Plan(format!("{alive} sequences are alive, at most {limit}")));
         }
+        if let Some(timer) = &mut self.timer {
+            timer.begin.record()?;
+        }
         self.launch(plan)?;
+        if let Some(timer) = &mut self.timer {
+            timer.end.record()?;
+        }
         if plan.rows.is_empty() {
             return Ok(());
         }
@@ -326,6 +354,9 @@ impl Executor for CudaRunner {
             (self.input.logits_tokens.len(), self.limits.vocab_size as usize);
         self.logits.begin(&self.device, self.workspace.logits(num_rows, vocab_size))?;
         let values = self.logits.wait()?;
+        if let Some(timer) = &mut self.timer {
+            timer.ms += timer.end.ms_since(&timer.begin)?;
+        }
         let logits = Logits { values, vocab_size, rows: &self.input.logits_rows };
         self.sampler.sample(&self.cpu, plan, logits, sampled)?;
         self.score(plan)

@@ -129,9 +129,7 @@ impl Batch {
         &mut self,
         device: &Device,
         layout: &Layout,
-        plan: &StepPlan,
-        input: &Input,
-        updates: &[TableUpdate],
+        (plan, input, updates): (&StepPlan, &Input, &[TableUpdate]),
     ) -> Result<(), Error> {
         let plan_words = self.plan.words();
         let num_words = layout.num_words(plan_words.len());

@@ -86,10 +86,6 @@ impl Decoder {
         })
     }
 
-    pub(super) fn config(&self) -> &DecoderConfig {
-        &self.config
-    }
-
     pub(super) fn float(&self) -> Float {
         self.float
     }
