@@ -12,25 +12,14 @@ impl Scheduler {
         self.cost.observe(work.sum(), elapsed);
         self.decode_cost.observe(plan, elapsed);
         for row in &plan.rows {
-            if let Some(sequence) = &mut self.slots[row.sequence.0 as usize] {
-                sequence.num_computed = row.num_computed as usize + row.tokens.len();
-            }
-        }
-        for sample in &plan.samples {
-            // A draft counts as computed once it is known to be right.
-            if let Some(sequence) = &mut self.slots[sample.sequence.0 as usize] {
-                sequence.num_computed -= sample.num_drafts as usize;
-            }
-        }
-        for row in &plan.rows {
-            self.index_blocks(row.sequence.0);
-            self.report_progress(row.sequence.0);
+            self.land(row);
         }
         for admission in &plan.admitted {
-            let Some(sequence) = &mut self.slots[admission.sequence.0 as usize] else { continue };
-            // A fork: its parent's row computed its prompt too.
-            if admission.index > 0 {
-                sequence.num_computed = sequence.tokens.len();
+            // A fork has no row: its parent's computed its prompt too.
+            if admission.index > 0
+                && let Some(fork) = &mut self.slots[admission.sequence.0 as usize]
+            {
+                fork.num_in_flight -= 1;
             }
         }
         let mut sampled = sampled.into_iter();
@@ -44,6 +33,18 @@ impl Scheduler {
         debug_assert_eq!(self.check_step(), Ok(()));
     }
 
+    /// Takes note that a row's tokens are computed.
+    fn land(&mut self, row: &Row) {
+        let slot = row.sequence.0;
+        let Some(sequence) = &mut self.slots[slot as usize] else { return };
+        sequence.num_in_flight -= 1;
+        // Of drafts, none counts yet.
+        let num_landed = row.num_computed as usize + row.tokens.len();
+        let num_landed = num_landed.min(sequence.num_computed);
+        self.index_blocks(slot, num_landed);
+        self.report_progress(slot, num_landed);
+    }
+
     fn finish_cancelled(&mut self) {
         for at in (0..self.order.len()).rev() {
             let slot = self.order[at];
@@ -54,10 +55,13 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn index_blocks(&mut self, slot: u32) {
+    /// Makes the full blocks among the sequence's first `num_landed` tokens findable, as far as
+    /// these are known.
+    pub(super) fn index_blocks(&mut self, slot: u32, num_landed: usize) {
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
         let size = self.pool.block_size();
-        while (sequence.hashes.len() + 1) * size <= sequence.num_computed {
+        let end = num_landed.min(sequence.num_known());
+        while (sequence.hashes.len() + 1) * size <= end {
             let at = sequence.hashes.len();
             let parent = sequence.hashes.last().copied();
             let tokens = &sequence.tokens[at * size..(at + 1) * size];
@@ -68,12 +72,13 @@ impl Scheduler {
     }
 
     /// Tells how much of a prompt is computed, if that was asked.
-    fn report_progress(&mut self, slot: u32) {
+    fn report_progress(&mut self, slot: u32, num_landed: usize) {
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
-        let is_prefill = sequence.num_generated() == 0 && sequence.state == State::Running;
+        let is_prefill =
+            sequence.num_known() == sequence.prompt.len() && sequence.state == State::Running;
         if sequence.report_progress && is_prefill {
             let (num_cached, begun) = first(sequence);
-            let num_computed = Some(sequence.num_computed as u32);
+            let num_computed = Some(num_landed as u32);
             let (request, index) = (sequence.request, sequence.index);
             let (token, finish, logprobs) = (None, None, None);
             self.outputs.push(Output {
@@ -103,12 +108,12 @@ impl Scheduler {
             Some(ConstraintEnd::BadWord) => return self.finish(slot, None, Finish::BadWord),
             Some(ConstraintEnd::Complete) | None => {}
         }
-        sequence.tokens.push(token);
+        sequence.learn_token(token);
         self.stats.num_generated_tokens += 1;
         let sampling = &sequence.sampling;
         let stops = (!sampling.ignore_eos && self.config.eos_token_ids.contains(&token))
             || sampling.stop_token_ids.contains(&token);
-        let full = sequence.tokens.len() >= sequence.max_len;
+        let full = sequence.num_known() >= sequence.max_len;
         if stops {
             self.finish(slot, Some(sampled), Finish::StopToken);
         } else if sampled.end.is_some() {

@@ -172,7 +172,8 @@ impl Scheduler {
                 // The token before this one was a draft: its keys and values are computed.
                 sequence.num_computed += 1;
                 num_accepted = at;
-                self.index_blocks(slot);
+                let num_landed = sequence.num_computed;
+                self.index_blocks(slot, num_landed);
             }
             self.append(slot, sampled);
         }

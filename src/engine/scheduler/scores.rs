@@ -17,7 +17,6 @@ impl Scheduler {
             if sequence.state == State::Cancelled {
                 continue;
             }
-            sequence.num_scored += scored.len();
             self.outputs.push(Output {
                 request: sequence.request,
                 index: sequence.index,
@@ -44,14 +43,15 @@ impl Scheduler {
     }
 
     /// Adds those of a row's tokens that are scored.
-    pub(super) fn push_scores(sequence: &Sequence, row: &Row, plan: &mut StepPlan) {
+    pub(super) fn push_scores(sequence: &mut Sequence, row: &Row, plan: &mut StepPlan) {
         let to_score = sequence.to_score();
         let Some(num_logprobs) = sequence.sampling.num_prompt_logprobs else { return };
         for (token_index, position) in row.tokens.clone().zip(row.num_computed as usize..) {
             if to_score.contains(&position) {
                 let token = sequence.prompt[position + 1];
-                let sequence = row.sequence;
-                plan.scores.push(Score { sequence, token_index, token, num_logprobs });
+                let id = row.sequence;
+                plan.scores.push(Score { sequence: id, token_index, token, num_logprobs });
+                sequence.num_scored += 1;
             }
         }
     }

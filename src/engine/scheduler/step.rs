@@ -237,6 +237,9 @@ impl Scheduler {
         };
         Self::push_scores(sequence, &row, plan);
         plan.rows.push(row);
+        // A draft counts as computed once it is known to be right.
+        sequence.num_computed = start + chunk;
+        sequence.num_in_flight += 1;
         if start + chunk == sequence.tokens.len() {
             let sample = Sample {
                 sequence: id,
@@ -245,6 +248,7 @@ impl Scheduler {
                 num_generated: sequence.num_generated() as u32,
                 num_drafts: drafts.len() as u32,
             };
+            sequence.expect_token();
             plan.samples.push(sample);
             if sequence.num_forks > 0 {
                 self.fork(slot, sample, plan);
