@@ -37,8 +37,12 @@ pub(crate) struct Sequence {
     pub(crate) num_computed: usize,
     /// Steps in flight that compute something of it or sample from it.
     pub(crate) num_in_flight: usize,
+    /// Which of its plan's samples its last token is, while that is unknown.
+    pub(crate) sample: u32,
+    /// Whether a step may have that token before it is known.
+    pub(crate) is_carried: bool,
     pub(crate) blocks: Vec<BlockId>,
-    /// Of them, those that are in the plan's table.
+    /// Of them, those that the last plan's table has.
     pub(crate) num_tabled: usize,
     /// Whether the last block, half full, may have other holders: it has forked.
     pub(crate) may_share_last: bool,
@@ -75,6 +79,9 @@ pub(crate) enum State {
     /// The client is gone; its blocks are held until the steps in flight that it is part of have
     /// ended.
     Cancelled,
+    /// Its last output was given; its blocks are held until the steps in flight that it is part of
+    /// have ended.
+    Ended,
 }
 
 /// Stands for a token that is not sampled yet.
@@ -108,10 +115,11 @@ impl Sequence {
         self.tokens.len() - self.prompt.len()
     }
 
-    /// One more token is being sampled.
-    pub(crate) fn expect_token(&mut self) {
+    /// One more token is being sampled: this one of its plan's samples.
+    pub(crate) fn expect_token(&mut self, sample: usize) {
         self.tokens.push(UNKNOWN);
         self.num_unknown += 1;
+        self.sample = sample as u32;
     }
 
     /// A token was sampled: the first that is unknown, or, of right drafts, one more.
@@ -124,6 +132,11 @@ impl Sequence {
                 self.num_unknown -= 1;
             }
         }
+    }
+
+    /// Whether it gains nothing more.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Cancelled | State::Ended)
     }
 
     /// Forgets its blocks, which were released: all of it must be computed again.
@@ -140,6 +153,8 @@ impl Sequence {
         self.may_share_last = true;
         Self {
             index,
+            // The step that samples its first token; its prompt may be in an earlier one, too.
+            num_in_flight: 1,
             num_tabled: 0,
             num_forks: 0,
             fork_slots: Vec::new(),

@@ -3,10 +3,12 @@
 use super::*;
 
 impl Scheduler {
-    /// Takes the results of the step in flight, which took `elapsed`.
+    /// Takes the results of the earliest step in flight, `plan`, which took `elapsed`: since the
+    /// end of the one before it, if that was later than its own beginning.
     pub fn commit(&mut self, plan: &StepPlan, sampled: Vec<Sampled>, elapsed: Duration) {
         debug_assert!(plan.is_answered_by(&sampled));
-        self.in_flight = false;
+        debug_assert!(self.num_in_flight > 0, "nothing is in flight");
+        self.num_in_flight = self.num_in_flight.saturating_sub(1);
         let work =
             plan.rows.iter().map(|row| Work::of_row(row.tokens.len(), row.num_computed as usize));
         self.cost.observe(work.sum(), elapsed);
@@ -27,8 +29,8 @@ impl Scheduler {
             let count = plan.num_sampled(sample, sampled.as_slice());
             self.append_all(sample, sampled.by_ref().take(count));
         }
-        if std::mem::take(&mut self.any_cancelled) {
-            self.finish_cancelled();
+        if self.any_fenced {
+            self.release_fenced();
         }
         debug_assert_eq!(self.check_step(), Ok(()));
     }
@@ -45,12 +47,17 @@ impl Scheduler {
         self.report_progress(slot, num_landed);
     }
 
-    fn finish_cancelled(&mut self) {
+    /// Lets go of sequences that have ended and are part of no step in flight any more.
+    fn release_fenced(&mut self) {
+        self.any_fenced = false;
         for at in (0..self.order.len()).rev() {
             let slot = self.order[at];
-            let sequence = self.slots[slot as usize].as_ref();
-            if sequence.is_some_and(|sequence| sequence.state == State::Cancelled) {
-                self.finish(slot, None, Finish::Cancelled);
+            let Some(sequence) = &self.slots[slot as usize] else { continue };
+            match (sequence.state, sequence.num_in_flight) {
+                (State::Running | State::Preempted, _) => {}
+                (State::Cancelled, 0) => self.finish(slot, None, Finish::Cancelled),
+                (State::Ended, 0) => self.release(slot),
+                (State::Cancelled | State::Ended, _) => self.any_fenced = true,
             }
         }
     }
@@ -97,7 +104,7 @@ impl Scheduler {
 
     pub(super) fn append(&mut self, slot: u32, sampled: Sampled) {
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
-        if sequence.state == State::Cancelled {
+        if sequence.has_ended() {
             return;
         }
         let token = sampled.token;
@@ -137,8 +144,32 @@ impl Scheduler {
         }
     }
 
-    /// Ends a sequence: its blocks and its slot are free at once.
+    /// Ends a sequence. Its blocks and its slot are free at once, or when the step in flight that
+    /// it is part of has ended.
     pub(super) fn finish(&mut self, slot: u32, last: Option<Sampled>, finish: Finish) {
+        let Some(sequence) = &mut self.slots[slot as usize] else { return };
+        for index in 1..=sequence.num_forks {
+            self.outputs.push(ended(sequence, index, finish));
+        }
+        let (token, logprobs) = last.map_or((None, None), |s| (Some(s.token), s.logprobs));
+        let (num_cached, begun) = first(sequence);
+        self.outputs.push(Output {
+            token,
+            logprobs,
+            num_cached,
+            begun,
+            ..ended(sequence, sequence.index, finish)
+        });
+        sequence.state = State::Ended;
+        if sequence.num_in_flight == 0 {
+            self.release(slot);
+        } else {
+            self.any_fenced = true;
+        }
+    }
+
+    /// Frees a slot and what it holds.
+    fn release(&mut self, slot: u32) {
         let Some(mut sequence) = self.slots[slot as usize].take() else { return };
         self.pool.release(&sequence.blocks);
         self.order.retain(|other| *other != slot);
@@ -151,18 +182,6 @@ impl Scheduler {
         self.released.push(SequenceId(slot));
         self.free_slots.push(slot);
         self.free_slots.append(&mut sequence.fork_slots);
-        for index in 1..=sequence.num_forks {
-            self.outputs.push(ended(&sequence, index, finish));
-        }
-        let (token, logprobs) = last.map_or((None, None), |s| (Some(s.token), s.logprobs));
-        let (num_cached, begun) = first(&mut sequence);
-        self.outputs.push(Output {
-            token,
-            logprobs,
-            num_cached,
-            begun,
-            ..ended(&sequence, sequence.index, finish)
-        });
     }
 
     /// Ends a request that has no slot yet.

@@ -6,7 +6,7 @@
 use super::*;
 
 impl Scheduler {
-    /// Reports what the step in flight has scored. To be called before [`Self::commit`].
+    /// Reports what the earliest step in flight has scored. To be called before [`Self::commit`].
     pub fn score(&mut self, plan: &StepPlan, scored: Vec<Scored>) {
         debug_assert_eq!(plan.scores.len(), scored.len());
         let mut scored = scored.into_iter();
@@ -14,7 +14,7 @@ impl Scheduler {
             let scored: Vec<_> = scored.by_ref().take(scores.len()).collect();
             let Some(score) = scores.first() else { continue };
             let Some(sequence) = &mut self.slots[score.sequence.0 as usize] else { continue };
-            if sequence.state == State::Cancelled {
+            if sequence.has_ended() {
                 continue;
             }
             self.outputs.push(Output {
