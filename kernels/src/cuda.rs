@@ -12,6 +12,7 @@ mod graph;
 mod launch;
 mod library;
 mod norm;
+mod sampling;
 mod staging;
 
 pub use buffer::{Buffer, Plain, Slice, SliceMut};
@@ -19,6 +20,10 @@ pub use device::{Device, Properties};
 pub use event::Event;
 pub use graph::Graph;
 pub use norm::AddRmsNorm;
+pub use sampling::{
+    AcceptDrafts, Bias, Draw, Drafted, FeedTokens, MAX_TOP_LOGPROBS, NO_TOKEN, NONE, Sample, SampleRow,
+    Sampling, Score, Stages, TokenCounts, TokenScore,
+};
 pub use staging::{Readback, Staging};
 
 /// Why a GPU cannot be used, or failed.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod norm;
+mod sampling;
 
 use std::cell::RefCell;
 use std::rc::Rc;
