@@ -21,8 +21,8 @@ pub use event::Event;
 pub use graph::Graph;
 pub use norm::AddRmsNorm;
 pub use sampling::{
-    AcceptDrafts, Bias, Draw, Drafted, FeedTokens, MAX_TOP_LOGPROBS, NO_TOKEN, NONE, Sample, SampleRow,
-    Sampling, Score, Stages, TokenCounts, TokenScore,
+    AcceptDrafts, Bias, Drafted, Draw, FeedTokens, MAX_TOP_LOGPROBS, NO_TOKEN, NONE, Sample,
+    SampleRow, Sampling, Score, Stages, TokenCounts, TokenScore,
 };
 pub use staging::{Readback, Staging};
 

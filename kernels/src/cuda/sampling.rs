@@ -135,8 +135,7 @@ impl SampleRow {
     pub fn draw(logits_row: u32, draw: Draw) -> Self {
         let Draw { temperature, top_k, top_p, min_p, seed, index, position } = draw;
         // The logarithm is taken here, as the processor's sampler takes it.
-        let min_p_distance =
-            if min_p > 0.0 { temperature * min_p.ln() } else { f32::NEG_INFINITY };
+        let min_p_distance = if min_p > 0.0 { temperature * min_p.ln() } else { f32::NEG_INFINITY };
         Self {
             temperature,
             min_p_distance,

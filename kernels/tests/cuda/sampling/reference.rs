@@ -49,8 +49,7 @@ pub(super) fn sample(request: &Request) -> Option<u32> {
 
 fn argmax(logits: &[f32]) -> Option<u32> {
     let max = greatest(logits);
-    (max > f32::NEG_INFINITY)
-        .then(|| logits.iter().position(|logit| *logit == max).unwrap() as u32)
+    (max > f32::NEG_INFINITY).then(|| logits.iter().position(|logit| *logit == max).unwrap() as u32)
 }
 
 fn greatest(logits: &[f32]) -> f32 {
@@ -60,7 +59,8 @@ fn greatest(logits: &[f32]) -> f32 {
 /// Tokens that the filters leave, by id, and their weights.
 pub(super) fn kept(logits: &[f32], draw: &Draw) -> Vec<(u32, f32)> {
     let max = greatest(logits).min(f32::MAX);
-    let minimum = if draw.min_p > 0.0 { max + draw.temperature * draw.min_p.ln() } else { f32::MIN };
+    let minimum =
+        if draw.min_p > 0.0 { max + draw.temperature * draw.min_p.ln() } else { f32::MIN };
     let minimum = minimum.max(f32::MIN);
     let capped = (0..).zip(logits).map(|(id, logit)| (id, *logit));
     let candidates = capped.filter(|(_, logit)| *logit >= minimum);
@@ -118,8 +118,7 @@ pub(super) fn uniform(draw: &Draw) -> f64 {
     let mut counter = [draw.position, draw.index, 0, 0];
     let mut key = [draw.seed as u32, (draw.seed >> 32) as u32];
     for _ in 0..10 {
-        let products =
-            [0xd251_1f53 * u64::from(counter[0]), 0xcd9e_8d57 * u64::from(counter[2])];
+        let products = [0xd251_1f53 * u64::from(counter[0]), 0xcd9e_8d57 * u64::from(counter[2])];
         let [high, low] = [products.map(|x| (x >> 32) as u32), products.map(|x| x as u32)];
         counter = [high[1] ^ counter[1] ^ key[0], low[1], high[0] ^ counter[3] ^ key[1], low[0]];
         key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
