@@ -7,9 +7,20 @@ use sconce::engine::request::SamplingParams;
 use sconce::runner::Executor;
 use sconce::runner::cpu::CpuRunner;
 
+/// An executor whose last step's logits can be looked at: `[num_rows, vocab_size]`.
+pub(crate) trait Runner: Executor {
+    fn logits(&mut self) -> Vec<f32>;
+}
+
+impl Runner for CpuRunner {
+    fn logits(&mut self) -> Vec<f32> {
+        self.last_logits().to_vec()
+    }
+}
+
 /// A runner, and which of its sequences and blocks are taken.
-pub(crate) struct Harness {
-    pub(crate) runner: CpuRunner,
+pub(crate) struct Harness<R = CpuRunner> {
+    pub(crate) runner: R,
     /// How new sequences are sampled; greedily at first.
     pub(crate) sampling: SamplingParams,
     pub(crate) plan: StepPlan,
@@ -26,8 +37,8 @@ pub(crate) struct Sequence {
     pub(crate) blocks: Vec<BlockId>,
 }
 
-impl Harness {
-    pub(crate) fn new(runner: CpuRunner) -> Self {
+impl<R: Runner> Harness<R> {
+    pub(crate) fn new(runner: R) -> Self {
         let (sampling, plan) = (SamplingParams::default(), StepPlan::default());
         Self { runner, sampling, plan, num_sequences: 0, num_blocks: 0 }
     }

@@ -203,6 +203,18 @@ impl SliceMut<'_> {
         Self { pointer: self.pointer + begin as u64, bytes: len, ..self }
     }
 
+    /// The first `len` bytes, and the rest.
+    ///
+    /// # Panics
+    ///
+    /// When it has fewer.
+    pub fn split_at(self, len: usize) -> (Self, Self) {
+        let rest = self.bytes.checked_sub(len);
+        let Some(rest) = rest else { panic!("out of the slice") };
+        let pointer = self.pointer + len as u64;
+        (Self { bytes: len, ..self }, Self { pointer, bytes: rest, owner: PhantomData })
+    }
+
     /// The same for a shorter time.
     pub fn reborrow(&mut self) -> SliceMut<'_> {
         SliceMut { pointer: self.pointer, bytes: self.bytes, owner: PhantomData }

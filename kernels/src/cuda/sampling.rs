@@ -235,6 +235,17 @@ pub struct Sample<'a> {
     pub stages: Stages,
 }
 
+/// What all kernels of one call take.
+struct Step {
+    rows: Arg,
+    logits: Arg,
+    sampled: Arg,
+    num_rows: usize,
+    /// Rows of logits.
+    num_logits: u32,
+    counts: (Arg, u32, u32),
+}
+
 impl Sampling {
     /// Room for so many rows, of samples or of scores.
     pub fn new(device: &Device, max_rows: usize, vocab: usize) -> Result<Self, Error> {
@@ -265,17 +276,34 @@ impl Sampling {
 
     /// Samples a token per row.
     pub fn sample(&mut self, device: &Device, args: Sample<'_>) -> Result<(), Error> {
-        let num_rows = self.check(args.rows, args.sampled.len() / size_of::<u32>())?;
-        let logits_rows = self.logits_rows(args.logits)?;
-        check_len("the sampled tokens", args.sampled.len(), num_rows * size_of::<u32>())?;
-        self.adjust(device, &args, (num_rows, logits_rows))?;
-        if args.stages >= Stages::Draws {
-            self.weigh(device, &args, num_rows)?;
+        let Sample { rows, logits, biases, masked, allowed, counts, sampled, stages } = args;
+        let num_rows = self.check(rows, sampled.len() / size_of::<u32>())?;
+        check_len("the sampled tokens", sampled.len(), num_rows * size_of::<u32>())?;
+        if let Some(counts) = &counts {
+            check_len("the token counts' vocabulary", counts.vocab(), self.vocab)?;
         }
-        if args.stages >= Stages::Filters {
-            self.gather(device, &args, num_rows)?;
+        let step = Step {
+            rows: rows.into(),
+            logits: logits.into(),
+            sampled: (&sampled).into(),
+            num_rows,
+            num_logits: self.num_logits(logits)?,
+            counts: counts::parts(counts.as_deref()),
+        };
+        let count = |slice: Slice<'_>, bytes: usize| (slice.len() / bytes) as u32;
+        let bits = self.vocab.div_ceil(32) * size_of::<u32>();
+        let lists = [(biases, size_of::<Bias>()), (masked, size_of::<u32>()), (allowed, bits)];
+        let lists = lists.map(|(slice, bytes)| {
+            (Arg::optional(slice), slice.map_or(0, |slice| count(slice, bytes)).into())
+        });
+        self.adjust(device, &step, lists)?;
+        if stages >= Stages::Draws {
+            self.weigh(device, &step)?;
         }
-        self.choose(device, &args, num_rows)
+        if stages >= Stages::Filters {
+            self.gather(device, &step)?;
+        }
+        self.choose(device, &step, stages)
     }
 
     /// Checks that there are so many rows, and room for them.
@@ -285,9 +313,10 @@ impl Sampling {
         Ok(num_rows)
     }
 
-    fn logits_rows(&self, logits: Slice<'_>) -> Result<usize, Error> {
-        check_multiple("the logits' bytes", logits.len(), self.vocab * size_of::<f32>())?;
-        Ok(logits.len() / (self.vocab * size_of::<f32>()))
+    fn num_logits(&self, logits: Slice<'_>) -> Result<u32, Error> {
+        let row = self.vocab * size_of::<f32>();
+        check_multiple("the logits' bytes", logits.len(), row)?;
+        Ok((logits.len() / row) as u32)
     }
 
     fn by_chunk(&self, num_rows: usize) -> Grid {
@@ -298,45 +327,41 @@ impl Sampling {
         }
     }
 
+    /// `lists`: biases, forbidden and allowed tokens, and how many there are.
     fn adjust(
         &mut self,
         device: &Device,
-        args: &Sample<'_>,
-        (num_rows, logits_rows): (usize, usize),
+        step: &Step,
+        lists: [(Arg, Arg); 3],
     ) -> Result<(), Error> {
-        let count = |slice: Option<Slice<'_>>, bytes: usize| {
-            slice.map_or(0, |slice| slice.len() / bytes) as u32
-        };
-        let (counts, width, slots) = counts::parts(args.counts.as_deref());
-        if let Some(counts) = args.counts.as_deref() {
-            check_len("the token counts' vocabulary", counts.vocab(), self.vocab)?;
-        }
-        let kernel = [
-            args.rows.into(),
-            args.logits.into(),
+        let [(biases, num_biases), (masked, num_masked), (allowed, num_allowed)] = lists;
+        let (counts, width, slots) = step.counts;
+        let args = [
+            step.rows,
+            step.logits,
             Arg::from(&self.adjusted.slice_mut()),
-            Arg::optional(args.biases),
-            Arg::optional(args.masked),
-            Arg::optional(args.allowed),
+            biases,
+            masked,
+            allowed,
             counts,
             Arg::from(&self.bests.slice_mut()),
             (self.vocab as u32).into(),
             width.into(),
-            (logits_rows as u32).into(),
-            count(args.biases, size_of::<Bias>()).into(),
-            count(args.masked, size_of::<u32>()).into(),
-            count(args.allowed, self.vocab.div_ceil(32) * size_of::<u32>()).into(),
+            step.num_logits.into(),
+            num_biases,
+            num_masked,
+            num_allowed,
             slots.into(),
         ];
         // SAFETY: the kernel's parameters. The rows' number was checked, and what they refer to is
         // checked by the kernel.
-        Ok(unsafe { device.launch("adjust_logits", self.by_chunk(num_rows), &kernel) }?)
+        Ok(unsafe { device.launch("adjust_logits", self.by_chunk(step.num_rows), &args) }?)
     }
 
-    fn weigh(&mut self, device: &Device, args: &Sample<'_>, num_rows: usize) -> Result<(), Error> {
-        let kernel = [
-            args.rows.into(),
-            args.logits.into(),
+    fn weigh(&mut self, device: &Device, step: &Step) -> Result<(), Error> {
+        let args = [
+            step.rows,
+            step.logits,
             self.adjusted.slice().into(),
             self.bests.slice().into(),
             Arg::from(&self.weighed.slice_mut()),
@@ -344,13 +369,13 @@ impl Sampling {
         ];
         // SAFETY: the kernel's parameters, for as many rows as there is room for. Where a row's indices
         // are wrong, the kernel before has left that nothing was found, and it is passed over.
-        Ok(unsafe { device.launch("weigh_logits", self.by_chunk(num_rows), &kernel) }?)
+        Ok(unsafe { device.launch("weigh_logits", self.by_chunk(step.num_rows), &args) }?)
     }
 
-    fn gather(&mut self, device: &Device, args: &Sample<'_>, num_rows: usize) -> Result<(), Error> {
-        let kernel = [
-            args.rows.into(),
-            args.logits.into(),
+    fn gather(&mut self, device: &Device, step: &Step) -> Result<(), Error> {
+        let args = [
+            step.rows,
+            step.logits,
             self.adjusted.slice().into(),
             self.bests.slice().into(),
             self.weighed.slice().into(),
@@ -360,14 +385,14 @@ impl Sampling {
             (self.vocab as u32).into(),
         ];
         // SAFETY: as above; a row's list has at most as many tokens as there is room for.
-        Ok(unsafe { device.launch("gather_likely", self.by_chunk(num_rows), &kernel) }?)
+        Ok(unsafe { device.launch("gather_likely", self.by_chunk(step.num_rows), &args) }?)
     }
 
-    fn choose(&mut self, device: &Device, args: &Sample<'_>, num_rows: usize) -> Result<(), Error> {
-        let (counts, width, _) = counts::parts(args.counts.as_deref());
-        let kernel = [
-            args.rows.into(),
-            args.logits.into(),
+    fn choose(&mut self, device: &Device, step: &Step, stages: Stages) -> Result<(), Error> {
+        let (counts, width, _) = step.counts;
+        let args = [
+            step.rows,
+            step.logits,
             self.adjusted.slice().into(),
             self.bests.slice().into(),
             self.weighed.slice().into(),
@@ -375,14 +400,14 @@ impl Sampling {
             self.ids.slice().into(),
             self.likely.slice().into(),
             counts,
-            Arg::from(&args.sampled),
+            step.sampled,
             (self.vocab as u32).into(),
             (self.chunks as u32).into(),
             width.into(),
-            (args.stages as u32).into(),
+            (stages as u32).into(),
         ];
+        let grid = Grid::line(step.num_rows, CHOOSE_THREADS);
         // SAFETY: as above; tokens are counted only where the first kernel found the slot.
-        let grid = Grid::line(num_rows, CHOOSE_THREADS);
-        Ok(unsafe { device.launch("choose_tokens", grid, &kernel) }?)
+        Ok(unsafe { device.launch("choose_tokens", grid, &args) }?)
     }
 }

@@ -2,7 +2,10 @@
 //! the stand-in for the driver: `tests/cuda/run.sh`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod activation;
+mod linear;
 mod norm;
+mod rows;
 mod sampling;
 
 use std::cell::RefCell;

@@ -9,8 +9,7 @@ namespace stand_in {
 
 namespace {
 
-// Never freed: what a thread leaves to its end may still call the driver when its variables are gone.
-thread_local std::vector<Context*>& stack = *new std::vector<Context*>;
+thread_local std::vector<Context*> stack;
 
 int checked(CUdevice device) {
     refuse_if(device < 0 || device >= num_devices(), CUDA_ERROR_INVALID_DEVICE);

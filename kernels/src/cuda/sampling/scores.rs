@@ -64,7 +64,7 @@ impl Sampling {
     pub fn score(&mut self, device: &Device, args: Score<'_>) -> Result<(), Error> {
         let Score { rows, logits, sampled, scores } = args;
         let num_rows = self.check(rows, sampled.len() / size_of::<u32>())?;
-        let logits_rows = self.logits_rows(logits)? as u32;
+        let logits_rows = self.num_logits(logits)?;
         check_len("the tokens' scores", scores.len(), num_rows * size_of::<TokenScore>())?;
         let (vocab, num_chunks) = (self.vocab as u32, self.chunks as u32);
         let of_chunks = [
