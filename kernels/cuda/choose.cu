@@ -283,13 +283,17 @@ __device__ __forceinline__ uint32_t draw_unfiltered(const Weighed* weighed, uint
                          whole.rooms);
 }
 
-// One block per row. sampled: [gridDim.x], NONE where a row is idle or has nothing left. The rest as
-// `gather_likely` has it, with `chunks` for gridDim.x. counts: [slots, counts_width]
+// Which kernels ran before.
+constexpr uint32_t WITH_DRAWS = 1, WITH_FILTERS = 2;
+
+// One block per row. sampled: [gridDim.x], NONE where a row is idle, has nothing left, or needs a stage that
+// was not launched. The rest as `gather_likely` has it, with `chunks` for gridDim.x. counts: [slots,
+// counts_width]
 extern "C" __global__ void __launch_bounds__(CHOOSE_THREADS)
     choose_tokens(const SampleRow* rows, const float* logits, const float* adjusted, const Best* bests,
                   const Weighed* weighed, const Plan* plans, const uint32_t* ids, const float* likely,
                   uint16_t* counts, uint32_t* sampled, uint32_t vocab, uint32_t chunks,
-                  uint32_t counts_width) {
+                  uint32_t counts_width, uint32_t stages) {
     __shared__ Rooms rooms;
     wait_for_dependencies();
     const SampleRow row = rows[blockIdx.x];
@@ -302,9 +306,12 @@ extern "C" __global__ void __launch_bounds__(CHOOSE_THREADS)
                                                  : logits + row_begin(row.logits_row, vocab);
         const Weights weights(row, best.logit);
         Whole whole{from, vocab, chunks, weights, rooms};
-        const Plan plan = filters(row) ? plans[blockIdx.x] : Plan{};
+        const bool is_planned = filters(row) && stages >= WITH_FILTERS;
+        const Plan plan = is_planned ? plans[blockIdx.x] : Plan{};
         const bool cuts = row.top_p < 1.0f || (row.top_k != 0 && row.top_k < plan.num);
-        if (!cuts) {
+        if (stages < (filters(row) ? WITH_FILTERS : WITH_DRAWS) || !weights.keeps(best.logit)) {
+            token = NONE;
+        } else if (!cuts) {
             token = draw_unfiltered(weighed + begin, chunks, whole, row);
         } else if (plan.gathered > MAX_GATHERED) {
             token = choose(whole, row, weights, plan, weights.minimum);
@@ -316,7 +323,7 @@ extern "C" __global__ void __launch_bounds__(CHOOSE_THREADS)
     }
     if (threadIdx.x != 0) return;
     sampled[blockIdx.x] = token;
-    if (token != NONE && row.flags & COUNTED) {
+    if (token < vocab && row.flags & COUNTED) {
         uint16_t& count = counts[row_begin(row.counts_slot, counts_width) + token];
         if ((count & 0x7fffu) != 0x7fffu) count++;
     }

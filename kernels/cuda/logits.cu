@@ -67,7 +67,7 @@ __device__ __forceinline__ void mark(const SampleRow& row, const uint32_t* maske
 
 // rows: [gridDim.y]. logits: [logits_rows, vocab]. adjusted: [gridDim.y, vocab]. allowed: [allowed_rows,
 // ceil(vocab / 32)]. counts: [slots, counts_width]. bests: [gridDim.y, gridDim.x]
-extern "C" __global__ void __launch_bounds__(CHUNK_THREADS)
+extern "C" __global__ void __launch_bounds__(CHUNK_THREADS, 6)
     adjust_logits(const SampleRow* rows, const float* logits, float* adjusted, const Bias* biases,
                   const uint32_t* masked, const uint32_t* allowed, const uint16_t* counts, Best* bests,
                   uint32_t vocab, uint32_t counts_width, uint32_t logits_rows, uint32_t num_biases,

@@ -18,6 +18,7 @@ mod linear;
 mod matmul;
 mod norm;
 mod rows;
+mod sampling;
 mod staging;
 
 pub use activation::{Gate, GateMul};
@@ -37,6 +38,10 @@ pub use matmul::{LinearFp8, Matmul, Scaling};
 pub use norm::AddRmsNorm;
 pub use rope::{HeadNorms, NO_SLOT, RopeAndCache, RopeTable};
 pub use rows::GatherRows;
+pub use sampling::{
+    AcceptDrafts, Bias, Drafted, Draw, FeedTokens, MAX_TOP_LOGPROBS, NO_TOKEN, NONE, Sample,
+    SampleRow, Sampling, Score, Stages, TokenCounts, TokenScore,
+};
 pub use staging::{Readback, Staging};
 
 /// Why a GPU cannot be used, or failed.

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <memory>
@@ -324,11 +325,16 @@ Copies& Block::copies() {
 }
 
 void Block::stop(int code, const char* message) {
+    // A fault in what follows must end the process rather than come here again.
+    is_running = false;
     failure = code;
     const uint3 b = here.block, t = here.thread;
     const char* at = thread->waits_at;
-    fprintf(stderr, "stand-in: kernel %s, block (%u, %u, %u), thread (%u, %u, %u)%s%s %s\n", launch->kernel->name, b.x,
-            b.y, b.z, t.x, t.y, t.z, at ? " at " : "", at ? at : "", message);
+    char line[256];
+    snprintf(line, sizeof line, "stand-in: kernel %s, block (%u, %u, %u), thread (%u, %u, %u)%s%s %s\n",
+             launch->kernel->name, b.x, b.y, b.z, t.x, t.y, t.z, at ? " at " : "", at ? at : "", message);
+    // A signal's stack may be too small for a stream.
+    if (write(STDERR_FILENO, line, strlen(line)) < 0) abort();
     siglongjmp(ended, 1);
 }
 

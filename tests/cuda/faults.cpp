@@ -9,6 +9,7 @@ namespace stand_in {
 
 namespace {
 
+// Rust gives its threads 8 KiB, of which a processor's registers may take half.
 constexpr size_t SIGNAL_STACK = 64 * 1024;
 
 struct sigaction before[NSIG];
@@ -48,7 +49,7 @@ void catch_faults() {
     static_cast<void>(installed);
     stack_t own;
     sigaltstack(nullptr, &own);
-    if ((own.ss_flags & SS_DISABLE) == 0) return;
+    if ((own.ss_flags & SS_DISABLE) == 0 && own.ss_size >= SIGNAL_STACK) return;
     own = {};
     own.ss_size = SIGNAL_STACK;
     own.ss_sp = mmap(nullptr, SIGNAL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

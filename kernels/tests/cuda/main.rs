@@ -6,6 +6,7 @@ mod activation;
 mod linear;
 mod norm;
 mod rows;
+mod sampling;
 
 use std::cell::RefCell;
 use std::rc::Rc;

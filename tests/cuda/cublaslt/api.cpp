@@ -25,7 +25,8 @@ constexpr uint64_t ALGORITHM = 0x5c0ce, WANTED_WORKSPACE = 64 * 1024, WORKSPACE_
 
 struct Description {
     int32_t compute, scale_type;
-    int32_t pointer_mode = 0, transposes_a = 0, transposes_b = 0, epilogue = EPILOGUE_DEFAULT, bias_type = NOT_GIVEN;
+    int32_t pointer_mode = 0, transposes_a = 0, transposes_b = 0, transposes_c = 0;
+    int32_t epilogue = EPILOGUE_DEFAULT, bias_type = NOT_GIVEN;
     int64_t bias_stride = 0;
     const void* bias = nullptr;
     const float *scale_a = nullptr, *scale_b = nullptr, *scale_c = nullptr, *scale_d = nullptr;
@@ -151,7 +152,7 @@ Status describe(const void* desc, const void* a, const void* b, const void* c, c
     p.transposes_b = from.transposes_b != 0;
     p.scalars_on_device = from.pointer_mode != 0;
     const bool has_bias = from.epilogue == EPILOGUE_BIAS;
-    if (!has_bias && from.epilogue != EPILOGUE_DEFAULT) return NOT_SUPPORTED;
+    if ((!has_bias && from.epilogue != EPILOGUE_DEFAULT) || from.transposes_c != 0) return NOT_SUPPORTED;
     p.bias = has_bias ? from.bias : nullptr;
     const cudaDataType usual = p.d.type == CUDA_R_8F_E4M3 || (is_fp8(p) && p.d.type == CUDA_R_32F) ? CUDA_R_16BF : p.d.type;
     p.bias_type = from.bias_type == NOT_GIVEN ? usual : static_cast<cudaDataType>(from.bias_type);
@@ -241,11 +242,11 @@ API Status cublasLtMatmulDescSetAttribute(void* desc, int attribute, const void*
     static const std::map<int, Field> fields = {
         {0, FIELD(Description, compute)},       {1, FIELD(Description, scale_type)},
         {2, FIELD(Description, pointer_mode)},  {3, FIELD(Description, transposes_a)},
-        {4, FIELD(Description, transposes_b)},  {7, FIELD(Description, epilogue)},
-        {8, FIELD(Description, bias)},          {10, FIELD(Description, bias_stride)},
-        {17, FIELD(Description, scale_a)},      {18, FIELD(Description, scale_b)},
-        {19, FIELD(Description, scale_c)},      {20, FIELD(Description, scale_d)},
-        {26, FIELD(Description, bias_type)},
+        {4, FIELD(Description, transposes_b)},  {5, FIELD(Description, transposes_c)},
+        {7, FIELD(Description, epilogue)},      {8, FIELD(Description, bias)},
+        {10, FIELD(Description, bias_stride)},  {17, FIELD(Description, scale_a)},
+        {18, FIELD(Description, scale_b)},      {19, FIELD(Description, scale_c)},
+        {20, FIELD(Description, scale_d)},      {26, FIELD(Description, bias_type)},
     };
     constexpr int FAST_ACCUMULATION = 25;
     if (attribute == FAST_ACCUMULATION) return bytes == 1 ? SUCCESS : INVALID_VALUE;

@@ -1,4 +1,7 @@
 // What the driver refuses and reports: wrong handles and addresses, limits, faults of kernels, told failures.
+#include <signal.h>
+#include <sys/mman.h>
+
 #include <cstring>
 #include <thread>
 
@@ -89,6 +92,32 @@ TEST(faults_are_told_apart) {
     EXPECT_IS(outcome("reads_dynamic_shared", {1, 32, 128}, out.address, 32), CUDA_ERROR_ILLEGAL_ADDRESS);
 }
 
+// As Rust's threads have it.
+TEST(faults_are_caught_where_a_small_signal_stack_is_set) {
+    CUcontext context;
+    OK(cuCtxGetCurrent(&context));
+    Buffer<float> out(64);
+    CUresult ended = CUDA_SUCCESS;
+    std::thread([&] {
+        // Below it lies a page that must not be touched.
+        auto* small = static_cast<char*>(mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        mprotect(small, 4096, PROT_NONE);
+        stack_t signals{};
+        signals.ss_sp = small + 4096;
+        signals.ss_size = 2 * 4096;
+        sigaltstack(&signals, nullptr);
+        OK(cuCtxSetCurrent(context));
+        ended = outcome("writes_at", {1, 1}, out.address, 1ll << 40);
+    }).join();
+    EXPECT_IS(ended, CUDA_ERROR_ILLEGAL_ADDRESS);
+}
+
+TEST(memory_past_the_end_is_nobodys) {
+    Buffer<float> out(64);
+    EXPECT_IS(outcome("writes_at", {1, 1}, out.address, 64ll), CUDA_ERROR_ILLEGAL_ADDRESS);
+    EXPECT_IS(outcome("writes_at", {1, 1}, out.address, -1500ll), CUDA_ERROR_ILLEGAL_ADDRESS);
+}
+
 TEST(freed_memory_given_to_a_kernel_is_found) {
     CUdeviceptr freed;
     OK(cuMemAlloc(&freed, 64));
@@ -99,9 +128,9 @@ TEST(freed_memory_given_to_a_kernel_is_found) {
 // Only with STAND_IN_GUARD=1, under which the build runs all tests once more.
 TEST(guarded_memory_ends_where_it_ends) {
     if (getenv("STAND_IN_GUARD") == nullptr) return;
-    Buffer<float> out(64);
-    OK(outcome("writes_at", {1, 1}, out.address, 63ll));
-    EXPECT_IS(outcome("writes_at", {1, 1}, out.address, 64ll), CUDA_ERROR_ILLEGAL_ADDRESS);
+    Buffer<float> out(60);
+    OK(outcome("writes_at", {1, 1}, out.address, 59ll));
+    EXPECT_IS(outcome("writes_at", {1, 1}, out.address, 60ll), CUDA_ERROR_ILLEGAL_ADDRESS);
     EXPECT_IS(out.address % 16, 0u);
 }
 
