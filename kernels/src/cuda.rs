@@ -28,7 +28,7 @@ pub use attention::{
     Attention, Plan, PlanGrid, PlanLimits, PlanRow, Scoring, Workspace as AttentionWorkspace,
     prefill_tile,
 };
-pub use buffer::{Buffer, Plain, Slice, SliceMut};
+pub use buffer::{Buffer, Plain, Slice, SliceMut, bytes_of};
 pub use device::{Device, Properties};
 pub use event::Event;
 pub use graph::Graph;

@@ -29,7 +29,17 @@ const NONE: u32 = u32::MAX;
 impl Input {
     /// Checks `plan`, all of whose tokens are known, and takes it over.
     pub(crate) fn fill(&mut self, plan: &StepPlan, limits: &ExecutorLimits) -> Result<(), Error> {
-        check(plan, limits, 0).map_err(Error::Plan)?;
+        self.fill_after(plan, limits, 0)
+    }
+
+    /// As [`Self::fill`], where tokens may be carried from a step with `num_before` samples.
+    pub(crate) fn fill_after(
+        &mut self,
+        plan: &StepPlan,
+        limits: &ExecutorLimits,
+        num_before: usize,
+    ) -> Result<(), Error> {
+        check(plan, limits, num_before).map_err(Error::Plan)?;
         self.num_tokens = plan.token_ids.len();
         self.copies.clear();
         self.copies.extend(plan.copies.iter().map(|copy| (copy.from.0, copy.to.0)));

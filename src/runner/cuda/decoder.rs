@@ -54,6 +54,8 @@ pub(super) struct Pass<'a> {
     pub(super) kv: &'a mut KvCache,
     pub(super) tables: &'a BlockTables,
     pub(super) workspace: &'a mut Workspace,
+    /// `[num_tokens]`
+    pub(super) token_ids: Slice<'a>,
     pub(super) lists: Lists<'a>,
     /// Tokens, padding included.
     pub(super) num_tokens: usize,
@@ -126,7 +128,7 @@ impl Decoder {
         self.device().gather_rows(GatherRows {
             float,
             table: self.weights.embed_tokens.slice(),
-            indices: pass.lists.token_ids,
+            indices: pass.token_ids,
             out: self.rows(&mut pass.workspace.hidden_states, pass.num_tokens, hidden),
             cols: hidden,
         })?;
