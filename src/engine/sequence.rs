@@ -32,11 +32,11 @@ pub(crate) struct Sequence {
     /// Prompt and completion.
     pub(crate) tokens: Vec<TokenId>,
     /// Of them, the last ones, which a step in flight samples: [`UNKNOWN`] stands in their places.
-    pub(crate) num_unknown: usize,
+    pub(crate) num_unknown: u8,
     /// Tokens whose keys and values are in the cache once the steps in flight have ended.
     pub(crate) num_computed: usize,
     /// Steps in flight that compute something of it or sample from it.
-    pub(crate) num_in_flight: usize,
+    pub(crate) num_in_flight: u8,
     /// Which of its plan's samples its last token is, while that is unknown.
     pub(crate) sample: u32,
     /// Whether a step may have that token before it is known.
@@ -107,7 +107,7 @@ impl Sequence {
 
     /// Tokens that are known: all but those that are being sampled.
     pub(crate) fn num_known(&self) -> usize {
-        self.tokens.len() - self.num_unknown
+        self.tokens.len() - usize::from(self.num_unknown)
     }
 
     /// Tokens of the completion, those among them that are being sampled.
@@ -127,7 +127,7 @@ impl Sequence {
         match self.num_unknown {
             0 => self.tokens.push(token),
             unknown => {
-                let at = self.tokens.len() - unknown;
+                let at = self.tokens.len() - usize::from(unknown);
                 self.tokens[at] = token;
                 self.num_unknown -= 1;
             }

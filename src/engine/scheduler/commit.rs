@@ -102,11 +102,9 @@ impl Scheduler {
         }
     }
 
+    /// Appends a token to a sequence that has not ended, which it may end.
     pub(super) fn append(&mut self, slot: u32, sampled: Sampled) {
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
-        if sequence.has_ended() {
-            return;
-        }
         let token = sampled.token;
         match sampled.end {
             Some(ConstraintEnd::Exhausted) => {

@@ -50,7 +50,7 @@ impl Scheduler {
             State::Preempted => num_in_flight == 0 && sequence.num_unknown == 0,
             State::Cancelled | State::Ended => num_in_flight > 0,
         };
-        if is_sound && num_in_flight <= self.num_in_flight {
+        if is_sound && usize::from(num_in_flight) <= self.num_in_flight {
             return Ok(());
         }
         let Sequence { request, state, num_unknown, .. } = sequence;

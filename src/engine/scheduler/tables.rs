@@ -44,6 +44,7 @@ impl Scheduler {
 
 /// Writes what is new of a sequence's first `num_blocks` blocks into its table, and returns where
 /// they are.
+#[inline]
 pub(super) fn write_table(
     (sequence, id): (&mut Sequence, SequenceId),
     num_blocks: usize,
@@ -51,11 +52,14 @@ pub(super) fn write_table(
     plan: &mut StepPlan,
 ) -> Range<u32> {
     let start = id.0 as usize * table_len;
-    let tabled = std::mem::replace(&mut sequence.num_tabled, num_blocks).min(num_blocks);
-    let new = &sequence.blocks[tabled..num_blocks];
-    plan.block_tables[start + tabled..start + num_blocks].copy_from_slice(new);
-    for (column, block) in (tabled as u32..).zip(new) {
-        plan.table_updates.push(TableUpdate { sequence: id, column, block: *block });
+    // Of most rows nothing is new.
+    if sequence.num_tabled != num_blocks {
+        let tabled = std::mem::replace(&mut sequence.num_tabled, num_blocks).min(num_blocks);
+        let new = &sequence.blocks[tabled..num_blocks];
+        plan.block_tables[start + tabled..start + num_blocks].copy_from_slice(new);
+        let update =
+            |(column, block): (u32, &BlockId)| TableUpdate { sequence: id, column, block: *block };
+        plan.table_updates.extend((tabled as u32..).zip(new).map(update));
     }
     start as u32..(start + num_blocks) as u32
 }
