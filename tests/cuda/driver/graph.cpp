@@ -63,7 +63,8 @@ API cuGraphUpload(CUgraphExec executable, CUstream stream) {
 }
 
 API cuGraphLaunch(CUgraphExec executable, CUstream stream) {
-    return call(__func__, Needs::CONTEXT, [&] { launch(state().executables.find(executable), stream_of(stream)); });
+    return call(__func__, Needs::CONTEXT,
+                [&] { launch(state().executables.find(executable), stream_of(stream)); });
 }
 
 API cuGraphExecUpdate(CUgraphExec executable, CUgraph graph, CUgraphExecUpdateResultInfo* info) {

@@ -100,7 +100,8 @@ TEST(faults_are_caught_where_a_small_signal_stack_is_set) {
     CUresult ended = CUDA_SUCCESS;
     std::thread([&] {
         // Below it lies a page that must not be touched.
-        auto* small = static_cast<char*>(mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS;
+        auto* small = static_cast<char*>(mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, FLAGS, -1, 0));
         mprotect(small, 4096, PROT_NONE);
         stack_t signals{};
         signals.ss_sp = small + 4096;
