@@ -8,9 +8,13 @@ namespace {
 
 // A graph that is launched in a stream: its nodes one after another, until one breaks the context.
 void launch(const Graph& graph, Stream& stream) {
-    if (stream.capture == nullptr) count_graph(graph.nodes.size());
+    if (stream.capture != nullptr) {
+        for (const Work& node : graph.nodes) submit(stream, node);
+        return;
+    }
+    count_graph(graph.nodes.size());
     for (const Work& node : graph.nodes) {
-        if (state().broken == CUDA_SUCCESS) submit(stream, node);
+        if (state().broken == CUDA_SUCCESS) perform(node);
     }
 }
 

@@ -66,6 +66,8 @@ TEST(memory_ends) {
     EXPECT_IS(free - left, 1ull << 20);
     EXPECT_IS(cuMemAlloc(&more, free), CUDA_ERROR_OUT_OF_MEMORY);
     OK(cuMemFree(address));
+    OK(cuMemGetInfo(&left, &total));
+    EXPECT_IS(left, free);
 }
 
 TEST(faults_end_the_launch_and_stay) {
