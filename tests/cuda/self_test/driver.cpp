@@ -66,6 +66,8 @@ TEST(memory_ends) {
     EXPECT_IS(free - left, 1ull << 20);
     EXPECT_IS(cuMemAlloc(&more, free), CUDA_ERROR_OUT_OF_MEMORY);
     OK(cuMemFree(address));
+    OK(cuMemGetInfo(&left, &total));
+    EXPECT_IS(left, free);
 }
 
 TEST(faults_end_the_launch_and_stay) {
@@ -100,7 +102,8 @@ TEST(faults_are_caught_where_a_small_signal_stack_is_set) {
     CUresult ended = CUDA_SUCCESS;
     std::thread([&] {
         // Below it lies a page that must not be touched.
-        auto* small = static_cast<char*>(mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS;
+        auto* small = static_cast<char*>(mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, FLAGS, -1, 0));
         mprotect(small, 4096, PROT_NONE);
         stack_t signals{};
         signals.ss_sp = small + 4096;
@@ -171,6 +174,32 @@ TEST(contexts_are_each_threads_own) {
         without = cuMemAlloc(&address, 16);
     }).join();
     EXPECT_IS(without, CUDA_ERROR_INVALID_CONTEXT);
+}
+
+static int num_mappings() {
+    int lines = 0;
+    FILE* maps = fopen("/proc/self/maps", "r");
+    for (int c; (c = fgetc(maps)) != EOF;) lines += c == '\n';
+    fclose(maps);
+    return lines;
+}
+
+// A test harness starts a thread for each test, and a process's mappings are counted.
+TEST(threads_that_end_leave_no_mappings) {
+    CUcontext context;
+    OK(cuCtxGetCurrent(&context));
+    Buffer<int> out(256);
+    const auto launch_on_threads = [&](int count) {
+        for (int i = 0; i < count; i++) {
+            std::thread([&] {
+                OK(cuCtxSetCurrent(context));
+                OK(outcome("reverses", {1, 256}, out.address));
+            }).join();
+        }
+        return num_mappings();
+    };
+    const int before = launch_on_threads(2);
+    EXPECT(launch_on_threads(50) < before + 50);
 }
 
 TEST(errors_have_names) {
