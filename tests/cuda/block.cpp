@@ -37,7 +37,8 @@ private:
 };
 
 void* map(size_t bytes) {
-    void* room = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* room = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
     if (room == MAP_FAILED) {
         perror("stand-in: mmap");
         abort();
@@ -63,14 +64,15 @@ unsigned Stacks::take() {
     return num_used++;
 }
 
-// Stacks end at different places of a page: what fibers use most would else share a few sets of the first cache.
+// Stacks end at different places of a page: what fibers use most would else share a few sets of a cache.
 void* Stacks::top(unsigned stack) const { return all[stack] + STACK - stack * 320 % PAGE; }
 
 size_t Stacks::room() const { return STACK - 2 * PAGE; }
 
 bool Stacks::is_below(const void* address) const {
     const auto* at = static_cast<const unsigned char*>(address);
-    return std::ranges::any_of(all, [at](const unsigned char* bottom) { return at >= bottom && at < bottom + PAGE; });
+    const auto is_below = [at](const unsigned char* bottom) { return at >= bottom && at < bottom + PAGE; };
+    return std::ranges::any_of(all, is_below);
 }
 
 unsigned char* Shared::place(size_t bytes) {
@@ -201,7 +203,7 @@ __attribute__((noinline)) void Block::begin() {
     become(next());
     const unsigned stack = stacks.take();
     stack_of[current()] = static_cast<uint16_t>(stack);
-    thread->context = fresh(stacks.top(stack), stacks.room(), enter);
+    make_fresh(thread->context, stacks.top(stack), stacks.room(), enter);
     switch_context(scheduler, thread->context);
 }
 
@@ -220,7 +222,8 @@ __attribute__((noinline)) void Block::leave() {
     const unsigned leaving = current(), lane = leaving % LANES;
     Warp& warp = warps[leaving / LANES];
     for (unsigned i = 0; i < warp.num_meetings; i++) {
-        if (warp.meetings[i].mask >> lane & 1) stop(LAUNCH_FAILED, "leaves, while lanes of its warp wait for it");
+        const bool is_awaited = warp.meetings[i].mask >> lane & 1;
+        if (is_awaited) stop(LAUNCH_FAILED, "leaves, while lanes of its warp wait for it");
     }
     if (barrier != nullptr) stop(LAUNCH_FAILED, "leaves, while others wait for it at a barrier");
     warp.left |= 1u << lane;
@@ -243,7 +246,7 @@ inline __attribute__((always_inline)) void Block::hand_over() {
     uint16_t& stack = stack_of[current()];
     if (stack == NO_STACK) {
         stack = static_cast<uint16_t>(stacks.take());
-        thread->context = fresh(stacks.top(stack), stacks.room(), enter);
+        make_fresh(thread->context, stacks.top(stack), stacks.room(), enter);
     }
     switch_context(from.context, thread->context);
 }
@@ -253,7 +256,7 @@ inline Meeting& Block::meeting(Warp& warp, unsigned mask, const Collective& coll
         Meeting& open = warp.meetings[i];
         if ((open.mask & mask) == 0) continue;
         if (open.mask != mask) stop(LAUNCH_FAILED, "names other lanes than those that wait for it");
-        if (open.collective != &collective) stop(LAUNCH_FAILED, "comes, while lanes of its warp wait at another place");
+        if (open.collective != &collective) stop(LAUNCH_FAILED, "comes, while lanes of its warp wait elsewhere");
         return open;
     }
     Meeting& open = warp.meetings[warp.num_meetings++];
@@ -283,7 +286,7 @@ void Block::meet(unsigned mask, const Collective& collective, void* arguments) {
 int Block::meet_block(const char* name, bool predicate) {
     thread->waits_at = name;
     if (num_left != 0) stop(LAUNCH_FAILED, "comes to a barrier that other threads have left without");
-    if (barrier != nullptr && barrier != name) stop(LAUNCH_FAILED, "comes, while others wait at another barrier");
+    if (barrier != nullptr && barrier != name) stop(LAUNCH_FAILED, "comes, while others wait elsewhere");
     barrier = name;
     num_true += predicate;
     if (++num_arrived != num_threads) {

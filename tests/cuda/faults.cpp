@@ -17,7 +17,7 @@ struct sigaction before[NSIG];
 void stop(Block& block, int signal, const siginfo_t& fault) {
     if (signal == SIGFPE) block.stop(LAUNCH_FAILED, "divides by zero");
     // Kernels are compiled with checks that trap.
-    if (signal == SIGILL) block.stop(MISALIGNED_ADDRESS, "uses a misaligned address, or an index past its array's end");
+    if (signal == SIGILL) block.stop(MISALIGNED_ADDRESS, "uses a misaligned address, or an index past its array");
     // The processor names no address that is none to it.
     if (fault.si_code == SI_KERNEL) block.stop(ILLEGAL_ADDRESS, "touches what no address can be");
     if (block.is_below_stack(fault.si_addr)) block.stop(LAUNCH_FAILED, "has used up its stack");

@@ -29,7 +29,8 @@ size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 void* map_device(size_t bytes, Allocation& made) {
     const size_t room = rounded(bytes, PAGE);
     made.mapped_bytes = room + 2 * PAGE;
-    made.mapped = mmap(nullptr, made.mapped_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    made.mapped = mmap(nullptr, made.mapped_bytes, PROT_NONE, FLAGS, -1, 0);
     refuse_if(made.mapped == MAP_FAILED, CUDA_ERROR_OUT_OF_MEMORY);
     auto* first = static_cast<unsigned char*>(made.mapped) + PAGE;
     if (mprotect(first, room, PROT_READ | PROT_WRITE) != 0) {

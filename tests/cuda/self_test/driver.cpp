@@ -66,6 +66,8 @@ TEST(memory_ends) {
     EXPECT_IS(free - left, 1ull << 20);
     EXPECT_IS(cuMemAlloc(&more, free), CUDA_ERROR_OUT_OF_MEMORY);
     OK(cuMemFree(address));
+    OK(cuMemGetInfo(&left, &total));
+    EXPECT_IS(left, free);
 }
 
 TEST(faults_end_the_launch_and_stay) {
@@ -100,7 +102,8 @@ TEST(faults_are_caught_where_a_small_signal_stack_is_set) {
     CUresult ended = CUDA_SUCCESS;
     std::thread([&] {
         // Below it lies a page that must not be touched.
-        auto* small = static_cast<char*>(mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS;
+        auto* small = static_cast<char*>(mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, FLAGS, -1, 0));
         mprotect(small, 4096, PROT_NONE);
         stack_t signals{};
         signals.ss_sp = small + 4096;
