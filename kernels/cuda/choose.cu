@@ -318,7 +318,7 @@ extern "C" __global__ void __launch_bounds__(CHOOSE_THREADS)
         } else {
             const int64_t list = row_begin(blockIdx.x, MAX_GATHERED);
             Gathered gathered(ids + list, likely + list, plan.gathered, weights, rooms);
-            token = choose(gathered, row, weights, plan, level_cutoff(weights, plan.level));
+            token = choose(gathered, row, weights, plan, plan.least(weights));
         }
     }
     if (threadIdx.x != 0) return;

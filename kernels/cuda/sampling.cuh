@@ -136,11 +136,14 @@ struct Weights {
     // Whether min-p keeps it. Negative infinity and NaN never are.
     __device__ __forceinline__ bool keeps(float logit) const { return logit >= minimum; }
 
-    // Of a logit that is kept. Infinity counts as the greatest number.
-    __device__ __forceinline__ float of(float logit) const {
+    // How far a logit that is kept is from the greatest, in temperatures: 0 or less. Infinity counts as the
+    // greatest number.
+    __device__ __forceinline__ float distance(float logit) const {
         const float distance = __fsub_rn(fminf(logit, FLT_MAX), max);
-        return exp_of(temperature == 1.0f ? distance : __fdiv_rn(distance, temperature));
+        return temperature == 1.0f ? distance : __fdiv_rn(distance, temperature);
     }
+
+    __device__ __forceinline__ float of(float logit) const { return exp_of(distance(logit)); }
 };
 
 // The block that chooses a row's token, and the most chunks that it sees: a vocabulary of two million.
@@ -150,27 +153,36 @@ constexpr int CHOOSE_THREADS = 512, MAX_CHUNKS = 2 * CHOOSE_THREADS;
 // which only flat distributions have, it searches in the row itself.
 constexpr int EACH = 16, MAX_GATHERED = EACH * CHOOSE_THREADS;
 
-// Distances from the likeliest, in temperatures, at which tokens are tried to be cut off; the last cuts
-// none.
-constexpr int LEVELS = 4;
-__device__ __forceinline__ float level_cutoff(const Weights& weights, int level) {
-    if (level == LEVELS - 1) return weights.minimum;
-    const float distance = __fmul_rn(static_cast<float>(4 << level), weights.temperature);
-    return fmaxf(__fsub_rn(weights.max, distance), weights.minimum);
+// How far from the likeliest, in temperatures, tokens may be cut off without looking at them again.
+constexpr int LEVELS = 8;
+__device__ __forceinline__ constexpr float reach_of(int level) {
+    return level < 4 ? level + 1 : level == 4 ? 6 : level == 5 ? 8 : level == 6 ? 11 : 16;
 }
 
-// What a chunk holds above each level's cutoff. Likely masses only choose a level, so 32 bits do.
+// What a chunk holds within each level's reach: tokens, and their mass in units of 2^-20, rounded down. Such
+// masses only choose a level.
 struct Weighed {
     double mass;
-    float likely[LEVELS];
-    uint32_t num[LEVELS];
+    uint32_t num[LEVELS], likely[LEVELS];
+    uint32_t all, unused;
 };
 
 // How a row with filters is cut.
 struct Plan {
     double mass;
     uint32_t num;      // tokens that min-p left
-    uint32_t level;
+    float reach;       // of the level, infinite where all are needed
     uint32_t gathered; // tokens of the level
     uint32_t before;   // of them, in the chunks before the asking block's
+
+    __device__ __forceinline__ bool has(const Weights& weights, float logit) const {
+        if (!weights.keeps(logit)) return false;
+        return reach == INFINITY || weights.distance(logit) > -reach;
+    }
+
+    // A number that no token of the level is below.
+    __device__ __forceinline__ float least(const Weights& weights) const {
+        if (reach == INFINITY) return weights.minimum;
+        return fmaxf(weights.max - (reach + 1.0f) * weights.temperature, weights.minimum);
+    }
 };

@@ -198,7 +198,7 @@ const MAX_GATHERED: usize = 8192;
 
 /// Bytes of a chunk's `Best` and `Weighed`, and a row's `Plan`.
 const BEST: usize = 8;
-const WEIGHED: usize = 40;
+const WEIGHED: usize = 80;
 const PLAN: usize = 24;
 
 /// Room for sampling.
