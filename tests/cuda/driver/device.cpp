@@ -9,7 +9,8 @@ namespace stand_in {
 
 namespace {
 
-thread_local std::vector<Context*> stack;
+// Never freed: a thread's own device may be closed after its thread-local variables are gone.
+thread_local std::vector<Context*>& stack = *new std::vector<Context*>;
 
 int checked(CUdevice device) {
     refuse_if(device < 0 || device >= num_devices(), CUDA_ERROR_INVALID_DEVICE);
