@@ -5,6 +5,7 @@
 //!
 //! Libraries are loaded when a device is opened, so a binary with these kernels starts everywhere.
 
+mod attention;
 mod buffer;
 mod device;
 mod event;
@@ -16,6 +17,9 @@ mod norm;
 mod rope;
 mod staging;
 
+pub use attention::{
+    Attention, Plan, PlanGrid, PlanLimits, PlanRow, Scoring, Workspace, prefill_tile,
+};
 pub use buffer::{Buffer, Plain, Slice, SliceMut};
 pub use device::{Device, Properties};
 pub use event::Event;

@@ -2,6 +2,7 @@
 //! the stand-in for the driver: `tests/cuda/run.sh`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod attention;
 mod blocks;
 mod norm;
 mod rope;
