@@ -32,7 +32,7 @@ impl KvDtype {
     }
 
     /// Bytes of the scale of a position of a head.
-    const fn scale_size(self) -> usize {
+    pub(super) const fn scale_size(self) -> usize {
         match self {
             Self::Float(_) | Self::Fp8 => 0,
             Self::Int8 => size_of::<f32>(),
