@@ -130,22 +130,6 @@ __device__ __forceinline__ Sight sight_of(const Attention<T, C>& a, const Work& 
     return {max(0, end - a.window), end};
 }
 
-// A weight is 2 to the power of `factor` times its score, less the largest.
-struct Scoring {
-    float factor, soft_cap, inner;
-
-    template <class T, class C> __device__ __forceinline__ explicit Scoring(const Attention<T, C>& a) {
-        soft_cap = a.soft_cap;
-        inner = soft_cap > 0.0f ? a.scale / soft_cap : 0.0f;
-        factor = soft_cap > 0.0f ? LOG2E : a.scale * LOG2E;
-    }
-
-    // Gemma 2's cap.
-    __device__ __forceinline__ float operator()(float product) const {
-        return soft_cap > 0.0f ? soft_cap * tanhf(product * inner) : product;
-    }
-};
-
 // 2 to the power of `x`, to two units in the last place; 0 below what is normal.
 __device__ __forceinline__ float power_of_2(float x) {
 #ifdef SCONCE_HOST
@@ -156,6 +140,32 @@ __device__ __forceinline__ float power_of_2(float x) {
     return y;
 #endif
 }
+
+// To a few units in the last place of 1, which is what a cap is multiplied with.
+__device__ __forceinline__ float quick_tanh(float x) {
+    const float e = power_of_2(2.0f * LOG2E * x);
+#ifdef SCONCE_HOST
+    return 1.0f - 2.0f / (e + 1.0f);
+#else
+    return 1.0f - __fdividef(2.0f, e + 1.0f);
+#endif
+}
+
+// A weight is 2 to the power of `factor` times its score, less the largest.
+struct Scoring {
+    float factor, soft_cap, inner;
+
+    template <class T, class C> __device__ __forceinline__ explicit Scoring(const Attention<T, C>& a) {
+        soft_cap = a.soft_cap;
+        inner = caps() ? a.scale / soft_cap : 0.0f;
+        factor = caps() ? LOG2E : a.scale * LOG2E;
+    }
+
+    __device__ __forceinline__ bool caps() const { return soft_cap > 0.0f; }
+
+    // Gemma 2's.
+    __device__ __forceinline__ float cap(float product) const { return soft_cap * quick_tanh(product * inner); }
+};
 
 // What is subtracted of exponents: the largest so far, or anything else than an infinity if nothing was
 // seen.

@@ -249,17 +249,20 @@ template <class C>
 __device__ __forceinline__ void finish_scores(const Scoring& scoring, const float* scales, int first,
                                               const Sight (&sights)[2], bool hides, float (&scores)[2][4]) {
     const int j = threadIdx.x % 4 * 2;
+    const auto each = [&](auto change) {
 #pragma unroll
-    for (int n = 0; n < 2; n++) {
+        for (int n = 0; n < 2; n++) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int column = n * 8 + j + i % 2, key = first + column;
-            if (IS_SCALED<C>) scores[n][i] *= scales[column];
-            scores[n][i] = scoring(scores[n][i]);
-            const Sight sight = sights[i / 2];
-            if (hides && (key < sight.begin || key >= sight.end)) scores[n][i] = -INFINITY;
+            for (int i = 0; i < 4; i++) change(scores[n][i], n * 8 + j + i % 2, sights[i / 2]);
         }
-    }
+    };
+    if constexpr (IS_SCALED<C>) each([&](float& score, int column, Sight) { score *= scales[column]; });
+    if (scoring.caps()) each([&](float& score, int, Sight) { score = scoring.cap(score); });
+    if (!hides) return;
+    each([&](float& score, int column, Sight sight) {
+        const int key = first + column;
+        if (key < sight.begin || key >= sight.end) score = -INFINITY;
+    });
 }
 
 // What the lane's values are multiples of, of 16. What lies outside of `[begin, end)` may be no number.
