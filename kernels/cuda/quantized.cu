@@ -80,31 +80,32 @@ __device__ __forceinline__ void multiply_group(float (&totals)[4], const Tile<Fo
 template <class T, Form F, class Out>
 __device__ __forceinline__ void quantized_gemv(const T* x, Matrix matrix, Out* y, int rows, int n, int k,
                                                int stride, int accumulate) {
-    // Tiles on their way: as many as three blocks' registers have room for.
-    constexpr int AHEAD = F == Form::W4 ? 3 : 2;
+    // Tiles on their way: two blocks of a processor then have about 48 KiB, what the bandwidth asks for.
+    constexpr int AHEAD = F == Form::W4 ? 4 : 3;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    auto place = matrix.place<F>(blockIdx.x, warp, lane);
+    int left = matrix.num_tiles - warp;
     Tile<F> tiles[AHEAD] = {};
-    // Past the end, x is zero, whatever tile it meets.
-    const auto load = [&](Tile<F>& to, int tile) {
-        if (tile < matrix.num_tiles) to = matrix.load<F>(blockIdx.x, tile, lane);
-    };
     // Nobody writes weights, so they are on their way while the kernels before still run.
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++) load(tiles[i], warp + i * WARPS);
+    for (int i = 0; i < AHEAD; i++) {
+        if (i * WARPS < left) tiles[i] = place.load(i * WARPS);
+    }
     wait_for_dependencies();
     launch_dependents();
     const T* own = lane / 4 < rows ? x + static_cast<int64_t>(lane / 4) * k : nullptr;
     float totals[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     Factors factors = load_factors<F>(own, warp * TILE_COLS, k);
-    for (int tile = warp; tile < matrix.num_tiles; tile += AHEAD * WARPS) {
+    for (int col = (warp + WARPS) * TILE_COLS; left > 0; left -= AHEAD * WARPS) {
+        place.advance(AHEAD * WARPS);
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            const int next = tile + (i + 1) * WARPS;
-            const Factors next_factors = load_factors<F>(own, next * TILE_COLS, k);
+        for (int i = 0; i < AHEAD; i++, col += WARPS * TILE_COLS) {
+            // Past the end, x is zero, whatever tile it meets.
+            const Factors next = load_factors<F>(own, col, k);
             multiply_group<T>(totals, tiles[i], 0, factors);
             multiply_group<T>(totals, tiles[i], 1, factors);
-            load(tiles[i], tile + (i + AHEAD) * WARPS);
-            factors = next_factors;
+            if ((AHEAD + i) * WARPS < left) tiles[i] = place.load(i * WARPS);
+            factors = next;
         }
     }
     finish(totals, y, rows, n, stride, accumulate);
@@ -122,7 +123,7 @@ __device__ __forceinline__ void dequantize(Matrix matrix, T* out, int n, int k) 
     launch_dependents();
     const int lane = threadIdx.x % WARP, col = (blockIdx.x * WARPS + threadIdx.x / WARP) * TILE_COLS;
     if (col >= k) return;
-    const Tile<F> tile = matrix.load<F>(blockIdx.y, col / TILE_COLS, lane);
+    const Tile<F> tile = matrix.place<F>(blockIdx.y, col / TILE_COLS, lane).load(0);
 #pragma unroll
     for (int part = 0; part < 8; part++) {
         const int group = part / 4, high = part / 2 % 2, i = part % 2;
@@ -144,7 +145,7 @@ __device__ __forceinline__ void gather_quantized(Matrix matrix, const uint32_t* 
     T* to = out + static_cast<int64_t>(blockIdx.x) * k;
     for (int i = threadIdx.x; i < 4 * matrix.num_tiles; i += blockDim.x) {
         const int lane = row % 8 * 4 + i % 4, col = i / 4 * TILE_COLS;
-        const Tile<F> tile = matrix.load<F>(valid ? row / TILE_ROWS : 0, i / 4, lane);
+        const Tile<F> tile = matrix.place<F>(valid ? row / TILE_ROWS : 0, i / 4, lane).load(0);
 #pragma unroll
         for (int part = 0; part < 4; part++) {
             const int group = part / 2;
@@ -159,7 +160,7 @@ __device__ __forceinline__ void gather_quantized(Matrix matrix, const uint32_t* 
 }
 
 #define DEFINE_GEMV(T, OUT, FORM, NAME)                                                            \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP, 3)                                   \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP, 2)                                   \
         NAME(const T* x, const unsigned char* codes, const unsigned char* scales, OUT* y,          \
              int rows, int n, int k, int stride, int accumulate) {                                 \
         const Matrix matrix = {codes, scales, (k + TILE_COLS - 1) / TILE_COLS};                    \

@@ -34,20 +34,35 @@ template <Form F> struct Tile {
 
 __device__ __forceinline__ Pack<uint32_t, 4> as_words(uint4 x) { return {{x.x, x.y, x.z, x.w}}; }
 
+// Where a lane's part of a tile lies.
+template <Form F> struct Place {
+    const unsigned char *codes, *scales;
+
+    // Of the tile `ahead` further along the row.
+    __device__ __forceinline__ Tile<F> load(int ahead) const {
+        Tile<F> to;
+#pragma unroll
+        for (int i = 0; i < LOADS<F>; i++) {
+            to.codes[i] = as_words(load_once(codes + ahead * CODE_BYTES<F> + i * 512));
+        }
+        to.scales = as_words(load_once(scales + ahead * SCALE_BYTES));
+        return to;
+    }
+
+    __device__ __forceinline__ void advance(int tiles) {
+        codes += tiles * CODE_BYTES<F>;
+        scales += tiles * SCALE_BYTES;
+    }
+};
+
 struct Matrix {
     const unsigned char* codes;
     const unsigned char* scales;
     int num_tiles; // in a row
 
-    template <Form F> __device__ __forceinline__ Tile<F> load(int row, int tile, int lane) const {
+    template <Form F> __device__ __forceinline__ Place<F> place(int row, int tile, int lane) const {
         const int64_t at = static_cast<int64_t>(row) * num_tiles + tile;
-        Tile<F> to;
-#pragma unroll
-        for (int i = 0; i < LOADS<F>; i++) {
-            to.codes[i] = as_words(load_once(codes + at * CODE_BYTES<F> + i * 512 + lane * 16));
-        }
-        to.scales = as_words(load_once(scales + at * SCALE_BYTES + lane / 4 * 16));
-        return to;
+        return {codes + at * CODE_BYTES<F> + lane * 16, scales + at * SCALE_BYTES + lane / 4 * 16};
     }
 };
 

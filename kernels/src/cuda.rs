@@ -15,6 +15,7 @@ mod library;
 mod linear;
 mod matmul;
 mod norm;
+mod quantized;
 mod rows;
 mod staging;
 
@@ -26,6 +27,7 @@ pub use graph::Graph;
 pub use linear::{Linear, MAX_GEMV_ROWS, Write};
 pub use matmul::{LinearFp8, Matmul, Scaling};
 pub use norm::AddRmsNorm;
+pub use quantized::{Form, GatherQuantizedRows, LinearQuantized, QuantizedMatrix};
 pub use rows::GatherRows;
 pub use staging::{Readback, Staging};
 

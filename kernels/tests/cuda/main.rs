@@ -5,6 +5,7 @@
 mod activation;
 mod linear;
 mod norm;
+mod quantized;
 mod rows;
 
 use std::cell::RefCell;
