@@ -125,6 +125,11 @@ impl Matmul {
         &self.device
     }
 
+    /// Memory that any kernel may use in the stream's order.
+    pub(super) fn workspace(&self) -> Slice<'_> {
+        self.workspace.slice()
+    }
+
     /// The product, of any number of tokens.
     pub fn multiply(&self, args: Linear<'_>) -> Result<(), crate::Error> {
         args.check()?;

@@ -1,5 +1,6 @@
 //! Quantised matrices: packed at load into one of a few forms, and multiplied without becoming floats.
 
+mod gemm;
 mod layout;
 mod linear;
 

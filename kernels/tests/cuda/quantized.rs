@@ -163,7 +163,8 @@ fn few_tokens_are_multiplied_as_by_reference_and_each_whatever_the_others() {
 fn any_number_of_tokens_is_multiplied_as_by_reference() {
     let matmul = Matmul::new(&device()).unwrap();
     for dtype in DTYPES {
-        for (rows, n, k) in [(9, 72, 256), (16, 40, 512), (17, 8, 768), (300, 136, 256)] {
+        let shapes = [(9, 72, 256), (16, 40, 512), (17, 8, 1536), (70, 264, 768), (300, 136, 256)];
+        for (rows, n, k) in shapes {
             let (w, elements) = matrix(5, &[(dtype, n)], k);
             let x = numbers(&mut rng(6), rows * k);
             let before = numbers(&mut rng(7), rows * n);
@@ -176,6 +177,22 @@ fn any_number_of_tokens_is_multiplied_as_by_reference() {
                 let y = product(&x, &elements, &before, n, k);
                 assert_near(&added, &y, tolerance.max(tolerance_of(types.0)), &what);
             }
+        }
+    }
+}
+
+#[test]
+fn up_to_64_tokens_the_others_do_not_matter() {
+    let matmul = Matmul::new(&device()).unwrap();
+    for dtype in [Dtype::Q4K, Dtype::Q5K, Dtype::Q6K] {
+        let (n, k) = (200, 1280);
+        let (w, elements) = matrix(10, &[(dtype, n)], k);
+        let x = numbers(&mut rng(11), 64 * k);
+        let all = multiply(&matmul, &w, &x, (Float::BF16, Float::F32), None);
+        assert_near(&all, &product(&x, &elements, &[], n, k), tolerance(Float::BF16), "64 tokens");
+        for rows in (9..20).chain([31, 32, 33, 48, 63]) {
+            let some = multiply(&matmul, &w, &x[..rows * k], (Float::BF16, Float::F32), None);
+            assert_eq!(some, all[..rows * n], "{dtype:?}, {rows} tokens");
         }
     }
 }

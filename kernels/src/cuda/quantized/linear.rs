@@ -1,5 +1,6 @@
 //! Multiplying tokens with a quantised matrix, and looking rows of one up.
 
+use super::gemm::MAX_GEMM_ROWS;
 use super::layout::{SCALE_BYTES, TILE_COLS, TILE_ROWS};
 use super::{Form, GatherQuantizedRows, Piece, QuantizedMatrix};
 use crate::cuda::launch::{Arg, Grid};
@@ -8,7 +9,7 @@ use crate::cuda::{Device, Float, MAX_GEMV_ROWS, Matmul, Slice, SliceMut, Write};
 use crate::{Error, check_len, check_multiple};
 
 /// Warps of a block of most kernels here, each of which takes a tile.
-const WARPS: usize = 8;
+pub(super) const WARPS: usize = 8;
 const THREADS: u32 = 32 * WARPS as u32;
 
 /// `y (+)= x · wᵀ`, `w` being quantised.
@@ -34,14 +35,15 @@ pub struct LinearQuantized<'a> {
 
 /// The name of a kernel that is written once per form.
 macro_rules! by_form {
-    ($form:expr, $before:literal, $after:literal) => {
+    ($form:expr, $before:literal, $($after:literal),+) => {
         match $form {
-            Form::W4 => concat!($before, "w4", $after),
-            Form::W8 => concat!($before, "w8", $after),
-            Form::W8Halves => concat!($before, "w8_halves", $after),
+            Form::W4 => concat!($before, "w4", $($after),+),
+            Form::W8 => concat!($before, "w8", $($after),+),
+            Form::W8Halves => concat!($before, "w8_halves", $($after),+),
         }
     };
 }
+pub(super) use by_form;
 
 impl LinearQuantized<'_> {
     fn check(&self) -> Result<(), Error> {
@@ -55,7 +57,7 @@ impl LinearQuantized<'_> {
     }
 
     /// The columns of `y` that a row of `w` and those after it make.
-    fn y_from(&mut self, row: usize) -> SliceMut<'_> {
+    pub(super) fn y_from(&mut self, row: usize) -> SliceMut<'_> {
         let begin = row * self.y_float.size();
         let len = self.y.len() - begin;
         self.y.reborrow().at(begin, len)
@@ -145,17 +147,17 @@ impl Device {
 
 impl Matmul {
     /// The product of any number of tokens. A token's result is the same bit for bit among numbers of
-    /// tokens up to [`MAX_GEMV_ROWS`].
+    /// tokens up to [`MAX_GEMV_ROWS`], and among those from there to 64.
     pub fn linear_quantized(&self, mut args: LinearQuantized<'_>) -> Result<(), Error> {
         args.check()?;
         if args.rows == 0 {
             return Ok(());
         }
         for piece in &args.w.pieces {
-            if args.rows <= MAX_GEMV_ROWS {
-                self.device().quantized_gemv(&mut args, piece)?;
-            } else {
-                self.dequantize_and_multiply(&mut args, piece)?;
+            match args.rows {
+                ..=MAX_GEMV_ROWS => self.device().quantized_gemv(&mut args, piece)?,
+                ..=MAX_GEMM_ROWS => self.quantized_gemm(&mut args, piece)?,
+                _ => self.dequantize_and_multiply(&mut args, piece)?,
             }
         }
         Ok(())
