@@ -1,5 +1,5 @@
 // What a kernel that was built for the host sees of the runtime: who and where it is, where threads meet,
-// and how it makes itself known. `fiber.cpp` runs it.
+// and how it makes itself known. `block.cpp` runs it.
 #pragma once
 
 #include <stddef.h>

@@ -45,10 +45,10 @@ struct AddTest {
 
 #define EXPECT_IS(value, wanted)                                                                   \
     do {                                                                                           \
-        const auto is = (value);                                                                   \
-        if (is != (wanted)) {                                                                      \
+        const auto found_ = (value);                                                                 \
+        if (found_ != (wanted)) {                                                                  \
             num_failures++;                                                                        \
-            fprintf(stderr, "%s:%d: %s is %s\n", __FILE__, __LINE__, #value, std::to_string(is).c_str()); \
+            fprintf(stderr, "%s:%d: %s is %s\n", __FILE__, __LINE__, #value, std::to_string(found_).c_str()); \
         }                                                                                          \
     } while (0)
 
