@@ -140,11 +140,11 @@ __device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, Target
     const int first_token = blockIdx.x * TOKENS, row = blockIdx.y * WARPS + warp;
     const int begin = blockIdx.z * tiles, num = min(tiles, matrix.num_tiles - begin);
     // Warps past the last row read it again, and write nothing.
-    auto place = matrix.place<F>(min(row, (y.n - 1) / TILE_ROWS), begin, lane);
+    const unsigned char* from = matrix.at<F>(min(row, (y.n - 1) / TILE_ROWS), begin);
     Tile<F> ahead[AHEAD] = {};
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) {
-        if (i < num) ahead[i] = place.load(i);
+        if (i < num) ahead[i] = load_tile<F>(from + i * TILE_BYTES<F>, lane);
     }
     wait_for_dependencies();
     launch_dependents();
@@ -159,7 +159,7 @@ __device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, Target
     for (int i = 0; i < STAGES - 1; i++) stage(i);
     float sums[TOKENS / 8][4] = {};
     for (int tile = 0; tile < num; tile += AHEAD) {
-        place.advance(AHEAD);
+        from += AHEAD * TILE_BYTES<F>;
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
             if (tile + i >= num) break;
@@ -168,7 +168,7 @@ __device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, Target
             __syncthreads();
             stage(tile + i + STAGES - 1);
             multiply_tile(sums, ahead[i], stages[(tile + i) % STAGES], lane);
-            if (tile + i + AHEAD < num) ahead[i] = place.load(i);
+            if (tile + i + AHEAD < num) ahead[i] = load_tile<F>(from + i * TILE_BYTES<F>, lane);
         }
     }
 #pragma unroll
@@ -208,9 +208,9 @@ SCONCE_FOR_FLOATS(DEFINE_ADD)
 
 #define DEFINE_TOKENS(T, OUT, FORM, NAME, TOKENS)                                                  \
     extern "C" __global__ void __launch_bounds__(WARPS* WARP, 2) NAME##_##TOKENS(                  \
-        const T* x, const unsigned char* codes, const unsigned char* scales, OUT* y,               \
-        float* parts, int rows, int n, int k, int stride, int accumulate, int tiles) {             \
-        const Matrix matrix = {codes, scales, (k + TILE_COLS - 1) / TILE_COLS};                    \
+        const T* x, const unsigned char* w, OUT* y, float* parts, int rows, int n, int k,          \
+        int stride, int accumulate, int tiles) {                                                   \
+        const Matrix matrix = {w, (k + TILE_COLS - 1) / TILE_COLS};                    \
         const Target<OUT> target = {y, rows, n, stride, accumulate};                               \
         quantized_gemm<T, FORM, OUT, TOKENS>(x, matrix, target, parts, k, tiles);                  \
     }                                                                                              \

@@ -76,8 +76,7 @@ impl Matmul {
         let [rows_arg, own_n, stride] = [rows, piece.n, n].map(|x| Arg::from(x as i32));
         let product = [
             x.into(),
-            piece.codes(),
-            piece.scales(),
+            piece.tiles.slice().into(),
             y,
             Arg::optional(parts),
             rows_arg,

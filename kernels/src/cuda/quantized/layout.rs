@@ -1,7 +1,7 @@
 //! How matrices of codes lie in a device's memory, as `kernels/cuda/quantized.cuh` reads them.
 //!
 //! A tile is 16 rows and 64 columns, two groups of 32. Tiles of a row of tiles follow each other, and rows
-//! of tiles; all codes come first, then all scales. In a tile, lane `4 g + t` of a warp has rows `g` and
+//! of tiles. A tile is its codes and then its scales. In it, lane `4 g + t` of a warp has rows `g` and
 //! `g + 8`, and of each group 8 codes of each: of columns `8 t` and on, or where a group's halves have
 //! scales of their own, `4 t` and on and `16 + 4 t` and on.
 //!
@@ -21,7 +21,6 @@ use crate::cpu::blocks::Group;
 pub(super) const TILE_ROWS: usize = 16;
 pub(super) const TILE_COLS: usize = 64;
 pub(super) const GROUP: usize = 32;
-pub(super) const SCALE_BYTES: usize = 128;
 
 /// What a code means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,11 +34,15 @@ pub enum Form {
 }
 
 impl Form {
-    pub(super) const fn code_bytes(self) -> usize {
+    const fn code_bytes(self) -> usize {
         match self {
             Self::W4 => 512,
             Self::W8 | Self::W8Halves => 1024,
         }
+    }
+
+    pub(super) const fn tile_bytes(self) -> usize {
+        self.code_bytes() + 128
     }
 
     fn column_of(self, t: usize, i: usize) -> usize {
@@ -75,13 +78,6 @@ impl Codes {
     }
 }
 
-/// Packed codes and scales of whole rows of tiles.
-#[derive(Debug, Default)]
-pub(super) struct Packed {
-    pub(super) codes: Vec<u8>,
-    pub(super) scales: Vec<u8>,
-}
-
 /// Packs rows of tiles on all cores. `fill` gives a row of tiles, by its number, to what writes a group of
 /// one of its rows.
 pub(super) fn pack(
@@ -89,21 +85,15 @@ pub(super) fn pack(
     rows: usize,
     cols: usize,
     fill: impl Fn(usize, &mut Tiles<'_>) -> io::Result<()> + Sync,
-) -> io::Result<Packed> {
+) -> io::Result<Vec<u8>> {
     let (tile_rows, tiles) = (rows.div_ceil(TILE_ROWS), cols.div_ceil(TILE_COLS));
-    let mut packed = Packed {
-        codes: vec![0; tile_rows * tiles * form.code_bytes()],
-        scales: vec![0; tile_rows * tiles * SCALE_BYTES],
-    };
-    let parts = packed
-        .codes
-        .chunks_exact_mut(tiles * form.code_bytes())
-        .zip(packed.scales.chunks_exact_mut(tiles * SCALE_BYTES));
-    let queue = Mutex::new(parts.enumerate());
+    let row_bytes = tiles * form.tile_bytes();
+    let mut packed = vec![0; tile_rows * row_bytes];
+    let queue = Mutex::new(packed.chunks_exact_mut(row_bytes).enumerate());
     let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || -> io::Result<()> {
-        while let Some((index, (codes, scales))) = take() {
-            fill(index, &mut Tiles { form, codes, scales })?;
+        while let Some((index, bytes)) = take() {
+            fill(index, &mut Tiles { form, bytes })?;
         }
         Ok(())
     };
@@ -122,8 +112,7 @@ pub(super) fn pack(
 /// A row of tiles, to be filled.
 pub(super) struct Tiles<'a> {
     form: Form,
-    codes: &'a mut [u8],
-    scales: &'a mut [u8],
+    bytes: &'a mut [u8],
 }
 
 impl Tiles<'_> {
@@ -132,27 +121,28 @@ impl Tiles<'_> {
         let (g, high, tile, half) = (row % 8, row / 8, index / 2, index % 2);
         let code = |t: usize, i: usize| u32::from(group.codes[self.form.column_of(t, i)]);
         for t in 0..4 {
-            let lane = tile * self.form.code_bytes() + 16 * (4 * g + t);
+            let lane = tile * self.form.tile_bytes() + 16 * (4 * g + t);
             match self.form {
                 Form::W4 => {
                     let pair =
                         |j: usize| code(t, 2 * j) << (4 * j) | code(t, 2 * j + 1) << (16 + 4 * j);
                     let word = (0..4).map(pair).fold(0, |word, pair| word | pair);
-                    put_word(self.codes, lane + 4 * (2 * half + high), word);
+                    put_word(self.bytes, lane + 4 * (2 * half + high), word);
                 }
                 Form::W8 | Form::W8Halves => {
                     for word in 0..2 {
                         let at = lane + 512 * half + 4 * (2 * high + word);
                         let code = |i| code(t, 4 * word + i);
                         let bytes = code(0) | code(2) << 8 | code(1) << 16 | code(3) << 24;
-                        put_word(self.codes, at, bytes);
+                        put_word(self.bytes, at, bytes);
                     }
                 }
             }
         }
         let [first, second] = group.scales.map(|scale| u32::from(scale.to_bits()));
-        let at = tile * SCALE_BYTES + 16 * g + 4 * (2 * half + high);
-        put_word(self.scales, at, first | second << 16);
+        let at =
+            tile * self.form.tile_bytes() + self.form.code_bytes() + 16 * g + 4 * (2 * half + high);
+        put_word(self.bytes, at, first | second << 16);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Multiplying tokens with a quantised matrix, and looking rows of one up.
 
 use super::gemm::MAX_GEMM_ROWS;
-use super::layout::{SCALE_BYTES, TILE_COLS, TILE_ROWS};
+use super::layout::{TILE_COLS, TILE_ROWS};
 use super::{Form, GatherQuantizedRows, Piece, QuantizedMatrix};
 use crate::cuda::launch::{Arg, Grid};
 use crate::cuda::matmul::Columns;
@@ -78,8 +78,7 @@ impl Device {
             Float::BF16 => by_form!(piece.form, "gather_quantized_", "_bf16"),
         };
         let args = [
-            piece.codes(),
-            piece.scales(),
+            piece.tiles.slice().into(),
             indices.into(),
             Arg::from(&out),
             (piece.n as i32).into(),
@@ -99,15 +98,14 @@ impl Device {
     ) -> Result<(), Error> {
         check_len("a dequantised matrix", out.len(), num * k * float.size())?;
         let tiles = k.div_ceil(TILE_COLS);
-        let skipped = first / TILE_ROWS * tiles;
+        let skipped = first / TILE_ROWS * tiles * piece.form.tile_bytes();
         let name = match float {
             Float::F32 => by_form!(piece.form, "dequantize_", "_f32"),
             Float::F16 => by_form!(piece.form, "dequantize_", "_f16"),
             Float::BF16 => by_form!(piece.form, "dequantize_", "_bf16"),
         };
         let args = [
-            piece.codes_from(skipped * piece.form.code_bytes()),
-            piece.scales_from(skipped * SCALE_BYTES),
+            piece.tiles.slice().at(skipped, piece.tiles.len() - skipped).into(),
             Arg::from(out),
             (num as i32).into(),
             (k as i32).into(),
@@ -129,8 +127,7 @@ impl Device {
         let (n, k, rows, write) = (args.w.n, args.w.k, args.rows, args.write);
         let args = [
             args.x.into(),
-            piece.codes(),
-            piece.scales(),
+            piece.tiles.slice().into(),
             Arg::from(&args.y_from(piece.first_row)),
             (rows as i32).into(),
             (piece.n as i32).into(),
@@ -154,10 +151,12 @@ impl Matmul {
             return Ok(());
         }
         for piece in &args.w.pieces {
-            match args.rows {
-                ..=MAX_GEMV_ROWS => self.device().quantized_gemv(&mut args, piece)?,
-                ..=MAX_GEMM_ROWS => self.quantized_gemm(&mut args, piece)?,
-                _ => self.dequantize_and_multiply(&mut args, piece)?,
+            if args.rows <= MAX_GEMV_ROWS {
+                self.device().quantized_gemv(&mut args, piece)?;
+            } else if args.rows <= MAX_GEMM_ROWS {
+                self.quantized_gemm(&mut args, piece)?;
+            } else {
+                self.dequantize_and_multiply(&mut args, piece)?;
             }
         }
         Ok(())
