@@ -9,6 +9,7 @@ mod activation;
 mod buffer;
 mod device;
 mod event;
+mod fp8;
 mod graph;
 mod launch;
 mod library;
@@ -23,11 +24,14 @@ pub use activation::{Gate, GateMul};
 pub use buffer::{Buffer, Plain, Slice, SliceMut};
 pub use device::{Device, Properties};
 pub use event::Event;
+pub use fp8::{Fp8Matrix, LinearToFp8};
 pub use graph::Graph;
 pub use linear::{Linear, MAX_GEMV_ROWS, Write};
 pub use matmul::{LinearFp8, Matmul, Scaling};
 pub use norm::AddRmsNorm;
-pub use quantized::{Form, GatherQuantizedRows, LinearQuantized, QuantizedMatrix};
+pub use quantized::{
+    Form, GatherQuantizedRows, Int4Format, Int4Part, LinearQuantized, QuantizedMatrix,
+};
 pub use rows::GatherRows;
 pub use staging::{Readback, Staging};
 

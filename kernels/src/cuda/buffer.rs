@@ -203,6 +203,17 @@ impl SliceMut<'_> {
         Self { pointer: self.pointer + begin as u64, bytes: len, ..self }
     }
 
+    /// The first `len` bytes, and the rest.
+    ///
+    /// # Panics
+    ///
+    /// When it has fewer.
+    pub fn split_at(self, len: usize) -> (Self, Self) {
+        assert!(len <= self.bytes, "out of the slice");
+        let (begin, bytes) = (self.pointer + len as u64, self.bytes - len);
+        (Self { bytes: len, ..self }, Self { pointer: begin, bytes, owner: PhantomData })
+    }
+
     /// The same for a shorter time.
     pub fn reborrow(&mut self) -> SliceMut<'_> {
         SliceMut { pointer: self.pointer, bytes: self.bytes, owner: PhantomData }

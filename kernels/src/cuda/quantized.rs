@@ -1,16 +1,17 @@
 //! Quantised matrices: packed at load into one of a few forms, and multiplied without becoming floats.
 
 mod gemm;
+mod int4;
 mod layout;
 mod linear;
 
-use self::layout::{Codes, GROUP, Packed};
-use super::launch::Arg;
+use self::layout::{Codes, GROUP};
 use super::{Buffer, Device, Float, Slice, SliceMut};
 use crate::cpu::{MatrixPart, blocks};
 use crate::dtype::Dtype;
 use crate::{Error, check_len};
 
+pub use self::int4::{Int4Format, Int4Part};
 pub use self::layout::Form;
 pub use self::linear::LinearQuantized;
 
@@ -26,9 +27,7 @@ struct Piece {
     form: Form,
     first_row: usize,
     n: usize,
-    code_bytes: usize,
-    /// The codes, then the scales.
-    buffer: Buffer,
+    tiles: Buffer,
 }
 
 impl Form {
@@ -83,43 +82,23 @@ impl QuantizedMatrix {
 
     /// Bytes of codes and scales.
     pub fn num_bytes(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.buffer.len()).sum()
-    }
-}
-
-impl Piece {
-    fn codes(&self) -> Arg {
-        self.codes_from(0)
-    }
-
-    fn scales(&self) -> Arg {
-        self.scales_from(0)
-    }
-
-    fn codes_from(&self, begin: usize) -> Arg {
-        self.buffer.slice().at(begin, self.code_bytes - begin).into()
-    }
-
-    fn scales_from(&self, begin: usize) -> Arg {
-        let begin = self.code_bytes + begin;
-        self.buffer.slice().at(begin, self.buffer.len() - begin).into()
+        self.pieces.iter().map(|piece| piece.tiles.len()).sum()
     }
 }
 
 /// Packed rows on their way to the device.
 #[derive(Default)]
 struct Rows {
-    pieces: Vec<(Form, usize, Packed)>,
+    pieces: Vec<(Form, usize, Vec<u8>)>,
 }
 
 impl Rows {
     /// Appends to the last piece if it can: a launch takes a piece.
-    fn push(&mut self, form: Form, n: usize, mut packed: Packed) {
+    fn push(&mut self, form: Form, n: usize, mut packed: Vec<u8>) {
         match self.pieces.last_mut() {
             Some((last, rows, to)) if *last == form && rows.is_multiple_of(layout::TILE_ROWS) => {
                 *rows += n;
-                to.codes.append(&mut packed.codes);
-                to.scales.append(&mut packed.scales);
+                to.append(&mut packed);
             }
             _ => self.pieces.push((form, n, packed)),
         }
@@ -127,11 +106,8 @@ impl Rows {
 
     fn upload(self, device: &Device, k: usize) -> Result<QuantizedMatrix, Error> {
         let (mut pieces, mut first_row) = (Vec::with_capacity(self.pieces.len()), 0);
-        for (form, n, Packed { mut codes, mut scales }) in self.pieces {
-            let code_bytes = codes.len();
-            codes.append(&mut scales);
-            let buffer = device.buffer_of(&codes)?;
-            pieces.push(Piece { form, first_row, n, code_bytes, buffer });
+        for (form, n, packed) in self.pieces {
+            pieces.push(Piece { form, first_row, n, tiles: device.buffer_of(&packed)? });
             first_row += n;
         }
         Ok(QuantizedMatrix { pieces, n: first_row, k })

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod activation;
+mod fp8;
+mod int4;
 mod linear;
 mod norm;
 mod quantized;
