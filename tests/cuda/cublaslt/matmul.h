@@ -20,10 +20,15 @@ struct Matrix {
     int64_t stride;
 
     size_t element_bytes() const;
+    // In elements, within one of the batch.
     uint64_t at(uint64_t row, uint64_t col) const {
-        return order == Order::COLUMNS ? row + col * static_cast<uint64_t>(ld) : row * static_cast<uint64_t>(ld) + col;
+        const auto step = static_cast<uint64_t>(ld);
+        return order == Order::COLUMNS ? row + col * step : row * step + col;
     }
-    // From the first element of the first batch to the last of the last.
+    uint64_t at(uint64_t in_batch, uint64_t row, uint64_t col) const {
+        return in_batch * static_cast<uint64_t>(stride) + at(row, col);
+    }
+    // From the first element of the first of the batch to the last of the last.
     size_t bytes() const;
 };
 
@@ -38,8 +43,6 @@ struct Product {
     cudaDataType bias_type;
     int64_t bias_stride;
     const float *scale_a, *scale_b, *scale_c, *scale_d;
-    // scale_a has one for each row of the result, scale_b one for each column.
-    bool scales_vectors;
     void* workspace;
     size_t workspace_bytes;
 

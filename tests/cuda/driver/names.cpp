@@ -166,7 +166,8 @@ API cuGetErrorString(CUresult code, const char** words) {
     });
 }
 
-API cuGetProcAddress(const char* symbol, void** function, int, cuuint64_t, CUdriverProcAddressQueryResult* result) {
+API cuGetProcAddress(const char* symbol, void** function, int, cuuint64_t,
+                     CUdriverProcAddressQueryResult* result) {
     return call(__func__, Needs::NOTHING, [&] {
         refuse_if(symbol == nullptr || function == nullptr);
         *function = address(symbol);
