@@ -215,10 +215,9 @@ impl SliceMut<'_> {
     ///
     /// When it has fewer.
     pub fn split_at(self, len: usize) -> (Self, Self) {
-        let rest = self.bytes.checked_sub(len);
-        let Some(rest) = rest else { panic!("out of the slice") };
-        let pointer = self.pointer + len as u64;
-        (Self { bytes: len, ..self }, Self { pointer, bytes: rest, owner: PhantomData })
+        assert!(len <= self.bytes, "out of the slice");
+        let (begin, bytes) = (self.pointer + len as u64, self.bytes - len);
+        (Self { bytes: len, ..self }, Self { pointer: begin, bytes, owner: PhantomData })
     }
 
     /// The same for a shorter time.

@@ -5,8 +5,11 @@
 mod activation;
 mod attention;
 mod blocks;
+mod fp8;
+mod int4;
 mod linear;
 mod norm;
+mod quantized;
 mod rope;
 mod rows;
 mod sampling;
