@@ -135,12 +135,12 @@ impl CudaRunner {
             GpuKvDtype::Auto => KvDtype::Float(float),
             GpuKvDtype::Fp8 => KvDtype::Fp8,
         };
-        let sizing = memory::Sizing { device: &device, config, options, most, float };
+        let sizing = memory::Sizing { device: &device, config, options, most };
         let num_blocks = sizing.num_blocks(&decoder, (shape, kv_dtype))?;
         let limits = asked.limits(config, num_blocks)?;
         let shape = KvShape { num_blocks: num_blocks as usize, ..shape };
         let kv = KvCache::new(&device, shape, kv_dtype)?;
-        let plan = Plan::new(plan_limits(config, float, &limits))?;
+        let plan = Plan::new(plan_limits(config, &limits))?;
         let max_tokens = limits.max_num_batched_tokens as usize;
         let workspace = decoder.workspace(max_tokens, max_logits, (&plan, &shape))?;
         let num_columns = limits.max_model_len.div_ceil(limits.block_size) as usize;
@@ -475,7 +475,7 @@ fn kv_shape(config: &DecoderConfig, options: &GpuOptions) -> KvShape {
     }
 }
 
-fn plan_limits(config: &DecoderConfig, float: Float, limits: &ExecutorLimits) -> PlanLimits {
+fn plan_limits(config: &DecoderConfig, limits: &ExecutorLimits) -> PlanLimits {
     let capacity = limits.num_blocks as usize * limits.block_size as usize;
     let longest = limits.max_num_seqs as usize * limits.max_model_len as usize;
     PlanLimits {
@@ -483,7 +483,7 @@ fn plan_limits(config: &DecoderConfig, float: Float, limits: &ExecutorLimits) ->
         max_rows: limits.max_num_seqs as usize,
         max_tokens: limits.max_num_batched_tokens as usize,
         max_chunks: capacity.min(longest).div_ceil(256) + limits.max_num_seqs as usize,
-        prefill_tile: cuda::prefill_tile(float),
+        prefill_tile: cuda::PREFILL_TILE,
     }
 }
 
