@@ -20,7 +20,7 @@ use super::embed;
 use super::outbox::Outbox;
 use super::submit::Checked;
 use crate::engine::output::Output;
-use crate::engine::plan::{Sampled, StepPlan};
+use crate::engine::plan::StepPlan;
 use crate::engine::request::{Request, SamplingParams};
 use crate::engine::scheduler::{Refusal, Scheduler};
 use crate::engine::sequence::RequestId;
@@ -119,7 +119,6 @@ pub(crate) struct Engine {
     spare_plans: VecDeque<StepPlan>,
     /// When the last step was finished.
     finished: Instant,
-    sampled: Vec<Sampled>,
     outputs: Vec<Output>,
     /// Requests that have not ended, for whoever asks from outside.
     num_unfinished: Arc<AtomicU32>,
@@ -164,7 +163,6 @@ impl Engine {
             in_flight: VecDeque::new(),
             spare_plans: VecDeque::new(),
             finished: start,
-            sampled: Vec::new(),
             outputs: Vec::new(),
             num_unfinished,
         }

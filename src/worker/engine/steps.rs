@@ -40,7 +40,7 @@ impl Engine {
     /// none.
     fn finish(&mut self) -> Result<bool, Error> {
         let Some(Begun { plan, at }) = self.in_flight.pop_front() else { return Ok(false) };
-        let mut sampled = std::mem::take(&mut self.sampled);
+        let mut sampled = Vec::with_capacity(plan.samples.len());
         self.executor.finish(&plan, &mut sampled)?;
         if !plan.is_answered_by(&sampled) {
             let (planned, sampled) = (plan.samples.len(), sampled.len());
