@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 cargo fmt --all --check
 tests/imports.sh
 cargo clippy --workspace --all-targets --quiet -- -D warnings
+# Without nvcc too: kernels are then missing, and everything else is checked.
+cargo clippy -p sconce-kernels -p sconce --features cuda --all-targets --quiet -- -D warnings
 # Advisories need the network's advisory database: `cargo deny check` runs them too.
 if cargo deny --version >/dev/null 2>&1; then
     cargo deny check bans licenses sources

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The GPU kernels and the engine on top of them, without a GPU: on the stand-in for CUDA's driver, which
-# runs kernels on the processor. `docs/cuda-testing.md` says what that shows and what not. An argument
-# narrows it, as nextest's filters do. Needs CUDA_HOME, or fetches what it needs under target/.
+# runs kernels on the processor. `docs/cuda-testing.md` says what that shows and what not. Arguments are
+# nextest's. Needs CUDA_HOME, or fetches what it needs under target/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export CUDA_HOME=${CUDA_HOME:-$(kernels/cuda/toolkit.sh)}

@@ -113,7 +113,7 @@ fn called<T>(call: &'static str, result: Result<T, result::CublasError>) -> Resu
 impl Matmul {
     /// Loads cuBLASLt and makes its workspace.
     pub fn new(device: &Device) -> Result<Self, Error> {
-        library::load("libcublasLt.so.13")?;
+        library::load(&library::CUBLASLT)?;
         device.bind()?;
         let handle = Handle(called("cublasLtCreate", result::create_handle())?);
         let workspace = device.alloc(WORKSPACE_BYTES)?;
