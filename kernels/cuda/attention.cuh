@@ -65,14 +65,17 @@ template <class T, class C> struct Attention {
             window                                                                                 \
     }
 
+// Where a list's records begin, which are read 16 bytes at a time.
+__device__ __forceinline__ uint32_t plan_begin(const uint32_t* plan, List list) { return plan[2 * list + 1] & ~3u; }
+
 // How many records a list has, as far as they are within the plan.
 __device__ __forceinline__ uint32_t plan_count(const uint32_t* plan, uint32_t words, List list) {
-    const uint32_t count = plan[2 * list], begin = plan[2 * list + 1];
-    return begin > words ? 0 : min(count, (words - begin) / RECORD);
+    const uint32_t begin = plan_begin(plan, list);
+    return begin > words ? 0 : min(plan[2 * list], (words - begin) / static_cast<uint32_t>(RECORD));
 }
 
 __device__ __forceinline__ const uint32_t* plan_record(const uint32_t* plan, List list, uint32_t index) {
-    return plan + plan[2 * list + 1] + index * RECORD;
+    return plan + plan_begin(plan, list) + index * RECORD;
 }
 
 // Reads a record of at most `tile` queries. One that names what does not exist has no queries.
@@ -90,7 +93,7 @@ __device__ __forceinline__ Work read_work(const Attention<T, C>& a, List list, u
                         work.num_computed <= keys && work.num_tokens <= keys - work.num_computed;
     if (exists) work.num_queries = min(tile, work.num_tokens * a.group - work.first_query);
     if (work.partial != NOWHERE && work.num_queries > 0 &&
-        (work.partial > a.num_partials || work.num_queries > a.num_partials - work.partial)) {
+        (work.partial > a.num_partials || static_cast<uint32_t>(work.num_queries) > a.num_partials - work.partial)) {
         work.num_queries = 0;
     }
     work.end = min(work.end, work.num_computed + work.num_tokens);
@@ -127,22 +130,6 @@ __device__ __forceinline__ Sight sight_of(const Attention<T, C>& a, const Work& 
     return {max(0, end - a.window), end};
 }
 
-// A weight is 2 to the power of `factor` times its score, less the largest.
-struct Scoring {
-    float factor, soft_cap, inner;
-
-    template <class T, class C> __device__ __forceinline__ explicit Scoring(const Attention<T, C>& a) {
-        soft_cap = a.soft_cap;
-        inner = soft_cap > 0.0f ? a.scale / soft_cap : 0.0f;
-        factor = soft_cap > 0.0f ? LOG2E : a.scale * LOG2E;
-    }
-
-    // Gemma 2's cap.
-    __device__ __forceinline__ float operator()(float product) const {
-        return soft_cap > 0.0f ? soft_cap * tanhf(product * inner) : product;
-    }
-};
-
 // 2 to the power of `x`, to two units in the last place; 0 below what is normal.
 __device__ __forceinline__ float power_of_2(float x) {
 #ifdef SCONCE_HOST
@@ -153,6 +140,32 @@ __device__ __forceinline__ float power_of_2(float x) {
     return y;
 #endif
 }
+
+// To a few units in the last place of 1, which is what a cap is multiplied with.
+__device__ __forceinline__ float quick_tanh(float x) {
+    const float e = power_of_2(2.0f * LOG2E * x);
+#ifdef SCONCE_HOST
+    return 1.0f - 2.0f / (e + 1.0f);
+#else
+    return 1.0f - __fdividef(2.0f, e + 1.0f);
+#endif
+}
+
+// A weight is 2 to the power of `factor` times its score, less the largest.
+struct Scoring {
+    float factor, soft_cap, inner;
+
+    template <class T, class C> __device__ __forceinline__ explicit Scoring(const Attention<T, C>& a) {
+        soft_cap = a.soft_cap;
+        inner = caps() ? a.scale / soft_cap : 0.0f;
+        factor = caps() ? LOG2E : a.scale * LOG2E;
+    }
+
+    __device__ __forceinline__ bool caps() const { return soft_cap > 0.0f; }
+
+    // Gemma 2's.
+    __device__ __forceinline__ float cap(float product) const { return soft_cap * quick_tanh(product * inner); }
+};
 
 // What is subtracted of exponents: the largest so far, or anything else than an infinity if nothing was
 // seen.

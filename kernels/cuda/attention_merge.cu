@@ -16,9 +16,11 @@ __device__ __forceinline__ Merge read_merge(const uint32_t* plan, uint32_t index
             static_cast<int>(a.at[3]), record[4]};
 }
 
-__device__ __forceinline__ bool exists(const Merge& merge, uint32_t num_partials) {
+// Whether the query and its partial results exist.
+__device__ __forceinline__ bool exists(const Merge& merge, int query, int num_queries, uint32_t num_partials) {
     const uint64_t rows = static_cast<uint64_t>(merge.num_queries) * static_cast<uint32_t>(merge.num_parts);
-    return min(merge.first_token, merge.first_query) >= 0 && merge.num_parts >= 0 && merge.partial + rows <= num_partials;
+    return query < merge.num_queries && min(merge.first_token, merge.first_query) >= 0 && merge.num_parts >= 0 &&
+           merge.first_query < num_queries && merge.partial + rows <= num_partials;
 }
 
 struct Joined {
@@ -66,9 +68,10 @@ __device__ __forceinline__ void merge(const uint32_t* plan, T* out, const float*
     for (uint32_t unit = blockIdx.x; unit < count; unit += gridDim.x) {
         const int kv_head = unit % kv_heads, query = unit / kv_heads % tile;
         const Merge merge = read_merge(plan, unit / kv_heads / tile);
+        if (!exists(merge, query, num_tokens * group, num_partials)) continue;
         const int packed = merge.first_query + query, head = kv_head * group + packed % group;
-        const int64_t token = merge.first_token + packed / group;
-        if (query >= merge.num_queries || !exists(merge, num_partials) || token >= num_tokens) continue;
+        const int64_t token = static_cast<int64_t>(merge.first_token) + packed / group;
+        if (token >= num_tokens) continue;
         const int64_t at = (static_cast<int64_t>(merge.partial) + query) * kv_heads + kv_head;
         const int64_t stride = static_cast<int64_t>(merge.num_queries) * kv_heads;
         const Joined mine =
@@ -92,7 +95,7 @@ __device__ __forceinline__ void merge(const uint32_t* plan, T* out, const float*
             sum += sums[w] * weight;
             value += mixed[w][threadIdx.x] * weight;
         }
-        if (threadIdx.x < head_dim) {
+        if (static_cast<int>(threadIdx.x) < head_dim) {
             T* to = out + (token * kv_heads * group + head) * head_dim;
             to[threadIdx.x] = from_float<T>(value * normalizer(top, sum, sinks, head));
         }

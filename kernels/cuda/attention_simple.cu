@@ -44,7 +44,8 @@ __device__ __forceinline__ void add_keys(const Attention<T, C>& a, const Scoring
     if (is_seen) {
         score = product<T>(query, a.keys + static_cast<int64_t>(row) * a.head_dim, a.head_dim);
         if (IS_SCALED<C>) score *= a.key_scales[row];
-        score = scoring(score) * scoring.factor;
+        if (scoring.caps()) score = scoring.soft_cap * tanhf(score * scoring.inner);
+        score *= scoring.factor;
     }
     const float largest = fmaxf(sums.largest, warp_max(score)), base = base_of(largest);
     const float kept = exp2f(sums.largest - base);

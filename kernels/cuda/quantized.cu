@@ -13,23 +13,21 @@ struct Factors {
     uint32_t at[2][2][2];
 };
 
-// x: the lane's row, or null.
-template <Form F, class T> __device__ __forceinline__ Factors load_factors(const T* x, int col, int k) {
-    const int lane = threadIdx.x % WARP;
+// x: where the lane begins in the tile, of which `left` columns are there.
+template <Form F, class T> __device__ __forceinline__ Factors load_factors(const T* x, int left) {
     Factors to = {};
 #pragma unroll
     for (int group = 0; group < 2; group++) {
-        const int begin = col + group * GROUP;
-        if (x == nullptr || begin >= k) continue;
+        if (left <= group * GROUP) continue;
         if constexpr (F == Form::W8Halves) {
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                const uint2 four = *reinterpret_cast<const uint2*>(x + begin + first_col<F>(lane, i));
+                const uint2 four = *reinterpret_cast<const uint2*>(x + group * GROUP + 16 * i);
                 to.at[group][i][0] = four.x;
                 to.at[group][i][1] = four.y;
             }
         } else {
-            const uint4 eight = *reinterpret_cast<const uint4*>(x + begin + first_col<F>(lane, 0));
+            const uint4 eight = *reinterpret_cast<const uint4*>(x + group * GROUP);
             to.at[group][0][0] = eight.x;
             to.at[group][0][1] = eight.y;
             to.at[group][1][0] = eight.z;
@@ -76,35 +74,73 @@ __device__ __forceinline__ void multiply_group(float (&totals)[4], const Tile<Fo
     }
 }
 
+// Tiles of a warp that are on their way, in shared memory: registers would hold fewer, and the compiler
+// asks for those only when it needs them. Three blocks of a processor have 45 KiB or more under way.
+constexpr int STAGES = 4;
+
+template <Form F> struct Ring {
+    unsigned char at[STAGES][TILE_BYTES<F>];
+
+    // from: the tile's codes of this lane.
+    __device__ __forceinline__ void begin(int stage, const unsigned char* from, int lane) {
+        unsigned char* to = at[stage] + lane * 16;
+#pragma unroll
+        for (int i = 0; i < LOADS<F>; i++) cp_async_16(to + i * 512, from + i * 512, true);
+        if (lane < 8) cp_async_16(to + CODE_BYTES<F>, from + CODE_BYTES<F>, true);
+    }
+
+    __device__ __forceinline__ Tile<F> read(int stage, int lane) const {
+        const auto load = [&](int offset) {
+            return *reinterpret_cast<const Pack<uint32_t, 4>*>(at[stage] + offset);
+        };
+        Tile<F> to;
+#pragma unroll
+        for (int i = 0; i < LOADS<F>; i++) to.codes[i] = load(i * 512 + lane * 16);
+        to.scales = load(CODE_BYTES<F> + lane / 4 * 16);
+        return to;
+    }
+};
+
 // x: [rows, k]. y: [rows, n] in rows of `stride`.
 template <class T, Form F, class Out>
 __device__ __forceinline__ void quantized_gemv(const T* x, Matrix matrix, Out* y, int rows, int n, int k,
                                                int stride, int accumulate) {
-    // Tiles on their way: as many as three blocks' registers have room for.
-    constexpr int AHEAD = F == Form::W4 ? 3 : 2;
+    __shared__ __align__(128) Ring<F> rings[WARPS];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    Tile<F> tiles[AHEAD] = {};
-    // Past the end, x is zero, whatever tile it meets.
-    const auto load = [&](Tile<F>& to, int tile) {
-        if (tile < matrix.num_tiles) to = matrix.load<F>(blockIdx.x, tile, lane);
-    };
+    Ring<F>& ring = rings[warp];
+    const int num = (matrix.num_tiles - warp + WARPS - 1) / WARPS;
+    const unsigned char* from = matrix.at<F>(blockIdx.x, warp) + lane * 16;
     // Nobody writes weights, so they are on their way while the kernels before still run.
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++) load(tiles[i], warp + i * WARPS);
+    for (int i = 0; i < STAGES - 1; i++) {
+        if (i < num) ring.begin(i, from + i * WARPS * TILE_BYTES<F>, lane);
+        cp_async_commit();
+    }
+    from += (STAGES - 1) * WARPS * TILE_BYTES<F>;
     wait_for_dependencies();
     launch_dependents();
-    const T* own = lane / 4 < rows ? x + static_cast<int64_t>(lane / 4) * k : nullptr;
+    const int col = warp * TILE_COLS;
+    int left = lane / 4 < rows ? k - col : 0;
+    const T* own = x + static_cast<int64_t>(min(lane / 4, rows - 1)) * k + col + first_col<F>(lane, 0);
     float totals[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    Factors factors = load_factors<F>(own, warp * TILE_COLS, k);
-    for (int tile = warp; tile < matrix.num_tiles; tile += AHEAD * WARPS) {
+    Factors factors = load_factors<F>(own, left);
+    for (int begin = 0; begin < num; begin += STAGES) {
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            const int next = tile + (i + 1) * WARPS;
-            const Factors next_factors = load_factors<F>(own, next * TILE_COLS, k);
-            multiply_group<T>(totals, tiles[i], 0, factors);
-            multiply_group<T>(totals, tiles[i], 1, factors);
-            load(tiles[i], tile + (i + AHEAD) * WARPS);
-            factors = next_factors;
+        for (int i = 0; i < STAGES; i++) {
+            if (begin + i >= num) break;
+            cp_async_wait<STAGES - 2>();
+            // All lanes' copies are there, and all are done with the stage that is filled next.
+            __syncwarp();
+            if (begin + i + STAGES - 1 < num) ring.begin((i + STAGES - 1) % STAGES, from, lane);
+            cp_async_commit();
+            from += WARPS * TILE_BYTES<F>;
+            own += WARPS * TILE_COLS;
+            left -= WARPS * TILE_COLS;
+            const Factors next = load_factors<F>(own, left);
+            const Tile<F> tile = ring.read(i, lane);
+            multiply_group<T>(totals, tile, 0, factors);
+            multiply_group<T>(totals, tile, 1, factors);
+            factors = next;
         }
     }
     finish(totals, y, rows, n, stride, accumulate);
@@ -122,7 +158,7 @@ __device__ __forceinline__ void dequantize(Matrix matrix, T* out, int n, int k) 
     launch_dependents();
     const int lane = threadIdx.x % WARP, col = (blockIdx.x * WARPS + threadIdx.x / WARP) * TILE_COLS;
     if (col >= k) return;
-    const Tile<F> tile = matrix.load<F>(blockIdx.y, col / TILE_COLS, lane);
+    const Tile<F> tile = load_tile<F>(matrix.at<F>(blockIdx.y, col / TILE_COLS), lane);
 #pragma unroll
     for (int part = 0; part < 8; part++) {
         const int group = part / 4, high = part / 2 % 2, i = part % 2;
@@ -144,7 +180,7 @@ __device__ __forceinline__ void gather_quantized(Matrix matrix, const uint32_t* 
     T* to = out + static_cast<int64_t>(blockIdx.x) * k;
     for (int i = threadIdx.x; i < 4 * matrix.num_tiles; i += blockDim.x) {
         const int lane = row % 8 * 4 + i % 4, col = i / 4 * TILE_COLS;
-        const Tile<F> tile = matrix.load<F>(valid ? row / TILE_ROWS : 0, i / 4, lane);
+        const Tile<F> tile = load_tile<F>(matrix.at<F>(valid ? row / TILE_ROWS : 0, i / 4), lane);
 #pragma unroll
         for (int part = 0; part < 4; part++) {
             const int group = part / 2;
@@ -160,24 +196,23 @@ __device__ __forceinline__ void gather_quantized(Matrix matrix, const uint32_t* 
 
 #define DEFINE_GEMV(T, OUT, FORM, NAME)                                                            \
     extern "C" __global__ void __launch_bounds__(WARPS* WARP, 3)                                   \
-        NAME(const T* x, const unsigned char* codes, const unsigned char* scales, OUT* y,          \
-             int rows, int n, int k, int stride, int accumulate) {                                 \
-        const Matrix matrix = {codes, scales, (k + TILE_COLS - 1) / TILE_COLS};                    \
+        NAME(const T* x, const unsigned char* w, OUT* y, int rows, int n, int k, int stride,       \
+             int accumulate) {                                                                     \
+        const Matrix matrix = {w, (k + TILE_COLS - 1) / TILE_COLS};                    \
         quantized_gemv<T, FORM>(x, matrix, y, rows, n, k, stride, accumulate);                     \
     }                                                                                              \
     SCONCE_KERNEL(NAME)
 
 #define DEFINE_WHOLE(T, FORM, SUFFIX)                                                              \
     extern "C" __global__ void __launch_bounds__(WARPS* WARP)                                      \
-        dequantize_##SUFFIX(const unsigned char* codes, const unsigned char* scales, T* out,       \
-                            int n, int k) {                                                        \
-        dequantize<T, FORM>({codes, scales, (k + TILE_COLS - 1) / TILE_COLS}, out, n, k);          \
+        dequantize_##SUFFIX(const unsigned char* w, T* out, int n, int k) {                        \
+        dequantize<T, FORM>({w, (k + TILE_COLS - 1) / TILE_COLS}, out, n, k);          \
     }                                                                                              \
     SCONCE_KERNEL(dequantize_##SUFFIX)                                                             \
     extern "C" __global__ void __launch_bounds__(WARPS* WARP)                                      \
-        gather_quantized_##SUFFIX(const unsigned char* codes, const unsigned char* scales,         \
-                                  const uint32_t* indices, T* out, int n, int k) {                 \
-        const Matrix matrix = {codes, scales, (k + TILE_COLS - 1) / TILE_COLS};                    \
+        gather_quantized_##SUFFIX(const unsigned char* w, const uint32_t* indices, T* out, int n,  \
+                                  int k) {                                                         \
+        const Matrix matrix = {w, (k + TILE_COLS - 1) / TILE_COLS};                    \
         gather_quantized<T, FORM>(matrix, indices, out, n, k);                                     \
     }                                                                                              \
     SCONCE_KERNEL(gather_quantized_##SUFFIX)

@@ -3,8 +3,8 @@
 // bytes in a row.
 //
 // Lane 4 g + t has of rows g and g + 8 and of each of the tile's two groups of 32 columns 8 codes: those of
-// columns 8 t and on, or in halves, of columns 4 t and on and 16 + 4 t and on. A row's group has two half
-// floats besides: scale and minimum, or the scales of the halves.
+// columns 8 t and on, or in halves, of columns 4 t and on and 16 + 4 t and on. After the tile's codes follow
+// two half floats for each row and group: scale and minimum, or the scales of the halves.
 #pragma once
 
 #include "prelude.cuh"
@@ -20,10 +20,10 @@ enum class Form {
 constexpr int TILE_ROWS = 16;
 constexpr int TILE_COLS = 64;
 constexpr int GROUP = 32;
-constexpr int SCALE_BYTES = 128;
 
 template <Form F> constexpr int LOADS = F == Form::W4 ? 1 : 2;
 template <Form F> constexpr int CODE_BYTES = 512 * LOADS<F>;
+template <Form F> constexpr int TILE_BYTES = CODE_BYTES<F> + 128;
 
 // What a lane has of a tile.
 template <Form F> struct Tile {
@@ -35,21 +35,21 @@ template <Form F> struct Tile {
 __device__ __forceinline__ Pack<uint32_t, 4> as_words(uint4 x) { return {{x.x, x.y, x.z, x.w}}; }
 
 struct Matrix {
-    const unsigned char* codes;
-    const unsigned char* scales;
+    const unsigned char* tiles;
     int num_tiles; // in a row
 
-    template <Form F> __device__ __forceinline__ Tile<F> load(int row, int tile, int lane) const {
-        const int64_t at = static_cast<int64_t>(row) * num_tiles + tile;
-        Tile<F> to;
-#pragma unroll
-        for (int i = 0; i < LOADS<F>; i++) {
-            to.codes[i] = as_words(load_once(codes + at * CODE_BYTES<F> + i * 512 + lane * 16));
-        }
-        to.scales = as_words(load_once(scales + at * SCALE_BYTES + lane / 4 * 16));
-        return to;
+    template <Form F> __device__ __forceinline__ const unsigned char* at(int row, int tile) const {
+        return tiles + (static_cast<int64_t>(row) * num_tiles + tile) * TILE_BYTES<F>;
     }
 };
+
+template <Form F> __device__ __forceinline__ Tile<F> load_tile(const unsigned char* tile, int lane) {
+    Tile<F> to;
+#pragma unroll
+    for (int i = 0; i < LOADS<F>; i++) to.codes[i] = as_words(load_once(tile + i * 512 + lane * 16));
+    to.scales = as_words(load_once(tile + CODE_BYTES<F> + lane / 4 * 16));
+    return to;
+}
 
 // The two half floats of row g + 8 `high` in a group.
 template <Form F> __device__ __forceinline__ float2 scales_of(const Tile<F>& tile, int group, int high) {

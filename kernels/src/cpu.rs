@@ -5,7 +5,7 @@
 
 mod activations;
 mod attention;
-mod blocks;
+pub(crate) mod blocks;
 mod encoder;
 mod isa;
 mod kernels;

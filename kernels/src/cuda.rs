@@ -10,6 +10,7 @@ mod attention;
 mod buffer;
 mod device;
 mod event;
+mod fp8;
 mod graph;
 mod kv_cache;
 mod launch;
@@ -17,25 +18,29 @@ mod library;
 mod linear;
 mod matmul;
 mod norm;
+mod quantized;
+mod rope;
 mod rows;
 mod sampling;
 mod staging;
 
 pub use activation::{Gate, GateMul};
-mod rope;
-
 pub use attention::{
-    Attention, Plan, PlanGrid, PlanLimits, PlanRow, Scoring, Workspace as AttentionWorkspace,
-    prefill_tile,
+    Attention, PREFILL_TILE, Plan, PlanGrid, PlanLimits, PlanRow, Scoring,
+    Workspace as AttentionWorkspace,
 };
-pub use buffer::{Buffer, Plain, Slice, SliceMut};
+pub use buffer::{Buffer, Plain, Slice, SliceMut, bytes_of};
 pub use device::{Device, Properties};
 pub use event::Event;
+pub use fp8::{Fp8Matrix, LinearToFp8};
 pub use graph::Graph;
-pub use kv_cache::{BlockTables, KvCache, KvDtype, num_bytes};
+pub use kv_cache::{BlockTables, KvCache, KvDtype, KvSlices, num_bytes};
 pub use linear::{Linear, MAX_GEMV_ROWS, Write};
 pub use matmul::{LinearFp8, Matmul, Scaling};
 pub use norm::AddRmsNorm;
+pub use quantized::{
+    Form, GatherQuantizedRows, Int4Format, Int4Part, LinearQuantized, QuantizedMatrix,
+};
 pub use rope::{HeadNorms, NO_SLOT, RopeAndCache, RopeTable};
 pub use rows::GatherRows;
 pub use sampling::{

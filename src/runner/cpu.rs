@@ -204,13 +204,17 @@ impl Executor for CpuRunner {
         self.limits
     }
 
-    fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
+    fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {
         self.input.fill(plan, &self.limits)?;
         self.sampler.update(plan)?;
         let (alive, limit) = (self.sampler.num_sequences(), self.limits.max_num_seqs as usize);
         if alive > limit {
             return Err(Error::Plan(format!("{alive} sequences are alive, at most {limit}")));
         }
+        Ok(())
+    }
+
+    fn finish(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
         self.cpu.copy_blocks(&mut self.kv, &self.input.copies)?;
         if plan.rows.is_empty() {
             return Ok(());

@@ -3,9 +3,10 @@
 
 mod batch;
 mod decoder;
+mod flight;
 mod graphs;
 mod memory;
-mod tables;
+mod sampling;
 mod tensors;
 mod upload;
 
@@ -14,19 +15,22 @@ use std::time::Instant;
 
 use sconce_kernels::cpu::{Cpu, Isa, KvShape};
 use sconce_kernels::cuda::{
-    self, BlockTables, Device, Float, KvCache, KvDtype, Plan, PlanLimits, Properties, Readback,
+    self, BlockTables, Buffer, Device, FeedTokens, Float, KvCache, KvDtype, Plan, PlanLimits,
+    Properties, Readback, Sample, Sampling, Stages,
 };
 
 use self::batch::{Batch, Layout, Room};
 use self::decoder::{Decoder, Pass, Workspace};
-use self::graphs::Graphs;
-use self::tables::TableMirror;
+use self::flight::Flight;
+use self::graphs::{Graphs, Key};
+use self::sampling::{Samples, is_on_device};
 use super::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions};
 use super::input::Input;
 use super::limits::{Asked, LimitError};
 use super::sampler::{Logits, Sampler};
 use super::{Error, Executor, ExecutorLimits};
 use crate::engine::plan::{MAX_DRAFTS, Sampled, Scored, StepPlan};
+use crate::engine::request::SamplingParams;
 use crate::models::config::DecoderConfig;
 use crate::weights::{self, Checkpoint};
 
@@ -81,19 +85,32 @@ pub struct CudaRunner {
     decoder: Decoder,
     kv: KvCache,
     tables: BlockTables,
-    mirror: TableMirror,
     workspace: Workspace,
+    sampling: Sampling,
+    /// `[max_num_batched_tokens]` the step's tokens, also those that are carried.
+    token_ids: Buffer,
+    /// `[max_num_seqs]` what the last step sampled.
+    sampled: Buffer,
     batch: Batch,
+    samples: Samples,
+    /// Logits of samples that are the processor's, or of scores.
     logits: Readback,
-    /// Samples what is read back.
     cpu: Cpu,
     sampler: Sampler,
     input: Input,
+    /// Steps begun take turns.
+    flights: [Flight; 2],
+    num_begun: usize,
+    num_finished: usize,
     scored: Vec<Scored>,
     limits: ExecutorLimits,
     phases: Vec<(&'static str, f64)>,
+    device_ms: f32,
     device: Device,
 }
+
+/// Steps that may be begun before the first of them is finished.
+const DEPTH: usize = 2;
 
 impl CudaRunner {
     /// Loads the checkpoint's weights and allocates all that a step needs.
@@ -118,34 +135,43 @@ impl CudaRunner {
             GpuKvDtype::Auto => KvDtype::Float(float),
             GpuKvDtype::Fp8 => KvDtype::Fp8,
         };
-        let sizing = memory::Sizing { device: &device, config, options, most, float };
+        let sizing = memory::Sizing { device: &device, config, options, most };
         let num_blocks = sizing.num_blocks(&decoder, (shape, kv_dtype))?;
         let limits = asked.limits(config, num_blocks)?;
         let shape = KvShape { num_blocks: num_blocks as usize, ..shape };
         let kv = KvCache::new(&device, shape, kv_dtype)?;
-        let plan = Plan::new(plan_limits(config, float, &limits))?;
+        let plan = Plan::new(plan_limits(config, &limits))?;
         let max_tokens = limits.max_num_batched_tokens as usize;
         let workspace = decoder.workspace(max_tokens, max_logits, (&plan, &shape))?;
         let num_columns = limits.max_model_len.div_ceil(limits.block_size) as usize;
         let tables = BlockTables::new(&device, limits.max_num_seqs as usize, num_columns)?;
-        let batch = Batch::new(&device, room(&limits, num_columns), plan)?;
+        let room = room(&limits, num_columns);
+        let batch = Batch::new(&device, room, plan)?;
+        let flight = || Flight::new(&device, room.samples);
         let cpu = Cpu::new(options.num_threads, Isa::detect())?;
         let sampler = Sampler::new(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
         let mut runner = Self {
             graphs: Graphs::new(options.graphs, &limits),
             decoder,
             kv,
-            mirror: TableMirror::new(limits.max_num_seqs as usize),
             tables,
             workspace,
+            sampling: Sampling::new(&device, room.samples, config.vocab_size)?,
+            token_ids: device.alloc_zeroed(room.tokens * 4)?,
+            sampled: device.alloc_zeroed(room.samples * 4)?,
             batch,
+            samples: Samples::default(),
             logits,
             cpu,
             sampler,
             input: Input::default(),
+            flights: [flight()?, flight()?],
+            num_begun: 0,
+            num_finished: 0,
             scored: Vec::new(),
             limits,
             phases: Vec::new(),
+            device_ms: 0.0,
             device,
         };
         let cache_at = ms(start);
@@ -195,35 +221,50 @@ impl CudaRunner {
         Ok(self.device.download(logits)?)
     }
 
-    /// Launches the step's forward pass, as a graph where there may be one.
+    /// Counts from now on how long the device is busy.
+    pub fn time_steps(&mut self) -> Result<(), Error> {
+        for flight in &mut self.flights {
+            flight.time(&self.device)?;
+        }
+        Ok(())
+    }
+
+    /// Milliseconds that it was busy with steps since this was last asked.
+    pub fn device_ms(&mut self) -> f32 {
+        std::mem::take(&mut self.device_ms)
+    }
+
+    /// Launches the step, as a graph where there may be one.
     fn launch(&mut self, plan: &StepPlan) -> Result<(), Error> {
-        let num_tokens = self.input.num_tokens;
-        let num_logits = self.input.logits_tokens.len();
         self.batch.plan_attention(plan)?;
-        let updates = self.mirror.update(plan);
-        let is_decode = num_tokens == plan.rows.len() && num_logits == num_tokens;
-        let is_plain = is_decode && plan.copies.is_empty() && updates.len() <= num_tokens;
-        let bucket = if is_plain { self.graphs.bucket(num_tokens) } else { None };
-        let room = match bucket {
-            Some(size) => Room { tokens: size, logits: size, updates: size, copies: 0 },
-            None => Room {
-                tokens: num_tokens,
-                logits: num_logits,
-                updates: updates.len(),
-                copies: plan.copies.len(),
-            },
+        let room = Room {
+            tokens: self.input.num_tokens,
+            logits: self.input.logits_tokens.len(),
+            updates: plan.table_updates.len(),
+            copies: plan.copies.len(),
+            samples: plan.samples.len(),
+            biases: self.samples.biases().len(),
+            masked: self.samples.masked().len(),
         };
-        let layout = Layout::new(room);
-        self.batch.send(&self.device, &layout, plan, &self.input, updates)?;
-        match bucket {
-            Some(size) => self.launch_graph(size, &layout),
-            None => self.compute(&layout, self.batch.plan.grid()),
+        let stages = self.samples.stages();
+        let size = self.graphs.size(plan.rows.len()).filter(|size| of_graph(*size).holds(room));
+        let layout = Layout::new(size.map_or(room, of_graph));
+        let what = (plan, &self.input, &self.samples);
+        self.batch.send(&self.device, &layout, what)?;
+        match size {
+            Some(size) => self.launch_graph(Key { size, stages }, &layout),
+            None => self.compute(&layout, self.batch.plan.grid(), stages),
         }
     }
 
     /// Everything that a step asks of the device between what it is sent and what it yields.
-    fn compute(&mut self, layout: &Layout, grid: cuda::PlanGrid) -> Result<(), Error> {
-        let Room { tokens, logits, updates, copies } = layout.room();
+    fn compute(
+        &mut self,
+        layout: &Layout,
+        grid: cuda::PlanGrid,
+        stages: Option<Stages>,
+    ) -> Result<(), Error> {
+        let Room { tokens, logits, updates, copies, samples, .. } = layout.room();
         let lists = self.batch.lists(layout);
         if updates > 0 {
             self.tables.update(&self.device, lists.updates)?;
@@ -234,52 +275,93 @@ impl CudaRunner {
         if tokens == 0 {
             return Ok(());
         }
+        self.device.feed_tokens(FeedTokens {
+            from: lists.carried,
+            given: lists.token_ids,
+            sampled: self.sampled.slice(),
+            out: self.token_ids.slice_mut().at(0, tokens * 4),
+            vocab: self.limits.vocab_size as usize,
+        })?;
         self.decoder.forward(&mut Pass {
             kv: &mut self.kv,
             tables: &self.tables,
             workspace: &mut self.workspace,
+            token_ids: self.token_ids.slice().at(0, tokens * 4),
             lists,
             num_tokens: tokens,
             num_logits: logits,
             grid,
         })?;
+        let Some(stages) = stages else { return Ok(()) };
+        let vocab_size = self.limits.vocab_size as usize;
+        self.sampling.sample(
+            &self.device,
+            Sample {
+                rows: lists.samples,
+                logits: self.workspace.logits(logits, vocab_size),
+                biases: Some(lists.biases).filter(|list| !list.is_empty()),
+                masked: Some(lists.masked).filter(|list| !list.is_empty()),
+                allowed: None,
+                counts: None,
+                sampled: self.sampled.slice_mut().at(0, samples * 4),
+                stages,
+            },
+        )?;
         Ok(())
     }
 
-    fn launch_graph(&mut self, size: usize, layout: &Layout) -> Result<(), Error> {
-        if !self.graphs.has(size) {
-            self.capture(size, layout)?;
+    fn launch_graph(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
+        if !self.graphs.has(key) {
+            self.capture(key, layout)?;
         }
-        Ok(self.graphs.launch(size)?)
+        Ok(self.graphs.launch(key)?)
     }
 
-    fn capture(&mut self, size: usize, layout: &Layout) -> Result<(), Error> {
-        let grid = self.batch.plan.decode_grid(size);
-        // Once without capture: what is loaded or decided at a first use must not be part of it.
-        self.compute(layout, grid)?;
+    fn capture(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
+        let grid = self.batch.plan.decode_grid(key.size);
         let device = self.device.clone();
-        let graph = device.capture(|| self.compute(layout, grid))?;
-        self.graphs.insert(size, graph);
+        let graph = device.capture(|| self.compute(layout, grid, key.stages))?;
+        self.graphs.insert(key, graph);
         Ok(())
     }
 
-    /// Captures the smallest and the largest bucket, so that a first request finds them; others are
-    /// captured when they are first needed.
+    /// Computes and captures the smallest and the largest size, so that the first requests find them;
+    /// others are captured when they are first needed.
     fn capture_first(&mut self) -> Result<(), LoadError> {
-        for size in self.graphs.first() {
-            let room = Room { tokens: size, logits: size, updates: size, copies: 0 };
-            let layout = Layout::new(room);
-            let (plan, input) = (StepPlan::default(), Input::default());
-            let captured = self.batch.plan_attention(&plan).and_then(|()| {
-                self.batch.send(&self.device, &layout, &plan, &input, &[])?;
-                self.capture(size, &layout)
-            });
+        for key in self.graphs.first() {
+            let layout = Layout::new(of_graph(key.size));
+            let captured = self.warm_up(key, &layout).and_then(|()| self.capture(key, &layout));
             captured.map_err(|error| match error {
                 Error::Kernel(error) => LoadError::Kernel(error),
                 Error::Plan(_) => LoadError::Panicked,
             })?;
         }
         Ok(self.device.synchronize()?)
+    }
+
+    /// Computes a step of nothing but padding: what libraries load or decide at a first use must not be
+    /// part of a capture.
+    fn warm_up(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
+        let (plan, input) = (StepPlan::default(), Input::default());
+        self.batch.plan_attention(&plan)?;
+        self.batch.send(&self.device, layout, (&plan, &input, &Samples::default()))?;
+        self.compute(layout, self.batch.plan.decode_grid(key.size), key.stages)
+    }
+
+    /// Begins to read back what the step yields, and scores.
+    fn begin_readback(&mut self, plan: &StepPlan) -> Result<(), Error> {
+        let flight = &mut self.flights[self.num_begun % DEPTH];
+        flight.take_over(&self.input, &self.samples);
+        if self.samples.stages().is_some() {
+            let sampled = self.sampled.slice().at(0, plan.samples.len() * 4);
+            flight.sampled.begin(&self.device, sampled)?;
+        }
+        if !self.samples.on_host().is_empty() {
+            let vocab_size = self.limits.vocab_size as usize;
+            let logits = self.workspace.logits(self.input.logits_tokens.len(), vocab_size);
+            self.logits.begin(&self.device, logits)?;
+        }
+        Ok(())
     }
 
     /// Scores in as many passes over the vocabulary as there is room for logits.
@@ -299,7 +381,8 @@ impl CudaRunner {
             )?;
             self.logits.begin(&self.device, self.workspace.logits(num_scores, vocab_size))?;
             let logits = self.logits.wait()?;
-            self.sampler.score(&self.cpu, (scores, vocab_size), logits, &mut self.scored);
+            let flight = &mut self.flights[self.num_begun % DEPTH];
+            self.sampler.score(&self.cpu, (scores, vocab_size), logits, &mut flight.scored);
         }
         Ok(())
     }
@@ -310,25 +393,51 @@ impl Executor for CudaRunner {
         self.limits
     }
 
-    fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
+    fn depth(&self) -> usize {
+        DEPTH
+    }
+
+    fn carries(&self, sampling: &SamplingParams) -> bool {
+        is_on_device(sampling)
+    }
+
+    fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {
         self.device.bind()?;
-        self.input.fill(plan, &self.limits)?;
+        let flight = &self.flights[(self.num_begun + 1) % DEPTH];
+        let is_pipelined = self.num_begun > self.num_finished;
+        let num_before = if is_pipelined { flight.num_samples } else { 0 };
+        self.input.fill_after(plan, &self.limits, num_before)?;
         self.sampler.update(plan)?;
         let (alive, limit) = (self.sampler.num_sequences(), self.limits.max_num_seqs as usize);
         if alive > limit {
             return Err(Error::Plan(format!("{alive} sequences are alive, at most {limit}")));
         }
+        self.samples.fill(plan, &self.input, &self.sampler);
+        self.flights[self.num_begun % DEPTH].begin()?;
         self.launch(plan)?;
-        if plan.rows.is_empty() {
-            return Ok(());
+        self.flights[self.num_begun % DEPTH].end()?;
+        self.begin_readback(plan)?;
+        self.score(plan)?;
+        self.num_begun += 1;
+        Ok(())
+    }
+
+    fn finish(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
+        self.device.bind()?;
+        let flight = &mut self.flights[self.num_finished % DEPTH];
+        self.num_finished += 1;
+        self.scored = std::mem::take(&mut flight.scored);
+        let vocab_size = self.limits.vocab_size as usize;
+        let mut on_host = Vec::new();
+        if !flight.on_host.is_empty() {
+            let values = self.logits.wait()?;
+            let logits = Logits { values, vocab_size, rows: &flight.logits_rows };
+            let which = (plan, &*flight.on_host);
+            self.sampler.sample_some(&self.cpu, which, logits, |i, one| on_host.push((i, one)))?;
         }
-        let (num_rows, vocab_size) =
-            (self.input.logits_tokens.len(), self.limits.vocab_size as usize);
-        self.logits.begin(&self.device, self.workspace.logits(num_rows, vocab_size))?;
-        let values = self.logits.wait()?;
-        let logits = Logits { values, vocab_size, rows: &self.input.logits_rows };
-        self.sampler.sample(&self.cpu, plan, logits, sampled)?;
-        self.score(plan)
+        flight.collect(plan, on_host, sampled)?;
+        self.device_ms += flight.ms()?;
+        Ok(())
     }
 
     fn take_scored(&mut self) -> Vec<Scored> {
@@ -366,7 +475,7 @@ fn kv_shape(config: &DecoderConfig, options: &GpuOptions) -> KvShape {
     }
 }
 
-fn plan_limits(config: &DecoderConfig, float: Float, limits: &ExecutorLimits) -> PlanLimits {
+fn plan_limits(config: &DecoderConfig, limits: &ExecutorLimits) -> PlanLimits {
     let capacity = limits.num_blocks as usize * limits.block_size as usize;
     let longest = limits.max_num_seqs as usize * limits.max_model_len as usize;
     PlanLimits {
@@ -374,20 +483,40 @@ fn plan_limits(config: &DecoderConfig, float: Float, limits: &ExecutorLimits) ->
         max_rows: limits.max_num_seqs as usize,
         max_tokens: limits.max_num_batched_tokens as usize,
         max_chunks: capacity.min(longest).div_ceil(256) + limits.max_num_seqs as usize,
-        prefill_tile: cuda::prefill_tile(float),
+        prefill_tile: cuda::PREFILL_TILE,
     }
 }
 
 /// The most that a step is given.
 fn room(limits: &ExecutorLimits, num_columns: usize) -> Room {
-    let seqs = limits.max_num_seqs as usize;
+    let (seqs, tokens) = (limits.max_num_seqs as usize, limits.max_num_batched_tokens as usize);
     Room {
-        tokens: limits.max_num_batched_tokens as usize,
+        tokens,
         logits: seqs + MAX_DRAFTS,
         updates: seqs * num_columns,
         copies: seqs,
+        samples: seqs,
+        biases: seqs * MAX_BIASES,
+        masked: seqs * MAX_MASKED,
     }
 }
+
+/// What a graph of so many sequences has room for. Few requests have biases or forbidden tokens.
+fn of_graph(size: usize) -> Room {
+    Room {
+        tokens: size,
+        logits: size,
+        updates: size,
+        copies: 0,
+        samples: size,
+        biases: 4 * size,
+        masked: 4 * size,
+    }
+}
+
+/// As many as routers let a request have.
+const MAX_BIASES: usize = 1024;
+const MAX_MASKED: usize = 256;
 
 /// Milliseconds since `start`.
 fn ms(start: Instant) -> f64 {

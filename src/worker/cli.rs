@@ -278,6 +278,11 @@ struct HashArgs {
     /// aid for the death of workers
     #[arg(long, value_name = "POSITION", hide = true)]
     hash_fail_at: Option<u32>,
+
+    /// Steps of the hash model that may be in flight: a testing aid
+    #[arg(long, value_name = "STEPS", hide = true, default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=2))]
+    hash_depth: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -380,6 +385,7 @@ pub(crate) struct HashOptions {
     pub(crate) max_model_len: u32,
     pub(crate) step: Duration,
     pub(crate) fail_at: Option<u32>,
+    pub(crate) depth: usize,
 }
 
 impl TryFrom<Worker> for Config {

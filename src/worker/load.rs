@@ -190,6 +190,7 @@ fn loaded(
         max_model_len: limits.max_model_len,
         max_queue: config.max_queue,
         max_itl: config.max_itl,
+        depth: executor.depth(),
         eos_token_ids,
         speculation: config.speculation,
         hash_key: (keys.hash_one(1), keys.hash_one(2)),

@@ -8,8 +8,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <memory>
+#include <mutex>
 #include <numeric>
+#include <utility>
 
 namespace stand_in {
 
@@ -20,7 +21,7 @@ namespace {
 constexpr size_t STACK = 64 * 1024, PAGE = 4096, STACKS_AT_ONCE = 32;
 constexpr uint16_t NO_STACK = 0xffff;
 
-__thread Block* own_block __attribute__((tls_model("initial-exec")));
+__thread Block* own_block;
 
 class Random {
 public:
@@ -34,6 +35,36 @@ public:
 
 private:
     uint64_t state;
+};
+
+// Blocks whose OS threads have ended. Never freed: threads may end after static variables are gone.
+class IdleBlocks {
+public:
+    Block* take() {
+        const std::lock_guard hold(lock);
+        if (blocks.empty()) return new Block;
+        Block* block = blocks.back();
+        blocks.pop_back();
+        return block;
+    }
+    void give_back(Block* block) {
+        const std::lock_guard hold(lock);
+        blocks.push_back(block);
+    }
+
+private:
+    std::mutex lock;
+    std::vector<Block*> blocks;
+};
+
+IdleBlocks& idle_blocks() {
+    static IdleBlocks& all = *new IdleBlocks;
+    return all;
+}
+
+struct AtThreadsEnd {
+    AtThreadsEnd() {}
+    ~AtThreadsEnd() { Block::give_back_own(); }
 };
 
 void* map(size_t bytes) {
@@ -122,13 +153,17 @@ unsigned Order::lanes(unsigned warp, unsigned mask, uint16_t* to) {
 
 Block& Block::own() {
     if (own_block == nullptr) {
-        catch_faults();
-        // Kept by the OS thread until it ends.
-        thread_local std::unique_ptr<Block> kept;
-        kept = std::make_unique<Block>();
-        own_block = kept.get();
+        own_block = idle_blocks().take();
+        catch_faults(own_block->signal_stack);
+        thread_local const AtThreadsEnd giving_back;
     }
     return *own_block;
+}
+
+void Block::give_back_own() {
+    if (own_block == nullptr) return;
+    leave_faults(own_block->signal_stack);
+    idle_blocks().give_back(std::exchange(own_block, nullptr));
 }
 
 Block* Block::running() { return own_block != nullptr && own_block->is_running ? own_block : nullptr; }

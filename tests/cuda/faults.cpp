@@ -44,16 +44,28 @@ bool install() {
 
 } // namespace
 
-void catch_faults() {
+void catch_faults(void*& signal_stack) {
     static const bool installed = install();
     static_cast<void>(installed);
     stack_t own;
     sigaltstack(nullptr, &own);
     if ((own.ss_flags & SS_DISABLE) == 0 && own.ss_size >= SIGNAL_STACK) return;
+    if (signal_stack == nullptr) {
+        signal_stack = mmap(nullptr, SIGNAL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    }
     own = {};
     own.ss_size = SIGNAL_STACK;
-    own.ss_sp = mmap(nullptr, SIGNAL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (own.ss_sp != MAP_FAILED) sigaltstack(&own, nullptr);
+    own.ss_sp = signal_stack;
+    if (signal_stack != MAP_FAILED) sigaltstack(&own, nullptr);
+}
+
+void leave_faults(void* signal_stack) {
+    stack_t own;
+    sigaltstack(nullptr, &own);
+    if (own.ss_sp != signal_stack) return;
+    own = {};
+    own.ss_flags = SS_DISABLE;
+    sigaltstack(&own, nullptr);
 }
 
 } // namespace stand_in

@@ -10,9 +10,12 @@ use super::tiny;
 
 /// The stand-in's counters; `None` on a real driver.
 struct Counters {
-    count: unsafe extern "C" fn(*const c_char) -> u64,
-    reset: unsafe extern "C" fn(),
+    count: Count,
+    reset: Reset,
 }
+
+type Count = unsafe extern "C" fn(*const c_char) -> u64;
+type Reset = unsafe extern "C" fn();
 
 unsafe extern "C" {
     fn dlsym(handle: *mut c_void, symbol: *const c_char) -> *mut c_void;
@@ -30,8 +33,8 @@ impl Counters {
                 return None;
             }
             Some(Self {
-                count: std::mem::transmute::<*mut c_void, _>(count),
-                reset: std::mem::transmute::<*mut c_void, _>(reset),
+                count: std::mem::transmute::<*mut c_void, Count>(count),
+                reset: std::mem::transmute::<*mut c_void, Reset>(reset),
             })
         }
     }

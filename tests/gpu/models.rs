@@ -9,7 +9,8 @@ use sconce::weights::Checkpoint;
 use sconce_kernels::cpu::{Compute, KvDtype};
 use sconce_kernels::cuda::Device;
 
-use super::harness::{Harness, Runner};
+use super::harness::Harness;
+use super::steps::Runner;
 
 impl Runner for CudaRunner {
     fn logits(&mut self) -> Vec<f32> {

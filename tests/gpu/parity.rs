@@ -6,8 +6,9 @@ use std::path::Path;
 use sconce::runner::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions};
 use serde::Deserialize;
 
-use super::harness::{Harness, Runner, Sequence};
+use super::harness::{Harness, Sequence};
 use super::models::{on_cpu, on_gpu, options};
+use super::steps::Runner;
 use super::tiny;
 
 /// The largest difference of logits, relative to the largest of them.
@@ -96,13 +97,23 @@ fn completions_of_one_prompt_share_blocks_until_they_write() {
     let mut cpu = on_cpu(folder.path());
     let mut gpu = on_gpu(folder.path(), &options(GpuDtype::F32));
 
-    let run = |harness: &mut dyn FnMut(&[u32]) -> Vec<Vec<f32>>| harness(&prompt(5, 21));
-    let expected = run(&mut |tokens| forked(&mut cpu, tokens));
-    let given = run(&mut |tokens| forked(&mut gpu, tokens));
+    let (expected, given) = (forked(&mut cpu, &prompt(5, 21)), forked(&mut gpu, &prompt(5, 21)));
 
+    assert_eq!(given.len(), 4);
     for (given, expected) in given.iter().zip(&expected) {
         assert!(distance(given, expected) < 2e-5);
     }
+}
+
+#[test]
+fn completions_of_one_prompt_begin_from_the_same_logits() {
+    let folder = tiny::folder(4, None);
+    let mut gpu = on_gpu(folder.path(), &options(GpuDtype::BF16));
+
+    let (logits, sampled) = gpu.step_shared(&prompt(5, 21), 3);
+
+    assert_eq!((logits.len(), sampled.len()), (1, 3));
+    assert!(sampled.iter().all(|one| one.token == sampled[0].token));
 }
 
 /// Two completions of a prompt, the second with its own copy of the last block: the logits of both.

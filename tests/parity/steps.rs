@@ -2,7 +2,21 @@
 
 use sconce::engine::plan::{BlockCopy, Sample, Sampled};
 
-use super::harness::{Harness, Runner, Sequence};
+use sconce::runner::Executor;
+use sconce::runner::cpu::CpuRunner;
+
+use super::harness::{Harness, Sequence};
+
+/// An executor whose last step's logits can be looked at: `[num_rows, vocab_size]`.
+pub(crate) trait Runner: Executor {
+    fn logits(&mut self) -> Vec<f32>;
+}
+
+impl Runner for CpuRunner {
+    fn logits(&mut self) -> Vec<f32> {
+        self.last_logits().to_vec()
+    }
+}
 
 impl<R: Runner> Harness<R> {
     /// Starts a sequence that begins as `other` and holds its blocks.

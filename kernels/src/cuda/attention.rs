@@ -3,9 +3,11 @@
 //! A [`Plan`] is made on the host for a step, and uploaded; all layers use it.
 
 mod plan;
+mod tensor;
 
 use self::plan::DECODE_TILE;
 pub use self::plan::{Plan, PlanGrid, PlanLimits, PlanRow};
+use self::tensor::TensorKernels;
 use super::kv_cache::UNIT;
 use super::launch::{Arg, Grid};
 use super::rope::MAX_HEAD_DIM;
@@ -128,17 +130,17 @@ impl Attention<'_> {
     /// What all kernels but the merge take.
     fn args(&self) -> [Arg; NUM_ARGS] {
         let KvShape { num_blocks, num_kv_heads, head_dim, .. } = self.cache.shape();
-        let layer = self.cache.args(self.layer);
+        let [keys, values, key_scales, value_scales] = self.cache.args(self.layer);
         let Scoring { scale, soft_cap, window, sinks } = self.scoring;
         let window = window.map_or(i32::MAX, |window| window.min(i32::MAX as usize) as i32);
         [
             self.plan.into(),
             self.qkv.into(),
             Arg::from(&self.out),
-            layer.keys,
-            layer.values,
-            layer.key_scales,
-            layer.value_scales,
+            keys,
+            values,
+            key_scales,
+            value_scales,
             self.tables.slice().into(),
             Arg::optional(sinks),
             self.workspace.mixed.slice().into(),
@@ -163,26 +165,48 @@ impl Attention<'_> {
 
 const NUM_ARGS: usize = 25;
 
-/// Blocks of a grid per processor, at most: they take records in turns.
+/// Blocks of a grid per processor, at most, of kernels without tensor cores: they take records in turns.
 const BLOCKS_PER_PROCESSOR: usize = 16;
 
 /// Lists of a plan, as kernels number them.
 const DECODES: i32 = 0;
 const PREFILLS: i32 = 2;
 
-/// Packed queries of a tile of the prefill kernel: part of a plan's limits.
-pub const fn prefill_tile(_float: Float) -> usize {
-    64
-}
+/// Packed queries of a tile of the prefill kernels: part of a plan's limits.
+pub const PREFILL_TILE: usize = 64;
 
 impl Device {
     /// Attention of the rows of a plan, whose keys and values are in the cache already.
     pub fn attention(&self, args: Attention<'_>) -> Result<(), Error> {
         args.check()?;
         let PlanGrid { decodes, merges, prefills } = args.grid;
-        self.attend_simply(&args, DECODES, decodes, DECODE_TILE)?;
-        self.attend_simply(&args, PREFILLS, prefills, prefill_tile(args.float))?;
+        let KvShape { head_dim, .. } = args.cache.shape();
+        match TensorKernels::of(self, args.float, args.cache.dtype(), head_dim) {
+            Some(kernels) => {
+                let most =
+                    self.properties().num_processors as usize * kernels.decodes_per_processor;
+                let records = decodes * args.cache.shape().num_kv_heads;
+                self.attend(&args, kernels.decode, records.min(most))?;
+                self.attend(&args, kernels.prefill, prefills * args.cache.shape().num_kv_heads)?;
+            }
+            None => {
+                self.attend_simply(&args, DECODES, decodes, DECODE_TILE)?;
+                self.attend_simply(&args, PREFILLS, prefills, PREFILL_TILE)?;
+            }
+        }
         self.merge(&args, merges)
+    }
+
+    fn attend(
+        &self,
+        args: &Attention<'_>,
+        (name, shared_bytes): (&'static str, u32),
+        blocks: usize,
+    ) -> Result<(), Error> {
+        let grid = Grid { shared_bytes, ..Grid::line(blocks, 128) };
+        // SAFETY: the kernel's parameters, with the lengths checked above and the shared memory that it
+        // asks for; the kernel checks what the plan and the tables say.
+        Ok(unsafe { self.launch(name, grid, &args.args()) }?)
     }
 
     fn attend_simply(

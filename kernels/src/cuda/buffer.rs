@@ -61,6 +61,12 @@ unsafe impl Plain for half::bf16 {}
 // SAFETY: an array of what is plain.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
+/// The bytes of plain values.
+pub fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: plain values have no padding, so all their bytes are initialized.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
 impl Device {
     /// Allocates `bytes` bytes, at least one. What is in them is undefined.
     pub fn alloc(&self, bytes: usize) -> Result<Buffer, Error> {
@@ -209,10 +215,9 @@ impl SliceMut<'_> {
     ///
     /// When it has fewer.
     pub fn split_at(self, len: usize) -> (Self, Self) {
-        let rest = self.bytes.checked_sub(len);
-        let Some(rest) = rest else { panic!("out of the slice") };
-        let pointer = self.pointer + len as u64;
-        (Self { bytes: len, ..self }, Self { pointer, bytes: rest, owner: PhantomData })
+        assert!(len <= self.bytes, "out of the slice");
+        let (begin, bytes) = (self.pointer + len as u64, self.bytes - len);
+        (Self { bytes: len, ..self }, Self { pointer: begin, bytes, owner: PhantomData })
     }
 
     /// The same for a shorter time.

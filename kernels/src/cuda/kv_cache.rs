@@ -32,7 +32,7 @@ impl KvDtype {
     }
 
     /// Bytes of the scale of a position of a head.
-    const fn scale_size(self) -> usize {
+    pub(super) const fn scale_size(self) -> usize {
         match self {
             Self::Float(_) | Self::Fp8 => 0,
             Self::Int8 => size_of::<f32>(),
@@ -79,12 +79,17 @@ impl Part {
     }
 }
 
-/// A layer's keys and values, as kernels take them.
-pub(super) struct LayerArgs {
-    pub(super) keys: Arg,
-    pub(super) values: Arg,
-    pub(super) key_scales: Arg,
-    pub(super) value_scales: Arg,
+/// A layer's keys and values, `[num_blocks, num_kv_heads, block_size, head_dim]`, and what they are
+/// multiples of, if so, `[num_blocks, num_kv_heads, block_size]`.
+pub struct KvSlices<T> {
+    /// Elements of keys.
+    pub keys: T,
+    /// Elements of values.
+    pub values: T,
+    /// f32
+    pub key_scales: Option<T>,
+    /// f32
+    pub value_scales: Option<T>,
 }
 
 impl KvCache {
@@ -131,48 +136,40 @@ impl KvCache {
         self.dtype
     }
 
-    /// A layer's keys, `[num_blocks, num_kv_heads, block_size, head_dim]`.
+    /// A layer's memory, to be read.
     ///
     /// # Panics
     ///
     /// Without such a layer.
-    pub fn keys(&self, layer: usize) -> Slice<'_> {
-        self.layers[layer].keys.elements.slice()
-    }
-
-    /// A layer's values, as its keys.
-    ///
-    /// # Panics
-    ///
-    /// Without such a layer.
-    pub fn values(&self, layer: usize) -> Slice<'_> {
-        self.layers[layer].values.elements.slice()
-    }
-
-    /// Overwrites a layer's keys or values, and what scales them, with `byte`.
-    ///
-    /// # Panics
-    ///
-    /// Without such a layer.
-    pub fn fill(&mut self, device: &Device, layer: usize, byte: u8) -> Result<(), Error> {
-        let Layer { keys, values } = &mut self.layers[layer];
-        for part in [keys, values] {
-            device.fill(&mut part.elements.slice_mut(), byte)?;
-            if let Some(scales) = &mut part.scales {
-                device.fill(&mut scales.slice_mut(), byte)?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn args(&self, layer: usize) -> LayerArgs {
+    pub fn layer(&self, layer: usize) -> KvSlices<Slice<'_>> {
         let Layer { keys, values } = &self.layers[layer];
-        LayerArgs {
-            keys: keys.elements.slice().into(),
-            values: values.elements.slice().into(),
-            key_scales: Arg::optional(keys.scales.as_ref().map(Buffer::slice)),
-            value_scales: Arg::optional(values.scales.as_ref().map(Buffer::slice)),
+        KvSlices {
+            keys: keys.elements.slice(),
+            values: values.elements.slice(),
+            key_scales: keys.scales.as_ref().map(Buffer::slice),
+            value_scales: values.scales.as_ref().map(Buffer::slice),
         }
+    }
+
+    /// A layer's memory, to be written.
+    ///
+    /// # Panics
+    ///
+    /// Without such a layer.
+    pub fn layer_mut(&mut self, layer: usize) -> KvSlices<SliceMut<'_>> {
+        let Layer { keys, values } = &mut self.layers[layer];
+        KvSlices {
+            keys: keys.elements.slice_mut(),
+            values: values.elements.slice_mut(),
+            key_scales: keys.scales.as_mut().map(Buffer::slice_mut),
+            value_scales: values.scales.as_mut().map(Buffer::slice_mut),
+        }
+    }
+
+    /// A layer's keys, values, scales of keys, scales of values, as kernels take them.
+    pub(super) fn args(&self, layer: usize) -> [Arg; 4] {
+        let KvSlices { keys, values, key_scales, value_scales } = self.layer(layer);
+        [keys.into(), values.into(), Arg::optional(key_scales), Arg::optional(value_scales)]
     }
 
     /// Whether a model that computes in `float` can use it.

@@ -82,6 +82,22 @@ impl Drop for Handle {
     }
 }
 
+/// Some columns of a product, by address: their rows of `w`, and where they begin in `y`. Whoever makes one
+/// has checked the lengths.
+pub(super) struct Columns {
+    pub(super) float: Float,
+    pub(super) x: u64,
+    pub(super) w: u64,
+    pub(super) y: u64,
+    pub(super) y_float: Float,
+    pub(super) write: Write,
+    pub(super) rows: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// Elements from a row of `y` to the next.
+    pub(super) stride: usize,
+}
+
 /// What a product is of, by address.
 struct Operands {
     w: u64,
@@ -109,6 +125,11 @@ impl Matmul {
         &self.device
     }
 
+    /// Memory that any kernel may use in the stream's order.
+    pub(super) fn workspace(&self) -> Slice<'_> {
+        self.workspace.slice()
+    }
+
     /// The product, of any number of tokens.
     pub fn multiply(&self, args: Linear<'_>) -> Result<(), crate::Error> {
         args.check()?;
@@ -117,6 +138,14 @@ impl Matmul {
         }
         let (shape, operands) = of_floats(args);
         Ok(self.run(shape, &operands)?)
+    }
+
+    /// Some columns of a product.
+    pub(super) fn multiply_columns(&self, args: &Columns) -> Result<(), Error> {
+        let Columns { float, x, w, y, y_float, write, rows, n, k, stride } = *args;
+        let operands = Operands { w, x, y, scales: None };
+        let (of, alignment) = (Type::Float(float), alignment(&operands));
+        self.run(Shape { of, y: y_float, write, rows, n, k, stride, alignment }, &operands)
     }
 
     /// The product of numbers of 8 bits, of any number of tokens.
@@ -223,7 +252,8 @@ fn of_floats(args: Linear<'_>) -> (Shape, Operands) {
     let Linear { float, x, w, y, y_float, write, rows, n, k } = args;
     let operands = Operands { w: w.pointer(), x: x.pointer(), y: y.pointer(), scales: None };
     let alignment = alignment(&operands);
-    (Shape { of: Type::Float(float), y: y_float, write, rows, n, k, alignment }, operands)
+    let of = Type::Float(float);
+    (Shape { of, y: y_float, write, rows, n, k, stride: n, alignment }, operands)
 }
 
 fn of_fp8(args: LinearFp8<'_>) -> (Shape, Operands) {
@@ -231,7 +261,8 @@ fn of_fp8(args: LinearFp8<'_>) -> (Shape, Operands) {
     let scales = Some([w_scales.pointer(), x_scales.pointer()]);
     let operands = Operands { w: w.pointer(), x: x.pointer(), y: y.pointer(), scales };
     let alignment = alignment(&operands);
-    (Shape { of: Type::E4M3(scaling), y: y_float, write, rows, n, k, alignment }, operands)
+    let of = Type::E4M3(scaling);
+    (Shape { of, y: y_float, write, rows, n, k, stride: n, alignment }, operands)
 }
 
 fn check_fp8(args: &LinearFp8<'_>) -> Result<(), crate::Error> {

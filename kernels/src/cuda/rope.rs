@@ -136,7 +136,7 @@ impl Device {
         let name = kernel(args.float, args.cache.dtype(), in_packs);
         let threads = args.num_tokens * (args.num_heads + 2 * num_kv_heads) * lanes;
         check_index("rope: threads", threads, i32::MAX as usize)?;
-        let layer = args.cache.args(args.layer);
+        let [keys, values, key_scales, value_scales] = args.cache.args(args.layer);
         let norms = args.norms;
         let is_interleaved = i32::from(args.table.style == RopeStyle::Interleaved);
         let list = [
@@ -147,10 +147,10 @@ impl Device {
             args.table.buffer.slice().into(),
             args.positions.into(),
             args.slot_mapping.into(),
-            layer.keys,
-            layer.values,
-            layer.key_scales,
-            layer.value_scales,
+            keys,
+            values,
+            key_scales,
+            value_scales,
             (args.num_tokens as i32).into(),
             (args.num_heads as i32).into(),
             (num_kv_heads as i32).into(),

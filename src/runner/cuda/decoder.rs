@@ -6,13 +6,13 @@ use sconce_kernels::Error;
 use sconce_kernels::cpu::{self, KvShape};
 use sconce_kernels::cuda::{
     AddRmsNorm, Attention, AttentionWorkspace, BlockTables, Buffer, Device, Float, Gate, GateMul,
-    GatherRows, KvCache, Linear, Matmul, Plan, PlanGrid, RopeAndCache, RopeTable, Scoring, Slice,
-    SliceMut, Write,
+    GatherQuantizedRows, GatherRows, KvCache, Linear, LinearQuantized, Matmul, Plan, PlanGrid,
+    RopeAndCache, RopeTable, Scoring, Slice, SliceMut, Write,
 };
 
 use super::LoadError;
 use super::batch::Lists;
-use super::tensors::{Layer, Weights};
+use super::tensors::{Layer, Matrix, Weights};
 use crate::layers::rope::Frequencies;
 use crate::models::config::{DecoderConfig, RopeStyle};
 use crate::weights::Checkpoint;
@@ -46,7 +46,24 @@ pub(super) struct Workspace {
     last_hidden_states: Buffer,
     /// `[max_logits_rows, vocab_size]` f32
     logits: Buffer,
+    /// Rows of quantized matrices as floats, for products of many tokens.
+    scratch: Buffer,
     attention: AttentionWorkspace,
+}
+
+/// Bytes of [`Workspace::scratch`], where a model has quantized matrices: the more, the fewer products.
+const SCRATCH_BYTES: usize = 128 << 20;
+
+/// Arguments of [`Decoder::multiply`].
+struct Product<'a> {
+    x: Slice<'a>,
+    w: &'a Matrix,
+    y: SliceMut<'a>,
+    y_float: Float,
+    scratch: &'a mut Buffer,
+    rows: usize,
+    n: usize,
+    k: usize,
 }
 
 /// What the layers of a forward pass share.
@@ -54,6 +71,8 @@ pub(super) struct Pass<'a> {
     pub(super) kv: &'a mut KvCache,
     pub(super) tables: &'a BlockTables,
     pub(super) workspace: &'a mut Workspace,
+    /// `[num_tokens]`
+    pub(super) token_ids: Slice<'a>,
     pub(super) lists: Lists<'a>,
     /// Tokens, padding included.
     pub(super) num_tokens: usize,
@@ -86,10 +105,6 @@ impl Decoder {
         })
     }
 
-    pub(super) fn config(&self) -> &DecoderConfig {
-        &self.config
-    }
-
     pub(super) fn float(&self) -> Float {
         self.float
     }
@@ -120,20 +135,14 @@ impl Decoder {
             inner: of(max_tokens, config.intermediate_size)?,
             last_hidden_states: of(max_logits_rows, config.hidden_size)?,
             logits: self.device().alloc_zeroed(max_logits_rows * config.vocab_size * 4)?,
+            scratch: self.device().alloc(self.weights.scratch_bytes(SCRATCH_BYTES))?,
             attention: AttentionWorkspace::new(self.device(), plan, shape)?,
         })
     }
 
     /// Computes the batch. Keys and values go to the cache, logits to [`Workspace::logits`].
     pub(super) fn forward(&self, pass: &mut Pass<'_>) -> Result<(), Error> {
-        let (float, hidden) = (self.float, self.config.hidden_size);
-        self.device().gather_rows(GatherRows {
-            float,
-            table: self.weights.embed_tokens.slice(),
-            indices: pass.lists.token_ids,
-            out: self.rows(&mut pass.workspace.hidden_states, pass.num_tokens, hidden),
-            cols: hidden,
-        })?;
+        self.embed(pass)?;
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.norm(&layer.input_layernorm, index > 0, pass)?;
             self.attend(layer, index, pass)?;
@@ -165,19 +174,61 @@ impl Decoder {
             out: self.rows(&mut workspace.last_hidden_states, num_logits, hidden),
             cols: hidden,
         })?;
-        let bytes = num_logits * hidden * self.float.size();
-        let vocab_size = self.config.vocab_size;
-        self.matmul.linear(Linear {
-            float: self.float,
-            x: workspace.last_hidden_states.slice().at(0, bytes),
-            w: self.weights.lm_head.as_ref().unwrap_or(&self.weights.embed_tokens).slice(),
-            y: workspace.logits.slice_mut().at(0, num_logits * vocab_size * 4),
+        let Workspace { last_hidden_states, logits, scratch, .. } = workspace;
+        let (bytes, vocab_size) = (num_logits * hidden * self.float.size(), self.config.vocab_size);
+        self.multiply(Product {
+            x: last_hidden_states.slice().at(0, bytes),
+            w: self.weights.lm_head.as_ref().unwrap_or(&self.weights.embed_tokens),
+            y: logits.slice_mut().at(0, num_logits * vocab_size * 4),
             y_float: Float::F32,
-            write: Write::Store,
+            scratch,
             rows: num_logits,
             n: vocab_size,
             k: hidden,
         })
+    }
+
+    fn embed(&self, pass: &mut Pass<'_>) -> Result<(), Error> {
+        let (float, cols) = (self.float, self.config.hidden_size);
+        let out = self.rows(&mut pass.workspace.hidden_states, pass.num_tokens, cols);
+        let indices = pass.token_ids;
+        match &self.weights.embed_tokens {
+            Matrix::Floats(table) => {
+                let table = table.slice();
+                self.device().gather_rows(GatherRows { float, table, indices, out, cols })
+            }
+            Matrix::Quantized(table) => self.device().gather_quantized_rows(GatherQuantizedRows {
+                table,
+                indices,
+                float,
+                out,
+            }),
+        }
+    }
+
+    /// `y = x · wᵀ`
+    fn multiply(&self, product: Product<'_>) -> Result<(), Error> {
+        let Product { x, w, y, y_float, scratch, rows, n, k } = product;
+        let (float, write) = (self.float, Write::Store);
+        match w {
+            Matrix::Floats(w) => {
+                let w = w.slice();
+                self.matmul.linear(Linear { float, x, w, y, y_float, write, rows, n, k })
+            }
+            Matrix::Quantized(w) => {
+                let scratch = scratch.slice_mut();
+                self.matmul.linear_quantized(LinearQuantized {
+                    float,
+                    x,
+                    w,
+                    y,
+                    y_float,
+                    write,
+                    rows,
+                    scratch,
+                })
+            }
+        }
     }
 
     /// The first `rows` of a buffer of rows.
@@ -202,32 +253,25 @@ impl Decoder {
         })
     }
 
-    /// `y = x · wᵀ`
+    /// `y = x · wᵀ`, of buffers of rows.
     fn linear(
         &self,
         (x, k): (&Buffer, usize),
-        w: &Buffer,
+        (w, scratch): (&Matrix, &mut Buffer),
         (y, n): (&mut Buffer, usize),
         rows: usize,
     ) -> Result<(), Error> {
-        self.matmul.linear(Linear {
-            float: self.float,
-            x: x.slice().at(0, rows * k * self.float.size()),
-            w: w.slice(),
-            y: self.rows(y, rows, n),
-            y_float: self.float,
-            write: Write::Store,
-            rows,
-            n,
-            k,
-        })
+        let x = x.slice().at(0, rows * k * self.float.size());
+        let y = self.rows(y, rows, n);
+        self.multiply(Product { x, w, y, y_float: self.float, scratch, rows, n, k })
     }
 
     fn attend(&self, layer: &Layer, index: usize, pass: &mut Pass<'_>) -> Result<(), Error> {
         let (config, rows) = (&self.config, pass.num_tokens);
         let (hidden, q_size, qkv_size) = (config.hidden_size, config.q_size(), config.qkv_size());
-        let Workspace { delta, normed, qkv, attended, attention, .. } = &mut *pass.workspace;
-        self.linear((normed, hidden), &layer.qkv_proj, (qkv, qkv_size), rows)?;
+        let Workspace { delta, normed, qkv, attended, scratch, attention, .. } =
+            &mut *pass.workspace;
+        self.linear((normed, hidden), (&layer.qkv_proj, scratch), (qkv, qkv_size), rows)?;
         self.device().rope_and_cache(RopeAndCache {
             float: self.float,
             qkv: self.rows(qkv, rows, qkv_size),
@@ -255,14 +299,14 @@ impl Decoder {
             scoring: Scoring::scaled((config.head_dim as f32).sqrt().recip()),
             workspace: attention,
         })?;
-        self.linear((attended, q_size), &layer.o_proj, (delta, hidden), rows)
+        self.linear((attended, q_size), (&layer.o_proj, scratch), (delta, hidden), rows)
     }
 
     fn feed_forward(&self, layer: &Layer, pass: &mut Pass<'_>) -> Result<(), Error> {
         let (config, rows) = (&self.config, pass.num_tokens);
         let (hidden, cols) = (config.hidden_size, config.intermediate_size);
-        let Workspace { delta, normed, gate_up, inner, .. } = &mut *pass.workspace;
-        self.linear((normed, hidden), &layer.gate_up_proj, (gate_up, 2 * cols), rows)?;
+        let Workspace { delta, normed, gate_up, inner, scratch, .. } = &mut *pass.workspace;
+        self.linear((normed, hidden), (&layer.gate_up_proj, scratch), (gate_up, 2 * cols), rows)?;
         self.device().gate_mul(GateMul {
             float: self.float,
             gate: Gate::Silu,
@@ -271,7 +315,7 @@ impl Decoder {
             rows,
             cols,
         })?;
-        self.linear((inner, cols), &layer.down_proj, (delta, hidden), rows)
+        self.linear((inner, cols), (&layer.down_proj, scratch), (delta, hidden), rows)
     }
 }
 

@@ -1,7 +1,7 @@
 //! How large the KV cache is made: what weights and buffers leave of the device's memory.
 
 use sconce_kernels::cpu::KvShape;
-use sconce_kernels::cuda::{self, Device, Float, KvDtype, Plan};
+use sconce_kernels::cuda::{self, Device, KvDtype, Plan};
 
 use super::decoder::Decoder;
 use super::{LoadError, plan_limits};
@@ -22,7 +22,6 @@ pub(super) struct Sizing<'a> {
     pub(super) options: &'a GpuOptions,
     /// The limits, were the cache as large as can be.
     pub(super) most: ExecutorLimits,
-    pub(super) float: Float,
 }
 
 impl Sizing<'_> {
@@ -62,7 +61,7 @@ impl Sizing<'_> {
         // As if each sequence had one chunk: chunks of more follow from the cache's size, and are small
         // beside it.
         let few = ExecutorLimits { num_blocks: 1, ..self.most };
-        let plan = Plan::new(plan_limits(self.config, self.float, &few))?;
+        let plan = Plan::new(plan_limits(self.config, &few))?;
         let workspace = decoder.workspace(max_tokens, max_logits, (&plan, &block))?;
         let (free, total) = self.device.memory()?;
         drop(workspace);

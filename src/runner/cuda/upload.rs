@@ -11,10 +11,13 @@ use super::LoadError;
 /// Bytes of a job at most: small enough that threads share the work of one tensor.
 pub(super) const PIECE: usize = 8 << 20;
 
+/// Fills the bytes.
+pub(super) type Make<'a> = Box<dyn FnOnce(&mut [u8]) -> io::Result<()> + Send + 'a>;
+
 /// A piece of the device's memory, and what makes its bytes.
 pub(super) struct Job<'a> {
     pub(super) to: SliceMut<'a>,
-    pub(super) make: Box<dyn FnOnce(&mut [u8]) -> io::Result<()> + Send + 'a>,
+    pub(super) make: Make<'a>,
 }
 
 /// Does all jobs on `num_threads` threads.
@@ -39,8 +42,8 @@ pub(super) fn run(
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..num_threads).map(|_| scope.spawn(work)).collect();
-        let results = threads.into_iter().map(|thread| thread.join());
-        results.map(|result| result.unwrap_or(Err(LoadError::Panicked))).collect::<Result<(), _>>()
+        let mut results = threads.into_iter().map(|thread| thread.join());
+        results.try_for_each(|result| result.unwrap_or(Err(LoadError::Panicked)))
     })?;
     Ok(device.synchronize()?)
 }

@@ -174,6 +174,7 @@ pub(super) fn hash_options(
         max_model_len,
         step: Duration::from_micros(hash.hash_step_us),
         fail_at: hash.hash_fail_at,
+        depth: hash.hash_depth.into(),
     })
 }
 

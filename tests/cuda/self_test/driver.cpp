@@ -176,6 +176,32 @@ TEST(contexts_are_each_threads_own) {
     EXPECT_IS(without, CUDA_ERROR_INVALID_CONTEXT);
 }
 
+static int num_mappings() {
+    int lines = 0;
+    FILE* maps = fopen("/proc/self/maps", "r");
+    for (int c; (c = fgetc(maps)) != EOF;) lines += c == '\n';
+    fclose(maps);
+    return lines;
+}
+
+// A test harness starts a thread for each test, and a process's mappings are counted.
+TEST(threads_that_end_leave_no_mappings) {
+    CUcontext context;
+    OK(cuCtxGetCurrent(&context));
+    Buffer<int> out(256);
+    const auto launch_on_threads = [&](int count) {
+        for (int i = 0; i < count; i++) {
+            std::thread([&] {
+                OK(cuCtxSetCurrent(context));
+                OK(outcome("reverses", {1, 256}, out.address));
+            }).join();
+        }
+        return num_mappings();
+    };
+    const int before = launch_on_threads(2);
+    EXPECT(launch_on_threads(50) < before + 50);
+}
+
 TEST(errors_have_names) {
     const char* name;
     OK(cuGetErrorName(CUDA_ERROR_ILLEGAL_ADDRESS, &name));

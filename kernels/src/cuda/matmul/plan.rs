@@ -27,6 +27,8 @@ pub(super) struct Shape {
     pub(super) rows: usize,
     pub(super) n: usize,
     pub(super) k: usize,
+    /// Elements from a row of `y` to the next.
+    pub(super) stride: usize,
     /// Bytes that all addresses are a multiple of.
     pub(super) alignment: u32,
 }
@@ -66,7 +68,7 @@ impl Drop for Layout {
 impl Plan {
     /// Everything but the algorithm.
     pub(super) fn new(shape: Shape) -> Result<Self, Error> {
-        let Shape { of, y, rows, n, k, .. } = shape;
+        let Shape { of, y, rows, n, k, stride, .. } = shape;
         let operand = match of {
             Type::Float(float) => data_type(float),
             Type::E4M3(_) => sys::cudaDataType_t::CUDA_R_8F_E4M3,
@@ -74,9 +76,9 @@ impl Plan {
         let plan = Self {
             shape,
             description: Description::new()?,
-            w: Layout::new(operand, k, n)?,
-            x: Layout::new(operand, k, rows)?,
-            y: Layout::new(data_type(y), n, rows)?,
+            w: Layout::new(operand, (n, k), k)?,
+            x: Layout::new(operand, (rows, k), k)?,
+            y: Layout::new(data_type(y), (rows, n), stride)?,
             algorithm: Algorithm { data: [0; 8] },
         };
         plan.description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, 1_i32)?;
@@ -174,8 +176,13 @@ impl Description {
 
 impl Layout {
     /// Of a row-major matrix, whose rows are what cuBLASLt takes for columns.
-    fn new(data_type: sys::cudaDataType_t, cols: usize, rows: usize) -> Result<Self, Error> {
-        let layout = result::create_matrix_layout(data_type, cols as u64, rows as u64, cols as i64);
+    fn new(
+        data_type: sys::cudaDataType,
+        (rows, cols): (usize, usize),
+        stride: usize,
+    ) -> Result<Self, Error> {
+        let layout =
+            result::create_matrix_layout(data_type, cols as u64, rows as u64, stride as i64);
         called("cublasLtMatrixLayoutCreate", layout).map(Self)
     }
 }
