@@ -4,8 +4,17 @@
 //! how many blocks, depends on the number of rows and on [`Stages`] alone, so that a graph may hold them.
 //! A row's token depends on its logits and parameters and on nothing else in the batch.
 //!
-//! The rules are those of the processor's sampler, and so is the arithmetic. It alone has typical-p and
-//! walks of grammars; its caller also takes rows for which [`NO_TOKEN`] comes back.
+//! The rules are those of the processor's sampler, and so is the arithmetic: equal logits give equal
+//! tokens. What the host must do itself:
+//!
+//! - typical-p, which only the processor's sampler has;
+//! - a row for which [`NO_TOKEN`] comes back, from the model's logits, which must not be overwritten before
+//!   it was read; the token that it finds is then counted by [`TokenCounts::add_completion`];
+//! - what depends on the tokens just sampled: the bits that a grammar allows, the ends of bad words, and
+//!   penalties of a sequence with drafts, as a slot is counted once a step.
+//!
+//! Greedy rows read their logits once, and write them once where they are adjusted; rows that draw read
+//! them once more, and the chunk that was hit; rows with top-k or top-p a third time.
 
 mod counts;
 mod scores;
