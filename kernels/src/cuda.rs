@@ -18,7 +18,7 @@ mod rope;
 mod staging;
 
 pub use attention::{
-    Attention, PREFILL_TILE, Plan, PlanGrid, PlanLimits, PlanRow, Scoring, Workspace,
+    Attention, Plan, PlanGrid, PlanLimits, PlanRow, Scoring, Workspace, prefill_tile,
 };
 pub use buffer::{Buffer, Plain, Slice, SliceMut};
 pub use device::{Device, Properties};
