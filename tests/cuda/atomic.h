@@ -3,7 +3,8 @@
 
 namespace stand_in {
 
-template <class T> using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>>;
+template <class T>
+using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>>;
 
 // Sets `*at` to `next` of what was there, which it returns.
 template <class T, class Next> T atomic_update(T* at, Next next) {
@@ -44,7 +45,8 @@ STAND_IN_ATOMIC(atomicDec, (old == 0 || old > value ? value : old - 1), unsigned
 #undef STAND_IN_ATOMIC
 
 template <class T> T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
-    static_assert(stand_in::ONE_OF<T, int, unsigned, stand_in::ULong, unsigned short>, "CUDA has no atomicCAS of this type");
+    static_assert(stand_in::ONE_OF<T, int, unsigned, stand_in::ULong, unsigned short>,
+                  "CUDA has no atomicCAS of this type");
     __atomic_compare_exchange_n(at, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     return expected;
 }

@@ -5,10 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <memory>
+#include <mutex>
 #include <numeric>
+#include <utility>
 
 namespace stand_in {
 
@@ -35,8 +37,39 @@ private:
     uint64_t state;
 };
 
+// Blocks whose OS threads have ended. Never freed: threads may end after static variables are gone.
+class IdleBlocks {
+public:
+    Block* take() {
+        const std::lock_guard hold(lock);
+        if (blocks.empty()) return new Block;
+        Block* block = blocks.back();
+        blocks.pop_back();
+        return block;
+    }
+    void give_back(Block* block) {
+        const std::lock_guard hold(lock);
+        blocks.push_back(block);
+    }
+
+private:
+    std::mutex lock;
+    std::vector<Block*> blocks;
+};
+
+IdleBlocks& idle_blocks() {
+    static IdleBlocks& all = *new IdleBlocks;
+    return all;
+}
+
+struct AtThreadsEnd {
+    AtThreadsEnd() {}
+    ~AtThreadsEnd() { Block::give_back_own(); }
+};
+
 void* map(size_t bytes) {
-    void* room = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* room = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
     if (room == MAP_FAILED) {
         perror("stand-in: mmap");
         abort();
@@ -62,14 +95,15 @@ unsigned Stacks::take() {
     return num_used++;
 }
 
-// Stacks end at different places of a page: what fibers use most would else share a few sets of the first cache.
+// Stacks end at different places of a page: what fibers use most would else share a few sets of a cache.
 void* Stacks::top(unsigned stack) const { return all[stack] + STACK - stack * 320 % PAGE; }
 
 size_t Stacks::room() const { return STACK - 2 * PAGE; }
 
 bool Stacks::is_below(const void* address) const {
     const auto* at = static_cast<const unsigned char*>(address);
-    return std::ranges::any_of(all, [at](const unsigned char* bottom) { return at >= bottom && at < bottom + PAGE; });
+    const auto is_below = [at](const unsigned char* bottom) { return at >= bottom && at < bottom + PAGE; };
+    return std::ranges::any_of(all, is_below);
 }
 
 unsigned char* Shared::place(size_t bytes) {
@@ -119,13 +153,17 @@ unsigned Order::lanes(unsigned warp, unsigned mask, uint16_t* to) {
 
 Block& Block::own() {
     if (own_block == nullptr) {
-        catch_faults();
-        // Kept by the OS thread until it ends.
-        thread_local std::unique_ptr<Block> kept;
-        kept = std::make_unique<Block>();
-        own_block = kept.get();
+        own_block = idle_blocks().take();
+        catch_faults(own_block->signal_stack);
+        thread_local const AtThreadsEnd giving_back;
     }
     return *own_block;
+}
+
+void Block::give_back_own() {
+    if (own_block == nullptr) return;
+    leave_faults(own_block->signal_stack);
+    idle_blocks().give_back(std::exchange(own_block, nullptr));
 }
 
 Block* Block::running() { return own_block != nullptr && own_block->is_running ? own_block : nullptr; }
@@ -200,7 +238,7 @@ __attribute__((noinline)) void Block::begin() {
     become(next());
     const unsigned stack = stacks.take();
     stack_of[current()] = static_cast<uint16_t>(stack);
-    thread->context = fresh(stacks.top(stack), stacks.room(), enter);
+    make_fresh(thread->context, stacks.top(stack), stacks.room(), enter);
     switch_context(scheduler, thread->context);
 }
 
@@ -219,7 +257,8 @@ __attribute__((noinline)) void Block::leave() {
     const unsigned leaving = current(), lane = leaving % LANES;
     Warp& warp = warps[leaving / LANES];
     for (unsigned i = 0; i < warp.num_meetings; i++) {
-        if (warp.meetings[i].mask >> lane & 1) stop(LAUNCH_FAILED, "leaves, while lanes of its warp wait for it");
+        const bool is_awaited = warp.meetings[i].mask >> lane & 1;
+        if (is_awaited) stop(LAUNCH_FAILED, "leaves, while lanes of its warp wait for it");
     }
     if (barrier != nullptr) stop(LAUNCH_FAILED, "leaves, while others wait for it at a barrier");
     warp.left |= 1u << lane;
@@ -242,7 +281,7 @@ inline __attribute__((always_inline)) void Block::hand_over() {
     uint16_t& stack = stack_of[current()];
     if (stack == NO_STACK) {
         stack = static_cast<uint16_t>(stacks.take());
-        thread->context = fresh(stacks.top(stack), stacks.room(), enter);
+        make_fresh(thread->context, stacks.top(stack), stacks.room(), enter);
     }
     switch_context(from.context, thread->context);
 }
@@ -252,7 +291,7 @@ inline Meeting& Block::meeting(Warp& warp, unsigned mask, const Collective& coll
         Meeting& open = warp.meetings[i];
         if ((open.mask & mask) == 0) continue;
         if (open.mask != mask) stop(LAUNCH_FAILED, "names other lanes than those that wait for it");
-        if (open.collective != &collective) stop(LAUNCH_FAILED, "comes, while lanes of its warp wait at another place");
+        if (open.collective != &collective) stop(LAUNCH_FAILED, "comes, while lanes of its warp wait elsewhere");
         return open;
     }
     Meeting& open = warp.meetings[warp.num_meetings++];
@@ -282,7 +321,7 @@ void Block::meet(unsigned mask, const Collective& collective, void* arguments) {
 int Block::meet_block(const char* name, bool predicate) {
     thread->waits_at = name;
     if (num_left != 0) stop(LAUNCH_FAILED, "comes to a barrier that other threads have left without");
-    if (barrier != nullptr && barrier != name) stop(LAUNCH_FAILED, "comes, while others wait at another barrier");
+    if (barrier != nullptr && barrier != name) stop(LAUNCH_FAILED, "comes, while others wait elsewhere");
     barrier = name;
     num_true += predicate;
     if (++num_arrived != num_threads) {
@@ -324,11 +363,16 @@ Copies& Block::copies() {
 }
 
 void Block::stop(int code, const char* message) {
+    // A fault in what follows must end the process rather than come here again.
+    is_running = false;
     failure = code;
     const uint3 b = here.block, t = here.thread;
     const char* at = thread->waits_at;
-    fprintf(stderr, "stand-in: kernel %s, block (%u, %u, %u), thread (%u, %u, %u)%s%s %s\n", launch->kernel->name, b.x,
-            b.y, b.z, t.x, t.y, t.z, at ? " at " : "", at ? at : "", message);
+    char line[256];
+    snprintf(line, sizeof line, "stand-in: kernel %s, block (%u, %u, %u), thread (%u, %u, %u)%s%s %s\n",
+             launch->kernel->name, b.x, b.y, b.z, t.x, t.y, t.z, at ? " at " : "", at ? at : "", message);
+    // A signal's stack may be too small for a stream.
+    if (write(STDERR_FILENO, line, strlen(line)) < 0) abort();
     siglongjmp(ended, 1);
 }
 

@@ -102,8 +102,9 @@ private:
 
 class Block {
 public:
-    // The OS thread's own.
+    // The OS thread's own, until it ends; another thread has it then, since a program may start very many.
     static Block& own();
+    static void give_back_own();
     // Null while no kernel runs on this OS thread.
     static Block* running();
 
@@ -146,6 +147,7 @@ private:
     bool has_copied = false;
     std::vector<Warp> warps;
     Stacks stacks;
+    void* signal_stack = nullptr;
     Shared shared;
     Order order;
     // Threads that can run, the next one last.

@@ -77,11 +77,15 @@ template <class T> inline constexpr Collective MMA = {"mma_16816", complete_mma<
 
 } // namespace stand_in
 
-inline void cp_async_16(void* shared, const void* global, bool valid) { stand_in::copy_begin(shared, global, valid); }
+inline void cp_async_16(void* shared, const void* global, bool valid) {
+    stand_in::copy_begin(shared, global, valid);
+}
 inline void cp_async_commit() { stand_in::copy_commit(); }
 template <int PENDING> void cp_async_wait() { stand_in::copy_wait(PENDING); }
 
-inline void ldmatrix_x4(uint32_t (&to)[4], const void* shared_row) { stand_in::ldmatrix<false>(to, shared_row); }
+inline void ldmatrix_x4(uint32_t (&to)[4], const void* shared_row) {
+    stand_in::ldmatrix<false>(to, shared_row);
+}
 inline void ldmatrix_x4_trans(uint32_t (&to)[4], const void* shared_row) {
     stand_in::ldmatrix<true>(to, shared_row);
 }

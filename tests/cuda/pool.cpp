@@ -25,14 +25,12 @@ public:
         next = 0;
         end = count;
         current = &work;
-        num_busy = num_helpers;
-        round++;
         begun.notify_all();
         hold.unlock();
         take(work);
         hold.lock();
+        // Only for those that began: on a busy machine others may wake long after the work is done.
         done.wait(hold, [this] { return num_busy == 0; });
-        current = nullptr;
     }
 
     bool has_helpers() const { return num_helpers != 0; }
@@ -48,12 +46,11 @@ private:
     }
 
     void help() {
-        uint64_t seen = 0;
         std::unique_lock hold(mutex);
         for (;;) {
-            begun.wait(hold, [&] { return round != seen; });
-            seen = round;
+            begun.wait(hold, [this] { return next < end; });
             const auto& work = *current;
+            num_busy++;
             hold.unlock();
             take(work);
             hold.lock();
@@ -68,7 +65,7 @@ private:
     std::mutex mutex;
     std::condition_variable begun, done;
     std::atomic<uint64_t> next = 0;
-    uint64_t end = 0, round = 0;
+    uint64_t end = 0;
     const std::function<void(uint64_t)>* current = nullptr;
     long num_helpers = 0, num_busy = 0;
 };

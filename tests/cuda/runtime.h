@@ -23,8 +23,10 @@ int run(const Launch& launch);
 // Runs one block on this OS thread.
 int run_block(const Launch& launch, uint3 block);
 
-// Makes a fault inside a kernel the launch's failure. To be called on each OS thread that runs blocks.
-void catch_faults();
+// Makes a fault inside a kernel the launch's failure, on this OS thread. `signal_stack` is null at first, and can
+// be used again by another thread after `leave_faults`.
+void catch_faults(void*& signal_stack);
+void leave_faults(void* signal_stack);
 
 // Calls `work` with 0 to `count` - 1, each once, on all OS threads where `alone` is false.
 void share_out(uint64_t count, bool alone, const std::function<void(uint64_t)>& work);

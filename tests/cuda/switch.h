@@ -32,39 +32,34 @@ inline __attribute__((always_inline)) void switch_context(Context& from, Context
                  "popq %%rbp"
                  : "+D"(save), "+S"(load)
                  :
-                 : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1",
-                   "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",
-                   "xmm14", "xmm15", "memory", "cc");
+                 : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0",
+                   "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+                   "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
 }
 
-// A fiber that begins with `enter` on the stack that ends at `top`, a multiple of 16.
-inline Context fresh(void* top, size_t, void (*enter)()) {
+// Makes a fiber that begins with `enter` on the stack that ends at `top`, a multiple of 16.
+inline void make_fresh(Context& fiber, void* top, size_t, void (*enter)()) {
     void** at = static_cast<void**>(top);
     // A function expects its stack 8 bytes past a multiple of 16, as a call leaves it.
     *--at = nullptr;
     *--at = reinterpret_cast<void*>(enter);
-    return {at};
+    fiber.stack_pointer = at;
 }
 
 #else
 
 struct Context {
-    ucontext_t* context = nullptr;
+    ucontext_t registers;
 };
 
-inline void switch_context(Context& from, Context& to) {
-    if (from.context == nullptr) from.context = new ucontext_t;
-    swapcontext(from.context, to.context);
-}
+inline void switch_context(Context& from, Context& to) { swapcontext(&from.registers, &to.registers); }
 
-inline Context fresh(void* top, size_t room, void (*enter)()) {
-    auto* context = new ucontext_t;
-    getcontext(context);
-    context->uc_stack.ss_sp = static_cast<char*>(top) - room;
-    context->uc_stack.ss_size = room;
-    context->uc_link = nullptr;
-    makecontext(context, enter, 0);
-    return {context};
+inline void make_fresh(Context& fiber, void* top, size_t room, void (*enter)()) {
+    getcontext(&fiber.registers);
+    fiber.registers.uc_stack.ss_sp = static_cast<char*>(top) - room;
+    fiber.registers.uc_stack.ss_size = room;
+    fiber.registers.uc_link = nullptr;
+    makecontext(&fiber.registers, enter, 0);
 }
 
 #endif

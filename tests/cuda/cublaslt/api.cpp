@@ -19,13 +19,15 @@ namespace {
 
 enum Status { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
 enum { EPILOGUE_DEFAULT = 1, EPILOGUE_BIAS = 4 };
-enum { COMPUTE_32F = 68, COMPUTE_32F_PEDANTIC = 69, COMPUTE_32F_FAST_16F = 74, COMPUTE_32F_FAST_16BF = 75, COMPUTE_32F_FAST_TF32 = 77 };
+// CUBLAS_COMPUTE_32F, its pedantic form, and those that may use fewer bits.
+const std::set<int32_t> COMPUTES_IN_FLOAT = {68, 69, 74, 75, 77};
 constexpr int32_t NOT_GIVEN = -1;
 constexpr uint64_t ALGORITHM = 0x5c0ce, WANTED_WORKSPACE = 64 * 1024, WORKSPACE_ALIGNMENT = 256;
 
 struct Description {
     int32_t compute, scale_type;
-    int32_t pointer_mode = 0, transposes_a = 0, transposes_b = 0, epilogue = EPILOGUE_DEFAULT, bias_type = NOT_GIVEN;
+    int32_t pointer_mode = 0, transposes_a = 0, transposes_b = 0, transposes_c = 0;
+    int32_t epilogue = EPILOGUE_DEFAULT, bias_type = NOT_GIVEN;
     int64_t bias_stride = 0;
     const void* bias = nullptr;
     const float *scale_a = nullptr, *scale_b = nullptr, *scale_c = nullptr, *scale_d = nullptr;
@@ -99,12 +101,13 @@ Status set(void* object, const std::map<int, Field>& fields, int attribute, cons
 bool is_fp8(const Product& p) { return p.a.type == CUDA_R_8F_E4M3; }
 
 bool has_shapes(const Product& p) {
-    const auto fits = [](const Matrix& m, uint64_t rows, uint64_t cols) { return m.rows == rows && m.cols == cols; };
+    const auto fits = [&](const Matrix& m) { return m.rows == p.rows() && m.cols == p.cols(); };
     const uint64_t b_depth = p.transposes_b ? p.b.cols : p.b.rows;
-    if (b_depth != p.depth() || !fits(p.c, p.rows(), p.cols()) || !fits(p.d, p.rows(), p.cols())) return false;
+    if (b_depth != p.depth() || !fits(p.c) || !fits(p.d)) return false;
     for (const Matrix* m : {&p.a, &p.b, &p.c, &p.d}) {
         const uint64_t least = m->order == Order::COLUMNS ? m->rows : m->cols;
-        if (m->rows == 0 || m->cols == 0 || m->ld < static_cast<int64_t>(least) || m->batch != p.d.batch) return false;
+        if (m->rows == 0 || m->cols == 0 || m->batch != p.d.batch) return false;
+        if (m->ld < static_cast<int64_t>(least)) return false;
     }
     return true;
 }
@@ -151,25 +154,23 @@ Status describe(const void* desc, const void* a, const void* b, const void* c, c
     p.transposes_b = from.transposes_b != 0;
     p.scalars_on_device = from.pointer_mode != 0;
     const bool has_bias = from.epilogue == EPILOGUE_BIAS;
-    if (!has_bias && from.epilogue != EPILOGUE_DEFAULT) return NOT_SUPPORTED;
+    if ((!has_bias && from.epilogue != EPILOGUE_DEFAULT) || from.transposes_c != 0) return NOT_SUPPORTED;
     p.bias = has_bias ? from.bias : nullptr;
-    const cudaDataType usual = p.d.type == CUDA_R_8F_E4M3 || (is_fp8(p) && p.d.type == CUDA_R_32F) ? CUDA_R_16BF : p.d.type;
+    const bool is_narrowed = p.d.type == CUDA_R_8F_E4M3 || (is_fp8(p) && p.d.type == CUDA_R_32F);
+    const cudaDataType usual = is_narrowed ? CUDA_R_16BF : p.d.type;
     p.bias_type = from.bias_type == NOT_GIVEN ? usual : static_cast<cudaDataType>(from.bias_type);
     p.bias_stride = from.bias_stride;
     p.scale_a = from.scale_a;
     p.scale_b = from.scale_b;
     p.scale_c = from.scale_c;
     p.scale_d = from.scale_d;
-    const bool in_float = from.compute == COMPUTE_32F || from.compute == COMPUTE_32F_PEDANTIC ||
-                          from.compute == COMPUTE_32F_FAST_16F || from.compute == COMPUTE_32F_FAST_16BF ||
-                          from.compute == COMPUTE_32F_FAST_TF32;
-    if (!in_float || from.scale_type != CUDA_R_32F) return NOT_SUPPORTED;
+    if (COMPUTES_IN_FLOAT.count(from.compute) == 0 || from.scale_type != CUDA_R_32F) return NOT_SUPPORTED;
     if (!has_shapes(p)) return INVALID_VALUE;
     const bool possible = has_types(p) && has_scales_of_fp8_only(p) && (!is_fp8(p) || has_fp8_layout(p));
     return possible ? SUCCESS : NOT_SUPPORTED;
 }
 
-// The workspace must be as large as the algorithm wants, which is more than nothing so that it is not forgotten.
+// The workspace must be as large as the algorithm wants: more than nothing, so that it is not forgotten.
 Status give_workspace(const Algorithm* algorithm, void* workspace, size_t bytes, Product& p) {
     if (algorithm != nullptr && algorithm->data[0] != ALGORITHM) return INVALID_VALUE;
     const size_t wanted = algorithm != nullptr ? algorithm->data[1] : 0;
@@ -192,7 +193,8 @@ Status enter(const char* function) {
     if (driver() == nullptr) return NOT_INITIALIZED;
     const int code = driver()->enter(function);
     if (code == 0) return SUCCESS;
-    return code == 3 || code == 201 ? NOT_INITIALIZED : code < 16 ? static_cast<Status>(code) : EXECUTION_FAILED;
+    if (code == 3 || code == 201) return NOT_INITIALIZED;
+    return code < 16 ? static_cast<Status>(code) : EXECUTION_FAILED;
 }
 
 } // namespace
@@ -241,18 +243,19 @@ API Status cublasLtMatmulDescSetAttribute(void* desc, int attribute, const void*
     static const std::map<int, Field> fields = {
         {0, FIELD(Description, compute)},       {1, FIELD(Description, scale_type)},
         {2, FIELD(Description, pointer_mode)},  {3, FIELD(Description, transposes_a)},
-        {4, FIELD(Description, transposes_b)},  {7, FIELD(Description, epilogue)},
-        {8, FIELD(Description, bias)},          {10, FIELD(Description, bias_stride)},
-        {17, FIELD(Description, scale_a)},      {18, FIELD(Description, scale_b)},
-        {19, FIELD(Description, scale_c)},      {20, FIELD(Description, scale_d)},
-        {26, FIELD(Description, bias_type)},
+        {4, FIELD(Description, transposes_b)},  {5, FIELD(Description, transposes_c)},
+        {7, FIELD(Description, epilogue)},      {8, FIELD(Description, bias)},
+        {10, FIELD(Description, bias_stride)},  {17, FIELD(Description, scale_a)},
+        {18, FIELD(Description, scale_b)},      {19, FIELD(Description, scale_c)},
+        {20, FIELD(Description, scale_d)},      {26, FIELD(Description, bias_type)},
     };
     constexpr int FAST_ACCUMULATION = 25;
     if (attribute == FAST_ACCUMULATION) return bytes == 1 ? SUCCESS : INVALID_VALUE;
     return set(desc, fields, attribute, value, bytes);
 }
 
-API Status cublasLtMatrixLayoutCreate(void** layout, cudaDataType type, uint64_t rows, uint64_t cols, int64_t ld) {
+API Status cublasLtMatrixLayoutCreate(void** layout, cudaDataType type, uint64_t rows, uint64_t cols,
+                                      int64_t ld) {
     *layout = known().add(new Matrix{type, rows, cols, ld, Order::COLUMNS, 1, 0});
     return SUCCESS;
 }
@@ -261,8 +264,9 @@ API Status cublasLtMatrixLayoutDestroy(void* layout) { return destroy<Matrix>(la
 
 API Status cublasLtMatrixLayoutSetAttribute(void* layout, int attribute, const void* value, size_t bytes) {
     static const std::map<int, Field> fields = {
-        {0, FIELD(Matrix, type)}, {1, FIELD(Matrix, order)}, {2, FIELD(Matrix, rows)},   {3, FIELD(Matrix, cols)},
-        {4, FIELD(Matrix, ld)},   {5, FIELD(Matrix, batch)}, {6, FIELD(Matrix, stride)},
+        {0, FIELD(Matrix, type)}, {1, FIELD(Matrix, order)}, {2, FIELD(Matrix, rows)},
+        {3, FIELD(Matrix, cols)}, {4, FIELD(Matrix, ld)},    {5, FIELD(Matrix, batch)},
+        {6, FIELD(Matrix, stride)},
     };
     constexpr int ORDER = 1;
     int32_t order = 0;
@@ -278,15 +282,16 @@ API Status cublasLtMatmulPreferenceCreate(void** preference) {
 
 API Status cublasLtMatmulPreferenceDestroy(void* preference) { return destroy<Preference>(preference); }
 
-API Status cublasLtMatmulPreferenceSetAttribute(void* preference, int attribute, const void* value, size_t bytes) {
+API Status cublasLtMatmulPreferenceSetAttribute(void* preference, int attribute, const void* value,
+                                                size_t bytes) {
     static const std::map<int, Field> fields = {{1, FIELD(Preference, max_workspace)}};
     static const std::set<int> ignored = {0, 3, 5, 6, 7, 8, 9, 12};
     if (ignored.count(attribute) != 0) return known().has(preference) ? SUCCESS : INVALID_VALUE;
     return set(preference, fields, attribute, value, bytes);
 }
 
-API Status cublasLtMatmulAlgoGetHeuristic(void* handle, void* desc, void* a, void* b, void* c, void* d, void* preference,
-                                          int requested, Heuristic* results, int* returned) {
+API Status cublasLtMatmulAlgoGetHeuristic(void* handle, void* desc, void* a, void* b, void* c, void* d,
+                                          void* preference, int requested, Heuristic* results, int* returned) {
     if (const Status status = enter(__func__); status != SUCCESS) return status;
     if (!known().has(handle) || !known().has(preference) || requested < 1) return INVALID_VALUE;
     *returned = 0;
@@ -299,13 +304,15 @@ API Status cublasLtMatmulAlgoGetHeuristic(void* handle, void* desc, void* a, voi
     return SUCCESS;
 }
 
-API Status cublasLtMatmul(void* handle, void* desc, const void* alpha, const void* a, void* a_layout, const void* b,
-                          void* b_layout, const void* beta, const void* c, void* c_layout, void* d, void* d_layout,
-                          const Algorithm* algorithm, void* workspace, size_t workspace_bytes, void* stream) {
+API Status cublasLtMatmul(void* handle, void* desc, const void* alpha, const void* a, void* a_layout,
+                          const void* b, void* b_layout, const void* beta, const void* c, void* c_layout, void* d,
+                          void* d_layout, const Algorithm* algorithm, void* workspace, size_t workspace_bytes,
+                          void* stream) {
     if (const Status status = enter(__func__); status != SUCCESS) return status;
     if (!known().has(handle) || alpha == nullptr || beta == nullptr) return INVALID_VALUE;
     Product product{};
-    if (const Status status = describe(desc, a_layout, b_layout, c_layout, d_layout, product); status != SUCCESS) return status;
+    const Status described = describe(desc, a_layout, b_layout, c_layout, d_layout, product);
+    if (described != SUCCESS) return described;
     product.from_a = a;
     product.from_b = b;
     product.from_c = c;
@@ -317,7 +324,8 @@ API Status cublasLtMatmul(void* handle, void* desc, const void* alpha, const voi
         memcpy(&product.beta, beta, sizeof product.beta);
     }
     if (!is_aligned(product)) return NOT_SUPPORTED;
-    if (const Status status = give_workspace(algorithm, workspace, workspace_bytes, product); status != SUCCESS) return status;
+    const Status given = give_workspace(algorithm, workspace, workspace_bytes, product);
+    if (given != SUCCESS) return given;
     const auto run = [](const void* argument) { return multiply(*static_cast<const Product*>(argument)); };
     const int code = driver()->submit(stream, "cublasLtMatmul", run, &product, sizeof product);
     return code == 0 ? SUCCESS : EXECUTION_FAILED;

@@ -29,7 +29,8 @@ struct Fp8Values {
     float of[256];
     Fp8Values() {
         for (int i = 0; i < 256; i++) {
-            of[i] = __half2float(__half(__nv_cvt_fp8_to_halfraw(static_cast<__nv_fp8_storage_t>(i), __NV_E4M3)));
+            const auto bits = static_cast<__nv_fp8_storage_t>(i);
+            of[i] = __half2float(__half(__nv_cvt_fp8_to_halfraw(bits, __NV_E4M3)));
         }
     }
 };
@@ -63,7 +64,7 @@ void store(void* to, cudaDataType type, uint64_t i, float value) {
     }
 }
 
-// Rows `begin` to `end` of op(matrix), in which `transposes` says which way it is read; each padded with zeros.
+// Some rows of an operand in float, each padded with zeros.
 struct Rows {
     std::vector<float> values;
     uint64_t width;
@@ -77,6 +78,7 @@ struct Source {
     uint64_t batch;
 };
 
+// `transposes`: the rows are the matrix's columns.
 template <cudaDataType TYPE>
 void widen_as(const Source& source, bool transposes, uint64_t begin, uint64_t count, uint64_t depth, Rows& to) {
     const Matrix& m = source.matrix;
@@ -124,7 +126,8 @@ template <int M, int N> void tile(const Rows& a, uint64_t i, const Rows& b, uint
     }
 }
 
-void tile_of(uint64_t height, uint64_t width, const Rows& a, uint64_t i, const Rows& b, uint64_t j, float (&out)[4][4]) {
+void tile_of(uint64_t height, uint64_t width, const Rows& a, uint64_t i, const Rows& b, uint64_t j,
+             float (&out)[4][4]) {
     if (height == 4 && width == 3) return tile<4, 3>(a, i, b, j, out);
     if (height == 4 && width == 1) return tile<4, 1>(a, i, b, j, out);
     for (uint64_t m = 0; m < height; m++) {
@@ -161,10 +164,11 @@ void Task::finish(uint64_t row, uint64_t col, float sum) const {
     const Product& p = product;
     float value = sum * scalars.alpha;
     if (scalars.beta != 0.0f) {
-        value += scalars.beta * load(p.from_c, p.c.type, batch * static_cast<uint64_t>(p.c.stride) + p.c.at(row, col));
+        value += scalars.beta * load(p.from_c, p.c.type, p.c.at(batch, row, col));
     }
-    if (p.bias != nullptr) value += load(p.bias, p.bias_type, batch * static_cast<uint64_t>(p.bias_stride) + row);
-    store(p.to, p.d.type, batch * static_cast<uint64_t>(p.d.stride) + p.d.at(row, col), value * scalars.to);
+    const uint64_t biases = batch * static_cast<uint64_t>(p.bias_stride);
+    if (p.bias != nullptr) value += load(p.bias, p.bias_type, biases + row);
+    store(p.to, p.d.type, p.d.at(batch, row, col), value * scalars.to);
 }
 
 // Some rows of the result.
@@ -188,14 +192,16 @@ void Task::run(uint64_t block) const {
 }
 
 bool is_on_device(const Product& p) {
-    const auto lies = [](const void* address, size_t bytes) { return driver()->is_device(address, bytes) != 0; };
+    const auto lies = [](const void* at, size_t bytes) { return driver()->is_device(at, bytes) != 0; };
     for (const float* scale : {p.scale_a, p.scale_b, p.scale_c, p.scale_d}) {
         if (scale != nullptr && !lies(scale, sizeof(float))) return false;
     }
     const auto last_bias = static_cast<size_t>(p.bias_stride) * static_cast<size_t>(p.d.batch - 1) + p.rows();
     if (p.bias != nullptr && !lies(p.bias, last_bias * (p.bias_type == CUDA_R_32F ? 4 : 2))) return false;
     if (p.workspace_bytes != 0 && !lies(p.workspace, p.workspace_bytes)) return false;
-    if (p.scalars_on_device && (!lies(p.alpha_at, sizeof(float)) || !lies(p.beta_at, sizeof(float)))) return false;
+    for (const void* scalar : {p.alpha_at, p.beta_at}) {
+        if (p.scalars_on_device && !lies(scalar, sizeof(float))) return false;
+    }
     const bool reads_c = p.scalars_on_device || p.beta != 0.0f;
     return lies(p.from_a, p.a.bytes()) && lies(p.from_b, p.b.bytes()) && lies(p.to, p.d.bytes()) &&
            (!reads_c || lies(p.from_c, p.c.bytes()));
@@ -214,7 +220,7 @@ size_t Matrix::bytes() const {
 
 int multiply(const Product& p) {
     if (!is_on_device(p)) {
-        fprintf(stderr, "stand-in: cublasLtMatmul of [%lu, %lu] by [%lu, %lu] reaches past memory of the device\n",
+        fprintf(stderr, "stand-in: cublasLtMatmul of [%lu, %lu] by [%lu, %lu] leaves the device's memory\n",
                 p.rows(), p.depth(), p.depth(), p.cols());
         return ILLEGAL_ADDRESS;
     }

@@ -20,10 +20,15 @@ struct Matrix {
     int64_t stride;
 
     size_t element_bytes() const;
+    // In elements, within one of the batch.
     uint64_t at(uint64_t row, uint64_t col) const {
-        return order == Order::COLUMNS ? row + col * static_cast<uint64_t>(ld) : row * static_cast<uint64_t>(ld) + col;
+        const auto step = static_cast<uint64_t>(ld);
+        return order == Order::COLUMNS ? row + col * step : row * step + col;
     }
-    // From the first element of the first batch to the last of the last.
+    uint64_t at(uint64_t in_batch, uint64_t row, uint64_t col) const {
+        return in_batch * static_cast<uint64_t>(stride) + at(row, col);
+    }
+    // From the first element of the first of the batch to the last of the last.
     size_t bytes() const;
 };
 

@@ -17,6 +17,8 @@ int checked(CUdevice device) {
     return device;
 }
 
+Context& primary_of(CUdevice device) { return *state().primary[static_cast<size_t>(checked(device))]; }
+
 // An H100's, where somebody asked so far.
 int attribute(CUdevice_attribute which) {
     static const std::map<int, int> known = {
@@ -86,7 +88,9 @@ API cuInit(unsigned flags) {
         refuse_if(num_devices() == 0, CUDA_ERROR_NO_DEVICE);
         State& s = state();
         if (s.initialised) return;
-        for (int i = 0; i < num_devices(); i++) s.primary.push_back(std::make_unique<Context>(Context{i, 0, 0}));
+        for (int i = 0; i < num_devices(); i++) {
+            s.primary.push_back(std::make_unique<Context>(Context{i, 0, 0}));
+        }
         s.initialised = true;
     });
 }
@@ -141,7 +145,7 @@ API cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice peer) {
 
 API cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
     return call(__func__, Needs::INIT, [&] {
-        Context& primary = *state().primary[static_cast<size_t>(checked(device))];
+        Context& primary = primary_of(device);
         primary.num_retained++;
         *context = reinterpret_cast<CUcontext>(&primary);
     });
@@ -149,7 +153,7 @@ API cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
 
 API cuDevicePrimaryCtxRelease(CUdevice device) {
     return call(__func__, Needs::INIT, [&] {
-        Context& primary = *state().primary[static_cast<size_t>(checked(device))];
+        Context& primary = primary_of(device);
         refuse_if(primary.num_retained == 0, CUDA_ERROR_INVALID_CONTEXT);
         primary.num_retained--;
     });
@@ -160,12 +164,12 @@ API cuDevicePrimaryCtxReset(CUdevice device) {
 }
 
 API cuDevicePrimaryCtxSetFlags(CUdevice device, unsigned flags) {
-    return call(__func__, Needs::INIT, [&] { state().primary[static_cast<size_t>(checked(device))]->flags = flags; });
+    return call(__func__, Needs::INIT, [&] { primary_of(device).flags = flags; });
 }
 
 API cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* active) {
     return call(__func__, Needs::INIT, [&] {
-        const Context& primary = *state().primary[static_cast<size_t>(checked(device))];
+        const Context& primary = primary_of(device);
         *flags = primary.flags;
         *active = primary.num_retained != 0;
     });
@@ -182,7 +186,8 @@ static Context* known(CUcontext handle) {
 
 API cuCtxCreate(CUcontext* context, CUctxCreateParams*, unsigned flags, CUdevice device) {
     return call(__func__, Needs::INIT, [&] {
-        *context = state().contexts.add<CUcontext>(std::make_unique<Context>(Context{checked(device), flags, 1}));
+        auto made = std::make_unique<Context>(Context{checked(device), flags, 1});
+        *context = state().contexts.add<CUcontext>(std::move(made));
         stack.push_back(reinterpret_cast<Context*>(*context));
     });
 }

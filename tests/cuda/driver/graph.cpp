@@ -8,9 +8,13 @@ namespace {
 
 // A graph that is launched in a stream: its nodes one after another, until one breaks the context.
 void launch(const Graph& graph, Stream& stream) {
-    if (stream.capture == nullptr) count_graph(graph.nodes.size());
+    if (stream.capture != nullptr) {
+        for (const Work& node : graph.nodes) submit(stream, node);
+        return;
+    }
+    count_graph(graph.nodes.size());
     for (const Work& node : graph.nodes) {
-        if (state().broken == CUDA_SUCCESS) submit(stream, node);
+        if (state().broken == CUDA_SUCCESS) perform(node);
     }
 }
 
@@ -63,7 +67,8 @@ API cuGraphUpload(CUgraphExec executable, CUstream stream) {
 }
 
 API cuGraphLaunch(CUgraphExec executable, CUstream stream) {
-    return call(__func__, Needs::CONTEXT, [&] { launch(state().executables.find(executable), stream_of(stream)); });
+    return call(__func__, Needs::CONTEXT,
+                [&] { launch(state().executables.find(executable), stream_of(stream)); });
 }
 
 API cuGraphExecUpdate(CUgraphExec executable, CUgraph graph, CUgraphExecUpdateResultInfo* info) {

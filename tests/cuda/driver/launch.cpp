@@ -33,8 +33,8 @@ bool Recorded::has_stray_pointer(const void* const* arguments) const {
         const void* value;
         memcpy(&value, arguments[i], sizeof value);
         if (value == nullptr || is_device(value, 0) || is_pinned(value, 0)) continue;
-        fprintf(stderr, "stand-in: kernel %s gets as its parameter %zu (from 0) %p, which is not memory of the device\n",
-                kernel->name, i, value);
+        fprintf(stderr, "stand-in: kernel %s gets %p as its argument %zu, which is no memory of the device\n",
+                kernel->name, value, i);
         return true;
     }
     return false;
@@ -133,7 +133,8 @@ API cuModuleLoadFatBinary(CUmodule* module, const void* image) {
 API cuModuleUnload(CUmodule module) {
     return call(__func__, Needs::CONTEXT, [&] {
         refuse_in_capture();
-        for (const auto& [name, function] : state().modules.find(module).functions) state().functions.remove(function);
+        const Module& gone = state().modules.find(module);
+        for (const auto& [name, function] : gone.functions) state().functions.remove(function);
         state().modules.remove(module);
     });
 }
@@ -181,7 +182,8 @@ API cuFuncGetParamInfo(CUfunction function, size_t index, size_t* offset, size_t
     });
 }
 
-API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction function, int block_size, size_t shared_bytes) {
+API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction function, int block_size,
+                                                size_t shared_bytes) {
     return call(__func__, Needs::CONTEXT, [&] {
         *blocks = blocks_per_processor(state().functions.find(function), block_size, shared_bytes);
     });

@@ -13,7 +13,8 @@ EXPORT int stand_in_enter(const char* function) {
     return call(function, Needs::CONTEXT, [] {});
 }
 
-EXPORT int stand_in_submit(void* handle, const char* name, int (*run)(const void*), const void* argument, size_t bytes) {
+EXPORT int stand_in_submit(void* handle, const char* name, int (*run)(const void*), const void* argument,
+                           size_t bytes) {
     const std::lock_guard hold(state().lock);
     try {
         const auto* from = static_cast<const unsigned char*>(argument);

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 extern "C" {
-// Counts a call of a library's function; returns the error that STAND_IN_FAIL wants, or what a failed kernel left.
+// Counts a call of a library's function; returns the error that STAND_IN_FAIL wants, or a failed kernel left.
 typedef int stand_in_enter_t(const char* function);
 // Lets `run`, with a copy of its argument, be done in a stream as the kernel `name`. `run` returns 0 or a CUDA
 // error. Returns a CUDA error where the stream refuses.

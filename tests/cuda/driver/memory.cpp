@@ -1,7 +1,7 @@
-// Device memory is the host's. It begins as NaN; under STAND_IN_GUARD=1 it ends at a page that nobody may
-// touch, and is gone for good once it is freed.
+// Device memory is the host's, each allocation between pages that nobody may touch, so that a kernel that
+// leaves its memory does no harm to the process. It begins as NaN. Real devices align it to 256 bytes;
+// under STAND_IN_GUARD=1 it is aligned to 16, so that what lies behind it is found out to the element.
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -11,12 +11,12 @@ namespace stand_in {
 
 namespace {
 
-constexpr size_t PAGE = 4096, ALIGNMENT = 512, GUARDED_ALIGNMENT = 16;
+constexpr size_t PAGE = 4096, ALIGNMENT = 256, GUARDED_ALIGNMENT = 16;
 constexpr int POISON = 0xff;
 
-bool is_guarded() {
-    static const bool guarded = setting("STAND_IN_GUARD", 0) != 0;
-    return guarded;
+size_t alignment() {
+    static const size_t bytes = setting("STAND_IN_GUARD", 0) != 0 ? GUARDED_ALIGNMENT : ALIGNMENT;
+    return bytes;
 }
 
 size_t limit() {
@@ -26,30 +26,38 @@ size_t limit() {
 
 size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
-void* map_guarded(size_t bytes, Allocation& made) {
+void* map_device(size_t bytes, Allocation& made) {
     const size_t room = rounded(bytes, PAGE);
     made.mapped_bytes = room + 2 * PAGE;
-    made.mapped = mmap(nullptr, made.mapped_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (made.mapped == MAP_FAILED) return nullptr;
+    constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    made.mapped = mmap(nullptr, made.mapped_bytes, PROT_NONE, FLAGS, -1, 0);
+    refuse_if(made.mapped == MAP_FAILED, CUDA_ERROR_OUT_OF_MEMORY);
     auto* first = static_cast<unsigned char*>(made.mapped) + PAGE;
-    if (mprotect(first, room, PROT_READ | PROT_WRITE) != 0) return nullptr;
-    return first + room - rounded(bytes, GUARDED_ALIGNMENT);
+    if (mprotect(first, room, PROT_READ | PROT_WRITE) != 0) {
+        munmap(made.mapped, made.mapped_bytes);
+        throw CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    memset(first, POISON, room);
+    return first + room - rounded(bytes, alignment());
+}
+
+void* map_host(size_t bytes, Allocation& made) {
+    made.mapped_bytes = rounded(bytes, PAGE);
+    made.mapped = mmap(nullptr, made.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    refuse_if(made.mapped == MAP_FAILED, CUDA_ERROR_OUT_OF_MEMORY);
+    memset(made.mapped, POISON, made.mapped_bytes);
+    return made.mapped;
 }
 
 void* allocate(size_t bytes, Memory kind) {
     State& s = state();
     refuse_if(bytes == 0);
-    Allocation made{bytes, kind, nullptr, 0};
     const bool counts = kind == Memory::DEVICE;
     // Compared so that no size overflows.
     if (counts) refuse_if(bytes > limit() - s.device_bytes, CUDA_ERROR_OUT_OF_MEMORY);
-    void* address = is_guarded() && counts ? map_guarded(bytes, made)
-                                           : aligned_alloc(ALIGNMENT, rounded(bytes, ALIGNMENT));
-    refuse_if(address == nullptr, CUDA_ERROR_OUT_OF_MEMORY);
-    if (counts) {
-        memset(address, POISON, bytes);
-        s.device_bytes += bytes;
-    }
+    Allocation made{bytes, kind, nullptr, 0};
+    void* address = counts ? map_device(bytes, made) : map_host(bytes, made);
+    if (counts) s.device_bytes += bytes;
     s.allocations.emplace(reinterpret_cast<uintptr_t>(address), made);
     return address;
 }
@@ -61,11 +69,7 @@ void release(uintptr_t address, Memory kind) {
     const Allocation gone = found->second;
     s.allocations.erase(found);
     if (kind == Memory::DEVICE) s.device_bytes -= gone.bytes;
-    if (gone.mapped != nullptr) {
-        munmap(gone.mapped, gone.mapped_bytes);
-    } else if (kind != Memory::REGISTERED) {
-        free(reinterpret_cast<void*>(address));
-    }
+    if (gone.mapped != nullptr) munmap(gone.mapped, gone.mapped_bytes);
 }
 
 const Allocation* find(uintptr_t address, size_t bytes) {

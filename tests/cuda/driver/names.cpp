@@ -166,7 +166,8 @@ API cuGetErrorString(CUresult code, const char** words) {
     });
 }
 
-API cuGetProcAddress(const char* symbol, void** function, int, cuuint64_t, CUdriverProcAddressQueryResult* result) {
+API cuGetProcAddress(const char* symbol, void** function, int, cuuint64_t,
+                     CUdriverProcAddressQueryResult* result) {
     return call(__func__, Needs::NOTHING, [&] {
         refuse_if(symbol == nullptr || function == nullptr);
         *function = address(symbol);
@@ -175,4 +176,9 @@ API cuGetProcAddress(const char* symbol, void** function, int, cuuint64_t, CUdri
         }
         refuse_if(*function == nullptr, CUDA_ERROR_NOT_FOUND);
     });
+}
+
+#undef cuGetProcAddress
+API cuGetProcAddress(const char* symbol, void** function, int version, cuuint64_t flags) {
+    return cuGetProcAddress_v2(symbol, function, version, flags, nullptr);
 }

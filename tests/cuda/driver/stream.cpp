@@ -124,7 +124,6 @@ Stream& stream_of(CUstream handle) {
 }
 
 void perform(const Work& work) {
-    refuse_if(state().broken != CUDA_SUCCESS, state().broken);
     // The call that asks for the work succeeds, as the device does it later.
     state().broken = static_cast<CUresult>(work.run());
 }
@@ -145,8 +144,9 @@ void refuse_in_capture() {
     for (Stream* stream : state().streams.all()) {
         if (stream->capture == nullptr) continue;
         Capture& capture = *stream->capture;
-        const bool is_own = capture.mode == CU_STREAM_CAPTURE_MODE_THREAD_LOCAL && capture.thread == this_thread();
-        if (is_own || capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL) {
+        const bool is_own = capture.thread == this_thread();
+        const bool is_local = capture.mode == CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        if ((is_own && is_local) || capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL) {
             spoil(capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
         }
     }
@@ -235,12 +235,14 @@ API cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* to) {
 }
 
 API cuStreamGetCaptureInfo(CUstream stream, CUstreamCaptureStatus* to, cuuint64_t* id, CUgraph* graph,
-                           const CUgraphNode** dependencies, const CUgraphEdgeData** edges, size_t* num_dependencies) {
+                           const CUgraphNode** dependencies, const CUgraphEdgeData** edges,
+                           size_t* num_dependencies) {
     return call(__func__, Needs::CONTEXT, [&] {
         const Stream& from = stream_of(stream);
         *to = status(from);
         if (id != nullptr) *id = from.capture ? from.capture->id : 0;
-        if (graph != nullptr) *graph = reinterpret_cast<CUgraph>(from.capture ? from.capture->graph.get() : nullptr);
+        Graph* recorded = from.capture ? from.capture->graph.get() : nullptr;
+        if (graph != nullptr) *graph = reinterpret_cast<CUgraph>(recorded);
         if (dependencies != nullptr) *dependencies = nullptr;
         if (edges != nullptr) *edges = nullptr;
         if (num_dependencies != nullptr) *num_dependencies = 0;
@@ -294,8 +296,10 @@ API cuEventQuery(CUevent event) {
 API cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
     return call(__func__, Needs::CONTEXT, [&] {
         const Event &from = state().events.find(start), &to = state().events.find(end);
-        refuse_if(!from.recorded || !to.recorded || from.capture_id != 0 || to.capture_id != 0, CUDA_ERROR_INVALID_HANDLE);
-        refuse_if(((from.flags | to.flags) & CU_EVENT_DISABLE_TIMING) != 0, CUDA_ERROR_INVALID_HANDLE);
+        for (const Event* event : {&from, &to}) {
+            const bool is_timed = event->recorded && (event->flags & CU_EVENT_DISABLE_TIMING) == 0;
+            refuse_if(!is_timed || event->capture_id != 0, CUDA_ERROR_INVALID_HANDLE);
+        }
         *milliseconds = std::chrono::duration<float, std::milli>(to.at - from.at).count();
     });
 }

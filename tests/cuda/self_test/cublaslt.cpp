@@ -30,12 +30,13 @@ int cublasLtMatrixLayoutSetAttribute(void*, int, const void*, size_t);
 int cublasLtMatmulPreferenceCreate(void**);
 int cublasLtMatmulPreferenceSetAttribute(void*, int, const void*, size_t);
 int cublasLtMatmulAlgoGetHeuristic(void*, void*, void*, void*, void*, void*, void*, int, Heuristic*, int*);
-int cublasLtMatmul(void*, void*, const void*, const void*, void*, const void*, void*, const void*, const void*, void*,
-                   void*, void*, const Algorithm*, void*, size_t, void*);
+int cublasLtMatmul(void*, void*, const void*, const void*, void*, const void*, void*, const void*, const void*,
+                   void*, void*, void*, const Algorithm*, void*, size_t, void*);
 }
 
 enum { COMPUTE_32F = 68, ORDER = 1, BATCH = 5, STRIDE = 6, TRANS_A = 3, TRANS_B = 4, EPILOGUE = 7, BIAS = 8 };
-enum { SCALE_A = 17, SCALE_B = 18, MAX_WORKSPACE = 1, EPILOGUE_BIAS = 4, INVALID_VALUE = 7, NOT_SUPPORTED = 15, EXECUTION_FAILED = 13 };
+enum { SCALE_A = 17, SCALE_B = 18, MAX_WORKSPACE = 1, EPILOGUE_BIAS = 4 };
+enum { INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
 
 struct Case {
     int rows = 37, cols = 5, depth = 70, batch = 1;
@@ -82,13 +83,14 @@ public:
     }
 
     int run(CUstream stream = nullptr, size_t workspace_bytes = 1 << 16) {
-        return cublasLtMatmul(handle, desc, &c.alpha, at(on_device_a), a_layout, at(on_device_b), b_layout, &c.beta,
-                              at(on_device_d), d_layout, at(on_device_d), d_layout, &chosen.algorithm, at(workspace),
+        void* to = at(on_device_d);
+        return cublasLtMatmul(handle, desc, &c.alpha, at(on_device_a), a_layout, at(on_device_b), b_layout,
+                              &c.beta, to, d_layout, to, d_layout, &chosen.algorithm, at(workspace),
                               workspace_bytes, stream);
     }
 
     double wanted(int batch, int row, int col) const {
-        const auto index = [&](int r, int c_, int rows, int cols) { return this->c.by_rows ? r * cols + c_ : r + c_ * rows; };
+        const auto index = [&](int i, int j, int rows, int cols) { return c.by_rows ? i * cols + j : i + j * rows; };
         double sum = 0.0;
         for (int k = 0; k < c.depth; k++) {
             const int i = c.transposes_a ? index(k, row, c.depth, c.rows) : index(row, k, c.rows, c.depth);
@@ -115,7 +117,9 @@ public:
         EXPECT(worst < tolerance);
     }
 
-    template <class T> int set(int attribute, T to) { return cublasLtMatmulDescSetAttribute(desc, attribute, &to, sizeof to); }
+    template <class T> int set(int attribute, T to) {
+        return cublasLtMatmulDescSetAttribute(desc, attribute, &to, sizeof to);
+    }
 
     const Case c;
 
@@ -153,7 +157,8 @@ private:
     Heuristic chosen{};
 };
 
-template <class In, class Out> static void check(const Case& c, cudaDataType in, cudaDataType out, double tolerance) {
+template <class In, class Out>
+static void check(const Case& c, cudaDataType in, cudaDataType out, double tolerance) {
     Product<In, Out> product(c, in, out);
     EXPECT_IS(product.choose(), 0);
     EXPECT_IS(product.run(), 0);

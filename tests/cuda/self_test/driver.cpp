@@ -1,4 +1,7 @@
 // What the driver refuses and reports: wrong handles and addresses, limits, faults of kernels, told failures.
+#include <signal.h>
+#include <sys/mman.h>
+
 #include <cstring>
 #include <thread>
 
@@ -63,6 +66,8 @@ TEST(memory_ends) {
     EXPECT_IS(free - left, 1ull << 20);
     EXPECT_IS(cuMemAlloc(&more, free), CUDA_ERROR_OUT_OF_MEMORY);
     OK(cuMemFree(address));
+    OK(cuMemGetInfo(&left, &total));
+    EXPECT_IS(left, free);
 }
 
 TEST(faults_end_the_launch_and_stay) {
@@ -89,6 +94,33 @@ TEST(faults_are_told_apart) {
     EXPECT_IS(outcome("reads_dynamic_shared", {1, 32, 128}, out.address, 32), CUDA_ERROR_ILLEGAL_ADDRESS);
 }
 
+// As Rust's threads have it.
+TEST(faults_are_caught_where_a_small_signal_stack_is_set) {
+    CUcontext context;
+    OK(cuCtxGetCurrent(&context));
+    Buffer<float> out(64);
+    CUresult ended = CUDA_SUCCESS;
+    std::thread([&] {
+        // Below it lies a page that must not be touched.
+        constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS;
+        auto* small = static_cast<char*>(mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, FLAGS, -1, 0));
+        mprotect(small, 4096, PROT_NONE);
+        stack_t signals{};
+        signals.ss_sp = small + 4096;
+        signals.ss_size = 2 * 4096;
+        sigaltstack(&signals, nullptr);
+        OK(cuCtxSetCurrent(context));
+        ended = outcome("writes_at", {1, 1}, out.address, 1ll << 40);
+    }).join();
+    EXPECT_IS(ended, CUDA_ERROR_ILLEGAL_ADDRESS);
+}
+
+TEST(memory_past_the_end_is_nobodys) {
+    Buffer<float> out(64);
+    EXPECT_IS(outcome("writes_at", {1, 1}, out.address, 64ll), CUDA_ERROR_ILLEGAL_ADDRESS);
+    EXPECT_IS(outcome("writes_at", {1, 1}, out.address, -1500ll), CUDA_ERROR_ILLEGAL_ADDRESS);
+}
+
 TEST(freed_memory_given_to_a_kernel_is_found) {
     CUdeviceptr freed;
     OK(cuMemAlloc(&freed, 64));
@@ -99,9 +131,9 @@ TEST(freed_memory_given_to_a_kernel_is_found) {
 // Only with STAND_IN_GUARD=1, under which the build runs all tests once more.
 TEST(guarded_memory_ends_where_it_ends) {
     if (getenv("STAND_IN_GUARD") == nullptr) return;
-    Buffer<float> out(64);
-    OK(outcome("writes_at", {1, 1}, out.address, 63ll));
-    EXPECT_IS(outcome("writes_at", {1, 1}, out.address, 64ll), CUDA_ERROR_ILLEGAL_ADDRESS);
+    Buffer<float> out(60);
+    OK(outcome("writes_at", {1, 1}, out.address, 59ll));
+    EXPECT_IS(outcome("writes_at", {1, 1}, out.address, 60ll), CUDA_ERROR_ILLEGAL_ADDRESS);
     EXPECT_IS(out.address % 16, 0u);
 }
 
@@ -142,6 +174,32 @@ TEST(contexts_are_each_threads_own) {
         without = cuMemAlloc(&address, 16);
     }).join();
     EXPECT_IS(without, CUDA_ERROR_INVALID_CONTEXT);
+}
+
+static int num_mappings() {
+    int lines = 0;
+    FILE* maps = fopen("/proc/self/maps", "r");
+    for (int c; (c = fgetc(maps)) != EOF;) lines += c == '\n';
+    fclose(maps);
+    return lines;
+}
+
+// A test harness starts a thread for each test, and a process's mappings are counted.
+TEST(threads_that_end_leave_no_mappings) {
+    CUcontext context;
+    OK(cuCtxGetCurrent(&context));
+    Buffer<int> out(256);
+    const auto launch_on_threads = [&](int count) {
+        for (int i = 0; i < count; i++) {
+            std::thread([&] {
+                OK(cuCtxSetCurrent(context));
+                OK(outcome("reverses", {1, 256}, out.address));
+            }).join();
+        }
+        return num_mappings();
+    };
+    const int before = launch_on_threads(2);
+    EXPECT(launch_on_threads(50) < before + 50);
 }
 
 TEST(errors_have_names) {

@@ -7,7 +7,8 @@ static CUstream new_stream(unsigned flags = CU_STREAM_NON_BLOCKING) {
     return stream;
 }
 
-static CUgraph captured(CUstream stream, float* host, const Buffer<float>& a, const Buffer<float>& b, CUdeviceptr out) {
+static CUgraph captured(CUstream stream, float* host, const Buffer<float>& a, const Buffer<float>& b,
+                        CUdeviceptr out) {
     CUgraph graph;
     OK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
     OK(cuMemcpyHtoDAsync(a.address, host, 4 * sizeof(float), stream));

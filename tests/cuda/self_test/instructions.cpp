@@ -36,7 +36,7 @@ TEST(ldmatrix_loads_both_ways) {
     const auto p = plain.get(), t = transposed.get();
     for (int lane = 0; lane < 32; lane++) {
         for (int m = 0; m < 4; m++) {
-            const auto at = [&](int row, int col) { return static_cast<unsigned>(matrices[m * 64 + row * 8 + col]); };
+            const auto at = [&](int r, int c) { return static_cast<unsigned>(matrices[m * 64 + r * 8 + c]); };
             const int row = lane / 4, col = lane % 4 * 2;
             EXPECT_IS(p[lane * 4 + m], at(row, col) | at(row, col + 1) << 16);
             EXPECT_IS(t[lane * 4 + m], at(col, row) | at(col + 1, row) << 16);

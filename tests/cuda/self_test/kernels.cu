@@ -270,6 +270,7 @@ extern "C" __global__ void says_who_it_is(unsigned* out) {
     const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
     const unsigned number = block * blockDim.x * blockDim.y * blockDim.z + thread;
     __syncthreads();
-    out[number] = threadIdx.x | threadIdx.y << 4 | threadIdx.z << 8 | blockIdx.x << 12 | blockIdx.y << 16 | blockIdx.z << 20;
+    const unsigned who = threadIdx.x | threadIdx.y << 4 | threadIdx.z << 8;
+    out[number] = who | blockIdx.x << 12 | blockIdx.y << 16 | blockIdx.z << 20;
 }
 SCONCE_KERNEL(says_who_it_is)

@@ -14,7 +14,8 @@ template <class T> static std::vector<T> elements(int count, int first) {
 
 template <class T> static void check_norm(const char* kernel, double tolerance) {
     constexpr int ROWS = 5, COLS = 576;
-    const auto residual = elements<T>(ROWS * COLS, 1), delta = elements<T>(ROWS * COLS, 9000), weight = elements<T>(COLS, 77);
+    const auto residual = elements<T>(ROWS * COLS, 1), delta = elements<T>(ROWS * COLS, 9000);
+    const auto weight = elements<T>(COLS, 77);
     Buffer<T> on_device(residual), added(delta), weights(weight), out(ROWS * COLS);
     OK(outcome(kernel, {ROWS, 96}, on_device.address, added.address, weights.address, out.address, COLS, 1e-5f));
     const auto sums = on_device.get(), normed = out.get();

@@ -107,7 +107,7 @@ TEST(shared_memory_begins_as_nan_in_each_block) {
 }
 
 TEST(atomics_lose_nothing_between_blocks) {
-    constexpr unsigned BLOCKS = 100, THREADS = 64, ALL = BLOCKS * THREADS;
+    constexpr unsigned BLOCKS = 4000, THREADS = 64, ALL = BLOCKS * THREADS;
     Buffer<int> ints(std::vector<int>{0, 0});
     Buffer<float> floats(std::vector<float>{0.0f});
     Buffer<unsigned> wrapped(std::vector<unsigned>{0});
