@@ -117,7 +117,10 @@ template <class T> __device__ __forceinline__ void store_8(T* to, const float (&
 __device__ __forceinline__ void store_8(float* to, const float (&x)[8]) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        store_pack(to + half * 4, Pack<float, 4>{x[half * 4], x[half * 4 + 1], x[half * 4 + 2], x[half * 4 + 3]});
+        Pack<float, 4> pack;
+#pragma unroll
+        for (int i = 0; i < 4; i++) pack.at[i] = x[half * 4 + i];
+        store_pack(to + half * 4, pack);
     }
 }
 
@@ -196,7 +199,8 @@ template <class T, class C, int D> __device__ __forceinline__ void decode(const 
             for (int n = 0; n < D / 8; n++) {
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    results[row * RESULT_STRIDE<D> + dimension_of<C>(n, i)] = running[0].mixed[n][half * 2 + i];
+                    const int d = dimension_of<C>(n, i);
+                    results[row * RESULT_STRIDE<D> + d] = running[0].mixed[n][half * 2 + i];
                 }
             }
         }

@@ -39,7 +39,10 @@ __device__ __forceinline__ uint32_t pack_2(float a, float b, f16) {
     return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-__device__ __forceinline__ __half2 as_half2(uint32_t bits) { return *reinterpret_cast<const __half2*>(&bits); }
+__device__ __forceinline__ __half2 as_half2(uint32_t bits) {
+    return *reinterpret_cast<const __half2*>(&bits);
+}
+
 __device__ __forceinline__ uint32_t as_bits(__half2 x) { return *reinterpret_cast<const uint32_t*>(&x); }
 
 // The bytes 0 and 2 as f16. The exponent of an 8-bit float is moved to its place, where it counts from
@@ -355,22 +358,25 @@ template <int D> __device__ __forceinline__ void finish_sums(Running<D>& running
 // Begins to copy 16 keys or values of the row `from` of the cache on, with `num_threads` threads of which
 // this is `thread`. Those outside of `[begin, end)` become zeros: what lies there may be no number.
 template <class C, int D>
-__device__ __forceinline__ void copy_unit(unsigned char* to, const C* cache, int from, int head_dim, int begin,
-                                          int end, int thread, int num_threads) {
+__device__ __forceinline__ void copy_unit(unsigned char* to, const C* cache, int from, int head_dim,
+                                          int begin, int end, int thread, int num_threads) {
     constexpr int PIECES = Rows<C, D>::PIECES;
     const int bytes = head_dim * static_cast<int>(sizeof(C));
-    const auto* source = reinterpret_cast<const unsigned char*>(cache + static_cast<int64_t>(max(from, 0)) * head_dim);
+    const int64_t first = static_cast<int64_t>(max(from, 0)) * head_dim;
+    const auto* source = reinterpret_cast<const unsigned char*>(cache + first);
 #pragma unroll
     for (int i = thread; i < UNIT * PIECES; i += num_threads) {
         const int row = i / PIECES, piece = i % PIECES;
         const bool is_there = from >= 0 && row >= begin && row < end && piece * 16 < bytes;
-        cp_async_16(to + Rows<C, D>::at(row, piece), source + (is_there ? row * bytes + piece * 16 : 0), is_there);
+        const int offset = is_there ? row * bytes + piece * 16 : 0;
+        cp_async_16(to + Rows<C, D>::at(row, piece), source + offset, is_there);
     }
 }
 
 // Begins to copy the scales of 16 keys or values; four threads do.
 __device__ __forceinline__ void copy_scales(float* to, const float* scales, int from, int thread) {
-    if (thread >= 0 && thread < 4) cp_async_16(to + thread * 4, scales + max(from, 0) + thread * 4, from >= 0);
+    if (thread < 0 || thread >= 4) return;
+    cp_async_16(to + thread * 4, scales + max(from, 0) + thread * 4, from >= 0);
 }
 
 // Of types that have a product: the model's own, and 8 bits.

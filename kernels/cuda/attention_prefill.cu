@@ -64,8 +64,8 @@ __device__ __forceinline__ Ends ends_of(const Attention<T, C>& a, const Work& wo
 // Weighs a tile of keys.
 template <class T, class C, int D>
 __device__ __forceinline__ void weigh_tile(const QueryRows<T, C, D, M<D>>& queries, const Scoring& scoring,
-                                           unsigned char* keys, int first, int window, const Ends (&ends)[M<D>],
-                                           Running<D> (&running)[M<D>],
+                                           unsigned char* keys, int first, int window,
+                                           const Ends (&ends)[M<D>], Running<D> (&running)[M<D>],
                                            uint32_t (&weights)[Stages<C, D>::UNITS][M<D>][4]) {
     using S = Stages<C, D>;
     float scores[M<D>][S::UNITS][2][4];
@@ -108,15 +108,16 @@ __device__ __forceinline__ void attend_tile(const Attention<T, C>& a, const Work
     copy(0, begin / S::KEYS * S::KEYS, 0);
     copy(1, begin / S::KEYS * S::KEYS, 0);
     for (int first = begin / S::KEYS * S::KEYS; first < end; first += S::KEYS, stage ^= 1) {
-        const bool sees =
-            ends[0].first > 0 && first < max(ends[0].last, ends[M<D> - 1].last) && first + S::KEYS > ends[0].first - a.window;
+        const int last = max(ends[0].last, ends[M<D> - 1].last);
+        const bool sees = ends[0].first > 0 && first < last && first + S::KEYS > ends[0].first - a.window;
         uint32_t weights[S::UNITS][M<D>][4];
         // The keys have arrived, and all warps have left the stages that are filled next.
         cp_async_wait<1>();
         __syncthreads();
         copy(0, first + S::KEYS, stage ^ 1);
         if (sees) {
-            weigh_tile<T, C, D>(queries, scoring, S::stage(shared, 0, stage), first, a.window, ends, running, weights);
+            unsigned char* keys = S::stage(shared, 0, stage);
+            weigh_tile<T, C, D>(queries, scoring, keys, first, a.window, ends, running, weights);
         }
         cp_async_wait<1>();
         __syncthreads();

@@ -179,6 +179,7 @@ pub const fn prefill_tile(head_dim: usize) -> usize {
 
 impl Device {
     /// Attention of the rows of a plan, whose keys and values are in the cache already.
+    #[expect(clippy::needless_pass_by_value, reason = "the call has the right to write the output")]
     pub fn attention(&self, args: Attention<'_>) -> Result<(), Error> {
         args.check()?;
         let PlanGrid { decodes, merges, prefills } = args.grid;
