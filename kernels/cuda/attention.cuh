@@ -66,7 +66,9 @@ template <class T, class C> struct Attention {
     }
 
 // Where a list's records begin, which are read 16 bytes at a time.
-__device__ __forceinline__ uint32_t plan_begin(const uint32_t* plan, List list) { return plan[2 * list + 1] & ~3u; }
+__device__ __forceinline__ uint32_t plan_begin(const uint32_t* plan, List list) {
+    return plan[2 * list + 1] & ~3u;
+}
 
 // How many records a list has, as far as they are within the plan.
 __device__ __forceinline__ uint32_t plan_count(const uint32_t* plan, uint32_t words, List list) {
@@ -87,14 +89,14 @@ __device__ __forceinline__ Work read_work(const Attention<T, C>& a, List list, u
                  static_cast<int>(x.at[3]), static_cast<int>(y.at[0]), 0,
                  static_cast<int>(y.at[1]), static_cast<int>(y.at[2]), y.at[3]};
     const int keys = a.table_stride * a.block_units * UNIT;
-    const bool exists = min(work.first_token, work.num_tokens) >= 0 && min(work.num_computed, work.table) >= 0 &&
-                        min(work.first_query, work.begin) >= 0 && work.first_token <= a.num_tokens &&
+    const int least = min(min(work.first_token, work.num_tokens), min(work.num_computed, work.table));
+    const bool exists = min(least, min(work.first_query, work.begin)) >= 0 && work.first_token <= a.num_tokens &&
                         work.num_tokens <= a.num_tokens - work.first_token && work.table < a.num_tables &&
                         work.num_computed <= keys && work.num_tokens <= keys - work.num_computed;
     if (exists) work.num_queries = min(tile, work.num_tokens * a.group - work.first_query);
-    if (work.partial != NOWHERE && work.num_queries > 0 &&
-        (work.partial > a.num_partials || static_cast<uint32_t>(work.num_queries) > a.num_partials - work.partial)) {
-        work.num_queries = 0;
+    if (work.partial != NOWHERE && work.num_queries > 0) {
+        const uint32_t rows = work.num_queries;
+        if (work.partial > a.num_partials || rows > a.num_partials - work.partial) work.num_queries = 0;
     }
     work.end = min(work.end, work.num_computed + work.num_tokens);
     return work;
@@ -103,7 +105,8 @@ __device__ __forceinline__ Work read_work(const Attention<T, C>& a, List list, u
 // Where the 16 keys of unit `unit` of a row lie: their row in the cache, or -1 where the table names no
 // block.
 template <class T, class C>
-__device__ __forceinline__ int find_unit(const Attention<T, C>& a, const uint32_t* table, int kv_head, int unit) {
+__device__ __forceinline__ int find_unit(const Attention<T, C>& a, const uint32_t* table, int kv_head,
+                                         int unit) {
     // A division by multiplication: exact below 2^20 units, of blocks below 2^12.
     const int column = a.block_magic == 0 ? unit : static_cast<int>(__umulhi(unit, a.block_magic));
     const uint32_t block = table[column];
@@ -113,7 +116,8 @@ __device__ __forceinline__ int find_unit(const Attention<T, C>& a, const uint32_
 }
 
 template <class T, class C>
-__device__ __forceinline__ const T* query_at(const Attention<T, C>& a, const Work& work, int kv_head, int query) {
+__device__ __forceinline__ const T* query_at(const Attention<T, C>& a, const Work& work, int kv_head,
+                                             int query) {
     const int64_t token = work.first_token + query / a.group;
     const int head = kv_head * a.group + query % a.group;
     return a.qkv + (token * a.kv_heads * (a.group + 2) + head) * a.head_dim;
@@ -164,7 +168,9 @@ struct Scoring {
     __device__ __forceinline__ bool caps() const { return soft_cap > 0.0f; }
 
     // Gemma 2's.
-    __device__ __forceinline__ float cap(float product) const { return soft_cap * quick_tanh(product * inner); }
+    __device__ __forceinline__ float cap(float product) const {
+        return soft_cap * quick_tanh(product * inner);
+    }
 };
 
 // What is subtracted of exponents: the largest so far, or anything else than an infinity if nothing was

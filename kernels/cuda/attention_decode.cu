@@ -56,7 +56,7 @@ template <class T, class C, int D> struct Stream {
 // Goes through the warp's units of a chunk.
 template <class T, class C, int D>
 __device__ __forceinline__ void attend_chunk(const Attention<T, C>& a, const Work& work, int kv_head,
-                                             unsigned char* ring, Running<D>& running) {
+                                             unsigned char* ring, Running<D> (&running)[1]) {
     using R = Ring<C, D>;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int end_query = work.first_query + work.num_queries;
@@ -88,20 +88,22 @@ __device__ __forceinline__ void attend_chunk(const Attention<T, C>& a, const Wor
         stream.copy(i + R::STAGES - 1, begin);
         const unsigned char* keys = ring + i % R::STAGES * R::BYTES;
         const auto* scales = reinterpret_cast<const float*>(keys + 2 * R::HALF);
-        float scores[1][2][4];
-        multiply_keys<T, C, D>(queries, keys, scores[0]);
-        finish_scores<C>(scoring, scales, stream.unit(i) * UNIT, sights, true, scores[0]);
-        weigh<1, D>(scoring.factor, scores, running);
-        __half2 value_scales[2];
         const int key = stream.unit(i) * UNIT;
+        float scores[1][1][2][4];
+        multiply_keys<T, C, D>(queries, keys, 0, scores);
+        finish_scores<C>(scoring, scales, key, sights, true, scores[0][0]);
+        weigh<1, D>(scoring.factor, scores[0], running[0]);
+        __half2 value_scales[2];
         pair_scales<C>(scales + UNIT, begin - key, work.end - key, value_scales);
-        add_values<T, C, D>(scores[0], keys + R::HALF, value_scales, running);
+        uint32_t weights[1][4];
+        to_fragment<T, C>(scores[0][0], weights[0]);
+        add_values<T, C, D>(weights, keys + R::HALF, value_scales, running);
     }
     cp_async_wait<0>();
     __syncwarp();
-    finish_sums(running);
+    finish_sums(running[0]);
 #pragma unroll
-    for (int half = 0; half < 2; half++) running.largest[half] *= scoring.factor;
+    for (int half = 0; half < 2; half++) running[0].largest[half] *= scoring.factor;
 }
 
 // Stores eight neighbors.
@@ -115,7 +117,10 @@ template <class T> __device__ __forceinline__ void store_8(T* to, const float (&
 __device__ __forceinline__ void store_8(float* to, const float (&x)[8]) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        store_pack(to + half * 4, Pack<float, 4>{x[half * 4], x[half * 4 + 1], x[half * 4 + 2], x[half * 4 + 3]});
+        Pack<float, 4> pack;
+#pragma unroll
+        for (int i = 0; i < 4; i++) pack.at[i] = x[half * 4 + i];
+        store_pack(to + half * 4, pack);
     }
 }
 
@@ -182,19 +187,20 @@ template <class T, class C, int D> __device__ __forceinline__ void decode(const 
         const Work work = read_work(a, DECODES, index / a.kv_heads, QUERIES);
         const int kv_head = index % a.kv_heads;
         if (work.num_queries <= 0) continue;
-        Running<D> running;
+        Running<D> running[1];
         attend_chunk<T, C, D>(a, work, kv_head, ring, running);
         auto* results = reinterpret_cast<float*>(ring);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = lane / 4 + half * 8;
             if (row >= work.num_queries) continue;
-            if (lane % 4 == 0) sums[warp][row] = make_float2(running.largest[half], running.sum[half]);
+            if (lane % 4 == 0) sums[warp][row] = make_float2(running[0].largest[half], running[0].sum[half]);
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    results[row * RESULT_STRIDE<D> + dimension_of<C>(n, i)] = running.mixed[n][half * 2 + i];
+                    const int d = dimension_of<C>(n, i);
+                    results[row * RESULT_STRIDE<D> + d] = running[0].mixed[n][half * 2 + i];
                 }
             }
         }

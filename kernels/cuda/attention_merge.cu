@@ -17,9 +17,10 @@ __device__ __forceinline__ Merge read_merge(const uint32_t* plan, uint32_t index
 }
 
 // Whether the query and its partial results exist.
-__device__ __forceinline__ bool exists(const Merge& merge, int query, int num_queries, uint32_t num_partials) {
+__device__ __forceinline__ bool exists(const Merge& merge, int query, int num_queries,
+                                       uint32_t num_partials) {
     const uint64_t rows = static_cast<uint64_t>(merge.num_queries) * static_cast<uint32_t>(merge.num_parts);
-    return query < merge.num_queries && min(merge.first_token, merge.first_query) >= 0 && merge.num_parts >= 0 &&
+    return query < merge.num_queries && min(min(merge.first_token, merge.first_query), merge.num_parts) >= 0 &&
            merge.first_query < num_queries && merge.partial + rows <= num_partials;
 }
 
@@ -58,7 +59,8 @@ __device__ __forceinline__ Joined join(const float* partials, const float2* sums
 template <class T>
 __device__ __forceinline__ void merge(const uint32_t* plan, T* out, const float* sinks, const float* partials,
                                       const float2* partial_sums, uint32_t plan_words, int num_tokens,
-                                      uint32_t num_partials, int kv_heads, int group, int head_dim, int tile) {
+                                      uint32_t num_partials, int kv_heads, int group, int head_dim,
+                                      int tile) {
     __shared__ float mixed[WARPS][MAX_HEAD_DIM];
     __shared__ float largest[WARPS], sums[WARPS];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;

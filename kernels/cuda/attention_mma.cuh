@@ -39,7 +39,10 @@ __device__ __forceinline__ uint32_t pack_2(float a, float b, f16) {
     return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-__device__ __forceinline__ __half2 as_half2(uint32_t bits) { return *reinterpret_cast<const __half2*>(&bits); }
+__device__ __forceinline__ __half2 as_half2(uint32_t bits) {
+    return *reinterpret_cast<const __half2*>(&bits);
+}
+
 __device__ __forceinline__ uint32_t as_bits(__half2 x) { return *reinterpret_cast<const uint32_t*>(&x); }
 
 // The bytes 0 and 2 as f16. The exponent of an 8-bit float is moved to its place, where it counts from
@@ -54,7 +57,7 @@ __device__ __forceinline__ uint32_t widen(uint32_t bytes, int8_t) {
     return as_bits(__hsub2(as_half2(moved), __float2half2_rn(1152.0f)));
 }
 
-// Queries of a warp, as the left side of products.
+// A warp's 16 queries, as the left side of products, in registers.
 template <class T, class C, int D> struct QueryFragments {
     using M = typename Operand<T, C>::type;
     uint32_t at[D / 16][4];
@@ -76,6 +79,11 @@ template <class T, class C, int D> struct QueryFragments {
         }
     }
 
+    __device__ __forceinline__ void fragment(int, int k, uint32_t (&to)[4]) const {
+#pragma unroll
+        for (int i = 0; i < 4; i++) to[i] = at[k][i];
+    }
+
   private:
     __device__ __forceinline__ static void load_step(const T* from, int k, int head_dim, uint32_t& low,
                                                      uint32_t& high) {
@@ -90,6 +98,52 @@ template <class T, class C, int D> struct QueryFragments {
             const auto x = load_pack<T, 4>(from + d);
             low = pack_2(to_float(x.at[0]), to_float(x.at[2]), M());
             high = pack_2(to_float(x.at[1]), to_float(x.at[3]), M());
+        }
+    }
+};
+
+// `16 M` queries of a warp in shared memory, of which fragments are loaded for each product: so that
+// registers are left for more queries, and what is loaded of keys and values serves them all.
+template <class T, class C, int D, int M> struct QueryRows {
+    using Q = typename Operand<T, C>::type;
+    static constexpr int BYTES = M * QUERIES * Rows<Q, D>::BYTES;
+    unsigned char* rows;
+
+    // Loads the queries from `first` on, as far as they are less than `end`; zeros stand for others.
+    __device__ __forceinline__ void load(const Attention<T, C>& a, const Work& work, int kv_head, int first,
+                                         int end) {
+        constexpr int PACKS = D / 8;
+        for (int i = threadIdx.x % WARP; i < M * QUERIES * PACKS; i += WARP) {
+            const int row = i / PACKS, pack = i % PACKS;
+            Pack<T, 8> x = {};
+            if (first + row < end && pack * 8 < a.head_dim) {
+                x = load_pack<T, 8>(query_at(a, work, kv_head, first + row) + pack * 8);
+            }
+            store(row, pack, x);
+        }
+        __syncwarp();
+    }
+
+    __device__ __forceinline__ void fragment(int m, int k, uint32_t (&to)[4]) const {
+        const int lane = threadIdx.x % WARP;
+        ldmatrix_x4(to, rows + Rows<Q, D>::at(m * QUERIES + lane % 16, k * 2 + lane / 16));
+    }
+
+  private:
+    __device__ __forceinline__ void store(int row, int pack, const Pack<T, 8>& x) {
+        if constexpr (sizeof(C) == 2) {
+            store_pack(reinterpret_cast<T*>(rows + Rows<Q, D>::at(row, pack)), x);
+        } else {
+            // Each four neighbors give two to either half of a product's 16.
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                unsigned char* to = rows + Rows<Q, D>::at(row, pack / 2 * 2 + half);
+                float y[4];
+#pragma unroll
+                for (int k = 0; k < 4; k++) y[k] = to_float(x.at[k * 2 + half]);
+                const Pack<uint32_t, 2> pairs = {pack_2(y[0], y[1], Q()), pack_2(y[2], y[3], Q())};
+                store_pack(reinterpret_cast<uint32_t*>(to + pack % 2 * 8), pairs);
+            }
         }
     }
 };
@@ -161,24 +215,25 @@ template <int D> struct Running {
     float mixed[D / 8][4] = {};
 };
 
-// Scores of 16 queries and 16 keys.
-template <class T, class C, int D>
-__device__ __forceinline__ void multiply_keys(const QueryFragments<T, C, D>& queries, const unsigned char* keys,
-                                              float (&scores)[2][4]) {
+// Scores of `16 M` queries and `16 UNITS` keys, which are `stride` bytes apart.
+template <class T, class C, int D, int M, int UNITS, class Queries>
+__device__ __forceinline__ void multiply_keys(const Queries& queries, const unsigned char* keys, int stride,
+                                              float (&scores)[M][UNITS][2][4]) {
 #pragma unroll
-    for (int n = 0; n < 2; n++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) scores[n][i] = 0.0f;
-    }
+    for (int i = 0; i < M * UNITS * 8; i++) scores[i / (UNITS * 8)][i / 8 % UNITS][i / 4 % 2][i % 4] = 0.0f;
 #pragma unroll
     for (int step = 0; step < D / 32; step++) {
-        uint32_t b[2][2][2];
-        load_keys<C, D>(keys, step, b);
+        uint32_t a[2][M][4];
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
+        for (int i = 0; i < 2 * M; i++) queries.fragment(i % M, step * 2 + i / M, a[i / M][i % M]);
 #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                mma_16816(scores[n], queries.at[step * 2 + k], b[k][n], typename Operand<T, C>::type());
+        for (int u = 0; u < UNITS; u++) {
+            uint32_t b[2][2][2];
+            load_keys<C, D>(keys + u * stride, step, b);
+#pragma unroll
+            for (int i = 0; i < 4 * M; i++) {
+                const int k = i / (2 * M), n = i / M % 2, m = i % M;
+                mma_16816(scores[m][u][n], a[k][m], b[k][n], typename Operand<T, C>::type());
             }
         }
     }
@@ -227,19 +282,29 @@ __device__ __forceinline__ void weigh(float factor, float (&scores)[UNITS][2][4]
     }
 }
 
-// Adds 16 values by their weights.
-template <class T, class C, int D>
-__device__ __forceinline__ void add_values(const float (&weights)[2][4], const unsigned char* values,
-                                           const __half2 (&scales)[2], Running<D>& running) {
-    using M = typename Operand<T, C>::type;
-    const uint32_t a[4] = {pack_2(weights[0][0], weights[0][1], M()), pack_2(weights[0][2], weights[0][3], M()),
-                           pack_2(weights[1][0], weights[1][1], M()), pack_2(weights[1][2], weights[1][3], M())};
+// Weights as the left side of a product.
+template <class T, class C>
+__device__ __forceinline__ void to_fragment(const float (&weights)[2][4], uint32_t (&to)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float* pair = &weights[i / 2][i % 2 * 2];
+        to[i] = pack_2(pair[0], pair[1], typename Operand<T, C>::type());
+    }
+}
+
+// Adds 16 values by the weights that `M` times 16 queries give them.
+template <class T, class C, int D, int M>
+__device__ __forceinline__ void add_values(const uint32_t (&weights)[M][4], const unsigned char* values,
+                                           const __half2 (&scales)[2], Running<D> (&running)[M]) {
 #pragma unroll
     for (int step = 0; step < D / 32; step++) {
         uint32_t b[4][2];
         load_values<C, D>(values, step, scales, b);
 #pragma unroll
-        for (int n = 0; n < 4; n++) mma_16816(running.mixed[step * 4 + n], a, b[n], M());
+        for (int i = 0; i < 4 * M; i++) {
+            const int n = i / M, m = i % M;
+            mma_16816(running[m].mixed[step * 4 + n], weights[m], b[n], typename Operand<T, C>::type());
+        }
     }
 }
 
@@ -293,22 +358,25 @@ template <int D> __device__ __forceinline__ void finish_sums(Running<D>& running
 // Begins to copy 16 keys or values of the row `from` of the cache on, with `num_threads` threads of which
 // this is `thread`. Those outside of `[begin, end)` become zeros: what lies there may be no number.
 template <class C, int D>
-__device__ __forceinline__ void copy_unit(unsigned char* to, const C* cache, int from, int head_dim, int begin,
-                                          int end, int thread, int num_threads) {
+__device__ __forceinline__ void copy_unit(unsigned char* to, const C* cache, int from, int head_dim,
+                                          int begin, int end, int thread, int num_threads) {
     constexpr int PIECES = Rows<C, D>::PIECES;
     const int bytes = head_dim * static_cast<int>(sizeof(C));
-    const auto* source = reinterpret_cast<const unsigned char*>(cache + static_cast<int64_t>(max(from, 0)) * head_dim);
+    const int64_t first = static_cast<int64_t>(max(from, 0)) * head_dim;
+    const auto* source = reinterpret_cast<const unsigned char*>(cache + first);
 #pragma unroll
     for (int i = thread; i < UNIT * PIECES; i += num_threads) {
         const int row = i / PIECES, piece = i % PIECES;
         const bool is_there = from >= 0 && row >= begin && row < end && piece * 16 < bytes;
-        cp_async_16(to + Rows<C, D>::at(row, piece), source + (is_there ? row * bytes + piece * 16 : 0), is_there);
+        const int offset = is_there ? row * bytes + piece * 16 : 0;
+        cp_async_16(to + Rows<C, D>::at(row, piece), source + offset, is_there);
     }
 }
 
 // Begins to copy the scales of 16 keys or values; four threads do.
 __device__ __forceinline__ void copy_scales(float* to, const float* scales, int from, int thread) {
-    if (thread >= 0 && thread < 4) cp_async_16(to + thread * 4, scales + max(from, 0) + thread * 4, from >= 0);
+    if (thread < 0 || thread >= 4) return;
+    cp_async_16(to + thread * 4, scales + max(from, 0) + thread * 4, from >= 0);
 }
 
 // Of types that have a product: the model's own, and 8 bits.

@@ -74,7 +74,8 @@ __device__ __forceinline__ void store(const Attention<T, C>& a, const Work& work
                                       const Sums& sums) {
     const int lane = threadIdx.x % WARP, head = kv_head * a.group + query % a.group;
     if (work.partial != NOWHERE) {
-        const int64_t at = (static_cast<int64_t>(work.partial) + query - work.first_query) * a.kv_heads + kv_head;
+        const int64_t row = static_cast<int64_t>(work.partial) + query - work.first_query;
+        const int64_t at = row * a.kv_heads + kv_head;
 #pragma unroll
         for (int i = 0; i < DIMS; i++) {
             const int d = lane + i * WARP;

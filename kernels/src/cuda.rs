@@ -26,8 +26,8 @@ mod staging;
 
 pub use activation::{Gate, GateMul};
 pub use attention::{
-    Attention, PREFILL_TILE, Plan, PlanGrid, PlanLimits, PlanRow, Scoring,
-    Workspace as AttentionWorkspace,
+    Attention, Plan, PlanGrid, PlanLimits, PlanRow, Scoring, Workspace as AttentionWorkspace,
+    prefill_tile,
 };
 pub use buffer::{Buffer, Plain, Slice, SliceMut, bytes_of};
 pub use device::{Device, Properties};

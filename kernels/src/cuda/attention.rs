@@ -173,10 +173,13 @@ const DECODES: i32 = 0;
 const PREFILLS: i32 = 2;
 
 /// Packed queries of a tile of the prefill kernels: part of a plan's limits.
-pub const PREFILL_TILE: usize = 64;
+pub const fn prefill_tile(head_dim: usize) -> usize {
+    if head_dim <= 128 { 128 } else { 64 }
+}
 
 impl Device {
     /// Attention of the rows of a plan, whose keys and values are in the cache already.
+    #[expect(clippy::needless_pass_by_value, reason = "the call has the right to write the output")]
     pub fn attention(&self, args: Attention<'_>) -> Result<(), Error> {
         args.check()?;
         let PlanGrid { decodes, merges, prefills } = args.grid;
@@ -191,7 +194,7 @@ impl Device {
             }
             None => {
                 self.attend_simply(&args, DECODES, decodes, DECODE_TILE)?;
-                self.attend_simply(&args, PREFILLS, prefills, PREFILL_TILE)?;
+                self.attend_simply(&args, PREFILLS, prefills, prefill_tile(head_dim))?;
             }
         }
         self.merge(&args, merges)

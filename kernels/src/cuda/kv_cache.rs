@@ -104,7 +104,7 @@ impl KvCache {
         let positions = [shape.num_blocks, shape.num_kv_heads, shape.block_size];
         let num_positions = positions.into_iter().try_fold(1, usize::checked_mul);
         let limit = i32::MAX as usize;
-        if !num_positions.is_some_and(|positions| positions < limit) {
+        if num_positions.is_none_or(|positions| positions >= limit) {
             let index = num_positions.unwrap_or(usize::MAX);
             return Err(Error::OutOfRange { what: "kv cache: positions of heads", index, limit });
         }

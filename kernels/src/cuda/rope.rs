@@ -129,6 +129,7 @@ const THREADS: usize = 256;
 impl Device {
     /// Adds the bias, norms heads, rotates queries in place and keys, and writes keys and values to the
     /// cache. Slots and positions that do not exist count as padding.
+    #[expect(clippy::needless_pass_by_value, reason = "the call has the right to write the cache")]
     pub fn rope_and_cache(&self, args: RopeAndCache<'_>) -> Result<(), Error> {
         args.check()?;
         let KvShape { num_blocks, block_size, num_kv_heads, head_dim, .. } = args.cache.shape();

@@ -39,7 +39,7 @@ pub struct PlanLimits {
     /// Chunks of a step's decoded rows, before chunks are made longer. A fit number is the tokens that the
     /// cache holds divided by 256, plus the rows.
     pub max_chunks: usize,
-    /// Packed queries of a tile: [`super::PREFILL_TILE`].
+    /// Packed queries of a tile: [`super::prefill_tile`].
     pub prefill_tile: usize,
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::kv_cache::UNIT;
 use super::super::{Device, Float, KvDtype, by_cache};
-use super::PREFILL_TILE;
+use super::prefill_tile;
 
 /// Warps of a block.
 const WARPS: usize = 4;
@@ -103,11 +103,11 @@ impl Dim {
         (WARPS * stages * 2 * (unit + UNIT * dtype.scale_size())) as u32
     }
 
-    /// As `Stages` in `attention_prefill.cu`: two of keys and two of values; results take their place.
+    /// As `Stages` in `attention_prefill.cu`, two of keys and two of values, and the queries.
     fn prefill_bytes(self, dtype: KvDtype) -> u32 {
         let units = if self == Self::D256 { 2 } else { 4 };
         let stages = 2 * 2 * units * (self.unit_bytes(dtype) + UNIT * dtype.scale_size());
-        let results = PREFILL_TILE * (self.len() + 8) * size_of::<u16>();
-        stages.max(results) as u32
+        let queries = prefill_tile(self.len()) * self.len() * size_of::<u16>();
+        (stages + queries) as u32
     }
 }

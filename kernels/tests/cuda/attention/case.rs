@@ -3,8 +3,8 @@
 use rand::seq::SliceRandom;
 use sconce_kernels::cpu::KvShape;
 use sconce_kernels::cuda::{
-    Attention, BlockTables, KvCache, KvDtype, KvSlices, PREFILL_TILE, Plan, PlanLimits, PlanRow,
-    Scoring, Workspace,
+    Attention, BlockTables, KvCache, KvDtype, KvSlices, Plan, PlanLimits, PlanRow, Scoring,
+    Workspace, prefill_tile,
 };
 
 use super::super::*;
@@ -224,7 +224,7 @@ impl Case {
             max_rows: self.rows.len(),
             max_tokens: self.num_tokens(),
             max_chunks: self.max_chunks,
-            prefill_tile: PREFILL_TILE,
+            prefill_tile: prefill_tile(self.head_dim),
         }
     }
 
