@@ -15,6 +15,7 @@ mod launch;
 mod library;
 mod linear;
 mod matmul;
+mod moe;
 mod norm;
 mod quantized;
 mod rows;
@@ -28,6 +29,7 @@ pub use fp8::{Fp8Matrix, LinearToFp8};
 pub use graph::Graph;
 pub use linear::{Linear, MAX_GEMV_ROWS, Write};
 pub use matmul::{LinearFp8, Matmul, Scaling};
+pub use moe::{MoeCombine, MoeLinear, MoeRoute, RouteWeights, moe_tiles_bytes};
 pub use norm::AddRmsNorm;
 pub use quantized::{
     Form, GatherQuantizedRows, Int4Format, Int4Part, LinearQuantized, QuantizedMatrix,

@@ -6,6 +6,7 @@ mod activation;
 mod fp8;
 mod int4;
 mod linear;
+mod moe;
 mod norm;
 mod quantized;
 mod rows;
