@@ -67,8 +67,11 @@ if [ "$what" = soak ]; then
     say "soak: two million simulated requests"
     SCONCE_SIM_REQUESTS=${SCONCE_SIM_REQUESTS:-2000000} \
         cargo test --quiet --test simulator -- --nocapture
-    say "soak: clients that hang up"
-    exec python3 tests/soak.py "$@"
+    for depth in 1 2; do
+        say "soak: clients that hang up, $depth steps in flight"
+        python3 tests/soak.py --depth "$depth" "$@"
+    done
+    exit
 fi
 
 say "test environments under target/"

@@ -6,11 +6,13 @@
 //! Libraries are loaded when a device is opened, so a binary with these kernels starts everywhere.
 
 mod activation;
+mod attention;
 mod buffer;
 mod device;
 mod event;
 mod fp8;
 mod graph;
+mod kv_cache;
 mod launch;
 mod library;
 mod linear;
@@ -18,15 +20,22 @@ mod matmul;
 mod moe;
 mod norm;
 mod quantized;
+mod rope;
 mod rows;
+mod sampling;
 mod staging;
 
 pub use activation::{Gate, GateMul};
-pub use buffer::{Buffer, Plain, Slice, SliceMut};
+pub use attention::{
+    Attention, PREFILL_TILE, Plan, PlanGrid, PlanLimits, PlanRow, Scoring,
+    Workspace as AttentionWorkspace,
+};
+pub use buffer::{Buffer, Plain, Slice, SliceMut, bytes_of};
 pub use device::{Device, Properties};
 pub use event::Event;
 pub use fp8::{Fp8Matrix, LinearToFp8};
 pub use graph::Graph;
+pub use kv_cache::{BlockTables, KvCache, KvDtype, KvSlices, num_bytes};
 pub use linear::{Linear, MAX_GEMV_ROWS, Write};
 pub use matmul::{LinearFp8, Matmul, Scaling};
 pub use moe::{MoeCombine, MoeLinear, MoeRoute, RouteWeights, moe_tiles_bytes};
@@ -34,7 +43,12 @@ pub use norm::AddRmsNorm;
 pub use quantized::{
     Form, GatherQuantizedRows, Int4Format, Int4Part, LinearQuantized, QuantizedMatrix,
 };
+pub use rope::{HeadNorms, NO_SLOT, RopeAndCache, RopeTable};
 pub use rows::GatherRows;
+pub use sampling::{
+    AcceptDrafts, Bias, Drafted, Draw, FeedTokens, MAX_TOP_LOGPROBS, NO_TOKEN, NONE, Sample,
+    SampleRow, Sampling, Score, Stages, TokenCounts, TokenScore,
+};
 pub use staging::{Readback, Staging};
 
 /// Why a GPU cannot be used, or failed.
@@ -135,3 +149,29 @@ macro_rules! by_float {
     };
 }
 pub(crate) use by_float;
+
+/// The name of a kernel that is written once per pair of a model's [`Float`] and a cache's [`KvDtype`].
+macro_rules! by_cache {
+    ($float:expr, $dtype:expr, $name:literal) => {
+        match ($float, $dtype) {
+            ($crate::cuda::Float::F32, $crate::cuda::KvDtype::Float(_)) => {
+                concat!($name, "_f32_f32")
+            }
+            ($crate::cuda::Float::F32, $crate::cuda::KvDtype::Fp8) => concat!($name, "_f32_fp8"),
+            ($crate::cuda::Float::F32, $crate::cuda::KvDtype::Int8) => concat!($name, "_f32_int8"),
+            ($crate::cuda::Float::F16, $crate::cuda::KvDtype::Float(_)) => {
+                concat!($name, "_f16_f16")
+            }
+            ($crate::cuda::Float::F16, $crate::cuda::KvDtype::Fp8) => concat!($name, "_f16_fp8"),
+            ($crate::cuda::Float::F16, $crate::cuda::KvDtype::Int8) => concat!($name, "_f16_int8"),
+            ($crate::cuda::Float::BF16, $crate::cuda::KvDtype::Float(_)) => {
+                concat!($name, "_bf16_bf16")
+            }
+            ($crate::cuda::Float::BF16, $crate::cuda::KvDtype::Fp8) => concat!($name, "_bf16_fp8"),
+            ($crate::cuda::Float::BF16, $crate::cuda::KvDtype::Int8) => {
+                concat!($name, "_bf16_int8")
+            }
+        }
+    };
+}
+pub(crate) use by_cache;

@@ -87,17 +87,17 @@ pub(crate) struct Device<'a> {
 
 impl DecoderConfig {
     /// Width of the queries.
-    pub(crate) fn q_size(&self) -> usize {
+    pub fn q_size(&self) -> usize {
         self.num_attention_heads * self.head_dim
     }
 
     /// Width of the keys, and of the values.
-    pub(crate) fn kv_size(&self) -> usize {
+    pub fn kv_size(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }
 
     /// Width of queries, keys and values together.
-    pub(crate) fn qkv_size(&self) -> usize {
+    pub fn qkv_size(&self) -> usize {
         self.q_size() + 2 * self.kv_size()
     }
 }

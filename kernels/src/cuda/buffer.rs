@@ -61,6 +61,12 @@ unsafe impl Plain for half::bf16 {}
 // SAFETY: an array of what is plain.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
+/// The bytes of plain values.
+pub fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: plain values have no padding, so all their bytes are initialized.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
 impl Device {
     /// Allocates `bytes` bytes, at least one. What is in them is undefined.
     pub fn alloc(&self, bytes: usize) -> Result<Buffer, Error> {

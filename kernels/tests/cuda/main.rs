@@ -3,13 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod activation;
+mod attention;
+mod blocks;
 mod fp8;
 mod int4;
 mod linear;
 mod moe;
 mod norm;
 mod quantized;
+mod rope;
 mod rows;
+mod sampling;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -68,6 +72,17 @@ fn values(device: &Device, float: Float, slice: Slice<'_>) -> Vec<f32> {
         Float::F16 => device.download(slice).unwrap().into_iter().map(f16::to_f32).collect(),
         Float::BF16 => device.download(slice).unwrap().into_iter().map(bf16::to_f32).collect(),
     }
+}
+
+/// What an 8-bit float is: sign, 4 bits of exponent, 3 of mantissa.
+fn fp8(code: u8) -> f64 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f64::from(code & 7));
+    let size = if exponent == 0 {
+        mantissa / 8.0 * 2f64.powi(-6)
+    } else {
+        (1.0 + mantissa / 8.0) * 2f64.powi(exponent - 7)
+    };
+    if code >= 128 { -size } else { size }
 }
 
 /// Relative to the size of the numbers: what rounding an output to `float` once costs, with some room for

@@ -177,3 +177,8 @@ API cuGetProcAddress(const char* symbol, void** function, int, cuuint64_t,
         refuse_if(*function == nullptr, CUDA_ERROR_NOT_FOUND);
     });
 }
+
+#undef cuGetProcAddress
+API cuGetProcAddress(const char* symbol, void** function, int version, cuuint64_t flags) {
+    return cuGetProcAddress_v2(symbol, function, version, flags, nullptr);
+}
