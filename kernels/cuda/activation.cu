@@ -60,14 +60,20 @@ template <class T, class U> __device__ __forceinline__ void convert(const T* fro
     launch_dependents();
     const int64_t begin = thread_of_grid() * N;
     if (begin + N <= len) {
-        Pack<U, N> converted;
+        float some[N];
 #pragma unroll
-        for (int half = 0; half < N; half += 4) {
-            const auto some = load_pack<T, 4>(from + begin + half);
+        for (int at = 0; at < N; at += PACK<T>) {
+            const auto pack = load_pack<T>(from + begin + at);
 #pragma unroll
-            for (int i = 0; i < 4; i++) converted.at[half + i] = from_float<U>(to_float(some.at[i]));
+            for (int i = 0; i < PACK<T>; i++) some[at + i] = to_float(pack.at[i]);
         }
-        store_pack(to + begin, converted);
+#pragma unroll
+        for (int at = 0; at < N; at += PACK<U>) {
+            Pack<U, PACK<U>> pack;
+#pragma unroll
+            for (int i = 0; i < PACK<U>; i++) pack.at[i] = from_float<U>(some[at + i]);
+            store_pack(to + begin + at, pack);
+        }
     } else {
         for (int64_t i = begin; i < len; i++) to[i] = from_float<U>(to_float(from[i]));
     }

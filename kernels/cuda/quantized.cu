@@ -78,42 +78,19 @@ __device__ __forceinline__ void multiply_group(float (&totals)[4], const Tile<Fo
 // asks for those only when it needs them. Three blocks of a processor have 45 KiB or more under way.
 constexpr int STAGES = 4;
 
-template <Form F> struct Ring {
-    unsigned char at[STAGES][TILE_BYTES<F>];
-
-    // from: the tile's codes of this lane.
-    __device__ __forceinline__ void begin(int stage, const unsigned char* from, int lane) {
-        unsigned char* to = at[stage] + lane * 16;
-#pragma unroll
-        for (int i = 0; i < LOADS<F>; i++) cp_async_16(to + i * 512, from + i * 512, true);
-        if (lane < 8) cp_async_16(to + CODE_BYTES<F>, from + CODE_BYTES<F>, true);
-    }
-
-    __device__ __forceinline__ Tile<F> read(int stage, int lane) const {
-        const auto load = [&](int offset) {
-            return *reinterpret_cast<const Pack<uint32_t, 4>*>(at[stage] + offset);
-        };
-        Tile<F> to;
-#pragma unroll
-        for (int i = 0; i < LOADS<F>; i++) to.codes[i] = load(i * 512 + lane * 16);
-        to.scales = load(CODE_BYTES<F> + lane / 4 * 16);
-        return to;
-    }
-};
-
 // x: [rows, k]. y: [rows, n] in rows of `stride`.
 template <class T, Form F, class Out>
 __device__ __forceinline__ void quantized_gemv(const T* x, Matrix matrix, Out* y, int rows, int n, int k,
                                                int stride, int accumulate) {
-    __shared__ __align__(128) Ring<F> rings[WARPS];
+    __shared__ __align__(128) unsigned char rings[WARPS][STAGES][TILE_BYTES<F>];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    Ring<F>& ring = rings[warp];
+    auto& ring = rings[warp];
     const int num = (matrix.num_tiles - warp + WARPS - 1) / WARPS;
-    const unsigned char* from = matrix.at<F>(blockIdx.x, warp) + lane * 16;
+    const unsigned char* from = matrix.at<F>(blockIdx.x, warp);
     // Nobody writes weights, so they are on their way while the kernels before still run.
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++) {
-        if (i < num) ring.begin(i, from + i * WARPS * TILE_BYTES<F>, lane);
+        if (i < num) copy_tile<F>(ring[i], from + i * WARPS * TILE_BYTES<F>, lane);
         cp_async_commit();
     }
     from += (STAGES - 1) * WARPS * TILE_BYTES<F>;
@@ -131,13 +108,13 @@ __device__ __forceinline__ void quantized_gemv(const T* x, Matrix matrix, Out* y
             cp_async_wait<STAGES - 2>();
             // All lanes' copies are there, and all are done with the stage that is filled next.
             __syncwarp();
-            if (begin + i + STAGES - 1 < num) ring.begin((i + STAGES - 1) % STAGES, from, lane);
+            if (begin + i + STAGES - 1 < num) copy_tile<F>(ring[(i + STAGES - 1) % STAGES], from, lane);
             cp_async_commit();
             from += WARPS * TILE_BYTES<F>;
             own += WARPS * TILE_COLS;
             left -= WARPS * TILE_COLS;
             const Factors next = load_factors<F>(own, left);
-            const Tile<F> tile = ring.read(i, lane);
+            const Tile<F> tile = read_tile<F>(ring[i], lane);
             multiply_group<T>(totals, tile, 0, factors);
             multiply_group<T>(totals, tile, 1, factors);
             factors = next;

@@ -51,6 +51,26 @@ template <Form F> __device__ __forceinline__ Tile<F> load_tile(const unsigned ch
     return to;
 }
 
+// Begins to copy a tile to shared memory, a warp together.
+template <Form F>
+__device__ __forceinline__ void copy_tile(unsigned char* to, const unsigned char* tile, int lane) {
+#pragma unroll
+    for (int i = 0; i < LOADS<F>; i++) cp_async_16(to + i * 512 + lane * 16, tile + i * 512 + lane * 16, true);
+    if (lane < 8) cp_async_16(to + CODE_BYTES<F> + lane * 16, tile + CODE_BYTES<F> + lane * 16, true);
+}
+
+// What a lane has of a copied tile.
+template <Form F> __device__ __forceinline__ Tile<F> read_tile(const unsigned char* tile, int lane) {
+    const auto load = [&](int offset) {
+        return *reinterpret_cast<const Pack<uint32_t, 4>*>(tile + offset);
+    };
+    Tile<F> to;
+#pragma unroll
+    for (int i = 0; i < LOADS<F>; i++) to.codes[i] = load(i * 512 + lane * 16);
+    to.scales = load(CODE_BYTES<F> + lane / 4 * 16);
+    return to;
+}
+
 // The two half floats of row g + 8 `high` in a group.
 template <Form F> __device__ __forceinline__ float2 scales_of(const Tile<F>& tile, int group, int high) {
     const uint32_t word = tile.scales.at[2 * group + high];

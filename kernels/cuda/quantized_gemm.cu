@@ -1,9 +1,8 @@
 // Products of matrices of codes with more rows of x than the reading of the codes hides: up to a few
 // hundred.
 //
-// As Marlin (Frantar et al., 2024) does, codes go from global memory to registers in the order of the
-// tensor cores' fragments, and become 16-bit floats there; x comes through shared memory, a few stages
-// ahead. A block takes 128 rows of the matrix, 16 a warp, and up to 64 rows of x, the tokens. Where that
+// As Marlin (Frantar et al., 2024) does, codes lie in the order of the tensor cores' fragments and become
+// 16-bit floats in registers; they and x come through shared memory, a few stages ahead. A block takes 128 rows of the matrix, 16 a warp, and up to 64 rows of x, the tokens. Where that
 // makes too few blocks, several share a tile along k, and a second kernel adds their parts in order: no
 // token's result depends on which others there are.
 #include "quantized.cuh"
@@ -129,47 +128,48 @@ template <class Out> struct Target {
     }
 };
 
+template <class T, Form F, int TOKENS> struct Stage {
+    Staged<T, TOKENS> x;
+    unsigned char tiles[WARPS][TILE_BYTES<F>];
+};
+
 // x: [rows, k]. The grid is tokens, features and parts of k, of `tiles` tiles each; with more than one
 // part, the target is `parts`: [parts, rows, n] of f32.
 template <class T, Form F, class Out, int TOKENS>
 __device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, Target<Out> y, float* parts, int k,
                                                int tiles) {
-    constexpr int AHEAD = F == Form::W4 ? 3 : 2;
-    __shared__ __align__(128) Staged<T, TOKENS> stages[STAGES];
+    using One = Stage<T, F, TOKENS>;
+    SCONCE_DYNAMIC_SHARED(One, stages);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int first_token = blockIdx.x * TOKENS, row = blockIdx.y * WARPS + warp;
     const int begin = blockIdx.z * tiles, num = min(tiles, matrix.num_tiles - begin);
     // Warps past the last row read it again, and write nothing.
     const unsigned char* from = matrix.at<F>(min(row, (y.n - 1) / TILE_ROWS), begin);
-    Tile<F> ahead[AHEAD] = {};
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-        if (i < num) ahead[i] = load_tile<F>(from + i * TILE_BYTES<F>, lane);
-    }
-    wait_for_dependencies();
-    launch_dependents();
     const T* own = x + static_cast<int64_t>(first_token) * k;
-    const auto stage = [&](int tile) {
+    const auto copy_codes = [&](int tile) {
+        if (tile < num) copy_tile<F>(stages[tile % STAGES].tiles[warp], from + tile * TILE_BYTES<F>, lane);
+    };
+    const auto copy_x = [&](int tile) {
         if (tile < num) {
-            stages[tile % STAGES].begin(own, y.rows - first_token, (begin + tile) * TILE_COLS, k);
+            stages[tile % STAGES].x.begin(own, y.rows - first_token, (begin + tile) * TILE_COLS, k);
         }
         cp_async_commit();
     };
 #pragma unroll
-    for (int i = 0; i < STAGES - 1; i++) stage(i);
-    float sums[TOKENS / 8][4] = {};
-    for (int tile = 0; tile < num; tile += AHEAD) {
-        from += AHEAD * TILE_BYTES<F>;
+    for (int i = 0; i < STAGES - 1; i++) copy_codes(i);
+    wait_for_dependencies();
+    launch_dependents();
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            if (tile + i >= num) break;
-            cp_async_wait<STAGES - 2>();
-            // Everybody's copies are there, and everybody is done with the stage that is filled next.
-            __syncthreads();
-            stage(tile + i + STAGES - 1);
-            multiply_tile(sums, ahead[i], stages[(tile + i) % STAGES], lane);
-            if (tile + i + AHEAD < num) ahead[i] = load_tile<F>(from + i * TILE_BYTES<F>, lane);
-        }
+    for (int i = 0; i < STAGES - 1; i++) copy_x(i);
+    float sums[TOKENS / 8][4] = {};
+    for (int i = 0; i < num; i++) {
+        cp_async_wait<STAGES - 2>();
+        // Everybody's copies are there, and everybody is done with the stage that is filled next.
+        __syncthreads();
+        copy_codes(i + STAGES - 1);
+        copy_x(i + STAGES - 1);
+        const One& stage = stages[i % STAGES];
+        multiply_tile(sums, read_tile<F>(stage.tiles[warp], lane), stage.x, lane);
     }
 #pragma unroll
     for (int i = 0; i < TOKENS / 8 * 4; i++) {

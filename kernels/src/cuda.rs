@@ -17,6 +17,7 @@ mod launch;
 mod library;
 mod linear;
 mod matmul;
+mod moe;
 mod norm;
 mod quantized;
 mod rope;
@@ -37,6 +38,7 @@ pub use graph::Graph;
 pub use kv_cache::{BlockTables, KvCache, KvDtype, KvSlices, num_bytes};
 pub use linear::{Linear, MAX_GEMV_ROWS, Write};
 pub use matmul::{LinearFp8, Matmul, Scaling};
+pub use moe::{MoeCombine, MoeLinear, MoeRoute, RouteWeights, moe_tiles_bytes};
 pub use norm::AddRmsNorm;
 pub use quantized::{
     Form, GatherQuantizedRows, Int4Format, Int4Part, LinearQuantized, QuantizedMatrix,

@@ -25,7 +25,7 @@ pub struct Linear<'a> {
     pub float: Float,
     /// `[rows, k]`
     pub x: Slice<'a>,
-    /// `[n, k]`
+    /// `[n, k]`, which the launch before does not write: reading begins while that still runs.
     pub w: Slice<'a>,
     /// `[rows, n]`
     pub y: SliceMut<'a>,

@@ -8,6 +8,7 @@ mod blocks;
 mod fp8;
 mod int4;
 mod linear;
+mod moe;
 mod norm;
 mod quantized;
 mod rope;

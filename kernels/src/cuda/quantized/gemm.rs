@@ -13,6 +13,8 @@ pub(super) const MAX_GEMM_ROWS: usize = 256;
 const FEATURES: usize = WARPS * TILE_ROWS;
 /// Tiles along k below which sharing them out no longer pays.
 const MIN_TILES: usize = 4;
+/// Pieces of shared memory that are filled in turn.
+const STAGES: usize = 4;
 /// Blocks that a processor runs at once.
 const BLOCKS_PER_PROCESSOR: usize = 2;
 
@@ -38,6 +40,11 @@ impl Split {
         let most = all.div_ceil(MIN_TILES).min(room / (rows * n * size_of::<f32>()));
         let tiles = all.div_ceil(wanted.min(most).max(1));
         Self { tokens, num_parts: all.div_ceil(tiles), tiles }
+    }
+
+    /// A tile per warp, and as many columns of the tokens, of 16 bits.
+    fn stage_bytes(&self, form: Form) -> usize {
+        WARPS * form.tile_bytes() + self.tokens * TILE_COLS * 2
     }
 }
 
@@ -87,7 +94,11 @@ impl Matmul {
             (split.tiles as i32).into(),
         ];
         let blocks = [rows.div_ceil(split.tokens), piece.n.div_ceil(FEATURES), split.num_parts];
-        let grid = Grid { blocks: blocks.map(|x| x as u32), ..Grid::line(1, 32 * WARPS as u32) };
+        let grid = Grid {
+            blocks: blocks.map(|x| x as u32),
+            threads: [32 * WARPS as u32, 1, 1],
+            shared_bytes: (STAGES * split.stage_bytes(form)) as u32,
+        };
         // SAFETY: the kernel's parameters, of lengths that the caller checked; a piece's rows are columns
         // of `y`, and the parts fit the workspace.
         unsafe { self.device().launch(name, grid, &product) }?;
