@@ -483,7 +483,7 @@ fn plan_limits(config: &DecoderConfig, limits: &ExecutorLimits) -> PlanLimits {
         max_rows: limits.max_num_seqs as usize,
         max_tokens: limits.max_num_batched_tokens as usize,
         max_chunks: capacity.min(longest).div_ceil(256) + limits.max_num_seqs as usize,
-        prefill_tile: cuda::PREFILL_TILE,
+        prefill_tile: cuda::prefill_tile(config.head_dim),
     }
 }
 
