@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 /// A server for large language models
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = sconce_launcher::exit::STATUSES)]
 struct Cli {
     /// What the log is written as, on standard error. RUST_LOG chooses what is in it
     #[arg(long, global = true, value_enum, env = "SCONCE_LOG_FORMAT", default_value_t = LogFormat::Plain)]
@@ -30,6 +30,10 @@ enum Command {
     List(sconce_launcher::cli::List),
     Show(sconce_launcher::cli::Show),
     Verify(sconce_launcher::cli::Verify),
+    Alias(sconce_launcher::cli::Alias),
+    Sync(sconce_launcher::cli::Sync),
+    Import(sconce_launcher::cli::Import),
+    Gc(sconce_launcher::cli::Gc),
     Rm(sconce_launcher::cli::Rm),
     Keys(sconce_router::cli::Keys),
     Router(Box<sconce_router::cli::Router>),
@@ -55,7 +59,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
-            ExitCode::FAILURE
+            ExitCode::from(sconce_launcher::exit::status(&error))
         }
     }
 }
@@ -91,6 +95,10 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
         Command::List(list) => one_thread()?.block_on(list.run()),
         Command::Show(show) => one_thread()?.block_on(show.run()),
         Command::Verify(verify) => one_thread()?.block_on(verify.run()),
+        Command::Alias(alias) => one_thread()?.block_on(alias.run()),
+        Command::Sync(sync) => all_cores()?.block_on(sync.run()),
+        Command::Import(import) => one_thread()?.block_on(import.run()),
+        Command::Gc(gc) => one_thread()?.block_on(gc.run()),
         Command::Rm(rm) => one_thread()?.block_on(rm.run()),
         Command::Keys(keys) => Ok(one_thread()?.block_on(keys.run(&mut std::io::stdout().lock()))?),
         Command::Router(router) => all_cores()?.block_on(serve(*router)),
@@ -131,10 +139,12 @@ fn all_cores() -> anyhow::Result<Runtime> {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // As no-color.org has it: set to anything but nothing.
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(std::io::stderr().is_terminal() && !no_color);
     match format {
         LogFormat::Plain => log.init(),
         LogFormat::Json => log.json().init(),
@@ -144,6 +154,9 @@ fn start_log(format: LogFormat) {
 #[expect(clippy::print_stderr, reason = "the last word to whoever typed the command")]
 fn complain(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
+    if let Some(hint) = sconce_launcher::exit::hint(error) {
+        eprintln!("hint: {hint}");
+    }
 }
 
 #[cfg(test)]

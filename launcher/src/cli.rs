@@ -1,14 +1,23 @@
-//! What a user types: `sconce pull`, `list`, `show`, `verify`, `rm` and `up`.
+//! What a user types: the commands around the model store, and `sconce up`.
 
+mod alias;
+mod fault;
+mod gc;
+mod import;
 mod list;
+mod output;
 mod pull;
 mod rm;
 mod show;
 mod up;
 mod verify;
 
+pub use alias::Alias;
+pub use fault::Fault;
+pub use gc::Gc;
+pub use import::Import;
 pub use list::List;
-pub use pull::Pull;
+pub use pull::{Pull, Sync};
 pub use rm::Rm;
 pub use show::Show;
 pub use up::{FirstKey, Hooks, Launch, Up};

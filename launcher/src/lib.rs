@@ -8,6 +8,7 @@
 pub mod catalogue;
 pub mod cli;
 pub mod digest;
+pub mod exit;
 pub mod hub;
 pub mod mirror;
 pub mod name;

@@ -105,7 +105,10 @@ impl Up {
         let puller = super::puller(settings.clone())?;
         let check = if self.verify { Check::Always } else { Check::IfTouched };
         let pulled = puller.pull(&self.name, check).await?;
-        let _in_use = puller.store().hold(&self.name.to_string())?;
+        let _in_use = match pulled.manifest() {
+            Some(manifest) => Some(puller.store().hold(&manifest.id).await?),
+            None => None,
+        };
         let mut model = pulled.into_model(&self.name);
         if let Some(name) = self.served_model_name {
             model.name = name;
