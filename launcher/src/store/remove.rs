@@ -3,6 +3,7 @@
 //! A file goes with the last version that has it. What runs or has an alias stays.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -112,6 +113,13 @@ impl Store {
         })
     }
 
+    /// Whether `path` lies in a folder of this store, by whatever path it is reached.
+    fn is_in(&self, path: &Path, folder: &str) -> bool {
+        let real = |path: Option<&Path>| path.and_then(|path| std::fs::canonicalize(path).ok());
+        let folder = real(Some(&self.home.join(folder)));
+        folder.is_some() && real(path.parent()) == folder
+    }
+
     /// What may be removed, least recently used first, locked against being served meanwhile.
     fn candidates(
         &self,
@@ -150,13 +158,14 @@ impl Store {
     fn sweep(&self, manifests: &[Manifest], mode: Mode) -> Result<u64, Error> {
         let models = manifests.iter().map(|manifest| manifest.model.as_path());
         let files = manifests.iter().flat_map(|it| it.files.iter().map(|file| file.path.as_path()));
-        let owned: HashSet<&Path> = files.chain(models).collect();
+        // By name, which is the content: a store that was moved still has what its manifests lost.
+        let owned: HashSet<&OsStr> = files.chain(models).filter_map(Path::file_name).collect();
         let mut freed = 0;
         for folder in ["blobs", "trees", "partial"] {
             let folder = self.home.join(folder);
             for path in entries(&folder).map_err(Error::io(&folder))? {
                 let settled = is_settled(&path).map_err(Error::io(&path))?;
-                if owned.contains(path.as_path()) || !settled {
+                if path.file_name().is_some_and(|name| owned.contains(name)) || !settled {
                     continue;
                 }
                 freed += size_of(&path).map_err(Error::io(&path))?;
@@ -184,18 +193,20 @@ impl Draft<'_> {
         let mut freed = 0;
         for (path, size) in own_files(manifest, &self.state.manifests) {
             match &manifest.source {
-                Source::Hub { repo, .. } if !path.starts_with(&store.home) => repo
+                Source::Hub { repo, .. } => repo
                     .parse()
                     .map_err(io::Error::other)
                     .and_then(|repo| remove_cached(&repo, path)),
-                Source::Hub { .. } | Source::Pypi { .. } | Source::Import { .. } => {
+                Source::Pypi { .. } | Source::Import { .. } if store.is_in(path, "blobs") => {
                     remove_if_exists(path)
                 }
+                // Of the store that this one was copied from.
+                Source::Pypi { .. } | Source::Import { .. } => continue,
             }
             .map_err(Error::io(path))?;
             freed += size;
         }
-        let is_tree = manifest.model.starts_with(store.home.join("trees"));
+        let is_tree = store.is_in(&manifest.model, "trees");
         if is_tree && !self.state.manifests.iter().any(|other| other.model == manifest.model) {
             remove_any(&manifest.model).map_err(Error::io(&manifest.model))?;
         }

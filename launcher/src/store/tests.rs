@@ -248,6 +248,34 @@ fn only_old_files_that_belong_to_nothing_are_swept() {
 }
 
 #[test]
+fn a_store_that_was_copied_takes_nothing_from_the_one_that_it_was_copied_from() {
+    let shelf = Shelf::new();
+    let path = shelf.add("a:1", b"weights").model;
+    let other = Shelf::new();
+    for folder in ["models", "blobs"] {
+        std::fs::create_dir(other.home.path().join(folder)).unwrap();
+        for entry in std::fs::read_dir(shelf.home.path().join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            let copy = other.home.path().join(folder).join(entry.file_name());
+            std::fs::copy(entry.path(), &copy).unwrap();
+            let long_ago = std::time::SystemTime::now() - Duration::from_secs(48 * 3600);
+            std::fs::File::options()
+                .write(true)
+                .open(&copy)
+                .unwrap()
+                .set_modified(long_ago)
+                .unwrap();
+        }
+    }
+
+    assert_eq!(other.store.collect(None, Mode::Real, &|_, _| Ok(())).unwrap().leftovers, 0);
+    assert_eq!(other.remove("a:1").unwrap(), 0);
+
+    assert!(path.exists());
+    assert!(other.ids().is_empty());
+}
+
+#[test]
 fn a_touched_file_is_hashed_again_and_a_changed_one_is_damage() {
     let shelf = Shelf::new();
     let mut manifest = shelf.add("a:1", b"weights");
