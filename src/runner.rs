@@ -1,9 +1,14 @@
 //! Computes what the engine planned. Tensors, no queues.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
 pub mod encoder;
+pub mod gpu_options;
 pub mod hash;
 pub(crate) mod input;
+pub mod limits;
 mod memory;
 pub mod pooled;
 pub mod sampler;

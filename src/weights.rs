@@ -5,6 +5,7 @@
 //! results without our knowing how is refused.
 
 mod digest;
+mod dummy;
 mod encoder;
 mod error;
 mod file;
@@ -98,6 +99,17 @@ impl Checkpoint {
             }
             None => Ok(checkpoint),
         }
+    }
+
+    /// A checkpoint of random weights: of the directory's `config.json` and tokenizer, without its
+    /// tensors. For measurements: the speed is the model's, the text is not.
+    pub fn dummy(dir: &Path) -> Result<Self, Error> {
+        let files = HuggingFace::without_weights(dir);
+        let (config, text) = (files.config()?, files.text()?);
+        let embedding = EmbeddingConfig { pooler: None, max_seq_length: None };
+        let spans = layout::random(&config)?;
+        let source = Source::HuggingFace(files);
+        Ok(Self { config, text, embedding, spans, source })
     }
 
     fn of_hugging_face(dir: HuggingFace) -> Result<Self, Error> {

@@ -1,8 +1,13 @@
 //! Sconce's compute kernels. Every `unsafe` line of the project is in this crate; its public
 //! functions check shapes and are safe.
-#![expect(unsafe_code, reason = "SIMD kernels, threads that share slices, anonymous memory maps")]
+#![expect(
+    unsafe_code,
+    reason = "SIMD kernels, threads that share slices, anonymous memory maps, CUDA"
+)]
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod dtype;
 
 /// Why a kernel refused its arguments, or could not be set up.
@@ -63,6 +68,10 @@ pub enum Error {
     /// A weight's bytes could not be read.
     #[error("cannot read the weights")]
     Read(#[source] std::io::Error),
+    /// A GPU failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] cuda::Error),
     /// The system gave no thread.
     #[error("cannot start a worker thread")]
     Thread(#[source] std::io::Error),

@@ -48,6 +48,36 @@ impl Group {
     }
 }
 
+/// Writes elements of any type as floats; `bytes` holds as many as `out` has room for, in whole blocks.
+///
+/// # Panics
+///
+/// When the lengths do not fit.
+pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    let expected = out.len() / dtype.block_len() * dtype.block_bytes();
+    assert!(bytes.len() == expected && out.len().is_multiple_of(dtype.block_len()));
+    match dtype {
+        Dtype::F32 => {
+            let (quads, _) = bytes.as_chunks::<4>();
+            out.iter_mut().zip(quads).for_each(|(x, quad)| *x = f32::from_le_bytes(*quad));
+        }
+        Dtype::F16 | Dtype::BF16 => {
+            let (pairs, _) = bytes.as_chunks::<2>();
+            for (x, pair) in out.iter_mut().zip(pairs) {
+                *x = match dtype {
+                    Dtype::F16 => f16::from_le_bytes(*pair).to_f32(),
+                    _ => bf16::from_le_bytes(*pair).to_f32(),
+                };
+            }
+        }
+        _ => {
+            for (index, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+                group(dtype, bytes, index).dequantize(out);
+            }
+        }
+    }
+}
+
 /// The larger one, or NaN if either is none: a weight that is no number must show.
 fn larger(a: f32, b: f32) -> f32 {
     if a.is_nan() || a > b { a } else { b }
