@@ -33,7 +33,10 @@ enum Command {
     Alias(sconce_launcher::cli::Alias),
     Sync(sconce_launcher::cli::Sync),
     Import(sconce_launcher::cli::Import),
+    Create(sconce_launcher::cli::Create),
     Gc(sconce_launcher::cli::Gc),
+    Plan(sconce_launcher::cli::Plan),
+    Doctor(sconce_launcher::cli::Doctor),
     Rm(sconce_launcher::cli::Rm),
     Keys(sconce_router::cli::Keys),
     Router(Box<sconce_router::cli::Router>),
@@ -98,7 +101,13 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
         Command::Alias(alias) => one_thread()?.block_on(alias.run()),
         Command::Sync(sync) => all_cores()?.block_on(sync.run()),
         Command::Import(import) => one_thread()?.block_on(import.run()),
+        Command::Create(create) => one_thread()?.block_on(create.run()),
         Command::Gc(gc) => one_thread()?.block_on(gc.run()),
+        Command::Plan(plan) => one_thread()?.block_on(plan.run()),
+        Command::Doctor(doctor) => {
+            let isa = sconce_kernels::cpu::Isa::detect().to_string();
+            one_thread()?.block_on(doctor.run(isa))
+        }
         Command::Rm(rm) => one_thread()?.block_on(rm.run()),
         Command::Keys(keys) => Ok(one_thread()?.block_on(keys.run(&mut std::io::stdout().lock()))?),
         Command::Router(router) => all_cores()?.block_on(serve(*router)),

@@ -1,11 +1,15 @@
 //! What a user types: the commands around the model store, and `sconce up`.
 
 mod alias;
+mod create;
+mod doctor;
 mod fault;
+mod fit;
 mod gc;
 mod import;
 mod list;
 mod output;
+mod plan;
 mod pull;
 mod rm;
 mod show;
@@ -13,10 +17,13 @@ mod up;
 mod verify;
 
 pub use alias::Alias;
+pub use create::Create;
+pub use doctor::Doctor;
 pub use fault::Fault;
 pub use gc::Gc;
 pub use import::Import;
 pub use list::List;
+pub use plan::Plan;
 pub use pull::{Pull, Sync};
 pub use rm::Rm;
 pub use show::Show;

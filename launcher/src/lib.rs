@@ -8,10 +8,12 @@
 pub mod catalogue;
 pub mod cli;
 pub mod digest;
+pub mod doctor;
 pub mod exit;
 pub mod hub;
 pub mod mirror;
 pub mod name;
+pub mod plan;
 pub mod progress;
 pub mod pull;
 pub mod settings;

@@ -15,11 +15,13 @@ mod remove;
 mod tests;
 mod usage;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use defaults::has_flag;
 pub use defaults::{Defaults, KvCacheDtype, Quantization, Speculation};
 pub use import::{ImportError, Imported, Transfer};
 pub use lockfile::{Lock, LockError, LockedFile, LockedVersion};
@@ -183,6 +185,12 @@ impl Store {
         manifests.into_iter().map(|manifest| self.listed(manifest, &lock)).collect()
     }
 
+    /// The number of versions, without a change of a store that is of an earlier sconce.
+    pub(crate) fn peek(&self) -> Result<usize, Error> {
+        let (state, unnumbered) = self.read()?;
+        Ok(state.manifests.len() + unnumbered.len())
+    }
+
     /// What `name` stands for, and how things stand with it.
     pub fn show(&self, name: &ModelName) -> Result<Listed, Error> {
         let state = self.load()?;
@@ -214,6 +222,24 @@ impl Store {
         content: Content,
     ) -> Result<Manifest, Error> {
         self.change(|draft| draft.add(model, name, content))
+    }
+
+    /// Adds a version of `model` with the files of `base` and defaults of its own.
+    pub fn create(
+        &self,
+        model: ModelId,
+        base: &ModelName,
+        defaults: Defaults,
+    ) -> Result<Manifest, Error> {
+        self.change(|draft| {
+            let found = draft.state.resolve(base);
+            let base = found.ok_or_else(|| Error::Absent(base.to_string()))?;
+            let name = format!("create:{}", base.id);
+            let mut content = base.content();
+            let inherited = content.defaults.take().unwrap_or_default();
+            content.defaults = Some(defaults.over(inherited));
+            draft.add(model, &name, content)
+        })
     }
 
     /// Puts a version back under its own number. What else has that number is a conflict.
@@ -339,6 +365,22 @@ impl Store {
     /// Where the chat template of a version's defaults is for its worker.
     pub(crate) fn template_path(&self, id: &VersionId) -> PathBuf {
         self.home.join("templates").join(format!("{}.jinja", key(&id.to_string())))
+    }
+
+    /// Flags for the worker of a version with defaults, but for what `given` says otherwise. Puts its
+    /// chat template where the worker finds it.
+    pub fn worker_args(
+        &self,
+        manifest: &Manifest,
+        given: &[OsString],
+    ) -> Result<Vec<OsString>, Error> {
+        let Some(defaults) = &manifest.defaults else { return Ok(Vec::new()) };
+        let Some(template) = &defaults.chat_template else {
+            return Ok(defaults.worker_args(None, given));
+        };
+        let path = self.template_path(&manifest.id);
+        files::write_atomic(&path, template.as_bytes()).map_err(Error::io(&path))?;
+        Ok(defaults.worker_args(Some(&path), given))
     }
 
     fn blobs(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import threading
@@ -29,7 +30,10 @@ class Store:
         return done
 
     def json(self, *words, status=0):
-        return json.loads(self.run(*words, "--output", "json", status=status).stdout)
+        # Before the flags of workers, if there are any.
+        at = words.index("--") if "--" in words else len(words)
+        words = (*words[:at], "--output", "json", *words[at:])
+        return json.loads(self.run(*words, status=status).stdout)
 
     def ids(self):
         return [version["id"] for version in self.json("list")]
@@ -206,3 +210,97 @@ def test_commands_at_once_lose_nothing(store, tmp_path):
     for thread in threads:
         thread.join()
     assert store.ids() == [f"tiny@{number}" for number in range(1, 7)]
+
+
+def test_a_plan_says_what_fits_and_refuses_what_does_not(store, gguf):
+    planned = store.json("plan", str(gguf), "--concurrency", "4", "--context", "1000")
+    assert planned["isa"] and planned["plan"]["context"] == 1000 and planned["plan"]["concurrency"] == 4
+    assert planned["plan"]["needed_bytes"] <= planned["plan"]["available_bytes"]
+    flags = planned["worker_flags"]
+    assert flags[flags.index("--max-model-len") + 1] == "1000"
+    assert re.search(r"- a KV cache of \S+ MiB, the default\n", store.run("plan", str(gguf)).stdout)
+
+    huge = store.run("plan", str(gguf), "--concurrency", "100000", "--context", "8192", status=7)
+    assert "100000 sequences of 8192 tokens" in huge.stderr and "hint: " in huge.stderr
+    beyond = store.run("plan", str(gguf), "--context", "10000000", status=7)
+    assert "8192 positions" in beyond.stderr
+    refused = store.run("plan", str(gguf), "--", "--quantize", "q4", status=1)
+    assert "nothing to quantize" in refused.stderr
+    store.run("plan", "nobody", status=3)
+    store.run("up", str(gguf), "--no-auth", "--port", "0", "--concurrency", "4000", "--context", "8192", status=7)
+
+
+def test_a_plan_is_kept(store, gguf):
+    """What a worker takes once its weights, buffers and cache are used is near what was planned."""
+    flags = ["--kv-cache-bytes", str(64 << 20), "--max-num-seqs", "8"]
+    planned = store.json("plan", str(gguf), "--", *flags)["plan"]
+    server = Server(*flags, model=str(gguf), home=store.home)
+    try:
+        children = f"/proc/{server.process.pid}/task/{server.process.pid}/children"
+        used = 0
+        for child in pathlib.Path(children).read_text().split():
+            status = pathlib.Path(f"/proc/{child}/status").read_text()
+            used += int(status.split("RssAnon:")[1].split()[0]) * 1024
+    finally:
+        server.stop()
+    assert used < planned["needed_bytes"]
+    assert used > planned["weight_bytes"] / 2
+
+
+def test_defaults_take_effect_when_the_model_is_served(store, gguf, tmp_path):
+    store.run("import", str(gguf), "--name", "base")
+    recipe = tmp_path / "helper.toml"
+    (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}")
+    recipe.write_text(
+        'base = "base"\ncontext_length = 512\nconcurrency = 3\nspeculation = "off"\n'
+        'chat_template_file = "chat.jinja"\n'
+    )
+    created = store.json("create", "helper", "-f", str(recipe))
+    assert created["id"] == "helper@1" and created["model"] == store.json("show", "base")["model"]
+
+    server = Server(model="helper", home=store.home)
+    try:
+        [model] = server.get("/v1/models")["data"]
+        assert model["id"] == "helper" and model["max_model_len"] == 512
+        question = {"model": "helper", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+        status, _, body = server.post("/v1/chat/completions", question)
+        assert status == 200 and body["usage"]["prompt_tokens"] == 1, body
+    finally:
+        server.stop()
+
+    # A command line has the last word.
+    server = Server("--max-model-len", "256", model="helper", home=store.home)
+    try:
+        assert server.get("/v1/models")["data"][0]["max_model_len"] == 256
+    finally:
+        server.stop()
+
+
+def test_a_recipe_that_can_not_take_effect_is_refused(store, gguf, tmp_path):
+    store.run("import", str(gguf), "--name", "base")
+    recipe = tmp_path / "helper.toml"
+    for line, said in [
+        ("temperature = 0.5", "temperature"),
+        ('quantize = "q4"', "nothing to quantize"),
+        ("context_length = 1000000", "positions"),
+        ('tool_parser = "unheard-of"', "unheard-of"),
+    ]:
+        recipe.write_text(f'base = "base"\n{line}\n')
+        assert said in store.run("create", "helper", "-f", str(recipe), status=1).stderr
+    recipe.write_text('base = "nobody"\n')
+    store.run("create", "helper", "-f", str(recipe), status=3)
+    assert store.ids() == ["base@1"]
+
+
+def test_the_doctor_looks_and_tells_no_secret(store):
+    healthy = store.run("doctor", "--port", "0", "--output", "json", HF_TOKEN="hf_secret")
+    findings = {finding["check"]: finding for finding in json.loads(healthy.stdout)}
+    assert findings["processor"]["why"] and findings["HF_TOKEN"]["verdict"] == "ok"
+    assert all((finding["remedy"] is None) == (finding["verdict"] == "ok") for finding in findings.values())
+    assert not store.home.exists()
+
+    store.home.mkdir(mode=0o700)
+    (store.home / "models.lock").write_text("<<<<<<< ours")
+    sick = store.run("doctor", "--port", "0", status=1, HF_TOKEN="hf_secret", HF_ENDPOINT="http://hub.example")
+    assert "FAIL  HF_ENDPOINT" in sick.stdout and "FAIL  store" in sick.stdout
+    assert "secret" not in healthy.stdout + sick.stdout + sick.stderr

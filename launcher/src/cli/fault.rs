@@ -1,6 +1,7 @@
 //! What commands find wrong that no other part of the launcher does.
 
 use crate::name::Tag;
+use crate::plan::{DescribeError, Misfit};
 use crate::store::ImportError;
 
 /// What commands find wrong that no other part of the launcher does.
@@ -31,13 +32,39 @@ pub enum Fault {
     /// A file can't be imported.
     #[error("can't import")]
     Import(#[source] ImportError),
+    /// The worker can't say what a model needs.
+    #[error("can't tell what {model} needs")]
+    Describe {
+        /// What was asked about.
+        model: String,
+        /// Why.
+        #[source]
+        source: DescribeError,
+    },
+    /// The model does not fit into memory.
+    #[error("{model} does not fit")]
+    Misfit {
+        /// What was asked about.
+        model: String,
+        /// Why.
+        #[source]
+        source: Misfit,
+    },
+    /// Something on the machine can't work.
+    #[error("{0} of the findings above say what can't work")]
+    Unfit(usize),
+    /// One thing was said in two ways.
+    #[error("{0} and {1} say the same: leave one of them out")]
+    Twice(&'static str, &'static str),
 }
 
 impl Fault {
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Damaged { .. } => 6,
-            Self::Path(_) | Self::Import(_) => 1,
+            Self::Path(_) | Self::Import(_) | Self::Describe { .. } | Self::Unfit(_) => 1,
+            Self::Twice(..) => 2,
+            Self::Misfit { .. } => 7,
             Self::Catalogue(_) | Self::OverBudget { .. } => 4,
         }
     }
@@ -50,7 +77,10 @@ impl Fault {
             Self::OverBudget { .. } => {
                 "stop what serves a version, or take its alias away with `sconce alias rm`"
             }
-            Self::Import(_) => return None,
+            Self::Misfit { source, .. } => return source.hint(),
+            Self::Import(_) | Self::Describe { .. } | Self::Twice(..) | Self::Unfit(_) => {
+                return None;
+            }
         };
         Some(text.to_owned())
     }

@@ -16,15 +16,23 @@ use futures::future::BoxFuture;
 
 pub use launch::Launch;
 
+use super::fit::{FitArgs, fit};
 use crate::name::ModelName;
 use crate::settings::{Network, Settings};
 use crate::store::Check;
 use crate::store::files::create_private;
 
 /// Pulls a model if needed, and serves it
+///
+/// Looks first whether it fits into memory, as `sconce plan` does.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sconce up smollm2:135m
+  sconce up smollm2:prod --port 9000 --concurrency 16 --context 4096
+  sconce up ./llama.gguf --no-auth -- --kv-cache-dtype int8")]
 pub struct Up {
-    /// `alias:tag`, `hf:owner/repo[@revision][:file]`, or a path
+    /// `name:tag`, `name@number`, `hf:owner/repo[@revision][:file]`, or a path
     name: ModelName,
 
     /// The port to listen on; 0 lets the system choose
@@ -42,6 +50,9 @@ pub struct Up {
     /// The router's database of API keys; `sconce.db` in the store otherwise
     #[arg(long, env = "SCONCE_DATABASE", value_name = "FILE")]
     database: Option<PathBuf>,
+
+    #[command(flatten)]
+    fit: FitArgs,
 
     /// Threads of the forward pass
     #[arg(long, value_name = "COUNT")]
@@ -109,6 +120,7 @@ impl Up {
             Some(manifest) => Some(puller.store().hold(&manifest.id).await?),
             None => None,
         };
+        let manifest = pulled.manifest().cloned();
         let mut model = pulled.into_model(&self.name);
         if let Some(name) = self.served_model_name {
             model.name = name;
@@ -116,6 +128,14 @@ impl Up {
         model.name = served_name(&model.name).map_err(|reason| {
             anyhow::anyhow!("`{}`: {reason}; choose one with --served-model-name", model.name)
         })?;
+        let defaults = |given: &[OsString]| match &manifest {
+            Some(manifest) => Ok(puller.store().worker_args(manifest, given)?),
+            None => Ok(Vec::new()),
+        };
+        let fitted = fit((&program, &model.path), self.fit, &self.worker_args, defaults).await?;
+        for reason in fitted.plan.iter().flat_map(|plan| &plan.reasons) {
+            tracing::info!("{reason}");
+        }
         let launch = Launch {
             program,
             model,
@@ -124,7 +144,7 @@ impl Up {
             threads: self.threads,
             no_auth: self.no_auth,
             drain_timeout: Duration::from_secs(self.drain_timeout.into()),
-            worker_args: self.worker_args,
+            worker_args: fitted.args,
         };
         launch.run(&settings, hooks, out).await
     }

@@ -32,7 +32,7 @@ pub(crate) struct Draft<'a> {
 }
 
 /// A model of before there were versions, and the file of its manifest.
-type Unnumbered = (PathBuf, String, Box<dyn FnOnce(VersionId) -> Manifest>);
+pub(super) type Unnumbered = (PathBuf, String, Box<dyn FnOnce(VersionId) -> Manifest>);
 
 impl State {
     /// The version that `name` stands for. `None`: none, as for every path.
@@ -99,7 +99,7 @@ impl Store {
         changed
     }
 
-    fn read(&self) -> Result<(State, Vec<Unnumbered>), Error> {
+    pub(super) fn read(&self) -> Result<(State, Vec<Unnumbered>), Error> {
         let lock = Lock::read(&lockfile::path(&self.home))?.unwrap_or_default();
         let mut state = State { manifests: Vec::new(), lock };
         let mut unnumbered = Vec::new();

@@ -202,6 +202,12 @@ impl Manifest {
         Self { format: FORMAT, id, name, source, model, version, files, created, defaults }
     }
 
+    /// What it is made of.
+    pub(super) fn content(&self) -> Content {
+        let Self { source, model, files, defaults, .. } = self.clone();
+        Content { source, model, files, defaults }
+    }
+
     /// Reads a manifest's file. `None`: it is none that this version knows.
     pub(super) fn parse(bytes: &[u8]) -> Option<Stored> {
         #[derive(Deserialize)]

@@ -1,5 +1,6 @@
 //! The store without a network.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::files::write_atomic;
@@ -494,6 +495,37 @@ fn a_folder_is_imported_under_the_names_of_its_files() {
     shelf.remove("m").unwrap();
     assert!(!imported.model.exists());
     assert_eq!(std::fs::read_dir(shelf.home.path().join("blobs")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_version_with_defaults_shares_the_files_of_its_base() {
+    let shelf = Shelf::new();
+    let base = shelf.add("a:1", b"weights");
+    let create = |defaults: &Defaults, base: &str| {
+        shelf.store.create("mine".parse().unwrap(), &parse(base), defaults.clone()).unwrap()
+    };
+    let short = Defaults { context_length: NonZeroU32::new(64), ..Defaults::default() };
+    let template = Some("{{ messages }}".to_owned());
+    let spoken = Defaults { chat_template: template.clone(), ..Defaults::default() };
+
+    let first = create(&short, "a@1");
+    let second = create(&spoken, "mine@1");
+
+    assert_eq!((first.id.to_string(), second.id.to_string()), ("mine@1".into(), "mine@2".into()));
+    assert_ne!(first.version, base.version);
+    assert_eq!(create(&short, "a@1").id, first.id);
+    assert_eq!(second.model, base.model);
+    // What the second leaves open is as the first has it.
+    assert_eq!(second.defaults.as_ref().unwrap().context_length, short.context_length);
+    let args = shelf.store.worker_args(&second, &[]).unwrap();
+    let [context, tokens, flag, path] = &args[..] else { panic!("{args:?}") };
+    assert_eq!((context, tokens), (&"--max-model-len".into(), &"64".into()));
+    assert_eq!(flag, "--chat-template");
+    assert_eq!(std::fs::read_to_string(path).ok(), template);
+
+    assert_eq!(shelf.remove("a").unwrap(), 0);
+    assert_eq!(shelf.remove("mine").unwrap(), 7);
+    assert!(!Path::new(path).exists());
 }
 
 #[test]
