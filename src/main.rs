@@ -38,6 +38,10 @@ enum Command {
     Plan(sconce_launcher::cli::Plan),
     Doctor(sconce_launcher::cli::Doctor),
     Rm(sconce_launcher::cli::Rm),
+    Ps(sconce_launcher::cli::Ps),
+    Logs(sconce_launcher::cli::Logs),
+    Stop(sconce_launcher::cli::Stop),
+    Restart(sconce_launcher::cli::Restart),
     Keys(sconce_router::cli::Keys),
     Router(Box<sconce_router::cli::Router>),
     Worker(Box<sconce::worker::Worker>),
@@ -109,6 +113,10 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
             one_thread()?.block_on(doctor.run(isa))
         }
         Command::Rm(rm) => one_thread()?.block_on(rm.run()),
+        Command::Ps(ps) => one_thread()?.block_on(ps.run()),
+        Command::Logs(logs) => one_thread()?.block_on(logs.run()),
+        Command::Stop(stop) => one_thread()?.block_on(stop.run()),
+        Command::Restart(restart) => one_thread()?.block_on(restart.run()),
         Command::Keys(keys) => Ok(one_thread()?.block_on(keys.run(&mut std::io::stdout().lock()))?),
         Command::Router(router) => all_cores()?.block_on(serve(*router)),
         Command::Completions(completions) => completions.run(Cli::command()),

@@ -1,6 +1,7 @@
 //! What a user types: the commands around the model store, and `sconce up`.
 
 mod alias;
+mod background;
 mod create;
 mod doctor;
 mod fault;
@@ -17,6 +18,7 @@ mod up;
 mod verify;
 
 pub use alias::Alias;
+pub use background::{Logs, Ps, Restart, Stop};
 pub use create::Create;
 pub use doctor::Doctor;
 pub use fault::Fault;

@@ -1,7 +1,7 @@
 //! What a shell and a person are told of a command that failed: a status, and what to try.
 
 use crate::cli::Fault;
-use crate::{catalogue, hub, name, pull, store};
+use crate::{catalogue, hub, name, pull, servers, store};
 
 /// What every command's help says of exit statuses.
 pub const STATUSES: &str = "\
@@ -47,6 +47,15 @@ fn status_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
             | pull::Error::Failed(_) => None,
         };
     }
+    if let Some(error) = error.downcast_ref::<servers::Error>() {
+        return match error {
+            servers::Error::Absent(_) => Some(3),
+            servers::Error::Exists(_) | servers::Error::OtherProcess { .. } => Some(4),
+            servers::Error::Io { .. }
+            | servers::Error::Record(_)
+            | servers::Error::Stuck { .. } => None,
+        };
+    }
     let is_offline = matches!(error.downcast_ref(), Some(hub::Error::Offline { .. }));
     is_offline.then_some(5)
 }
@@ -71,6 +80,18 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     if let Some(error) = error.downcast_ref::<store::Error>() {
         return hint_of_store(error);
+    }
+    if let Some(error) = error.downcast_ref::<servers::Error>() {
+        return match error {
+            servers::Error::Absent(_) => Some("`sconce ps` shows what runs".to_owned()),
+            servers::Error::Exists(name) => Some(format!(
+                "`sconce stop {name}` ends it; --served-model-name gives another name"
+            )),
+            servers::Error::Stuck { pid, .. } => Some(format!("`kill -9 {pid}` ends it")),
+            servers::Error::Io { .. }
+            | servers::Error::Record(_)
+            | servers::Error::OtherProcess { .. } => None,
+        };
     }
     let text = match error.downcast_ref::<pull::Error>()? {
         pull::Error::Store(error) => return hint_of_store(error),

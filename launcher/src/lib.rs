@@ -16,6 +16,7 @@ pub mod name;
 pub mod plan;
 pub mod progress;
 pub mod pull;
+pub mod servers;
 pub mod settings;
 pub mod store;
 pub mod supervisor;

@@ -123,7 +123,7 @@ pub struct Plan {
 pub enum Misfit {
     /// Not even the weights.
     #[error(
-        "{} of weights and {} around them do not fit into the {} that are available",
+        "{} of weights and {} around them are needed, and {} are available",
         BinaryBytes(*.weights), BinaryBytes(*.around), BinaryBytes(*.available)
     )]
     Weights {
@@ -136,7 +136,7 @@ pub enum Misfit {
     },
     /// Not the KV cache.
     #[error(
-        "a KV cache of {} ({what}) does not fit: {} are available, and {} of them go to weights and \
+        "a KV cache of {} for {what} is needed, {} are available, and {} of them go to weights and \
          the like",
         BinaryBytes(*.kv), BinaryBytes(*.available), BinaryBytes(*.rest)
     )]
@@ -283,7 +283,7 @@ impl Fit<'_> {
                 return Err(Misfit::Flags { capacity, what, tokens });
             }
         }
-        self.check(bytes, "as the flags say".to_owned())?;
+        self.check(bytes, "what the flags say".to_owned())?;
         let context = context.unwrap_or(capacity.min(self.needs.max_positions));
         let reason = format!("a KV cache of {}, as the flags say", BinaryBytes(bytes));
         let mut cache = self.made(bytes, context, vec![reason]);

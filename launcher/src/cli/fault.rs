@@ -53,6 +53,16 @@ pub enum Fault {
     /// Something on the machine can't work.
     #[error("{0} of the findings above say what can't work")]
     Unfit(usize),
+    /// A server in the background failed at its start.
+    #[error("the server ended before it was ready ({status}); the end of {log}:\n{end}")]
+    Background {
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// Where it wrote its log.
+        log: String,
+        /// The log's last lines.
+        end: String,
+    },
     /// One thing was said in two ways.
     #[error("{0} and {1} say the same: leave one of them out")]
     Twice(&'static str, &'static str),
@@ -64,6 +74,12 @@ impl Fault {
             Self::Damaged { .. } => 6,
             Self::Path(_) | Self::Import(_) | Self::Describe { .. } | Self::Unfit(_) => 1,
             Self::Twice(..) => 2,
+            // As if it had been started in the foreground.
+            Self::Background { status, .. } => status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .filter(|code| *code > 0)
+                .unwrap_or(1),
             Self::Misfit { .. } => 7,
             Self::Catalogue(_) | Self::OverBudget { .. } => 4,
         }
@@ -78,7 +94,11 @@ impl Fault {
                 "stop what serves a version, or take its alias away with `sconce alias rm`"
             }
             Self::Misfit { source, .. } => return source.hint(),
-            Self::Import(_) | Self::Describe { .. } | Self::Twice(..) | Self::Unfit(_) => {
+            Self::Import(_)
+            | Self::Describe { .. }
+            | Self::Twice(..)
+            | Self::Unfit(_)
+            | Self::Background { .. } => {
                 return None;
             }
         };
