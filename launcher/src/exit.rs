@@ -9,7 +9,7 @@ Exit status:
   0  done
   1  failed otherwise
   2  the command line makes no sense
-  3  no such model, version, alias or file
+  3  no such model, version, alias or server
   4  in the way of something: in use, named by an alias, or another content
   5  the network is needed and may not be used
   6  files differ from what was pulled

@@ -2,8 +2,9 @@
 //! The only process that talks to the Hugging Face hub.
 //!
 //! [`name`] says what a model is called, [`pull`] brings it into the [`store`] from the [`hub`] or
-//! a [`mirror`], [`supervisor`] keeps a worker and a router running, and [`cli`] is what a user
-//! types.
+//! a [`mirror`], [`mod@plan`] says whether it fits into memory, [`supervisor`] keeps a worker and a
+//! router running, [`servers`] knows those in the background, [`doctor`] looks at the machine, and
+//! [`cli`] is what a user types.
 
 pub mod catalogue;
 pub mod cli;
