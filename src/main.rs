@@ -161,6 +161,9 @@ fn start_log(format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would be told on standard error too, and panic: whoever read that may have been killed,
+        // and this process must still drain.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal() && !no_color);
     match format {
         LogFormat::Plain => log.init(),
