@@ -9,7 +9,8 @@ pub mod gpu_options;
 pub mod hash;
 pub(crate) mod input;
 pub mod limits;
-mod memory;
+pub(crate) mod memory;
+mod needs;
 pub mod pooled;
 pub mod sampler;
 

@@ -150,6 +150,24 @@ impl Decoder {
         }
     }
 
+    /// Bytes of [`Self::workspace`], at most; `has_floats`: of matrices that read f32.
+    pub(crate) fn workspace_bytes(
+        config: &DecoderConfig,
+        max_tokens: u64,
+        max_logits_rows: u64,
+        has_floats: bool,
+    ) -> u64 {
+        let max_cols = config.hidden_size.max(config.q_size()).max(config.intermediate_size);
+        let widths = config.hidden_size
+            + config.qkv_size()
+            + config.q_size()
+            + 2 * config.intermediate_size
+            // Two lanes of integers with their scales take 3.25 bytes an element.
+            + max_cols * if has_floats { 2 } else { 1 };
+        let logits = config.hidden_size + config.vocab_size;
+        4 * (max_tokens * widths as u64 + max_logits_rows * logits as u64)
+    }
+
     /// Computes the batch. Keys and values go to the cache, logits to
     /// [`Workspace::logits`].
     pub(crate) fn forward(

@@ -236,7 +236,10 @@ impl Executor for CpuRunner {
     }
 }
 
-fn kv_shape(config: &DecoderConfig, options: &RunnerOptions) -> Result<KvShape, LoadError> {
+pub(super) fn kv_shape(
+    config: &DecoderConfig,
+    options: &RunnerOptions,
+) -> Result<KvShape, LoadError> {
     let mut shape = KvShape {
         num_layers: config.num_hidden_layers,
         num_blocks: 1,

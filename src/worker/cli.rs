@@ -57,6 +57,8 @@ pub struct Worker {
 
     /// Where routers connect: `unix:PATH` or `ADDRESS:PORT`
     #[arg(long, env = "SCONCE_WORKER_LISTEN", value_name = "ADDRESS")]
+    #[arg(required = false, required_unless_present = "describe")]
+    #[arg(default_value_if("describe", clap::builder::ArgPredicate::IsPresent, "127.0.0.1:0"))]
     listen: Address,
 
     /// Listen on an address that other machines can reach. The protocol has neither encryption nor
@@ -85,6 +87,10 @@ pub struct Worker {
     /// Drain and exit when standard input ends: whoever started this process has died
     #[arg(long)]
     exit_with_stdin: bool,
+
+    /// Print what the model is and how much memory it needs, as JSON, and exit: nothing is loaded
+    #[arg(long)]
+    describe: bool,
 }
 
 /// What the model is for.
@@ -228,6 +234,10 @@ struct FormatArgs {
     /// How the model writes its reasoning. As its chat template shows, unless said otherwise
     #[arg(long, value_name = "FORMAT", value_parser = REASONING_PARSERS)]
     reasoning_parser: Option<String>,
+
+    /// Jinja source of the chat template, instead of the model's own
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
 }
 
 /// What runs at once, and what waits.
@@ -346,7 +356,11 @@ pub(crate) struct Config {
     pub(crate) tool_parser: String,
     /// Empty: as the chat template shows.
     pub(crate) reasoning_parser: String,
+    /// `None`: the model's own.
+    pub(crate) chat_template: Option<String>,
     pub(crate) exit_with_stdin: bool,
+    /// Nothing is served: what the model needs is printed.
+    pub(crate) describe: bool,
 }
 
 /// What is served.
@@ -429,6 +443,7 @@ impl TryFrom<Worker> for Config {
                 None => return Err(Error::Flags("--model is no file".to_owned())),
             },
         };
+        let chat_template = args.formats.chat_template.as_deref().map(read_template).transpose()?;
         let model = if is_hash {
             ModelSource::Hash(hash_options(&args.compute, &args.limits, &args.hash)?)
         } else {
@@ -455,9 +470,16 @@ impl TryFrom<Worker> for Config {
             },
             tool_parser: args.formats.tool_parser.unwrap_or_default(),
             reasoning_parser: args.formats.reasoning_parser.unwrap_or_default(),
+            chat_template,
             exit_with_stdin: args.exit_with_stdin,
+            describe: args.describe,
         })
     }
+}
+
+fn read_template(path: &std::path::Path) -> Result<String, Error> {
+    std::fs::read_to_string(path)
+        .map_err(|source| Error::Process { what: "can't read the chat template", source })
 }
 
 fn is_local(address: SocketAddr) -> bool {

@@ -1,6 +1,6 @@
 //! Makes an executor of what was configured, and the description that routers get.
 
-mod embedder;
+pub(super) mod embedder;
 #[cfg(feature = "cuda")]
 mod gpu;
 
@@ -57,7 +57,10 @@ pub(crate) fn load(config: &Config, publish: impl FnOnce(Served) + Send) -> Resu
             let start = Instant::now();
             let executor = hash::HashExecutor::new(options);
             let info = ModelInfo {
-                chat_template: hash::CHAT_TEMPLATE.to_owned(),
+                chat_template: config
+                    .chat_template
+                    .clone()
+                    .unwrap_or_else(|| hash::CHAT_TEMPLATE.to_owned()),
                 special_tokens: hash::special_tokens().into_iter().collect(),
                 eos_token_ids: vec![hash::EOS],
                 ..describe(config, executor.limits())
@@ -83,10 +86,12 @@ fn load_source(
         return load_decoder(config, source, &checkpoint, (start, ms(start)), publish);
     }
     if let Some(encoder) = EncoderCheckpoint::open(path).map_err(failed)? {
+        check_embeds(config)?;
         return embedder::of_encoder(config, (path, encoder, cpu_only(source)?), publish);
     }
     let checkpoint = Checkpoint::open_for_any_task(path).map_err(failed)?;
     if let Some(pooler) = embedder::pooler(config, &checkpoint) {
+        check_embeds(config)?;
         let of = (path, &checkpoint, cpu_only(source)?);
         return embedder::of_decoder(config, of, pooler, publish);
     }
@@ -94,8 +99,15 @@ fn load_source(
     load_decoder(config, source, &checkpoint, (start, ms(start)), publish)
 }
 
+fn check_embeds(config: &Config) -> Result<(), Error> {
+    match config.chat_template {
+        Some(_) => Err(Error::Flags("--chat-template: a model that embeds has no chat".to_owned())),
+        None => Ok(()),
+    }
+}
+
 /// The options of what runs on the processor alone.
-fn cpu_only(source: &CheckpointSource) -> Result<&RunnerOptions, Error> {
+pub(super) fn cpu_only(source: &CheckpointSource) -> Result<&RunnerOptions, Error> {
     if let DeviceChoice::Cuda(_) = source.device {
         let message = "models that embed run on the processor: add --device cpu";
         return Err(Error::Flags(message.to_owned()));
@@ -127,7 +139,7 @@ fn load_decoder(
     }
 }
 
-fn failed(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+pub(super) fn failed(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
     Error::Load { model: path.display().to_string(), source }
 }
 
@@ -220,7 +232,10 @@ fn describe_checkpoint(
     limits: ExecutorLimits,
 ) -> ModelInfo {
     ModelInfo {
-        chat_template: checkpoint.chat_template().unwrap_or_default().to_owned(),
+        chat_template: match &config.chat_template {
+            Some(template) => template.clone(),
+            None => checkpoint.chat_template().unwrap_or_default().to_owned(),
+        },
         special_tokens: checkpoint.special_tokens().clone().into_iter().collect(),
         bos_token_id: checkpoint.bos_token_id(),
         add_bos_token: checkpoint.add_bos_token(),
