@@ -95,7 +95,9 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_named_with_where_it_was_looked_for() {
-        let error = load(&["libno-such-library.so.13", "libno-such-library.so.12"]).unwrap_err().to_string();
+        let error = load(&["libno-such-library.so.13", "libno-such-library.so.12"])
+            .unwrap_err()
+            .to_string();
 
         assert!(error.contains("libno-such-library.so.13"), "{error}");
     }
