@@ -3,8 +3,8 @@
 use rand::seq::SliceRandom;
 use sconce_kernels::cpu::KvShape;
 use sconce_kernels::cuda::{
-    Attention, AttentionWorkspace as Workspace, BlockTables, KvCache, KvDtype, KvSlices, Plan,
-    PlanLimits, PlanRow, Scoring, prefill_tile,
+    Attention, AttentionWorkspace, BlockTables, KvCache, KvDtype, KvSlices, Plan, PlanLimits,
+    PlanRow, Scoring, prefill_tile,
 };
 
 use super::super::*;
@@ -175,7 +175,7 @@ impl Case {
         let mut uploaded = plan.words().to_vec();
         assert!(uploaded.len() <= plan.max_words());
         uploaded.resize(plan.max_words(), u32::MAX);
-        let mut workspace = Workspace::new(&device, &plan, &shape).unwrap();
+        let mut workspace = AttentionWorkspace::new(&device, &plan, &shape).unwrap();
         for mut part in workspace.buffers_mut() {
             device.fill(&mut part, 0xff).unwrap();
         }

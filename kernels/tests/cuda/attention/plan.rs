@@ -2,8 +2,8 @@
 
 use sconce_kernels::cpu::KvShape;
 use sconce_kernels::cuda::{
-    Attention, AttentionWorkspace as Workspace, BlockTables, KvCache, Plan, PlanGrid, PlanLimits,
-    PlanRow, Scoring,
+    Attention, AttentionWorkspace, BlockTables, KvCache, Plan, PlanGrid, PlanLimits, PlanRow,
+    Scoring,
 };
 
 use super::*;
@@ -17,7 +17,7 @@ fn a_plan_that_lies_does_no_harm() {
     let limits =
         PlanLimits { group: 2, max_rows: 4, max_tokens: 32, max_chunks: 8, prefill_tile: 64 };
     let plan = Plan::new(limits).unwrap();
-    let mut workspace = Workspace::new(&device, &plan, &shape).unwrap();
+    let mut workspace = AttentionWorkspace::new(&device, &plan, &shape).unwrap();
     for (seed, float) in both([0, 1, 2, 3], FLOATS) {
         let mut rng = rng(seed);
         let cache = KvCache::new(&device, shape, KvDtype::Float(float)).unwrap();
