@@ -23,6 +23,7 @@ fn decoding(num_seqs: u32) -> Scheduler {
         max_model_len: 2048,
         max_queue: num_seqs,
         max_itl: Duration::from_secs(1),
+        depth: 1,
         eos_token_ids: vec![2],
         speculation: Speculation::Off,
         hash_key: (1, 2),

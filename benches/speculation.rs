@@ -149,6 +149,7 @@ fn run(
         max_model_len: limits.max_model_len,
         max_queue: 1,
         max_itl: Duration::from_millis(200),
+        depth: 1,
         eos_token_ids: Vec::new(),
         speculation,
         hash_key: (1, 2),

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 /// A server for large language models
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = sconce_launcher::exit::STATUSES)]
 struct Cli {
     /// What the log is written as, on standard error. RUST_LOG chooses what is in it
     #[arg(long, global = true, value_enum, env = "SCONCE_LOG_FORMAT", default_value_t = LogFormat::Plain)]
@@ -30,7 +30,18 @@ enum Command {
     List(sconce_launcher::cli::List),
     Show(sconce_launcher::cli::Show),
     Verify(sconce_launcher::cli::Verify),
+    Alias(sconce_launcher::cli::Alias),
+    Sync(sconce_launcher::cli::Sync),
+    Import(sconce_launcher::cli::Import),
+    Create(sconce_launcher::cli::Create),
+    Gc(sconce_launcher::cli::Gc),
+    Plan(sconce_launcher::cli::Plan),
+    Doctor(sconce_launcher::cli::Doctor),
     Rm(sconce_launcher::cli::Rm),
+    Ps(sconce_launcher::cli::Ps),
+    Logs(sconce_launcher::cli::Logs),
+    Stop(sconce_launcher::cli::Stop),
+    Restart(sconce_launcher::cli::Restart),
     Keys(sconce_router::cli::Keys),
     Router(Box<sconce_router::cli::Router>),
     Worker(Box<sconce::worker::Worker>),
@@ -55,7 +66,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
-            ExitCode::FAILURE
+            ExitCode::from(sconce_launcher::exit::status(&error))
         }
     }
 }
@@ -91,7 +102,21 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
         Command::List(list) => one_thread()?.block_on(list.run()),
         Command::Show(show) => one_thread()?.block_on(show.run()),
         Command::Verify(verify) => one_thread()?.block_on(verify.run()),
+        Command::Alias(alias) => one_thread()?.block_on(alias.run()),
+        Command::Sync(sync) => all_cores()?.block_on(sync.run()),
+        Command::Import(import) => one_thread()?.block_on(import.run()),
+        Command::Create(create) => one_thread()?.block_on(create.run()),
+        Command::Gc(gc) => one_thread()?.block_on(gc.run()),
+        Command::Plan(plan) => one_thread()?.block_on(plan.run()),
+        Command::Doctor(doctor) => {
+            let isa = sconce_kernels::cpu::Isa::detect().to_string();
+            one_thread()?.block_on(doctor.run(isa))
+        }
         Command::Rm(rm) => one_thread()?.block_on(rm.run()),
+        Command::Ps(ps) => one_thread()?.block_on(ps.run()),
+        Command::Logs(logs) => one_thread()?.block_on(logs.run()),
+        Command::Stop(stop) => one_thread()?.block_on(stop.run()),
+        Command::Restart(restart) => one_thread()?.block_on(restart.run()),
         Command::Keys(keys) => Ok(one_thread()?.block_on(keys.run(&mut std::io::stdout().lock()))?),
         Command::Router(router) => all_cores()?.block_on(serve(*router)),
         Command::Completions(completions) => completions.run(Cli::command()),
@@ -131,10 +156,15 @@ fn all_cores() -> anyhow::Result<Runtime> {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // As no-color.org has it: set to anything but nothing.
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        // It would be told on standard error too, and panic: whoever read that may have been killed,
+        // and this process must still drain.
+        .log_internal_errors(false)
+        .with_ansi(std::io::stderr().is_terminal() && !no_color);
     match format {
         LogFormat::Plain => log.init(),
         LogFormat::Json => log.json().init(),
@@ -144,6 +174,9 @@ fn start_log(format: LogFormat) {
 #[expect(clippy::print_stderr, reason = "the last word to whoever typed the command")]
 fn complain(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
+    if let Some(hint) = sconce_launcher::exit::hint(error) {
+        eprintln!("hint: {hint}");
+    }
 }
 
 #[cfg(test)]

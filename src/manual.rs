@@ -59,7 +59,7 @@ mod tests {
     fn every_command_has_a_page() {
         let directory = tempfile::tempdir().unwrap();
         write_pages(Cli::command(), directory.path()).unwrap();
-        for page in ["sconce.1", "sconce-up.1", "sconce-keys-create.1", "sconce-verify.1"] {
+        for page in ["sconce.1", "sconce-up.1", "sconce-keys-create.1", "sconce-alias-set.1"] {
             let text = std::fs::read_to_string(directory.path().join(page)).unwrap();
             assert!(text.contains(".SH SYNOPSIS"), "{page}");
         }

@@ -1,10 +1,16 @@
 //! Computes what the engine planned. Tensors, no queues.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
 pub mod encoder;
+pub mod gpu_options;
 pub mod hash;
 pub(crate) mod input;
-mod memory;
+pub mod limits;
+pub(crate) mod memory;
+mod needs;
 pub mod pooled;
 pub mod sampler;
 
@@ -12,19 +18,44 @@ use sconce_kernels::cpu::Isa;
 
 use crate::engine::embed::EmbedBatch;
 use crate::engine::plan::{Sampled, Scored, StepPlan};
+use crate::engine::request::SamplingParams;
 
 /// Runs steps: a model on a device, or the hash model.
 pub trait Executor: Send {
     /// The cache and the limits that the scheduler plans for.
     fn limits(&self) -> ExecutorLimits;
 
-    /// Computes `plan` and appends what [`StepPlan::samples`] asks for to `sampled`.
+    /// Steps that may be begun before the first of them is finished: 1, or 2. With 2, a plan may
+    /// have [`StepPlan::carried`] tokens, and has no drafts.
+    fn depth(&self) -> usize {
+        1
+    }
+
+    /// Whether the token that a sequence with such parameters gains in one step can be carried to
+    /// the next. What the device can't sample by itself can't: no step is begun while it is
+    /// awaited.
+    fn carries(&self, _sampling: &SamplingParams) -> bool {
+        true
+    }
+
+    /// Begins to compute `plan`: after the steps begun before it, whatever they write and sample.
     ///
     /// An error is fatal for the worker: what a request can cause was refused before.
-    fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error>;
+    fn begin(&mut self, plan: &StepPlan) -> Result<(), Error>;
 
-    /// Takes what [`StepPlan::scores`] of the last step asked for.
+    /// Waits for the end of the earliest step begun and not finished, whose plan is `plan`, and
+    /// appends what [`StepPlan::samples`] asks for to `sampled`. Errors are fatal, as in
+    /// [`Self::begin`].
+    fn finish(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error>;
+
+    /// Takes what [`StepPlan::scores`] of the step finished last asked for.
     fn take_scored(&mut self) -> Vec<Scored>;
+
+    /// Computes a step by itself.
+    fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
+        self.begin(plan)?;
+        self.finish(plan, sampled)
+    }
 }
 
 /// Computes vectors: an encoder, or a decoder whose hidden states are pooled.

@@ -5,6 +5,7 @@
 //! results without our knowing how is refused.
 
 mod digest;
+mod dummy;
 mod encoder;
 mod error;
 mod file;
@@ -100,6 +101,17 @@ impl Checkpoint {
         }
     }
 
+    /// A checkpoint of random weights: of the directory's `config.json` and tokenizer, without its
+    /// tensors. For measurements: the speed is the model's, the text is not.
+    pub fn dummy(dir: &Path) -> Result<Self, Error> {
+        let files = HuggingFace::without_weights(dir);
+        let (config, text) = (files.config()?, files.text()?);
+        let embedding = EmbeddingConfig { pooler: None, max_seq_length: None };
+        let spans = layout::random(&config)?;
+        let source = Source::HuggingFace(files);
+        Ok(Self { config, text, embedding, spans, source })
+    }
+
     fn of_hugging_face(dir: HuggingFace) -> Result<Self, Error> {
         let config = dir.config()?;
         let (text, embedding, mut spans) = (dir.text()?, dir.embedding()?, dir.spans()?);
@@ -150,6 +162,12 @@ impl Checkpoint {
     /// Every tensor's element type and number of elements.
     pub fn sizes(&self) -> impl Iterator<Item = (Dtype, usize)> {
         self.spans.values().map(|span| (span.dtype, span.shape.iter().product()))
+    }
+
+    /// Whether its matrices are 16-bit IEEE floats.
+    pub fn is_f16(&self) -> bool {
+        let mut matrices = self.spans.values().filter(|span| span.shape.len() > 1);
+        matrices.all(|span| span.dtype == Dtype::F16)
     }
 
     /// Whether there is a matrix of plain floats.

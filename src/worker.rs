@@ -11,6 +11,7 @@ mod grammars;
 mod hash;
 mod listen;
 mod load;
+mod needs;
 mod outbox;
 mod process;
 mod service;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test, and installs what they need under target/. Needs Rust, Python 3 with pip, Node.
 # An argument narrows it: `tests/run.sh rust [nextest arguments]` or `tests/run.sh e2e [pytest
-# arguments]`. `tests/run.sh soak [--aborts N]` runs what takes too long for every day.
+# arguments]`, `tests/run.sh gpu`. `tests/run.sh soak [--aborts N]` runs what takes too long for every day.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -57,18 +57,31 @@ install_schemas() {
     mv "$suite.partial/jsonschema-$version/json" "$suite"
 }
 
+# With nvcc, everything has GPU kernels, and runs on the processor where nothing else is said.
+say "nvcc"
+features=()
+if CUDA_HOME=$(kernels/cuda/toolkit.sh); then
+    export CUDA_HOME
+    features=(--features cuda)
+else
+    echo "NOTICE: nvcc can't be had; the tests of GPU kernels are SKIPPED."
+fi
+
 # The binary is built together with the tests: alone, its dependencies would have other features
 # and be compiled twice.
 say "build"
-cargo test --workspace --no-run --quiet
+cargo test --workspace "${features[@]}" --no-run --quiet
 export SCONCE_BIN=$root/target/debug/sconce
 
 if [ "$what" = soak ]; then
     say "soak: two million simulated requests"
     SCONCE_SIM_REQUESTS=${SCONCE_SIM_REQUESTS:-2000000} \
-        cargo test --quiet --test simulator -- --nocapture
-    say "soak: clients that hang up"
-    exec python3 tests/soak.py "$@"
+        cargo test --quiet "${features[@]}" --test simulator -- --nocapture
+    for depth in 1 2; do
+        say "soak: clients that hang up, $depth steps in flight"
+        python3 tests/soak.py --depth "$depth" "$@"
+    done
+    exit
 fi
 
 say "test environments under target/"
@@ -105,13 +118,25 @@ fi
 if [ "$what" = all ] || [ "$what" = rust ]; then
     say "Rust tests"
     if cargo nextest --version >/dev/null 2>&1; then
-        cargo nextest run --workspace --no-fail-fast "$@"
+        cargo nextest run --workspace "${features[@]}" --no-fail-fast \
+            -E 'not (binary(cuda) + binary(gpu))' "$@"
     else
         cargo test --workspace --no-fail-fast "$@"
     fi
     say "documentation tests"
-    cargo test --workspace --doc --quiet
+    cargo test --workspace "${features[@]}" --doc --quiet
 fi
+
+if [ ${#features[@]} -gt 0 ]; then
+    if [ "$what" = all ] || [ "$what" = gpu ]; then
+        say "GPU kernels, and the engine on them, on a stand-in for the driver"
+        tests/cuda/run.sh "$@"
+    fi
+    tests/cuda/build.sh "$root/target/cuda-stand-in" >/dev/null
+    export SCONCE_CUDA_STAND_IN=$root/target/cuda-stand-in
+fi
+# Says that it was skipped, where there is no GPU.
+[ "$what" != all ] || tests/gpu/check.sh
 
 if [ "$what" = all ] || [ "$what" = e2e ]; then
     say "end-to-end tests: openai 3 for Python; openai and the AI SDK for Node; schemathesis"

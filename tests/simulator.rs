@@ -1,16 +1,17 @@
 //! The scheduler, the block pool and the prefix cache against the hash model: random arrivals,
 //! lengths, cancels, deadlines and shared prefixes, in pools down to barely more than the longest
 //! request needs. Every completion is compared with what it must be. In half of the worlds the
-//! model says few different tokens, so that some guesses of its next ones are right.
+//! model says few different tokens, so that some guesses of its next ones are right. All of it is
+//! done with one step at a time and with two in flight.
 //!
 //! `SCONCE_SIM_REQUESTS` says how many requests to simulate (100,000), `SCONCE_SIM_SEED` replays
 //! one world. A failure prints its seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use sconce::engine::output::{Finish, Output};
-use sconce::engine::plan::{Scored, StepPlan};
+use sconce::engine::plan::{BlockId, Scored, StepPlan};
 use sconce::engine::request::{Request, SamplingParams};
 use sconce::engine::scheduler::{Refusal, Scheduler, SchedulerConfig, Speculation};
 use sconce::engine::sequence::RequestId;
@@ -66,6 +67,11 @@ struct Tally {
     scored: u64,
     drafts: u64,
     accepted: u64,
+    /// Steps planned while another was in flight, and tokens that these had of it.
+    ahead: u64,
+    carried: u64,
+    /// Completions that ended while a step was in flight.
+    overtaken: u64,
     /// Steps that yielded so many tokens of one sequence.
     yields: [u64; 9],
 }
@@ -77,13 +83,21 @@ struct World {
     model: HashModel,
     live: BTreeMap<u64, Live>,
     now: Duration,
+    /// Steps that may be in flight, and those that are, earliest first.
+    depth: usize,
+    in_flight: VecDeque<StepPlan>,
+    spare: VecDeque<StepPlan>,
+    /// A device's block tables, of which it gets the changes only.
+    tables: Vec<BlockId>,
+    /// Whether some requests' tokens can't be carried.
+    some_uncarried: bool,
     /// What a step takes beside its tokens: where it is nothing, guesses do not pay.
     base: Duration,
     tally: Tally,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, depth: usize) -> Self {
         let mut random = Random(seed);
         let block_size = [1, 4, 16][random.below(3) as usize];
         let max_model_len = block_size * 6 + random.below(40) as u32;
@@ -98,7 +112,7 @@ impl World {
             max_model_len,
             vocab_size: if random.one_in(2) { VOCAB } else { FEW },
         };
-        let scheduler = Scheduler::new(SchedulerConfig {
+        let config = SchedulerConfig {
             block_size,
             num_blocks,
             max_num_batched_tokens: limits.max_num_batched_tokens,
@@ -106,19 +120,26 @@ impl World {
             max_model_len,
             max_queue: 1 + random.below(40) as u32,
             max_itl: Duration::from_millis(1 + random.below(50)),
+            depth,
             eos_token_ids: vec![EOS],
             speculation: match random.below(4) {
                 0 => Speculation::Off,
                 _ => Speculation::PromptLookup,
             },
             hash_key: (random.next(), random.next()),
-        });
+        };
+        let table_len = config.table_len() as usize;
         Self {
-            model: HashModel::new(limits, EOS),
+            model: HashModel::new(limits, EOS).with_depth(depth),
+            depth,
+            in_flight: VecDeque::new(),
+            spare: VecDeque::new(),
+            tables: vec![BlockId(0); table_len * limits.max_num_seqs as usize],
+            some_uncarried: random.one_in(3),
             base: Duration::from_micros([0, 1000][random.below(2) as usize]),
             random,
             limits,
-            scheduler,
+            scheduler: Scheduler::new(config),
             live: BTreeMap::new(),
             now: Duration::ZERO,
             tally: Tally::default(),
@@ -152,6 +173,12 @@ impl World {
             ignore_eos: self.random.one_in(2),
             num_prompt_logprobs: self.random.one_in(4).then_some(1),
             stop_token_ids: if self.random.one_in(3) { self.stops() } else { vec![] },
+            // The model doesn't know such words, and so carries no tokens of who has them.
+            bad_words: if self.some_uncarried && self.random.one_in(6) {
+                vec![vec![1]]
+            } else {
+                vec![]
+            },
             ..SamplingParams::default()
         };
         let n = if self.random.one_in(3) { 1 + self.random.below(most) as u32 } else { 1 };
@@ -173,6 +200,9 @@ impl World {
         self.tally.requests += 1;
         match self.scheduler.submit(RequestId(id), request.clone(), deadline) {
             Ok(()) => {
+                if !self.model.carries(&request.sampling) {
+                    self.scheduler.never_carry(RequestId(id));
+                }
                 let n = request.n as usize;
                 let live = Live {
                     request,
@@ -199,15 +229,52 @@ impl World {
         }
     }
 
-    fn step(&mut self, plan: &mut StepPlan) {
-        if !self.scheduler.step(self.now, plan) {
-            return;
-        }
-        assert!(plan.token_ids.len() <= self.token_limit(), "the budget was passed");
+    /// Begins a step if one may be, and finishes one if it must or happens to.
+    fn step(&mut self) {
+        let begun = self.in_flight.len() < self.depth && self.begin();
         // A client may hang up while the step is computed.
         self.maybe_cancel();
+        if !begun || self.in_flight.len() == self.depth || self.random.one_in(6) {
+            self.finish();
+        }
+        for plan in &self.in_flight {
+            self.scheduler.check_in_flight(plan).expect("nothing in flight is given away");
+        }
+    }
+
+    fn begin(&mut self) -> bool {
+        let mut plan = self.spare.pop_front().unwrap_or_default();
+        if !self.scheduler.step(self.now, &mut plan) {
+            self.spare.push_front(plan);
+            return false;
+        }
+        assert!(plan.token_ids.len() <= self.token_limit(), "the budget was passed");
+        self.update_tables(&plan);
+        self.model.begin(&plan).expect("the plan is sound");
+        self.tally.ahead += u64::from(!self.in_flight.is_empty());
+        self.tally.carried += plan.carried.len() as u64;
+        self.in_flight.push_back(plan);
+        true
+    }
+
+    /// A device that gets the changes only has the tables that the plan has.
+    fn update_tables(&mut self, plan: &StepPlan) {
+        let table_len = plan.block_tables.len() / self.limits.max_num_seqs as usize;
+        for update in &plan.table_updates {
+            let at = update.sequence.0 as usize * table_len + update.column as usize;
+            self.tables[at] = update.block;
+        }
+        for row in &plan.rows {
+            let blocks = row.blocks.start as usize..row.blocks.end as usize;
+            assert_eq!(blocks.start, row.sequence.0 as usize * table_len);
+            assert_eq!(self.tables[blocks.clone()], plan.block_tables[blocks]);
+        }
+    }
+
+    fn finish(&mut self) {
+        let Some(plan) = self.in_flight.pop_front() else { return };
         let mut sampled = Vec::new();
-        self.model.forward(plan, &mut sampled).expect("the plan is sound");
+        self.model.finish(&plan, &mut sampled).expect("the plan is sound");
         self.maybe_cancel();
         let mut rest = &sampled[..];
         for sample in &plan.samples {
@@ -216,8 +283,9 @@ impl World {
             rest = &rest[count..];
         }
         let elapsed = self.base + Duration::from_micros(20 * plan.token_ids.len() as u64);
-        self.scheduler.score(plan, self.model.take_scored());
-        self.scheduler.commit(plan, sampled, elapsed);
+        self.scheduler.score(&plan, self.model.take_scored());
+        self.scheduler.commit(&plan, sampled, elapsed);
+        self.spare.push_back(plan);
     }
 
     /// Sequences that decode get their token even where the budget is smaller than their number.
@@ -240,6 +308,7 @@ impl World {
             live.scored.extend(output.scored);
             let Some(finish) = output.finish else { continue };
             live.finished[index] = true;
+            self.tally.overtaken += u64::from(!self.in_flight.is_empty());
             let expected = self.model.expected(&live.request, output.index);
             let tokens = &live.tokens[index];
             match finish {
@@ -276,7 +345,7 @@ impl World {
     }
 
     fn run(mut self) -> Tally {
-        let (mut plan, mut outputs, mut next, mut idle) = (StepPlan::default(), Vec::new(), 0, 0);
+        let (mut outputs, mut next, mut idle) = (Vec::new(), 0, 0);
         let gap = 1 + self.random.below(6);
         while next < REQUESTS_PER_WORLD || !self.live.is_empty() {
             while next < REQUESTS_PER_WORLD && self.random.one_in(gap) {
@@ -286,12 +355,16 @@ impl World {
             self.maybe_cancel();
             self.now += Duration::from_millis(1);
             let before = self.scheduler.stats().num_steps;
-            self.step(&mut plan);
+            self.step();
             self.take(&mut outputs);
             self.scheduler.check_invariants().expect("the books are right");
             let stuck = self.scheduler.stats().num_steps == before && !self.live.is_empty();
             idle = if stuck { idle + 1 } else { 0 };
             assert!(idle < 100, "nothing moves: {:?}", self.scheduler.stats());
+        }
+        while !self.in_flight.is_empty() {
+            assert!(!self.scheduler.is_idle(), "a step is in flight");
+            self.finish();
         }
         let stats = self.scheduler.stats();
         assert!(self.scheduler.is_idle());
@@ -304,40 +377,45 @@ impl World {
     }
 }
 
-fn run_world(seed: u64) -> Tally {
-    let outcome = std::panic::catch_unwind(|| World::new(seed).run());
+fn run_world(seed: u64, depth: usize) -> Tally {
+    let outcome = std::panic::catch_unwind(|| World::new(seed, depth).run());
     outcome.unwrap_or_else(|_| panic!("replay this world with SCONCE_SIM_SEED={seed}"))
 }
 
-#[test]
-fn every_completion_is_what_it_must_be() {
+/// What many worlds did, one after the other: the one that is asked for, if one is.
+fn run_worlds(depth: usize) -> Vec<Tally> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = number("SCONCE_SIM_SEED") {
-        run_world(seed);
-        return;
+        run_world(seed, depth);
+        return Vec::new();
     }
     let worlds = number("SCONCE_SIM_REQUESTS").unwrap_or(100_000).div_ceil(REQUESTS_PER_WORLD);
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get() as u64);
 
+    let run_part = |part: u64| {
+        let seeds = (0..worlds).filter(|seed| seed % threads == part);
+        seeds.map(|seed| run_world(seed, depth)).collect::<Vec<_>>()
+    };
     let tallies: Vec<Tally> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads)
-            .map(|part| {
-                scope.spawn(move || {
-                    (0..worlds).filter(|seed| seed % threads == part).map(run_world).collect()
-                })
-            })
-            .collect();
-        handles
-            .into_iter()
-            .flat_map(|handle| handle.join().unwrap_or_else(|_: _| Vec::new()))
-            .collect()
+        let handles: Vec<_> =
+            (0..threads).map(|part| scope.spawn(move || run_part(part))).collect();
+        handles.into_iter().flat_map(|handle| handle.join().unwrap_or_default()).collect()
     });
 
     assert_eq!(tallies.len() as u64, worlds, "a world failed; its seed is printed above");
-    let sum = |part: fn(&Tally) -> u64| tallies.iter().map(part).sum::<u64>();
-    println!(
+    tallies
+}
+
+fn sum(tallies: &[Tally], part: fn(&Tally) -> u64) -> u64 {
+    tallies.iter().map(part).sum()
+}
+
+/// What the worlds did.
+fn figures(tallies: &[Tally]) -> String {
+    let sum = |part| sum(tallies, part);
+    format!(
         "{} requests: {} completions, {} cancelled, {} expired, {} refused, {} preemptions, {} \
-         cached tokens, {} scored, {} drafts, {} accepted",
+         cached tokens, {} scored, {} drafts, {} accepted, {} steps ahead, {} carried, {} overtaken",
         sum(|t| t.requests),
         sum(|t| t.completed),
         sum(|t| t.cancelled),
@@ -348,17 +426,54 @@ fn every_completion_is_what_it_must_be() {
         sum(|t| t.scored),
         sum(|t| t.drafts),
         sum(|t| t.accepted),
-    );
-    // Worlds without these would prove little.
+        sum(|t| t.ahead),
+        sum(|t| t.carried),
+        sum(|t| t.overtaken),
+    )
+}
+
+/// Worlds without these would prove little.
+fn assert_eventful(tallies: &[Tally]) {
+    let worlds = tallies.len() as u64;
+    let sum = |part| sum(tallies, part);
     assert!(sum(|t| t.preemptions) > worlds && sum(|t| t.cached) > worlds);
     assert!(sum(|t| t.scored) > worlds);
-    assert!(sum(|t| t.accepted) > worlds && sum(|t| t.drafts) > sum(|t| t.accepted) + worlds);
-    let yields: Vec<u64> = (1..9).map(|n| tallies.iter().map(|t| t.yields[n]).sum()).collect();
-    assert!(yields.iter().all(|steps| *steps > 0), "steps by tokens of a sequence: {yields:?}");
     assert!(
         sum(|t| t.cancelled) > worlds
             && sum(|t| t.completed) > 50 * worlds
             && sum(|t| t.expired) > 0
             && sum(|t| t.refused) > 0
     );
+}
+
+#[test]
+fn every_completion_is_what_it_must_be() {
+    let tallies = run_worlds(1);
+    let worlds = tallies.len() as u64;
+    if worlds == 0 {
+        return;
+    }
+
+    println!("{}", figures(&tallies));
+    assert_eventful(&tallies);
+    let (drafts, accepted) = (sum(&tallies, |t| t.drafts), sum(&tallies, |t| t.accepted));
+    assert!(accepted > worlds && drafts > accepted + worlds);
+    let yields: Vec<u64> = (1..9).map(|n| tallies.iter().map(|t| t.yields[n]).sum()).collect();
+    assert!(yields.iter().all(|steps| *steps > 0), "steps by tokens of a sequence: {yields:?}");
+}
+
+#[test]
+fn every_completion_is_what_it_must_be_with_two_steps_in_flight() {
+    let tallies = run_worlds(2);
+    let worlds = tallies.len() as u64;
+    if worlds == 0 {
+        return;
+    }
+
+    println!("{}", figures(&tallies));
+    assert_eventful(&tallies);
+    assert_eq!(sum(&tallies, |t| t.drafts), 0);
+    assert!(sum(&tallies, |t| t.ahead) > 50 * worlds, "few steps were planned ahead");
+    assert!(sum(&tallies, |t| t.carried) > 50 * worlds);
+    assert!(sum(&tallies, |t| t.overtaken) > worlds);
 }

@@ -112,6 +112,7 @@ def start(command, pattern):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--aborts", type=int, default=20_000)
+    parser.add_argument("--depth", choices=["1", "2"], default="2", help="steps that may be in flight")
     options = parser.parse_args()
     children = []
     with tempfile.TemporaryDirectory() as directory:
@@ -119,7 +120,8 @@ def main():
         address = f"unix:{state / 'worker.sock'}"
         try:
             worker, _ = start(
-                [BINARY, "worker", "--model", "hash", "--listen", address, *WORKER], "ready")
+                [BINARY, "worker", "--model", "hash", "--listen", address, *WORKER,
+                 "--hash-depth", options.depth], "ready")
             children.append(worker)
             router, match = start(
                 [BINARY, "router", "--worker", address, "--listen", "127.0.0.1:0", "--no-auth",

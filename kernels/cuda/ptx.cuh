@@ -65,10 +65,11 @@ __device__ __forceinline__ void mma_16816(float (&d)[4], const uint32_t (&a)[4],
 // Four products of signed bytes, added to `sum`.
 __device__ __forceinline__ int dot_4(int a, int b, int sum) { return __dp4a(a, b, sum); }
 
-// Loads 16 bytes that are read once: they don't displace others from the first cache.
+// Loads 16 bytes that are read once: they don't displace others from the first cache. Not `.nc`: ptxas moves
+// the wait for the kernels before ahead of loads that nothing orders.
 __device__ __forceinline__ uint4 load_once(const void* from) {
     uint4 x;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
                  : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
                  : "l"(from));
     return x;

@@ -5,7 +5,7 @@
 
 mod activations;
 mod attention;
-mod blocks;
+pub(crate) mod blocks;
 mod encoder;
 mod isa;
 mod kernels;
@@ -26,6 +26,7 @@ use std::sync::Mutex;
 
 pub use self::activations::{ActivationDtype, Activations, Operands, RmsNorm};
 pub use self::attention::{Attention, AttentionRow};
+pub use self::blocks::dequantize;
 pub use self::encoder::{FullAttention, LayerNorm};
 pub use self::isa::Isa;
 pub use self::kv_cache::{KvCache, KvDtype, KvShape};

@@ -5,28 +5,50 @@
 //!
 //! Libraries are loaded when a device is opened, so a binary with these kernels starts everywhere.
 
+mod activation;
 mod attention;
 mod buffer;
 mod device;
 mod event;
+mod fp8;
 mod graph;
 mod kv_cache;
 mod launch;
 mod library;
+mod linear;
+mod matmul;
+mod moe;
 mod norm;
+mod quantized;
 mod rope;
+mod rows;
+mod sampling;
 mod staging;
 
+pub use activation::{Gate, GateMul};
 pub use attention::{
-    Attention, Plan, PlanGrid, PlanLimits, PlanRow, Scoring, Workspace, prefill_tile,
+    Attention, Plan, PlanGrid, PlanLimits, PlanRow, Scoring, Workspace as AttentionWorkspace,
+    prefill_tile,
 };
-pub use buffer::{Buffer, Plain, Slice, SliceMut};
+pub use buffer::{Buffer, Plain, Slice, SliceMut, bytes_of};
 pub use device::{Device, Properties};
 pub use event::Event;
+pub use fp8::{Fp8Matrix, LinearToFp8};
 pub use graph::Graph;
 pub use kv_cache::{BlockTables, KvCache, KvDtype, KvSlices, num_bytes};
+pub use linear::{Linear, MAX_GEMV_ROWS, Write};
+pub use matmul::{LinearFp8, Matmul, Scaling};
+pub use moe::{MoeCombine, MoeLinear, MoeRoute, RouteWeights, moe_tiles_bytes};
 pub use norm::AddRmsNorm;
+pub use quantized::{
+    Form, GatherQuantizedRows, Int4Format, Int4Part, LinearQuantized, QuantizedMatrix,
+};
 pub use rope::{HeadNorms, NO_SLOT, RopeAndCache, RopeTable};
+pub use rows::GatherRows;
+pub use sampling::{
+    AcceptDrafts, Bias, Drafted, Draw, FeedTokens, MAX_TOP_LOGPROBS, NO_TOKEN, NONE, Sample,
+    SampleRow, Sampling, Score, Stages, TokenCounts, TokenScore,
+};
 pub use staging::{Readback, Staging};
 
 /// Why a GPU cannot be used, or failed.

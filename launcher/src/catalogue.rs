@@ -147,7 +147,7 @@ mod tests {
         let catalogue = Catalogue::built_in().unwrap();
 
         for entry in catalogue.entries() {
-            assert!(matches!(entry.name.parse(), Ok(ModelName::Catalogue(_))), "{}", entry.name);
+            assert!(matches!(entry.name.parse(), Ok(ModelName::Tag(_))), "{}", entry.name);
             assert!(entry.hub.revision.is_commit(), "{}", entry.name);
             assert!(!entry.files.is_empty(), "{}", entry.name);
             for Mirror::Pypi(package) in &entry.mirrors {

@@ -1,14 +1,32 @@
-//! What a user types: `sconce pull`, `list`, `show`, `verify`, `rm` and `up`.
+//! What a user types: the commands around the model store, and `sconce up`.
 
+mod alias;
+mod background;
+mod create;
+mod doctor;
+mod fault;
+mod fit;
+mod gc;
+mod import;
 mod list;
+mod output;
+mod plan;
 mod pull;
 mod rm;
 mod show;
 mod up;
 mod verify;
 
+pub use alias::Alias;
+pub use background::{Logs, Ps, Restart, Stop};
+pub use create::Create;
+pub use doctor::Doctor;
+pub use fault::Fault;
+pub use gc::Gc;
+pub use import::Import;
 pub use list::List;
-pub use pull::Pull;
+pub use plan::Plan;
+pub use pull::{Pull, Sync};
 pub use rm::Rm;
 pub use show::Show;
 pub use up::{FirstKey, Hooks, Launch, Up};

@@ -8,7 +8,7 @@ mod client;
 mod error;
 mod partial;
 mod retry;
-mod select;
+pub(crate) mod select;
 mod transfer;
 
 use std::path::{Path, PathBuf};

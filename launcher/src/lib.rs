@@ -2,17 +2,22 @@
 //! The only process that talks to the Hugging Face hub.
 //!
 //! [`name`] says what a model is called, [`pull`] brings it into the [`store`] from the [`hub`] or
-//! a [`mirror`], [`supervisor`] keeps a worker and a router running, and [`cli`] is what a user
-//! types.
+//! a [`mirror`], [`mod@plan`] says whether it fits into memory, [`supervisor`] keeps a worker and a
+//! router running, [`servers`] knows those in the background, [`doctor`] looks at the machine, and
+//! [`cli`] is what a user types.
 
 pub mod catalogue;
 pub mod cli;
 pub mod digest;
+pub mod doctor;
+pub mod exit;
 pub mod hub;
 pub mod mirror;
 pub mod name;
+pub mod plan;
 pub mod progress;
 pub mod pull;
+pub mod servers;
 pub mod settings;
 pub mod store;
 pub mod supervisor;

@@ -25,16 +25,8 @@ pub(crate) enum Hold {
 impl LockFile {
     /// Takes the lock, or returns `None` when another holds it.
     pub(crate) fn try_take(path: &Path, hold: Hold) -> io::Result<Option<Self>> {
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
         loop {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .read(true)
-                .write(true)
-                .open(path)?;
+            let file = open(path)?;
             let taken = match hold {
                 Hold::Exclusive => file.try_lock(),
                 Hold::Shared => file.try_lock_shared(),
@@ -46,6 +38,28 @@ impl LockFile {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
+        }
+    }
+
+    /// Takes the lock, and blocks this thread until then: for what is only ever held shortly.
+    pub(crate) fn wait(path: &Path, hold: Hold) -> io::Result<Self> {
+        loop {
+            let file = open(path)?;
+            match hold {
+                Hold::Exclusive => file.lock()?,
+                Hold::Shared => file.lock_shared()?,
+            }
+            if is_still_at(&file, path) {
+                return Ok(Self { _file: file });
+            }
+        }
+    }
+
+    /// Whether another holds the lock in any way. One that was never taken isn't made.
+    pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
+        match path.try_exists()? {
+            true => Ok(Self::try_take(path, Hold::Exclusive)?.is_none()),
+            false => Ok(false),
         }
     }
 
@@ -66,6 +80,13 @@ impl LockFile {
             }
         }
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)
 }
 
 fn is_still_at(file: &File, path: &Path) -> bool {

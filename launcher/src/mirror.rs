@@ -124,7 +124,7 @@ pub(crate) async fn fetch(
         package: package.clone(),
         files: files
             .iter()
-            .map(|file| (file.clone(), store.blob(&file.sha256, &file.name)))
+            .map(|file| (file.clone(), store.blob(&file.sha256, file.name.kind())))
             .collect(),
         progress: progress.clone(),
     };

@@ -1,17 +1,26 @@
-//! What a model is called: a catalogue entry, a file or repository on the hub, or a local path.
+//! What a model is called: a version or an alias on this machine, a catalogue entry, a file or
+//! repository on the hub, or a local path.
 //!
 //! A name that parses is safe to build a URL or a cache path from: no `..`, no separators where
 //! none belong, no control characters.
+
+mod version;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use version::{ModelId, Tag, VersionId};
+
 /// A model's name as a user typed it, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelName {
-    /// `alias:tag`, an entry of the catalogue.
-    Catalogue(String),
+    /// `name`: the newest version in the store.
+    Model(ModelId),
+    /// `name@number`: a version in the store.
+    Version(VersionId),
+    /// `name:tag`: an alias, or an entry of the catalogue.
+    Tag(Tag),
     /// `hf:owner/repo[@revision][:file]`.
     Hub(HubName),
     /// A GGUF file or a directory of safetensors on this machine.
@@ -49,10 +58,22 @@ pub const FILE_KINDS: [&str; 6] = ["gguf", "safetensors", "json", "txt", "model"
 pub enum Error {
     /// Neither form fits.
     #[error(
-        "`{0}` names no model: expected `alias:tag`, `hf:owner/repo[@revision][:file]`, or a path \
-         (with a `/` in it, or to a .gguf file)"
+        "`{0}` names no model: expected `name`, `name@number`, `name:tag`, \
+         `hf:owner/repo[@revision][:file]`, or a path (with a `/` in it, or to a .gguf file)"
     )]
     Unknown(String),
+    /// Not the name of a model on this machine.
+    #[error(
+        "`{0}` can't be the name of a model: expected letters, digits, `.`, `_`, `-` and `+`, and \
+         no .gguf at its end"
+    )]
+    Model(String),
+    /// Not `name@number`.
+    #[error("`{0}` is not a version: expected `name@number`, such as `smollm2@1`")]
+    Version(String),
+    /// Not `name:tag`.
+    #[error("`{0}` is not an alias: expected `name:tag`, such as `smollm2:prod`")]
+    Tag(String),
     /// Not `owner/repo`.
     #[error("`{0}` is not a repository: expected `owner/repo`")]
     Repo(String),
@@ -76,25 +97,27 @@ impl FromStr for ModelName {
         if let Some(rest) = text.strip_prefix("hf:") {
             return rest.parse().map(Self::Hub);
         }
-        if let Some((alias, tag)) = text.split_once(':')
-            && is_slug(alias)
-            && is_slug(tag)
-        {
-            return Ok(Self::Catalogue(text.to_owned()));
+        if let Ok(tag) = text.parse() {
+            return Ok(Self::Tag(tag));
+        }
+        if let Ok(version) = text.parse() {
+            return Ok(Self::Version(version));
         }
         let path = Path::new(text);
         let looks_like_path = text.contains('/') || path.extension().is_some_and(|e| e == "gguf");
         if looks_like_path && !text.contains('\0') {
             return Ok(Self::Path(path.to_owned()));
         }
-        Err(Error::Unknown(shorten(text)))
+        text.parse().map(Self::Model).map_err(|_| Error::Unknown(shorten(text)))
     }
 }
 
 impl fmt::Display for ModelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Catalogue(name) => f.write_str(name),
+            Self::Model(name) => name.fmt(f),
+            Self::Version(version) => version.fmt(f),
+            Self::Tag(tag) => tag.fmt(f),
             Self::Hub(name) => write!(f, "hf:{name}"),
             Self::Path(path) => path.display().fmt(f),
         }
@@ -237,6 +260,8 @@ mod tests {
     #[test]
     fn every_form_parses_and_prints_as_it_was_typed() {
         for text in [
+            "smollm2",
+            "smollm2@3",
             "smollm2:135m",
             "hf:Owner/Repo.Name-1",
             "hf:owner/repo@refs/pr/1",
@@ -255,8 +280,11 @@ mod tests {
         let long = format!("hf:{}/b", "a".repeat(10_000));
         for text in [
             "",
-            "smollm2",
+            "..",
             ":",
+            "smollm2@0",
+            "smollm2@main",
+            "smollm2:135m@1",
             "a:",
             "hf:",
             "hf:repo",

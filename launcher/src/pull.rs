@@ -2,20 +2,27 @@
 //!
 //! A model that is there is only looked at: no network, and no hashing unless a file was touched.
 
+mod error;
 mod local;
+mod restore;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::catalogue::{self, Catalogue, Entry, Mirror};
-use crate::hub::{self, Hub, Snapshot};
+use crate::catalogue::{Catalogue, Entry, Mirror};
+use crate::hub::{Hub, Snapshot};
 use crate::mirror;
-use crate::name::{HubName, ModelName, RepoPath};
+use crate::name::{HubName, ModelId, ModelName, RepoPath};
 use crate::progress::Progress;
 use crate::settings::{Network, Settings};
-use crate::store::{self, Check, Fetched, Manifest, Source, Store};
+use crate::store::{
+    self, Check, Collected, Content, Fetched, Manifest, Mode, Removed, Source, Store,
+};
 
+pub use error::{Error, Failed, SourceError};
 pub use local::Error as LocalError;
+pub use restore::Synced;
+
+use error::with_causes;
 
 /// Brings models onto this machine.
 #[derive(Debug)]
@@ -24,6 +31,26 @@ pub struct Puller {
     store: Store,
     catalogue: Catalogue,
     progress: Progress,
+}
+
+/// What is wanted beside the name.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// How much is read of what is here.
+    pub check: Check,
+    /// Whether what is here will do.
+    pub freshness: Freshness,
+    /// What this machine calls the model; as its repository or catalogue entry otherwise.
+    pub model: Option<ModelId>,
+}
+
+/// Whether what is here will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// It will.
+    Known,
+    /// The source is asked; what differs from what is here is a new version.
+    Newest,
 }
 
 /// A model that is on this machine and was checked.
@@ -49,75 +76,30 @@ pub enum Pulled {
 }
 
 impl Pulled {
+    /// The version in the store, if it is one.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match self {
+            Self::Present(manifest) | Self::Fetched(manifest) => Some(manifest),
+            Self::Local(_) => None,
+        }
+    }
+
     /// What a worker is to load, and what clients call it.
     pub fn into_model(self, name: &ModelName) -> Model {
         let manifest = match self {
             Self::Local(model) => return model,
             Self::Present(manifest) | Self::Fetched(manifest) => manifest,
         };
-        // Clients know a model of the hub by its repository.
         let name = match name {
+            // Clients know a model of the hub by its repository.
             ModelName::Hub(name) => name.repo.to_string(),
-            ModelName::Catalogue(_) | ModelName::Path(_) => manifest.name,
+            ModelName::Tag(_)
+            | ModelName::Version(_)
+            | ModelName::Model(_)
+            | ModelName::Path(_) => name.to_string(),
         };
         Model { name, path: manifest.model, version: manifest.version }
     }
-}
-
-/// Why a model cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Not in the catalogue.
-    #[error(transparent)]
-    Catalogue(#[from] catalogue::Error),
-    /// Not a model at that path.
-    #[error(transparent)]
-    Local(#[from] LocalError),
-    /// The store cannot be used.
-    #[error("the model store cannot be used")]
-    Store(#[from] store::Error),
-    /// Every source failed.
-    #[error(transparent)]
-    Failed(#[from] Failed),
-}
-
-/// Every source of a model failed, each for its own reason.
-#[derive(Debug)]
-pub struct Failed {
-    name: String,
-    attempts: Vec<(String, SourceError)>,
-}
-
-impl std::error::Error for Failed {}
-
-/// Why one source failed.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The hub.
-    #[error(transparent)]
-    Hub(#[from] hub::Error),
-    /// A Python package index.
-    #[error(transparent)]
-    Mirror(#[from] mirror::Error),
-    /// Not tried.
-    #[error("not tried: offline")]
-    Offline,
-}
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "could not pull {}; tried:", self.name)?;
-        for (source, error) in &self.attempts {
-            write!(f, "\n  {source}\n    {}", with_causes(error))?;
-        }
-        Ok(())
-    }
-}
-
-/// The error and what caused it, on one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Files, what is to be loaded of them, and where they came from.
@@ -125,6 +107,13 @@ struct Brought {
     source: Source,
     model: PathBuf,
     files: Vec<(RepoPath, Fetched)>,
+}
+
+impl Brought {
+    fn content(self) -> Result<Content, store::Error> {
+        let io = store::Error::io(&self.model);
+        Content::new(self.source, self.model, &self.files).map_err(io)
+    }
 }
 
 impl Puller {
@@ -141,72 +130,124 @@ impl Puller {
 
     /// Returns `name` once it is here and was checked.
     pub async fn pull(&self, name: &ModelName, check: Check) -> Result<Pulled, Error> {
-        let key = name.to_string();
+        self.pull_as(name, &Wish { check, freshness: Freshness::Known, model: None }).await
+    }
+
+    /// Returns `name` once it is here, as wished.
+    pub async fn pull_as(&self, name: &ModelName, wish: &Wish) -> Result<Pulled, Error> {
         match name {
             ModelName::Path(path) => Ok(Pulled::Local(local::open(path)?)),
-            ModelName::Hub(name) => self.pull_once(&key, check, self.pull_hub(name, &key)).await,
-            ModelName::Catalogue(name) => {
-                let entry = self.catalogue.find(name)?;
-                self.pull_once(&key, check, self.pull_entry(entry)).await
+            ModelName::Hub(hub) => {
+                let model = match &wish.model {
+                    Some(model) => model.clone(),
+                    None => self.model_of(name, hub)?,
+                };
+                self.pull_once((name, wish), model, self.pull_hub(hub)).await
             }
+            ModelName::Tag(tag) => match self.catalogue.find(tag.as_ref()) {
+                Ok(entry) => {
+                    let model = wish.model.clone().map_or_else(|| tag.model(), Ok)?;
+                    self.pull_once((name, wish), model, self.pull_entry(entry)).await
+                }
+                // An alias, or nothing.
+                Err(unknown) => match self.store.find(name)? {
+                    Some(_) => self.pull_known(name, wish).await,
+                    None => Err(unknown.into()),
+                },
+            },
+            ModelName::Version(_) | ModelName::Model(_) => self.pull_known(name, wish).await,
         }
     }
 
     /// Brings a model unless it is there, or another pull brings it meanwhile.
     async fn pull_once(
         &self,
-        key: &str,
-        check: Check,
+        (name, wish): (&ModelName, &Wish),
+        model: ModelId,
         bring: impl Future<Output = Result<Brought, Error>>,
     ) -> Result<Pulled, Error> {
-        if let Some(manifest) = self.present(key, check).await? {
+        let key = name.to_string();
+        let known = async || match wish.freshness {
+            Freshness::Known => {
+                let present = self.present(name, wish.check).await?;
+                let is_wished =
+                    |it: &Manifest| wish.model.as_ref().is_none_or(|m| it.id.model == *m);
+                Ok::<_, Error>(present.filter(is_wished))
+            }
+            Freshness::Newest => Ok(None),
+        };
+        if let Some(manifest) = known().await? {
             return Ok(Pulled::Present(manifest));
         }
         let _lock = self
             .store
-            .lock_pull(key, || self.progress.note(&format!("waiting for another pull of {key}")))
+            .lock_pull(&key, || self.progress.note(&format!("waiting for another pull of {key}")))
             .await?;
-        if let Some(manifest) = self.present(key, check).await? {
+        if let Some(manifest) = known().await? {
             return Ok(Pulled::Present(manifest));
         }
-        let brought = bring.await?;
-        let io = store::Error::io(&brought.model);
-        let manifest = Manifest::new(key.to_owned(), brought.source, brought.model, &brought.files);
-        let manifest = manifest.map_err(io)?;
-        self.store.write(&manifest)?;
-        Ok(Pulled::Fetched(manifest))
-    }
-
-    /// Removes a model; returns how many bytes that freed.
-    pub fn remove(&self, name: &ModelName) -> Result<u64, store::Error> {
-        let hub = self.hub();
-        self.store.remove(&name.to_string(), |manifest, file| match &manifest.source {
-            Source::Hub { repo, .. } => {
-                let repo = repo.parse().map_err(std::io::Error::other)?;
-                hub.remove(&repo, &file.path)
-            }
-            Source::Pypi { .. } => Ok(()),
+        let before = self.store.find(name)?;
+        let content = bring.await?.content()?;
+        let manifest = self.store.add(model, &key, content)?;
+        let is_news = before.is_none_or(|before| before.id != manifest.id);
+        Ok(match (wish.freshness, is_news) {
+            (Freshness::Newest, false) => Pulled::Present(manifest),
+            (Freshness::Newest, true) | (Freshness::Known, _) => Pulled::Fetched(manifest),
         })
     }
 
-    /// The model if it is in the store and still what was pulled.
-    async fn present(&self, key: &str, check: Check) -> Result<Option<Manifest>, Error> {
-        let Some(mut manifest) = self.store.find(key)? else { return Ok(None) };
+    /// What has a version already: it is there, or fetched again as it was.
+    async fn pull_known(&self, name: &ModelName, wish: &Wish) -> Result<Pulled, Error> {
+        if wish.freshness == Freshness::Newest || wish.model.is_some() {
+            return Err(Error::Fixed(name.to_string()));
+        }
+        match self.present(name, wish.check).await? {
+            Some(manifest) => Ok(Pulled::Present(manifest)),
+            None => self.fetch_again(self.store.get(name)?).await.map(Pulled::Fetched),
+        }
+    }
+
+    /// What a model of the hub is called here, unless said otherwise: as what it was before, or as
+    /// its repository.
+    fn model_of(&self, name: &ModelName, hub: &HubName) -> Result<ModelId, Error> {
+        if let Some(known) = self.store.find(name)? {
+            return Ok(known.id.model);
+        }
+        let model = ModelId::of_repo(&hub.repo).ok_or_else(|| Error::Unnamed(hub.repo.clone()))?;
+        self.store.check_is_of_repo(&model, &hub.repo)?;
+        Ok(model)
+    }
+
+    /// Removes a version, or all of a model.
+    pub fn remove(&self, name: &ModelName) -> Result<Vec<Removed>, store::Error> {
+        let hub = self.hub();
+        self.store.remove(name, &|repo, path| hub.remove(repo, path))
+    }
+
+    /// Removes the least recently used versions until the rest has `max_size` bytes at most.
+    pub fn collect(&self, max_size: Option<u64>, mode: Mode) -> Result<Collected, store::Error> {
+        let hub = self.hub();
+        self.store.collect(max_size, mode, &|repo, path| hub.remove(repo, path))
+    }
+
+    /// The version if it is in the store and still what was pulled.
+    async fn present(&self, name: &ModelName, check: Check) -> Result<Option<Manifest>, Error> {
+        let Some(mut manifest) = self.store.find(name)? else { return Ok(None) };
         let checked = tokio::task::spawn_blocking(move || {
             manifest.check(check).map(|was_touched| (manifest, was_touched))
         });
         match checked.await {
             Ok(Ok((manifest, false))) => Ok(Some(manifest)),
             Ok(Ok((manifest, true))) => {
-                self.store.write(&manifest)?;
+                self.store.refresh(&manifest)?;
                 Ok(Some(manifest))
             }
             Ok(Err(damage)) => {
-                tracing::warn!(model = key, %damage, "pulling it again");
+                tracing::warn!(model = %name, %damage, "pulling it again");
                 Ok(None)
             }
             Err(panic) => {
-                tracing::error!(%panic, model = key, "could not check the model");
+                tracing::error!(%panic, model = %name, "could not check the model");
                 Ok(None)
             }
         }
@@ -242,12 +283,12 @@ impl Puller {
         Err(Failed { name: entry.name.clone(), attempts }.into())
     }
 
-    async fn pull_hub(&self, name: &HubName, key: &str) -> Result<Brought, Error> {
+    async fn pull_hub(&self, name: &HubName) -> Result<Brought, Error> {
         match self.hub().pull(name).await {
             Ok(snapshot) => Ok(from_hub(name.repo.to_string(), snapshot)),
             Err(error) => {
                 let attempts = vec![(self.hub_source(name.repo.as_ref()), error.into())];
-                Err(Failed { name: key.to_owned(), attempts }.into())
+                Err(Failed { name: format!("hf:{name}"), attempts }.into())
             }
         }
     }

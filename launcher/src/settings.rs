@@ -32,6 +32,8 @@ pub struct HubSettings {
     pub cache: PathBuf,
     /// `$HF_TOKEN`, or the one that a login left behind.
     pub token: Option<Token>,
+    /// Where the token was found.
+    pub token_source: Option<TokenSource>,
     /// `$HF_HUB_OFFLINE`, or `--offline`: no network, mirrors included.
     pub network: Network,
     /// Longest silence of a server before a request is tried again.
@@ -40,6 +42,15 @@ pub struct HubSettings {
     pub connect_timeout: Duration,
     /// How often and how patiently failed requests are repeated.
     pub retries: Retries,
+}
+
+/// Where a token was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// `$HF_TOKEN`.
+    Variable,
+    /// The file that a login left behind.
+    File(PathBuf),
 }
 
 /// Whether the network may be used.
@@ -81,6 +92,11 @@ impl Token {
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    /// Whether it has what no header can carry. Nothing else is said of it.
+    pub fn is_malformed(&self) -> bool {
+        !self.0.bytes().all(|byte| byte.is_ascii_graphic())
     }
 
     pub(crate) fn secret(&self) -> &str {
@@ -148,14 +164,17 @@ impl HubSettings {
             .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
             .unwrap_or_else(|| hf_home.join("hub"));
         let is_on = |name: &str| text(name).is_some_and(|value| is_true(&value));
-        let token = if is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+        let found = if is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
             None
         } else {
-            text("HF_TOKEN").as_deref().and_then(Token::new).or_else(|| {
+            let typed = text("HF_TOKEN").as_deref().and_then(Token::new);
+            typed.map(|token| (token, TokenSource::Variable)).or_else(|| {
                 let file = path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
-                std::fs::read_to_string(file).ok().as_deref().and_then(Token::new)
+                let token = std::fs::read_to_string(&file).ok().as_deref().and_then(Token::new)?;
+                Some((token, TokenSource::File(file)))
             })
         };
+        let (token, token_source) = found.unzip();
         let offline = is_on("HF_HUB_OFFLINE") || is_on("TRANSFORMERS_OFFLINE");
         let seconds = |variable, default| match text(variable) {
             None => Ok(Duration::from_secs(default)),
@@ -165,6 +184,7 @@ impl HubSettings {
             endpoint: parse_endpoint(text("HF_ENDPOINT").as_deref())?,
             cache: std::path::absolute(&cache).unwrap_or(cache),
             token,
+            token_source,
             network: if offline { Network::Offline } else { Network::Online },
             read_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT", 30)?,
             connect_timeout: seconds("HF_HUB_ETAG_TIMEOUT", 10)?,

@@ -1,22 +1,39 @@
-//! The model store: which models are on this machine, and the files that no hub's cache holds.
+//! The model store: which versions of which models are on this machine, and the files that no hub's
+//! cache holds.
 //!
-//! Paths are made of hashes, never of names. A manifest is written after its files, so that what
-//! has one is whole.
+//! It is files alone, each replaced whole: it works without a database, beside one of several
+//! machines, and after a crash. Paths are made of hashes, never of names.
 
+mod defaults;
+mod draft;
 pub(crate) mod files;
+mod import;
+mod lockfile;
 mod manifest;
+mod remove;
+#[cfg(test)]
+mod tests;
+mod usage;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use manifest::{Check, Damage, Manifest, ManifestFile, Source};
+pub(crate) use defaults::has_flag;
+pub use defaults::{Defaults, KvCacheDtype, Quantization, Speculation};
+pub use import::{ImportError, Imported, Transfer};
+pub use lockfile::{Lock, LockError, LockedFile, LockedVersion};
+pub use manifest::{Check, Content, Damage, Manifest, ManifestFile, Source};
+pub use remove::{Collected, Mode, Removed};
+pub use usage::InUse;
 
 use crate::digest::{Hashes, Sha256Hash};
 use crate::lock::{Hold, LockFile};
-use crate::name::RepoPath;
-use files::{create_private, remove_if_exists, write_atomic};
+use crate::name::{ModelId, ModelName, RepoId, Tag, VersionId};
+use draft::State;
+use files::create_private;
 
 /// A file that is on this machine and was checked.
 #[derive(Clone, Debug)]
@@ -60,12 +77,49 @@ pub enum Error {
     /// A manifest that is damaged or of another version.
     #[error("{} is no manifest that this version can read", .0.display())]
     Manifest(PathBuf),
+    /// `models.lock` cannot be read or written.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// No such model.
     #[error("no model `{0}` in the store")]
     Absent(String),
-    /// The model is being served, or pulled.
+    /// No such alias.
+    #[error("no alias `{0}`")]
+    NoAlias(Tag),
+    /// The version is being served.
     #[error("`{0}` is in use by another sconce")]
-    InUse(String),
+    InUse(VersionId),
+    /// An alias says that the version is needed.
+    #[error("`{id}` is what the alias `{alias}` stands for")]
+    Aliased {
+        /// The version.
+        id: VersionId,
+        /// What names it.
+        alias: Tag,
+    },
+    /// Two repositories want one name.
+    #[error("the model `{model}` is from {source_of_other}, not from hf:{repo}")]
+    NameTaken {
+        /// The name.
+        model: ModelId,
+        /// Who has it.
+        source_of_other: String,
+        /// Who wants it.
+        repo: RepoId,
+    },
+    /// A lock file speaks of other content than the store has under the same name and number.
+    #[error("`{id}` is {here} in the store, and {wanted} in the lock file")]
+    Conflict {
+        /// The version.
+        id: VersionId,
+        /// The content that is here.
+        here: String,
+        /// The content that was asked for.
+        wanted: String,
+    },
+    /// As many versions as can be counted.
+    #[error("there are no more numbers for versions of `{0}`")]
+    Numbers(ModelId),
 }
 
 impl Error {
@@ -75,7 +129,16 @@ impl Error {
     }
 }
 
-/// A model whose files were read again.
+/// What becomes of what the store has and a lock file doesn't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extras {
+    /// It stays.
+    Keep,
+    /// It is removed.
+    Remove,
+}
+
+/// A version whose files were read again.
 #[derive(Debug)]
 pub struct Verified {
     /// What was pulled.
@@ -84,10 +147,20 @@ pub struct Verified {
     pub damage: Option<Damage>,
 }
 
-/// Keeps a model from being removed while it is served.
-#[derive(Debug)]
-pub struct InUse {
-    _lock: LockFile,
+/// A version, and how things stand with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// What it is.
+    #[serde(flatten)]
+    pub manifest: Manifest,
+    /// What users named it.
+    pub aliases: Vec<Tag>,
+    /// The length of all files together.
+    pub size: u64,
+    /// When it was last served, in seconds since 1970.
+    pub last_used: Option<u64>,
+    /// Whether it is being served now.
+    pub running: bool,
 }
 
 impl Store {
@@ -96,101 +169,179 @@ impl Store {
         Self { home }
     }
 
-    /// The model called `name`, if it was pulled.
-    pub fn find(&self, name: &str) -> Result<Option<Manifest>, Error> {
-        let path = self.manifest_path(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => parse(&path, &bytes).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io(&path)(error)),
+    /// The version that `name` stands for, if it is here.
+    pub fn find(&self, name: &ModelName) -> Result<Option<Manifest>, Error> {
+        Ok(self.load()?.resolve(name).cloned())
+    }
+
+    /// The version that `name` stands for, which must be here.
+    pub fn get(&self, name: &ModelName) -> Result<Manifest, Error> {
+        self.find(name)?.ok_or_else(|| Error::Absent(name.to_string()))
+    }
+
+    /// Every version, by name and number.
+    pub fn list(&self) -> Result<Vec<Listed>, Error> {
+        let State { manifests, lock } = self.load()?;
+        manifests.into_iter().map(|manifest| self.listed(manifest, &lock)).collect()
+    }
+
+    /// The number of versions, without a change of a store that is of an earlier sconce.
+    pub(crate) fn peek(&self) -> Result<usize, Error> {
+        let (state, unnumbered) = self.read()?;
+        Ok(state.manifests.len() + unnumbered.len())
+    }
+
+    /// What `name` stands for, and how things stand with it.
+    pub fn show(&self, name: &ModelName) -> Result<Listed, Error> {
+        let state = self.load()?;
+        let found = state.resolve(name).ok_or_else(|| Error::Absent(name.to_string()))?;
+        self.listed(found.clone(), &state.lock)
+    }
+
+    fn listed(&self, manifest: Manifest, lock: &Lock) -> Result<Listed, Error> {
+        let named = lock.aliases.iter().filter(|(_, id)| **id == manifest.id);
+        Ok(Listed {
+            aliases: named.map(|(alias, _)| alias.clone()).collect(),
+            size: manifest.size(),
+            last_used: self.last_used(&manifest.id)?,
+            running: self.is_running(&manifest)?,
+            manifest,
+        })
+    }
+
+    /// The lock file as it is now: what another store can be made the same from.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        Ok(self.load()?.lock)
+    }
+
+    /// Adds what `name` stands for now to the versions of `model`.
+    pub(crate) fn add(
+        &self,
+        model: ModelId,
+        name: &str,
+        content: Content,
+    ) -> Result<Manifest, Error> {
+        self.change(|draft| draft.add(model, name, content))
+    }
+
+    /// Adds a version of `model` with the files of `base` and defaults of its own.
+    pub fn create(
+        &self,
+        model: ModelId,
+        base: &ModelName,
+        defaults: Defaults,
+    ) -> Result<Manifest, Error> {
+        self.change(|draft| {
+            let found = draft.state.resolve(base);
+            let base = found.ok_or_else(|| Error::Absent(base.to_string()))?;
+            let name = format!("create:{}", base.id);
+            let mut content = base.content();
+            let inherited = content.defaults.take().unwrap_or_default();
+            content.defaults = Some(defaults.over(inherited));
+            draft.add(model, &name, content)
+        })
+    }
+
+    /// Puts a version back under its own number. What else has that number is a conflict.
+    pub(crate) fn restore(
+        &self,
+        id: &VersionId,
+        name: &str,
+        content: Content,
+    ) -> Result<Manifest, Error> {
+        self.change(|draft| draft.restore(id, name, content))
+    }
+
+    /// Takes names and aliases from a lock file whose versions are here.
+    pub(crate) fn adopt_names(&self, lock: &Lock, extras: Extras) -> Result<(), Error> {
+        self.change(|draft| {
+            let own = &mut draft.state.lock;
+            if extras == Extras::Remove {
+                own.aliases.clear();
+                own.names.clear();
+            }
+            own.aliases.extend(lock.aliases.clone());
+            own.names.extend(lock.names.clone());
+            for (model, number) in &lock.next {
+                let next = own.next.entry(model.clone()).or_insert(*number);
+                *next = (*next).max(*number);
+            }
+            Ok(())
+        })
+    }
+
+    /// Refuses a name that versions of other repositories have.
+    pub(crate) fn check_is_of_repo(&self, model: &ModelId, repo: &RepoId) -> Result<(), Error> {
+        let state = self.load()?;
+        let mut versions = state.versions_of(model);
+        match versions.next() {
+            Some(other) if !other.source.is_of_repo(repo) => {
+                if versions.any(|version| version.source.is_of_repo(repo)) {
+                    return Ok(());
+                }
+                let (model, repo) = (model.clone(), repo.clone());
+                Err(Error::NameTaken { model, source_of_other: other.source.to_string(), repo })
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
-    /// Every model, by name.
-    pub fn list(&self) -> Result<Vec<Manifest>, Error> {
-        let directory = self.home.join("models");
-        let entries = match std::fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::io(&directory)(error)),
-        };
-        let mut manifests = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(Error::io(&directory))?.path();
-            if path.extension().is_some_and(|kind| kind == "json") {
-                let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-                manifests.push(parse(&path, &bytes)?);
-            }
-        }
-        manifests.sort_by(|a: &Manifest, b| a.name.cmp(&b.name));
-        Ok(manifests)
+    /// Where an earlier generation of the lock file is, if it was kept.
+    pub fn generation(&self, generation: u64) -> PathBuf {
+        lockfile::generation_path(&self.home, generation)
+    }
+
+    /// Has `alias` stand for the version that `target` stands for now. Returns it, and what `alias`
+    /// stood for before.
+    pub fn set_alias(
+        &self,
+        alias: Tag,
+        target: &ModelName,
+    ) -> Result<(VersionId, Option<VersionId>), Error> {
+        self.change(|draft| {
+            let found = draft.state.resolve(target);
+            let id = found.map(|manifest| manifest.id.clone());
+            let id = id.ok_or_else(|| Error::Absent(target.to_string()))?;
+            let before = draft.state.lock.aliases.insert(alias, id.clone());
+            Ok((id, before))
+        })
+    }
+
+    /// Forgets an alias; returns what it stood for.
+    pub fn remove_alias(&self, alias: &Tag) -> Result<VersionId, Error> {
+        self.change(|draft| {
+            let removed = draft.state.lock.aliases.remove(alias);
+            removed.ok_or_else(|| Error::NoAlias(alias.clone()))
+        })
     }
 
     /// Reads the files of these models again, or of all. Blocking.
-    pub fn verify(&self, names: &[String]) -> Result<Vec<Verified>, Error> {
+    pub fn verify(&self, names: &[ModelName]) -> Result<Vec<Verified>, Error> {
+        let state = self.load()?;
         let manifests = match names {
-            [] => self.list()?,
+            [] => state.manifests,
             names => {
-                let find = |name: &String| self.find(name)?.ok_or(Error::Absent(name.clone()));
-                names.iter().map(find).collect::<Result<_, _>>()?
+                let chosen = names.iter().map(|name| select(&state, name));
+                let chosen: Vec<Vec<_>> = chosen.collect::<Result<_, _>>()?;
+                chosen.into_iter().flatten().collect()
             }
         };
         let verify = |mut manifest: Manifest| {
             let checked = manifest.check(Check::Always);
             if let Ok(true) = checked {
-                self.write(&manifest)?;
+                self.refresh(&manifest)?;
             }
             Ok(Verified { manifest, damage: checked.err() })
         };
         manifests.into_iter().map(verify).collect()
     }
 
-    /// Notes a model whose files are all there.
-    pub(crate) fn write(&self, manifest: &Manifest) -> Result<(), Error> {
-        let path = self.manifest_path(&manifest.name);
-        let json = serde_json::to_vec_pretty(manifest).map_err(|e| Error::io(&path)(e.into()))?;
-        write_atomic(&path, &json).map_err(Error::io(&path))
-    }
-
-    /// Forgets a model, and removes the files that only it needed: `remove` those in a hub's cache,
-    /// the store its own. Returns how many bytes that freed.
-    pub fn remove(
-        &self,
-        name: &str,
-        remove: impl Fn(&Manifest, &ManifestFile) -> io::Result<()>,
-    ) -> Result<u64, Error> {
-        let in_use = || Error::InUse(name.to_owned());
-        let _pull = self.try_lock(name, "pull")?.ok_or_else(in_use)?;
-        let _use = self.try_lock(name, "use")?.ok_or_else(in_use)?;
-        let manifest = self.find(name)?.ok_or_else(|| Error::Absent(name.to_owned()))?;
-        let others: Vec<_> =
-            self.list()?.into_iter().filter(|other| other.name != manifest.name).collect();
-        let path = self.manifest_path(name);
-        remove_if_exists(&path).map_err(Error::io(&path))?;
-
-        let mut freed = 0;
-        let is_shared = |path: &Path| {
-            others.iter().any(|other| other.files.iter().any(|file| file.path == path))
-        };
-        for file in &manifest.files {
-            if file.origin == Origin::Found || is_shared(&file.path) {
-                continue;
-            }
-            match &manifest.source {
-                Source::Hub { .. } => remove(&manifest, file),
-                Source::Pypi { .. } => remove_if_exists(&file.path),
-            }
-            .map_err(Error::io(&file.path))?;
-            freed += file.size;
-        }
-        Ok(freed)
-    }
-
-    /// Keeps `name` from being removed until the returned value is dropped.
-    pub fn hold(&self, name: &str) -> Result<InUse, Error> {
-        let path = self.lock_path(name, "use");
-        let lock = LockFile::try_take(&path, Hold::Shared).map_err(Error::io(&path))?;
-        lock.map(|lock| InUse { _lock: lock }).ok_or_else(|| Error::InUse(name.to_owned()))
+    /// Notes that files were touched and hold the same; not of a version that is gone by now.
+    pub(crate) fn refresh(&self, manifest: &Manifest) -> Result<(), Error> {
+        self.change(|draft| match draft.state.find(&manifest.id) {
+            Some(known) if known.version == manifest.version => draft.put(manifest.clone()),
+            Some(_) | None => Ok(()),
+        })
     }
 
     /// Waits until no other pull of `name` is under way.
@@ -205,9 +356,35 @@ impl Store {
         LockFile::take(&path, Hold::Exclusive, on_wait).await.map_err(Error::io(&path))
     }
 
-    /// Where a file with this content is, or would be, if it came from a mirror.
-    pub(crate) fn blob(&self, sha256: &Sha256Hash, name: &RepoPath) -> PathBuf {
-        self.home.join("blobs").join(format!("{sha256}.{}", name.kind()))
+    /// Where a file with this content is, or would be, if no hub's cache holds it. `kind` is its
+    /// extension.
+    pub(crate) fn blob(&self, sha256: &Sha256Hash, kind: &str) -> PathBuf {
+        self.blobs().join(format!("{sha256}.{kind}"))
+    }
+
+    /// Where the chat template of a version's defaults is for its worker.
+    pub(crate) fn template_path(&self, id: &VersionId) -> PathBuf {
+        self.home.join("templates").join(format!("{}.jinja", key(&id.to_string())))
+    }
+
+    /// Flags for the worker of a version with defaults, but for what `given` says otherwise. Puts its
+    /// chat template where the worker finds it.
+    pub fn worker_args(
+        &self,
+        manifest: &Manifest,
+        given: &[OsString],
+    ) -> Result<Vec<OsString>, Error> {
+        let Some(defaults) = &manifest.defaults else { return Ok(Vec::new()) };
+        let Some(template) = &defaults.chat_template else {
+            return Ok(defaults.worker_args(None, given));
+        };
+        let path = self.template_path(&manifest.id);
+        files::write_atomic(&path, template.as_bytes()).map_err(Error::io(&path))?;
+        Ok(defaults.worker_args(Some(&path), given))
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.home.join("blobs")
     }
 
     /// A directory for what is under way, on the same disk as the files.
@@ -222,134 +399,22 @@ impl Store {
         self.home.join("partial")
     }
 
-    fn try_lock(&self, name: &str, kind: &str) -> Result<Option<LockFile>, Error> {
-        let path = self.lock_path(name, kind);
-        LockFile::try_take(&path, Hold::Exclusive).map_err(Error::io(&path))
-    }
-
-    fn manifest_path(&self, name: &str) -> PathBuf {
-        self.home.join("models").join(format!("{}.json", key(name)))
-    }
-
     fn lock_path(&self, name: &str, kind: &str) -> PathBuf {
         self.home.join("locks").join(format!("{}.{kind}", key(name)))
     }
 }
 
+/// A model is all of its versions; any other name is one.
+fn select(state: &State, name: &ModelName) -> Result<Vec<Manifest>, Error> {
+    let chosen: Vec<_> = match name {
+        ModelName::Model(model) => state.versions_of(model).cloned().collect(),
+        ModelName::Path(_) | ModelName::Version(_) | ModelName::Tag(_) | ModelName::Hub(_) => {
+            state.resolve(name).cloned().into_iter().collect()
+        }
+    };
+    if chosen.is_empty() { Err(Error::Absent(name.to_string())) } else { Ok(chosen) }
+}
+
 fn key(name: &str) -> String {
     Sha256Hash::of(name.as_bytes()).short(32)
-}
-
-fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest, Error> {
-    let manifest: Option<Manifest> = serde_json::from_slice(bytes).ok();
-    manifest.filter(Manifest::is_readable).ok_or_else(|| Error::Manifest(path.to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::digest::hash_file;
-
-    fn add(store: &Store, name: &str, content: &[u8]) -> Manifest {
-        let file: RepoPath = "model.gguf".parse().unwrap();
-        let path = store.blob(&Sha256Hash::of(content), &file);
-        write_atomic(&path, content).unwrap();
-        let hashes = hash_file(&path).unwrap();
-        let fetched = Fetched { path: path.clone(), hashes, origin: Origin::Pulled };
-        let source = Source::Pypi { package: "p".into(), version: "1".into() };
-        let manifest = Manifest::new(name.into(), source, path, &[(file, fetched)]).unwrap();
-        store.write(&manifest).unwrap();
-        manifest
-    }
-
-    #[test]
-    fn removing_a_model_keeps_files_that_another_needs() {
-        let home = tempfile::tempdir().unwrap();
-        let store = Store::new(home.path().to_owned());
-        let path = add(&store, "a:1", b"weights").model;
-        add(&store, "b:1", b"weights");
-
-        assert_eq!(store.remove("a:1", |_, _| Ok(())).unwrap(), 0);
-        assert!(path.exists());
-        assert_eq!(store.remove("b:1", |_, _| Ok(())).unwrap(), 7);
-        assert!(!path.exists());
-        assert!(matches!(store.remove("b:1", |_, _| Ok(())), Err(Error::Absent(_))));
-    }
-
-    #[test]
-    fn a_model_in_use_is_not_removed() {
-        let home = tempfile::tempdir().unwrap();
-        let store = Store::new(home.path().to_owned());
-        add(&store, "a:1", b"weights");
-
-        let held = store.hold("a:1").unwrap();
-        assert!(matches!(store.remove("a:1", |_, _| Ok(())), Err(Error::InUse(_))));
-
-        drop(held);
-        assert_eq!(store.remove("a:1", |_, _| Ok(())).unwrap(), 7);
-    }
-
-    #[test]
-    fn a_touched_file_is_hashed_again_and_a_changed_one_is_damage() {
-        let home = tempfile::tempdir().unwrap();
-        let store = Store::new(home.path().to_owned());
-        let mut manifest = add(&store, "a:1", b"weights");
-        assert!(!manifest.check(Check::IfTouched).unwrap());
-
-        std::fs::write(&manifest.model, b"weights").unwrap();
-        assert!(manifest.check(Check::IfTouched).unwrap());
-        assert!(!manifest.check(Check::IfTouched).unwrap());
-
-        std::fs::write(&manifest.model, b"weighty").unwrap();
-        assert!(matches!(manifest.check(Check::IfTouched), Err(Damage::Changed { .. })));
-    }
-
-    #[test]
-    fn every_byte_is_read_to_verify_a_model() {
-        let home = tempfile::tempdir().unwrap();
-        let store = Store::new(home.path().to_owned());
-        let (a, b) = (add(&store, "a:1", b"weights"), add(&store, "b:1", b"others"));
-        let damaged = |names: &[&str]| -> Vec<_> {
-            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-            let verified = store.verify(&names).unwrap().into_iter();
-            verified.map(|it| (it.manifest.name, it.damage.is_some())).collect()
-        };
-        assert_eq!(damaged(&[]), [("a:1".into(), false), ("b:1".into(), false)]);
-
-        // Of the same length and time: only its content tells.
-        std::fs::write(&a.model, b"weighty").unwrap();
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(a.files[0].modified_ns);
-        std::fs::File::open(&a.model).unwrap().set_modified(time).unwrap();
-        std::fs::remove_file(&b.model).unwrap();
-
-        assert_eq!(damaged(&["a:1"]), [("a:1".into(), true)]);
-        assert_eq!(damaged(&[]), [("a:1".into(), true), ("b:1".into(), true)]);
-        assert!(matches!(store.verify(&["c:1".into()]), Err(Error::Absent(_))));
-    }
-
-    #[test]
-    fn the_version_is_that_of_the_content() {
-        let home = tempfile::tempdir().unwrap();
-        let store = Store::new(home.path().to_owned());
-
-        let (a, b, c) = (
-            add(&store, "a:1", b"weights"),
-            add(&store, "b:1", b"weights"),
-            add(&store, "c:1", b"other"),
-        );
-
-        assert_eq!(a.version, b.version);
-        assert_ne!(a.version, c.version);
-    }
-
-    #[test]
-    fn a_foreign_manifest_is_an_error_not_an_absence() {
-        let home = tempfile::tempdir().unwrap();
-        let store = Store::new(home.path().to_owned());
-        std::fs::create_dir(home.path().join("models")).unwrap();
-        std::fs::write(store.manifest_path("a:1"), b"{\"format\":2}").unwrap();
-
-        assert!(matches!(store.find("a:1"), Err(Error::Manifest(_))));
-        assert!(matches!(store.list(), Err(Error::Manifest(_))));
-    }
 }

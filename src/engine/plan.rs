@@ -28,7 +28,7 @@ pub struct SequenceId(pub u32);
 #[derive(Clone, Debug, Default)]
 pub struct StepPlan {
     /// Sequences that ended or were cancelled: the runner forgets their sampling state. Applied
-    /// before `admitted`, which may reuse an id.
+    /// before `admitted`, which may reuse an id. No step that is still computed has any of them.
     pub released: Vec<SequenceId>,
     /// Sequences that the runner sees for the first time. A preempted sequence stays admitted.
     pub admitted: Vec<Admission>,
@@ -42,9 +42,16 @@ pub struct StepPlan {
     pub positions: Vec<u32>,
     /// `[num_tokens]` where each token's keys and values go: `block * block_size + offset`.
     pub slot_mapping: Vec<u32>,
+    /// Tokens that are not known yet.
+    pub carried: Vec<Carry>,
     /// Block tables, of which each row has a range. Kept from step to step: a table changes little,
     /// and the scheduler writes only what is new.
     pub block_tables: Vec<BlockId>,
+    /// What has changed in `block_tables` since the step before, in whichever plan that was: a
+    /// runner that applies every plan's changes to a table of its own has all rows' tables.
+    pub table_updates: Vec<TableUpdate>,
+    /// Steps whose changes `block_tables` has: the scheduler's note.
+    pub num_tabled_steps: u64,
     /// The tokens to sample after the forward pass.
     pub samples: Vec<Sample>,
     /// The prompts' tokens whose log-probabilities are wanted.
@@ -98,6 +105,27 @@ pub struct BlockCopy {
     pub from: BlockId,
     /// Written to.
     pub to: BlockId,
+}
+
+/// A token that is the input of a step before it is known: the step before, which is still
+/// computed, samples it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carry {
+    /// Index into `token_ids`, where something else stands.
+    pub token_index: u32,
+    /// Index into the `samples` of the plan before.
+    pub sample: u32,
+}
+
+/// A new entry of a sequence's block table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableUpdate {
+    /// Whose table.
+    pub sequence: SequenceId,
+    /// Which of its blocks, from 0.
+    pub column: u32,
+    /// The block.
+    pub block: BlockId,
 }
 
 /// One sequence's part of the batch.
@@ -197,6 +225,8 @@ impl StepPlan {
         self.token_ids.clear();
         self.positions.clear();
         self.slot_mapping.clear();
+        self.carried.clear();
+        self.table_updates.clear();
         self.samples.clear();
         self.scores.clear();
     }

@@ -64,7 +64,10 @@ impl PromptLookup {
     }
 
     fn slot(&self, run: &[TokenId]) -> usize {
-        let hash = run.iter().fold(run.len() as u64, |hash, token| {
+        // A seed that no token is near: one that equals it would vanish, and runs of other lengths be
+        // taken for this one.
+        let seed = (run.len() as u64).wrapping_mul(0xd1b5_4a32_d192_ed03);
+        let hash = run.iter().fold(seed, |hash, token| {
             (hash ^ u64::from(*token)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
         });
         hash as usize & (self.slots.len() - 1)

@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::block_pool::BlockPool;
 use super::output::{Finish, Output};
 use super::plan::{
-    Admission, BlockCopy, BlockId, ConstraintEnd, MAX_SCORES, Row, Sample, Sampled, Score, Scored,
-    SequenceId, StepPlan,
+    Admission, BlockCopy, BlockId, Carry, ConstraintEnd, MAX_SCORES, Row, Sample, Sampled, Score,
+    Scored, SequenceId, StepPlan, TableUpdate,
 };
 use super::request::{Request, TokenId};
 use super::sequence::{RequestId, Sequence, State};
@@ -40,9 +40,11 @@ pub struct SchedulerConfig {
     /// A running stream waits no longer than this for its next token, as far as prefill is the
     /// reason.
     pub max_itl: Duration,
+    /// Steps that may be planned before the first of them is committed: 1, or 2.
+    pub depth: usize,
     /// Tokens that end a completion.
     pub eos_token_ids: Vec<TokenId>,
-    /// Whether sequences' next tokens are guessed.
+    /// Whether sequences' next tokens are guessed; not where `depth` is 2.
     pub speculation: Speculation,
     /// Key of the block hashes.
     pub hash_key: (u64, u64),
@@ -123,6 +125,7 @@ pub struct Stats {
     pub num_accepted_tokens: u64,
 }
 
+mod ahead;
 mod commit;
 mod cost;
 mod drafts;
@@ -130,6 +133,7 @@ mod invariants;
 mod priority;
 mod scores;
 mod step;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -155,11 +159,14 @@ pub struct Scheduler {
     arrivals: u64,
     /// Earliest moment at which a waiting request gives up.
     next_deadline: Option<Duration>,
-    in_flight: bool,
-    /// When the step was planned.
+    /// Steps planned and not committed.
+    num_in_flight: usize,
+    /// When the last step was planned.
     now: Duration,
-    /// Whether a sequence was cancelled while the step was in flight.
-    any_cancelled: bool,
+    /// Whether a sequence that has ended is part of a step in flight.
+    any_fenced: bool,
+    /// The last step's changes of block tables, which the next plan may not have.
+    table_updates: Vec<TableUpdate>,
     draining: bool,
     cost: StepCost,
     decode_cost: DecodeCost,
@@ -174,6 +181,7 @@ pub struct Scheduler {
 impl Scheduler {
     /// A scheduler with nothing to do.
     pub fn new(config: SchedulerConfig) -> Self {
+        assert!(matches!(config.depth, 1 | 2), "a pipeline of {} steps", config.depth);
         let slots = config.max_num_seqs as usize;
         Self {
             table_len: config.table_len() as usize,
@@ -187,9 +195,10 @@ impl Scheduler {
             outputs: Vec::new(),
             arrivals: 0,
             next_deadline: None,
-            in_flight: false,
+            num_in_flight: 0,
             now: Duration::ZERO,
-            any_cancelled: false,
+            any_fenced: false,
+            table_updates: Vec::new(),
             draining: false,
             cost: StepCost::default(),
             decode_cost: DecodeCost::default(),
@@ -237,7 +246,11 @@ impl Scheduler {
             arrival: self.arrivals,
             max_len,
             deadline,
+            num_unknown: 0,
             num_computed: 0,
+            num_in_flight: 0,
+            sample: 0,
+            is_carried: true,
             blocks: Vec::new(),
             num_tabled: 0,
             may_share_last: false,
@@ -260,8 +273,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Ends a request's completions. Blocks that the step in flight may write stay held until it
-    /// is committed; the outputs that say `Cancelled` come when they are free.
+    /// Ends a request's completions. Blocks that a step in flight may write stay held until it is
+    /// committed; the outputs that say `Cancelled` come when they are free.
     pub fn cancel(&mut self, id: RequestId) {
         if let Some(at) = self.waiting.iter().position(|sequence| sequence.request == id) {
             if let Some(sequence) = self.waiting.remove(at) {
@@ -270,10 +283,12 @@ impl Scheduler {
             return;
         }
         for slot in self.by_request.get(&id).cloned().unwrap_or_default() {
-            if let Some(sequence) = &mut self.slots[slot as usize] {
+            if let Some(sequence) = &mut self.slots[slot as usize]
+                && !sequence.has_ended()
+            {
                 sequence.state = State::Cancelled;
-                self.any_cancelled = true;
-                if !self.in_flight {
+                self.any_fenced = true;
+                if sequence.num_in_flight == 0 {
                     self.finish(slot, None, Finish::Cancelled);
                 }
             }

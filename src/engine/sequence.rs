@@ -31,10 +31,18 @@ pub(crate) struct Sequence {
     pub(crate) deadline: Option<Duration>,
     /// Prompt and completion.
     pub(crate) tokens: Vec<TokenId>,
-    /// Tokens whose keys and values are in the cache.
+    /// Of them, the last ones, which a step in flight samples: [`UNKNOWN`] stands in their places.
+    pub(crate) num_unknown: u8,
+    /// Tokens whose keys and values are in the cache once the steps in flight have ended.
     pub(crate) num_computed: usize,
+    /// Steps in flight that compute something of it or sample from it.
+    pub(crate) num_in_flight: u8,
+    /// Which of its plan's samples its last token is, while that is unknown.
+    pub(crate) sample: u32,
+    /// Whether a step may have that token before it is known.
+    pub(crate) is_carried: bool,
     pub(crate) blocks: Vec<BlockId>,
-    /// Of them, those that are in the plan's table.
+    /// Of them, those that the last plan's table has.
     pub(crate) num_tabled: usize,
     /// Whether the last block, half full, may have other holders: it has forked.
     pub(crate) may_share_last: bool,
@@ -46,7 +54,7 @@ pub(crate) struct Sequence {
     pub(crate) begun: Option<Duration>,
     /// Whether outputs tell how much of the prompt is computed.
     pub(crate) report_progress: bool,
-    /// Prompt tokens from the second on whose log-probabilities were reported.
+    /// Prompt tokens from the second on whose log-probabilities were asked for.
     pub(crate) num_scored: usize,
     /// Whether an output has carried `num_cached` and `begun`.
     pub(crate) reported: bool,
@@ -68,14 +76,22 @@ pub(crate) enum State {
     Running,
     /// It lost its blocks and is computed again when there is room.
     Preempted,
-    /// The client is gone; its blocks are held until the step in flight has ended.
+    /// The client is gone; its blocks are held until the steps in flight that it is part of have
+    /// ended.
     Cancelled,
+    /// Its last output was given; its blocks are held until the steps in flight that it is part of
+    /// have ended.
+    Ended,
 }
 
+/// Stands for a token that is not sampled yet.
+pub(crate) const UNKNOWN: TokenId = 0;
+
 impl Sequence {
-    /// Tokens whose keys and values are not in the cache yet: one during decode.
+    /// Tokens whose keys and values no step has computed or is computing: one during decode, none
+    /// when the token that is being sampled is the last that it can have.
     pub(crate) fn num_pending(&self) -> usize {
-        self.tokens.len() - self.num_computed
+        self.tokens.len().min(self.max_len - 1) - self.num_computed
     }
 
     /// Earlier ones come first.
@@ -89,8 +105,38 @@ impl Sequence {
         self.num_scored.min(end)..end
     }
 
+    /// Tokens that are known: all but those that are being sampled.
+    pub(crate) fn num_known(&self) -> usize {
+        self.tokens.len() - usize::from(self.num_unknown)
+    }
+
+    /// Tokens of the completion, those among them that are being sampled.
     pub(crate) fn num_generated(&self) -> usize {
         self.tokens.len() - self.prompt.len()
+    }
+
+    /// One more token is being sampled: this one of its plan's samples.
+    pub(crate) fn expect_token(&mut self, sample: usize) {
+        self.tokens.push(UNKNOWN);
+        self.num_unknown += 1;
+        self.sample = sample as u32;
+    }
+
+    /// A token was sampled: the first that is unknown, or, of right drafts, one more.
+    pub(crate) fn learn_token(&mut self, token: TokenId) {
+        match self.num_unknown {
+            0 => self.tokens.push(token),
+            unknown => {
+                let at = self.tokens.len() - usize::from(unknown);
+                self.tokens[at] = token;
+                self.num_unknown -= 1;
+            }
+        }
+    }
+
+    /// Whether it gains nothing more.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Cancelled | State::Ended)
     }
 
     /// Forgets its blocks, which were released: all of it must be computed again.
@@ -107,6 +153,8 @@ impl Sequence {
         self.may_share_last = true;
         Self {
             index,
+            // The step that samples its first token; its prompt may be in an earlier one, too.
+            num_in_flight: 1,
             num_tabled: 0,
             num_forks: 0,
             fork_slots: Vec::new(),

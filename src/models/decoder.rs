@@ -87,17 +87,17 @@ pub(crate) struct Device<'a> {
 
 impl DecoderConfig {
     /// Width of the queries.
-    pub(crate) fn q_size(&self) -> usize {
+    pub fn q_size(&self) -> usize {
         self.num_attention_heads * self.head_dim
     }
 
     /// Width of the keys, and of the values.
-    pub(crate) fn kv_size(&self) -> usize {
+    pub fn kv_size(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }
 
     /// Width of queries, keys and values together.
-    pub(crate) fn qkv_size(&self) -> usize {
+    pub fn qkv_size(&self) -> usize {
         self.q_size() + 2 * self.kv_size()
     }
 }
@@ -148,6 +148,24 @@ impl Decoder {
                 dtype,
             ),
         }
+    }
+
+    /// Bytes of [`Self::workspace`], at most; `has_floats`: of matrices that read f32.
+    pub(crate) fn workspace_bytes(
+        config: &DecoderConfig,
+        max_tokens: u64,
+        max_logits_rows: u64,
+        has_floats: bool,
+    ) -> u64 {
+        let max_cols = config.hidden_size.max(config.q_size()).max(config.intermediate_size);
+        let widths = config.hidden_size
+            + config.qkv_size()
+            + config.q_size()
+            + 2 * config.intermediate_size
+            // Two lanes of integers with their scales take 3.25 bytes an element.
+            + max_cols * if has_floats { 2 } else { 1 };
+        let logits = config.hidden_size + config.vocab_size;
+        4 * (max_tokens * widths as u64 + max_logits_rows * logits as u64)
     }
 
     /// Computes the batch. Keys and values go to the cache, logits to

@@ -51,9 +51,7 @@ pub(crate) fn headless(
     compute: Compute,
     max_positions: usize,
 ) -> Result<Decoder, Error> {
-    if matches!(compute, Compute::Q8 | Compute::Q4) && !checkpoint.has_float_matrices() {
-        return Err(Error::NothingToQuantize);
-    }
+    check_quantizes(checkpoint, compute)?;
     let config = checkpoint.config().clone();
     let source = Source { cpu, checkpoint, compute };
     let vocabulary = Source { compute: of_vocabulary(compute), ..source };
@@ -67,6 +65,16 @@ pub(crate) fn headless(
         rope: rope_table(&config, max_positions)?,
         config,
     })
+}
+
+/// Refuses to quantize what is quantized already.
+pub(crate) fn check_quantizes(checkpoint: &Checkpoint, compute: Compute) -> Result<(), Error> {
+    match compute {
+        Compute::Q8 | Compute::Q4 if !checkpoint.has_float_matrices() => {
+            Err(Error::NothingToQuantize)
+        }
+        Compute::F32 | Compute::Int8 | Compute::Q8 | Compute::Q4 => Ok(()),
+    }
 }
 
 /// 4 bits cost a vocabulary more than they cost a layer.

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use sconce_kernels::cpu::{ActivationDtype, Compute, Cpu, Isa, KvCache, KvDtype, KvShape};
 
 use super::input::Input;
+use super::limits::{self, Asked, LimitError};
 use super::sampler::{Logits, Sampler};
 use super::{Error, Executor, ExecutorLimits, memory};
 use crate::engine::plan::{MAX_DRAFTS, Sampled, Scored, StepPlan};
@@ -75,17 +76,9 @@ pub enum LoadError {
     /// The device or a buffer could not be made, or a shape is none that the kernels take.
     #[error("the processor cannot run this model")]
     Kernel(#[from] sconce_kernels::Error),
-    /// A limit is zero.
-    #[error("{0} must be at least 1")]
-    Zero(&'static str),
-    /// A longer context was asked for than the model knows positions.
-    #[error("max_model_len is {given} and the model has {limit} positions")]
-    ModelLen {
-        /// Asked for.
-        given: u32,
-        /// What the model has.
-        limit: usize,
-    },
+    /// A limit that is impossible.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// The KV cache's type stores more elements together than a head has.
     #[error(
         "this type of KV cache needs heads of a multiple of {group} elements, and the model's have \
@@ -96,23 +89,6 @@ pub enum LoadError {
         group: usize,
         /// What the model has.
         head_dim: usize,
-    },
-    /// Slots are numbered in 32 bits.
-    #[error("a KV cache of {num_blocks} blocks has more slots than can be numbered")]
-    TooManySlots {
-        /// Asked for.
-        num_blocks: u64,
-    },
-    /// One sequence of the greatest length would not fit.
-    #[error(
-        "the KV cache has room for {capacity} tokens, less than one sequence of max_model_len \
-         {max_model_len}"
-    )]
-    KvCacheTooSmall {
-        /// Tokens that fit.
-        capacity: u64,
-        /// Tokens of one sequence.
-        max_model_len: u32,
     },
     /// The machine does not have the memory.
     #[error("{what} needs {needed} bytes, and {available} bytes of memory are available")]
@@ -166,7 +142,14 @@ impl CpuRunner {
         config: &DecoderConfig,
         options: &RunnerOptions,
     ) -> Result<ExecutorLimits, LoadError> {
-        limits(config, options, kv_shape(config, options)?)
+        let asked = Asked {
+            block_size: options.block_size,
+            max_num_batched_tokens: options.max_num_batched_tokens,
+            max_num_seqs: options.max_num_seqs,
+            max_model_len: options.max_model_len,
+        };
+        let num_blocks = kv_shape(config, options)?.num_blocks as u32;
+        Ok(asked.limits(config, num_blocks)?)
     }
 
     /// The model's shape.
@@ -221,13 +204,17 @@ impl Executor for CpuRunner {
         self.limits
     }
 
-    fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
+    fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {
         self.input.fill(plan, &self.limits)?;
         self.sampler.update(plan)?;
         let (alive, limit) = (self.sampler.num_sequences(), self.limits.max_num_seqs as usize);
         if alive > limit {
             return Err(Error::Plan(format!("{alive} sequences are alive, at most {limit}")));
         }
+        Ok(())
+    }
+
+    fn finish(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
         self.cpu.copy_blocks(&mut self.kv, &self.input.copies)?;
         if plan.rows.is_empty() {
             return Ok(());
@@ -249,7 +236,10 @@ impl Executor for CpuRunner {
     }
 }
 
-fn kv_shape(config: &DecoderConfig, options: &RunnerOptions) -> Result<KvShape, LoadError> {
+pub(super) fn kv_shape(
+    config: &DecoderConfig,
+    options: &RunnerOptions,
+) -> Result<KvShape, LoadError> {
     let mut shape = KvShape {
         num_layers: config.num_hidden_layers,
         num_blocks: 1,
@@ -268,50 +258,8 @@ fn kv_shape(config: &DecoderConfig, options: &RunnerOptions) -> Result<KvShape, 
             bytes.checked_div(block).unwrap_or(0)
         }
     };
-    if num_blocks == 0 {
-        return Err(LoadError::Zero("the number of KV-cache blocks"));
-    }
-    if num_blocks.saturating_mul(options.block_size.into()) > u32::MAX.into() {
-        return Err(LoadError::TooManySlots { num_blocks });
-    }
-    shape.num_blocks = num_blocks as usize;
+    shape.num_blocks = limits::check_blocks(num_blocks, options.block_size)? as usize;
     Ok(shape)
-}
-
-fn limits(
-    config: &DecoderConfig,
-    options: &RunnerOptions,
-    shape: KvShape,
-) -> Result<ExecutorLimits, LoadError> {
-    let zeros = [
-        ("block_size", options.block_size),
-        ("max_num_batched_tokens", options.max_num_batched_tokens),
-        ("max_num_seqs", options.max_num_seqs),
-        ("max_model_len", options.max_model_len.unwrap_or(1)),
-    ];
-    if let Some((what, _)) = zeros.into_iter().find(|(_, given)| *given == 0) {
-        return Err(LoadError::Zero(what));
-    }
-    let capacity = shape.num_blocks as u64 * shape.block_size as u64;
-    let trained = config.max_position_embeddings;
-    let max_model_len = match options.max_model_len {
-        None => capacity.min(trained as u64) as u32,
-        Some(given) if given as usize > trained => {
-            return Err(LoadError::ModelLen { given, limit: trained });
-        }
-        Some(given) if u64::from(given) > capacity => {
-            return Err(LoadError::KvCacheTooSmall { capacity, max_model_len: given });
-        }
-        Some(given) => given,
-    };
-    Ok(ExecutorLimits {
-        block_size: options.block_size,
-        num_blocks: shape.num_blocks as u32,
-        max_num_batched_tokens: options.max_num_batched_tokens,
-        max_num_seqs: options.max_num_seqs,
-        max_model_len,
-        vocab_size: config.vocab_size as u32,
-    })
 }
 
 pub(super) fn check_memory(what: &'static str, needed: u64) -> Result<(), LoadError> {

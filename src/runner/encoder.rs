@@ -3,6 +3,7 @@
 use sconce_kernels::cpu::{Cpu, Isa};
 
 use super::cpu::{LoadError, RunnerOptions, check_memory};
+use super::limits::LimitError;
 use super::{Embedder, EmbedderLimits, Error};
 use crate::engine::embed::EmbedBatch;
 use crate::models::encoder::config::EncoderConfig;
@@ -83,9 +84,9 @@ pub(super) fn max_model_len(
     num_positions: usize,
 ) -> Result<Option<u32>, LoadError> {
     match options.max_model_len {
-        Some(0) => Err(LoadError::Zero("max_model_len")),
+        Some(0) => Err(LimitError::Zero("max_model_len").into()),
         Some(given) if given as usize > num_positions => {
-            Err(LoadError::ModelLen { given, limit: num_positions })
+            Err(LimitError::ModelLen { given, limit: num_positions }.into())
         }
         given => Ok(given),
     }

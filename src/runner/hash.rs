@@ -12,6 +12,10 @@ use crate::engine::plan::{Row, Sampled, Scored, SequenceId, StepPlan, TokenLogpr
 use crate::engine::request::{Request, SamplingParams, TokenId};
 use crate::runner::{Error, Executor, ExecutorLimits};
 
+mod in_flight;
+
+use in_flight::InFlight;
+
 /// One token in so many ends a completion.
 const EOS_EVERY: u64 = 32;
 
@@ -24,6 +28,13 @@ pub struct HashModel {
     entries: Vec<u64>,
     /// Seeds and parameters of live sequences.
     sequences: Vec<Option<(u64, Arc<SamplingParams>)>>,
+    /// Steps that may be begun before the first is finished.
+    depth: usize,
+    in_flight: InFlight,
+    /// What the last step sampled, by sample.
+    last_sampled: Vec<TokenId>,
+    /// `[num_tokens]` of the step: its tokens, those among them that were carried.
+    token_ids: Vec<TokenId>,
     /// `[num_tokens]` of the step: a digest of all entries up to each token.
     digests: Vec<u64>,
     scored: Vec<Scored>,
@@ -37,9 +48,19 @@ impl HashModel {
             eos,
             entries: vec![0; limits.num_blocks as usize * limits.block_size as usize],
             sequences: (0..limits.max_num_seqs).map(|_| None).collect(),
+            depth: 1,
+            in_flight: InFlight::default(),
+            last_sampled: Vec::new(),
+            token_ids: Vec::new(),
             digests: Vec::new(),
             scored: Vec::new(),
         }
+    }
+
+    /// The same model with so many steps in flight. It computes a step when it is finished: what
+    /// was given away before is lost by then.
+    pub fn with_depth(self, depth: usize) -> Self {
+        Self { depth, ..self }
     }
 
     /// The completion of `request` with this index, worked out without a pool.
@@ -125,10 +146,29 @@ impl HashModel {
             if slot != plan.slot_mapping[at] as usize {
                 return Err(Error::Plan(format!("slot of token {at} is not in its block table")));
             }
-            before = entry(before, plan.token_ids[at], position, row.cache_salt);
+            before = entry(before, self.token_ids[at], position, row.cache_salt);
             self.entries[slot] = before;
             digest = mix(digest, before);
             self.digests[at] = digest;
+        }
+        Ok(())
+    }
+
+    /// Puts the tokens that were carried where they belong.
+    fn carry(&mut self, plan: &StepPlan) -> Result<(), Error> {
+        self.token_ids.clone_from(&plan.token_ids);
+        for carry in &plan.carried {
+            let token = self.last_sampled.get(carry.sample as usize);
+            let place = self.token_ids.get_mut(carry.token_index as usize);
+            let (Some(token), Some(place)) = (token, place) else {
+                return Err(Error::Plan(format!("nothing was sampled for {carry:?}")));
+            };
+            *place = *token;
+            let row = plan.rows.iter().find(|row| row.tokens.contains(&carry.token_index));
+            let state = row.and_then(|row| self.sequences.get(row.sequence.0 as usize)?.as_ref());
+            if !state.is_some_and(|(_, sampling)| self.carries(sampling)) {
+                return Err(Error::Plan(format!("{carry:?} is of a sequence that isn't carried")));
+            }
         }
         Ok(())
     }
@@ -148,7 +188,21 @@ impl Executor for HashModel {
         self.limits
     }
 
-    fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
+    fn carries(&self, sampling: &SamplingParams) -> bool {
+        // As on a device whose sampler doesn't know bad words.
+        sampling.grammar.is_none() && sampling.bad_words.is_empty()
+    }
+
+    fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {
+        self.in_flight.begin(plan, self.depth).map_err(Error::Plan)
+    }
+
+    fn finish(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
+        self.in_flight.finish(plan).map_err(Error::Plan)?;
         for id in &plan.released {
             *self.sequence(*id)? = None;
         }
@@ -156,6 +210,8 @@ impl Executor for HashModel {
             let state = (seed_of(&new.sampling, new.index), Arc::clone(&new.sampling));
             *self.sequence(new.sequence)? = Some(state);
         }
+        self.carry(plan)?;
+        self.last_sampled.clear();
         let size = self.limits.block_size as usize;
         for copy in &plan.copies {
             let from = copy.from.0 as usize * size;
@@ -170,6 +226,7 @@ impl Executor for HashModel {
             let Some((seed, sampling)) = self.sequence(sample.sequence)?.clone() else {
                 return Err(Error::Plan(format!("{:?} is not admitted", sample.sequence)));
             };
+            let first = sampled.len();
             let drafts = plan.drafts(sample).iter().copied().map(Some).chain([None]);
             for (ahead, draft) in (0..).zip(drafts) {
                 let digest = self.digests[(sample.token_index + ahead) as usize];
@@ -182,6 +239,7 @@ impl Executor for HashModel {
                     break;
                 }
             }
+            self.last_sampled.push(sampled[first].token);
         }
         for one in &plan.scores {
             let digest = self.digests[one.token_index as usize];

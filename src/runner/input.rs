@@ -3,7 +3,7 @@
 use sconce_kernels::cpu::AttentionRow;
 
 use super::{Error, ExecutorLimits};
-use crate::engine::plan::{BlockId, MAX_DRAFTS, Row, Score, StepPlan};
+use crate::engine::plan::{BlockId, Carry, MAX_DRAFTS, Row, Score, StepPlan};
 
 /// The buffers, reused from step to step. What kernels can read from the plan itself is not
 /// copied.
@@ -27,9 +27,19 @@ pub(crate) struct Input {
 const NONE: u32 = u32::MAX;
 
 impl Input {
-    /// Checks `plan` and takes it over.
+    /// Checks `plan`, all of whose tokens are known, and takes it over.
     pub(crate) fn fill(&mut self, plan: &StepPlan, limits: &ExecutorLimits) -> Result<(), Error> {
-        check(plan, limits).map_err(Error::Plan)?;
+        self.fill_after(plan, limits, 0)
+    }
+
+    /// As [`Self::fill`], where tokens may be carried from a step with `num_before` samples.
+    pub(crate) fn fill_after(
+        &mut self,
+        plan: &StepPlan,
+        limits: &ExecutorLimits,
+        num_before: usize,
+    ) -> Result<(), Error> {
+        check(plan, limits, num_before).map_err(Error::Plan)?;
         self.num_tokens = plan.token_ids.len();
         self.copies.clear();
         self.copies.extend(plan.copies.iter().map(|copy| (copy.from.0, copy.to.0)));
@@ -67,8 +77,13 @@ impl Input {
     }
 }
 
-/// Says how `plan` breaks `limits` or contradicts itself, if it does.
-pub(crate) fn check(plan: &StepPlan, limits: &ExecutorLimits) -> Result<(), String> {
+/// Says how `plan` breaks `limits` or contradicts itself, if it does. Its tokens may be carried from
+/// a plan with `num_before` samples that is still computed; none where that is 0.
+pub(crate) fn check(
+    plan: &StepPlan,
+    limits: &ExecutorLimits,
+    num_before: usize,
+) -> Result<(), String> {
     check_sizes(plan, limits)?;
     let mut next_token = 0;
     for row in &plan.rows {
@@ -90,6 +105,12 @@ pub(crate) fn check(plan: &StepPlan, limits: &ExecutorLimits) -> Result<(), Stri
         if last >= next_token {
             return Err(format!("token {last} of {next_token} is sampled"));
         }
+    }
+    let num_tokens = next_token;
+    let is_wrong =
+        |carry: &&Carry| carry.token_index >= num_tokens || carry.sample as usize >= num_before;
+    if let Some(carry) = plan.carried.iter().find(is_wrong) {
+        return Err(format!("{carry:?} among {num_tokens} tokens, after {num_before} samples"));
     }
     let is_wrong =
         |score: &&Score| score.token_index >= next_token || score.token >= limits.vocab_size;
@@ -267,18 +288,30 @@ mod tests {
             ("scored token out of vocabulary", |plan| plan.scores.push(score(0, 100))),
             ("too many samples", |plan| plan.samples.push(plan.samples[0])),
         ];
-        assert_eq!(check(&plan(), &LIMITS), Ok(()));
+        assert_eq!(check(&plan(), &LIMITS, 0), Ok(()));
 
         for (what, spoil) in spoils {
             let mut plan = plan();
             spoil(&mut plan);
-            assert!(check(&plan, &LIMITS).is_err(), "{what}");
+            assert!(check(&plan, &LIMITS, 0).is_err(), "{what}");
         }
     }
 
     #[test]
     fn a_sequence_longer_than_the_model_takes_is_refused() {
         let limits = ExecutorLimits { max_model_len: 5, ..LIMITS };
-        assert!(check(&plan(), &limits).is_err());
+        assert!(check(&plan(), &limits, 0).is_err());
+    }
+
+    #[test]
+    fn a_token_is_carried_only_from_a_sample_that_there_is() {
+        let mut plan = plan();
+        plan.carried.push(Carry { token_index: 0, sample: 1 });
+        assert_eq!(check(&plan, &LIMITS, 2), Ok(()));
+        assert!(check(&plan, &LIMITS, 1).is_err(), "there is one sample");
+        assert!(Input::default().fill(&plan, &LIMITS).is_err(), "no step is in flight");
+
+        plan.carried[0].token_index = 4;
+        assert!(check(&plan, &LIMITS, 2).is_err(), "there are four tokens");
     }
 }

@@ -53,6 +53,8 @@ pub struct Sampler {
     workers: Vec<Worker>,
     /// What all workers have sampled, by sample.
     gathered: Vec<(usize, Sampled)>,
+    /// The indices of all samples of a step.
+    all: Vec<usize>,
     /// Finds what grammars allow next while the model computes.
     ahead: Ahead,
     step: u64,
@@ -104,8 +106,8 @@ impl Sampler {
     pub fn new(eos_token_ids: Vec<TokenId>, num_threads: usize) -> Self {
         let workers = (0..num_threads.max(1)).map(|_| Worker::default()).collect();
         let sequences = HashMap::new();
-        let (gathered, ahead) = (Vec::new(), Ahead::default());
-        Self { eos_token_ids, sequences, workers, gathered, ahead, step: 0 }
+        let (gathered, all, ahead) = (Vec::new(), Vec::new(), Ahead::default());
+        Self { eos_token_ids, sequences, workers, gathered, all, ahead, step: 0 }
     }
 
     /// Sequences admitted and not released.
@@ -137,13 +139,31 @@ impl Sampler {
         logits: Logits<'_>,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), Error> {
+        let mut all = std::mem::take(&mut self.all);
+        all.clear();
+        all.extend(0..plan.samples.len());
+        let result = self.sample_some(cpu, (plan, &all), logits, |_, one| sampled.push(one));
+        self.all = all;
+        result
+    }
+
+    /// Samples only those of the plan's samples that `which` names, in rising order, and gives each
+    /// token with its sample's index to `push`.
+    pub(crate) fn sample_some(
+        &mut self,
+        cpu: &Cpu,
+        (plan, which): (&StepPlan, &[usize]),
+        logits: Logits<'_>,
+        push: impl FnMut(usize, Sampled),
+    ) -> Result<(), Error> {
         let samples = &plan.samples;
-        self.check(samples, logits)?;
+        self.check((samples, which), logits)?;
         let next = AtomicUsize::new(0);
         let (sequences, eos_token_ids) = (&self.sequences, &self.eos_token_ids);
-        let num_workers = self.workers.len().min(samples.len());
+        let num_workers = self.workers.len().min(which.len());
         cpu.parallel(&mut self.workers[..num_workers], |_, worker| {
-            while let Some((i, sample)) = take(&next, samples) {
+            while let Some((_, &i)) = take(&next, which) {
+                let sample = &samples[i];
                 let one = One::new(&sequences[&sample.sequence], eos_token_ids, *sample);
                 let rows = logits.values[logits.rows[i] as usize * logits.vocab_size..]
                     .chunks_exact(logits.vocab_size);
@@ -152,8 +172,18 @@ impl Sampler {
                 });
             }
         });
-        self.collect(samples, sampled);
+        self.collect(samples, push);
         Ok(())
+    }
+
+    /// A live sequence's parameters, and which of its request's completions it is.
+    pub(crate) fn params(&self, sequence: SequenceId) -> Option<(&SamplingParams, u32)> {
+        self.sequences.get(&sequence).map(|state| (&*state.params, state.index))
+    }
+
+    /// The model's own end tokens.
+    pub(crate) fn eos_token_ids(&self) -> &[TokenId] {
+        &self.eos_token_ids
     }
 
     /// Appends how likely each token was to `scored`. `logits`: `[num_scores, vocab_size]`.
@@ -180,15 +210,23 @@ impl Sampler {
         scored.extend(gathered.into_iter().map(|(_, one)| one));
     }
 
-    fn check(&mut self, samples: &[Sample], logits: Logits<'_>) -> Result<(), Error> {
+    fn check(
+        &mut self,
+        (samples, which): (&[Sample], &[usize]),
+        logits: Logits<'_>,
+    ) -> Result<(), Error> {
         self.step += 1;
         let num_rows = logits.values.len() / logits.vocab_size.max(1);
-        let ends_beyond =
-            |(row, sample): (&u32, &Sample)| (row + sample.num_drafts) as usize >= num_rows;
-        if logits.rows.len() != samples.len() || logits.rows.iter().zip(samples).any(ends_beyond) {
+        let ends_beyond = |i: &usize| {
+            let (Some(row), Some(sample)) = (logits.rows.get(*i), samples.get(*i)) else {
+                return true;
+            };
+            (row + sample.num_drafts) as usize >= num_rows
+        };
+        if logits.rows.len() != samples.len() || which.iter().any(ends_beyond) {
             return Err(Error::Plan("samples do not fit the rows of logits".into()));
         }
-        for sample in samples {
+        for sample in which.iter().map(|i| &samples[*i]) {
             let SequenceId(id) = sample.sequence;
             let Some(state) = self.sequences.get_mut(&sample.sequence) else {
                 return Err(Error::Plan(format!("sequence {id} is sampled and was not admitted")));
@@ -200,8 +238,8 @@ impl Sampler {
         Ok(())
     }
 
-    /// Moves what the workers sampled to `sampled`, in the order of `samples`, and counts it.
-    fn collect(&mut self, samples: &[Sample], sampled: &mut Vec<Sampled>) {
+    /// Gives what the workers sampled to `push`, in the order of `samples`, and counts it.
+    fn collect(&mut self, samples: &[Sample], mut push: impl FnMut(usize, Sampled)) {
         for worker in &mut self.workers {
             self.gathered.append(&mut worker.sampled);
         }
@@ -219,7 +257,7 @@ impl Sampler {
                     self.ahead.prepare(walk);
                 }
             }
-            sampled.push(one);
+            push(i, one);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use sconce_kernels::cpu::{MatrixPart, ReadBytes};
 use sconce_kernels::dtype::Dtype;
 
-use super::{Error, Tensor};
+use super::{Error, Tensor, dummy};
 
 /// An open file and its length.
 pub(super) struct WeightFile {
@@ -20,13 +20,18 @@ pub(super) struct WeightFile {
     len: u64,
 }
 
-/// Where one tensor lies. [`WeightFile::span`] is the only way to one, so its bytes are in the file.
+/// Where one tensor lies. [`WeightFile::span`] and [`Span::random`] are the only ways to one, so its
+/// bytes are in the file, or can be made.
 pub(super) struct Span {
-    file: Arc<WeightFile>,
+    source: Source,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
-    offset: u64,
     num_bytes: usize,
+}
+
+enum Source {
+    File { file: Arc<WeightFile>, offset: u64 },
+    Random { seed: u64 },
 }
 
 impl WeightFile {
@@ -85,11 +90,19 @@ impl WeightFile {
             );
             return Err(self.malformed(reason));
         }
-        Ok(Span { file: Arc::clone(self), dtype, shape: shape.to_vec(), offset, num_bytes })
+        let source = Source::File { file: Arc::clone(self), offset };
+        Ok(Span { source, dtype, shape: shape.to_vec(), num_bytes })
     }
 }
 
 impl Span {
+    /// A tensor of bf16 that lies nowhere: [`dummy`] makes its bytes. `None`: the shape is impossible.
+    pub(super) fn random(name: &str, shape: &[usize]) -> Option<Self> {
+        let source = Source::Random { seed: dummy::seed(name) };
+        let num_bytes = num_bytes(Dtype::BF16, shape)?;
+        Some(Self { source, dtype: Dtype::BF16, shape: shape.to_vec(), num_bytes })
+    }
+
     /// Reads it.
     pub(super) fn tensor(&self) -> Result<Tensor, Error> {
         Ok(Tensor { dtype: self.dtype, shape: self.shape.clone(), data: self.read()? })
@@ -110,12 +123,19 @@ impl Span {
     /// Reads some of the tensor's bytes.
     pub(super) fn piece(&self, offset: usize, len: usize) -> Result<Vec<u8>, Error> {
         let len = len.min(self.num_bytes.saturating_sub(offset));
-        self.file.read(self.offset + offset as u64, len as u64)
+        match &self.source {
+            Source::File { file, offset: begin } => file.read(begin + offset as u64, len as u64),
+            Source::Random { seed } => {
+                let mut bytes = vec![0; len];
+                dummy::fill(*seed, self.shape.len(), offset, &mut bytes);
+                Ok(bytes)
+            }
+        }
     }
 
     /// Reads the tensor's bytes.
     pub(super) fn read(&self) -> Result<Vec<u8>, Error> {
-        self.file.read(self.offset, self.num_bytes as u64)
+        self.piece(0, self.num_bytes)
     }
 }
 
@@ -125,7 +145,15 @@ impl ReadBytes for Span {
     }
 
     fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()> {
-        self.file.file.read_exact_at(out, self.offset + offset as u64)
+        match &self.source {
+            Source::File { file, offset: begin } => {
+                file.file.read_exact_at(out, begin + offset as u64)
+            }
+            Source::Random { seed } => {
+                dummy::fill(*seed, self.shape.len(), offset, out);
+                Ok(())
+            }
+        }
     }
 }
 

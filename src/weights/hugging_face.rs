@@ -57,6 +57,11 @@ impl HuggingFace {
         Self { dir, files: vec![path.to_owned()], index: BTreeMap::new() }
     }
 
+    /// What `dir` says of a model, without its tensors.
+    pub(super) fn without_weights(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), files: Vec::new(), index: BTreeMap::new() }
+    }
+
     /// The checkpoint in `dir`, of one file or of shards.
     pub(super) fn of_dir(dir: &Path) -> Result<Self, Error> {
         if dir.join(SINGLE).is_file() {

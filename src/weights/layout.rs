@@ -37,6 +37,30 @@ pub(super) fn check(config: &DecoderConfig, spans: &HashMap<String, Span>) -> Re
     refuse_others(config, spans)
 }
 
+/// All the tensors, of random numbers.
+pub(super) fn random(config: &DecoderConfig) -> Result<HashMap<String, Span>, Error> {
+    let table = vec![config.vocab_size, config.hidden_size];
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), table.clone()),
+        ("model.norm.weight".to_owned(), vec![config.hidden_size]),
+    ];
+    if !config.tie_word_embeddings {
+        shapes.push(("lm_head.weight".to_owned(), table));
+    }
+    let parts = layer(config);
+    for number in 0..config.num_hidden_layers {
+        let named = parts
+            .iter()
+            .map(|(part, shape)| (format!("model.layers.{number}.{part}"), shape.clone()));
+        shapes.extend(named);
+    }
+    let spans = shapes.into_iter().map(|(name, shape)| match Span::random(&name, &shape) {
+        Some(span) => Ok((name, span)),
+        None => Err(Error::unsupported(name, format!("of shape {shape:?}"), "one that fits")),
+    });
+    spans.collect()
+}
+
 /// Names and shapes of one layer's tensors.
 fn layer(config: &DecoderConfig) -> Vec<(&'static str, Vec<usize>)> {
     let (hidden, ff) = (config.hidden_size, config.intermediate_size);

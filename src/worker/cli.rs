@@ -1,18 +1,23 @@
 //! `sconce worker`: what is typed, and what is meant by it.
 
+mod options;
+
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use sconce_kernels::cpu::{ActivationDtype, Compute, Isa, KvDtype};
+use sconce_kernels::cpu::Isa;
 
+use self::options::{checkpoint_source, hash_options};
 use super::Error;
 use super::listen::Address;
 use crate::engine::scheduler::{MAX_STEP, Speculation};
 use crate::models::pooling::Pooling;
-use crate::runner::cpu::{KvCacheSize, RunnerOptions};
+use crate::runner::cpu::RunnerOptions;
+use crate::runner::device::DeviceChoice;
+use crate::runner::gpu_options::GpuOptions;
 
 // Beyond it, a step's bookkeeping takes longer than the step.
 const MAX_NUM_SEQS: u32 = 4096;
@@ -52,6 +57,8 @@ pub struct Worker {
 
     /// Where routers connect: `unix:PATH` or `ADDRESS:PORT`
     #[arg(long, env = "SCONCE_WORKER_LISTEN", value_name = "ADDRESS")]
+    #[arg(required = false, required_unless_present = "describe")]
+    #[arg(default_value_if("describe", clap::builder::ArgPredicate::IsPresent, "127.0.0.1:0"))]
     listen: Address,
 
     /// Listen on an address that other machines can reach. The protocol has neither encryption nor
@@ -61,6 +68,9 @@ pub struct Worker {
 
     #[command(flatten)]
     task: TaskArgs,
+
+    #[command(flatten)]
+    gpu: GpuArgs,
 
     #[command(flatten)]
     compute: ComputeArgs,
@@ -77,6 +87,10 @@ pub struct Worker {
     /// Drain and exit when standard input ends: whoever started this process has died
     #[arg(long)]
     exit_with_stdin: bool,
+
+    /// Print what the model is and how much memory it needs, as JSON, and exit: nothing is loaded
+    #[arg(long)]
+    describe: bool,
 }
 
 /// What the model is for.
@@ -115,18 +129,70 @@ enum PoolingMode {
     Max,
 }
 
+/// Where to compute, and what concerns GPUs alone.
+#[derive(Args, Clone, Debug)]
+struct GpuArgs {
+    /// What computes: `cpu`, `cuda` or `cuda:NUMBER`. `auto` is the first GPU, or the processor where
+    /// there is no GPU or this program has no GPU kernels
+    #[arg(long, env = "SCONCE_DEVICE", value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+
+    /// Type of weights and activations on a GPU. The checkpoint's own, or bf16 of what is quantized
+    /// or 32 bits wide, unless said otherwise
+    #[arg(long, value_enum, value_name = "TYPE")]
+    dtype: Option<FloatChoice>,
+
+    /// Share of a GPU's memory that this process may take: what weights and buffers leave of it
+    /// becomes the KV cache, unless that has a size of its own
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = share)]
+    gpu_memory_utilization: f64,
+
+    /// Where the weights come from
+    #[arg(long, value_enum, default_value_t = LoadFormat::Auto)]
+    load_format: LoadFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FloatChoice {
+    /// 16 bits, 8 of precision
+    #[value(name = "bf16", alias = "bfloat16")]
+    BF16,
+    /// 16 bits, 11 of precision
+    #[value(alias = "float16")]
+    F16,
+    /// 32 bits
+    #[value(alias = "float32")]
+    F32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoadFormat {
+    /// The model's files
+    Auto,
+    /// Random numbers: of the model only `config.json` and the tokenizer are read. For measurements
+    Dummy,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().map_err(|_| "expected a number".to_owned())?;
+    let is_share = (0.05..=1.0).contains(&share);
+    if is_share { Ok(share) } else { Err("expected 0.05 to 1".to_owned()) }
+}
+
 /// How to compute.
 #[derive(Args, Clone, Debug)]
 struct ComputeArgs {
-    /// Threads of the forward pass. The number of cores, unless said otherwise
+    /// Threads of the forward pass, or those that load a GPU's weights. The number of cores, unless
+    /// said otherwise
     #[arg(long, value_name = "COUNT")]
     threads: Option<NonZeroUsize>,
 
-    /// Instruction set of the forward pass. The best that the machine has, unless said otherwise
+    /// Instruction set of the forward pass on the processor. The best that the machine has, unless said
+    /// otherwise
     #[arg(long, value_name = "NAME")]
     isa: Option<Isa>,
 
-    /// What matrix products compute in
+    /// What matrix products compute in on the processor
     #[arg(long, value_enum, default_value_t = Precision::Int8)]
     compute: Precision,
 
@@ -144,9 +210,10 @@ struct ComputeArgs {
     #[arg(long, alias = "kv-dtype", value_enum, default_value_t = KvPrecision::Auto)]
     kv_cache_dtype: KvPrecision,
 
-    /// Bytes of the KV cache
-    #[arg(long, value_name = "BYTES", default_value_t = 512 << 20, conflicts_with = "num_blocks")]
-    kv_cache_bytes: u64,
+    /// Bytes of the KV cache. 512 MiB on the processor, unless said otherwise; on a GPU see
+    /// --gpu-memory-utilization
+    #[arg(long, value_name = "BYTES", conflicts_with = "num_blocks")]
+    kv_cache_bytes: Option<u64>,
 
     /// Blocks of the KV cache
     #[arg(long, value_name = "COUNT")]
@@ -167,6 +234,10 @@ struct FormatArgs {
     /// How the model writes its reasoning. As its chat template shows, unless said otherwise
     #[arg(long, value_name = "FORMAT", value_parser = REASONING_PARSERS)]
     reasoning_parser: Option<String>,
+
+    /// Jinja source of the chat template, instead of the model's own
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
 }
 
 /// What runs at once, and what waits.
@@ -217,6 +288,11 @@ struct HashArgs {
     /// aid for the death of workers
     #[arg(long, value_name = "POSITION", hide = true)]
     hash_fail_at: Option<u32>,
+
+    /// Steps of the hash model that may be in flight: a testing aid
+    #[arg(long, value_name = "STEPS", hide = true, default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=2))]
+    hash_depth: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -249,8 +325,10 @@ enum SpeculationMode {
 enum KvPrecision {
     /// 8-bit integers, with a scale per 32: half the memory, and faster with much context
     Int8,
+    /// On GPUs: 8-bit floats, 4 bits of precision: half the memory
+    Fp8,
     /// bf16 where the processor has a dot product for it and activations are rounded to 8 bits, else
-    /// f16
+    /// f16. On a GPU, what the activations are
     Auto,
     /// 16-bit floats of 8 bits precision, multiplied twice as fast by some processors
     #[value(name = "bf16")]
@@ -278,16 +356,36 @@ pub(crate) struct Config {
     pub(crate) tool_parser: String,
     /// Empty: as the chat template shows.
     pub(crate) reasoning_parser: String,
+    /// `None`: the model's own.
+    pub(crate) chat_template: Option<String>,
     pub(crate) exit_with_stdin: bool,
+    /// Nothing is served: what the model needs is printed.
+    pub(crate) describe: bool,
 }
 
 /// What is served.
 #[derive(Clone, Debug)]
 pub(crate) enum ModelSource {
-    /// A checkpoint on the processor.
-    Cpu { path: PathBuf, options: RunnerOptions },
+    /// A checkpoint on some device.
+    Checkpoint(Box<CheckpointSource>),
     /// The model without weights.
     Hash(HashOptions),
+}
+
+/// A checkpoint and how to run it.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckpointSource {
+    pub(crate) path: PathBuf,
+    pub(crate) load_format: LoadFormat,
+    pub(crate) device: DeviceChoice,
+    /// On the processor.
+    pub(crate) options: Result<RunnerOptions, String>,
+    /// On a GPU.
+    #[cfg_attr(
+        not(any(feature = "cuda", test)),
+        expect(dead_code, reason = "this binary has no kernels")
+    )]
+    pub(crate) gpu: Result<GpuOptions, String>,
 }
 
 /// The hash model's shape and faults.
@@ -301,6 +399,7 @@ pub(crate) struct HashOptions {
     pub(crate) max_model_len: u32,
     pub(crate) step: Duration,
     pub(crate) fail_at: Option<u32>,
+    pub(crate) depth: usize,
 }
 
 impl TryFrom<Worker> for Config {
@@ -344,11 +443,12 @@ impl TryFrom<Worker> for Config {
                 None => return Err(Error::Flags("--model is no file".to_owned())),
             },
         };
+        let chat_template = args.formats.chat_template.as_deref().map(read_template).transpose()?;
         let model = if is_hash {
             ModelSource::Hash(hash_options(&args.compute, &args.limits, &args.hash)?)
         } else {
-            let options = runner_options(&args.compute, &args.limits)?;
-            ModelSource::Cpu { path: args.model, options }
+            let source = checkpoint_source(args.model, &args.gpu, &args.compute, &args.limits)?;
+            ModelSource::Checkpoint(Box::new(source))
         };
         Ok(Self {
             model,
@@ -370,93 +470,25 @@ impl TryFrom<Worker> for Config {
             },
             tool_parser: args.formats.tool_parser.unwrap_or_default(),
             reasoning_parser: args.formats.reasoning_parser.unwrap_or_default(),
+            chat_template,
             exit_with_stdin: args.exit_with_stdin,
+            describe: args.describe,
         })
     }
+}
+
+fn read_template(path: &std::path::Path) -> Result<String, Error> {
+    std::fs::read_to_string(path)
+        .map_err(|source| Error::Process { what: "can't read the chat template", source })
 }
 
 fn is_local(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-fn runner_options(compute: &ComputeArgs, limits: &LimitArgs) -> Result<RunnerOptions, Error> {
-    let num_threads = match compute.threads {
-        Some(threads) => threads,
-        None => std::thread::available_parallelism()
-            .map_err(|source| Error::Process { what: "can't count the cores", source })?,
-    };
-    let activation_dtype = match compute.compute {
-        Precision::Int8 | Precision::F32 => ActivationDtype::Int8,
-        Precision::Int16 => ActivationDtype::Int16,
-    };
-    Ok(RunnerOptions {
-        num_threads,
-        isa: compute.isa,
-        compute: match (compute.compute, compute.quantize) {
-            _ if compute.exact => Compute::F32,
-            (Precision::F32, None) => Compute::F32,
-            (Precision::F32, Some(_)) => {
-                let message = "--quantize and --compute f32 exclude each other";
-                return Err(Error::Flags(message.to_owned()));
-            }
-            (Precision::Int8 | Precision::Int16, None) => Compute::Int8,
-            (Precision::Int8 | Precision::Int16, Some(Quantization::Q8)) => Compute::Q8,
-            (Precision::Int8 | Precision::Int16, Some(Quantization::Q4)) => Compute::Q4,
-        },
-        activation_dtype,
-        kv_dtype: match compute.kv_cache_dtype {
-            _ if compute.exact => KvDtype::F32,
-            KvPrecision::Int8 => KvDtype::Int8,
-            KvPrecision::Auto if compute.compute != Precision::F32 => {
-                compute.isa.unwrap_or_else(Isa::detect).kv_dtype(activation_dtype)
-            }
-            KvPrecision::Auto | KvPrecision::F16 => KvDtype::F16,
-            KvPrecision::BF16 => KvDtype::BF16,
-            KvPrecision::F32 => KvDtype::F32,
-        },
-        kv_cache: match compute.num_blocks {
-            Some(num_blocks) => KvCacheSize::Blocks(num_blocks.get()),
-            None => KvCacheSize::Bytes(compute.kv_cache_bytes),
-        },
-        block_size: compute.block_size.get(),
-        max_num_batched_tokens: limits.max_num_batched_tokens.get(),
-        max_num_seqs: limits.max_num_seqs.get(),
-        max_model_len: limits.max_model_len.map(NonZeroU32::get),
-    })
-}
-
-fn hash_options(
-    compute: &ComputeArgs,
-    limits: &LimitArgs,
-    hash: &HashArgs,
-) -> Result<HashOptions, Error> {
-    let block_size = compute.block_size.get();
-    let num_blocks = compute.num_blocks.map_or(4096, NonZeroU32::get);
-    let capacity = block_size.checked_mul(num_blocks).filter(|slots| *slots <= 1 << 28);
-    let Some(capacity) = capacity else {
-        return Err(Error::Flags("the KV cache has more than 2^28 tokens".to_owned()));
-    };
-    let max_model_len = limits.max_model_len.map_or(capacity.min(8192), NonZeroU32::get);
-    if max_model_len > capacity {
-        return Err(Error::Flags(format!(
-            "the KV cache has room for {capacity} tokens, and --max-model-len is {max_model_len}"
-        )));
-    }
-    Ok(HashOptions {
-        vocab_size: hash.hash_vocab,
-        block_size,
-        num_blocks,
-        max_num_seqs: limits.max_num_seqs.get(),
-        max_num_batched_tokens: limits.max_num_batched_tokens.get(),
-        max_model_len,
-        step: Duration::from_micros(hash.hash_step_us),
-        fail_at: hash.hash_fail_at,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::{Args, FromArgMatches, Parser};
+    use clap::Parser;
 
     use super::*;
 
@@ -505,29 +537,6 @@ mod tests {
         };
         assert_eq!(speculation(&[]), Ok(Speculation::PromptLookup));
         assert_eq!(speculation(&["--speculation", "off"]), Ok(Speculation::Off));
-    }
-
-    #[test]
-    fn the_cache_is_of_what_the_processor_multiplies_unless_precision_matters() {
-        let compute = |args: &str| {
-            ComputeArgs::augment_args(clap::Command::new("worker"))
-                .try_get_matches_from(std::iter::once("worker").chain(args.split_whitespace()))
-                .and_then(|matches| ComputeArgs::from_arg_matches(&matches))
-                .unwrap()
-        };
-        let limits = LimitArgs::augment_args(clap::Command::new("worker"))
-            .try_get_matches_from(["worker"])
-            .and_then(|matches| LimitArgs::from_arg_matches(&matches))
-            .unwrap();
-        let kv_dtype = |args| runner_options(&compute(args), &limits).unwrap().kv_dtype;
-
-        assert_eq!(kv_dtype("--isa avx512-bf16"), KvDtype::BF16);
-        assert_eq!(kv_dtype("--isa avx512-vnni"), KvDtype::F16);
-        assert_eq!(kv_dtype("--isa avx512-bf16 --compute int16"), KvDtype::F16);
-        assert_eq!(kv_dtype("--isa avx512-bf16 --compute f32"), KvDtype::F16);
-        assert_eq!(kv_dtype("--isa avx512-bf16 --exact"), KvDtype::F32);
-        assert_eq!(kv_dtype("--isa avx512-bf16 --kv-cache-dtype f16"), KvDtype::F16);
-        assert_eq!(kv_dtype("--isa portable --kv-dtype bf16"), KvDtype::BF16);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The thread that owns scheduler and executor.
 //!
-//! It takes commands, plans a step, runs it, and puts each router's share into that router's
-//! outbox. With nothing to do it blocks on its commands.
+//! It takes commands, plans a step, has it computed, and puts each router's share into that router's
+//! outbox. Where the executor takes two steps, the next one is planned and begun before this one is
+//! waited for. With nothing to do the thread blocks on its commands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,13 +20,16 @@ use super::embed;
 use super::outbox::Outbox;
 use super::submit::Checked;
 use crate::engine::output::Output;
-use crate::engine::plan::{Sampled, StepPlan};
+use crate::engine::plan::StepPlan;
 use crate::engine::request::{Request, SamplingParams};
 use crate::engine::scheduler::{Refusal, Scheduler};
 use crate::engine::sequence::RequestId;
 use crate::runner::{self, Executor};
 
 mod convert;
+mod steps;
+
+use steps::Begun;
 
 // Steps without anything to compute, one after the other, while requests wait.
 const MAX_FRUITLESS_STEPS: u32 = 1000;
@@ -109,8 +113,12 @@ pub(crate) struct Engine {
     hidden: EngineStats,
     draining: bool,
     start: Instant,
-    plan: StepPlan,
-    sampled: Vec<Sampled>,
+    /// Steps begun and not finished, earliest first.
+    in_flight: VecDeque<Begun>,
+    /// Plans to be used again, in turn: each has most of the block tables.
+    spare_plans: VecDeque<StepPlan>,
+    /// When the last step was finished.
+    finished: Instant,
     outputs: Vec<Output>,
     /// Requests that have not ended, for whoever asks from outside.
     num_unfinished: Arc<AtomicU32>,
@@ -140,6 +148,7 @@ impl Engine {
         commands: mpsc::Receiver<Command>,
         num_unfinished: Arc<AtomicU32>,
     ) -> Self {
+        let start = Instant::now();
         Self {
             scheduler,
             executor,
@@ -150,9 +159,10 @@ impl Engine {
             probes: Vec::new(),
             hidden: EngineStats::default(),
             draining: false,
-            start: Instant::now(),
-            plan: StepPlan::default(),
-            sampled: Vec::new(),
+            start,
+            in_flight: VecDeque::new(),
+            spare_plans: VecDeque::new(),
+            finished: start,
             outputs: Vec::new(),
             num_unfinished,
         }
@@ -279,9 +289,13 @@ impl Engine {
         let arrived = self.start.elapsed();
         let deadline = patience.map(|patience| arrived + patience);
         let (n, name) = (request.n, RequestId(self.next_request));
+        let is_carried = self.executor.carries(&request.sampling);
         self.next_request += 1;
         match self.scheduler.submit(name, request, deadline) {
             Ok(()) => {
+                if !is_carried {
+                    self.scheduler.never_carry(name);
+                }
                 owner.requests.insert(id, name);
                 let ticket = Ticket { owner: Some((session, id)), num_unfinished: n, arrived };
                 self.requests.insert(name, ticket);
@@ -344,32 +358,6 @@ impl Engine {
             session.outbox.notify(Message::Draining(Draining {}));
         }
         info!(num_requests = self.requests.len(), "draining");
-    }
-
-    /// Computes one step. Returns false when there was nothing to compute.
-    fn step(&mut self) -> Result<bool, Error> {
-        if !self.scheduler.step(self.start.elapsed(), &mut self.plan) {
-            return Ok(false);
-        }
-        let before = Instant::now();
-        self.sampled.clear();
-        self.executor.forward(&self.plan, &mut self.sampled)?;
-        if !self.plan.is_answered_by(&self.sampled) {
-            let (planned, sampled) = (self.plan.samples.len(), self.sampled.len());
-            return Err(Error::Samples { planned, sampled });
-        }
-        if !self.plan.scores.is_empty() {
-            let scored = self.executor.take_scored();
-            let (planned, scores) = (self.plan.scores.len(), scored.len());
-            if planned != scores {
-                return Err(Error::Scores { planned, scored: scores });
-            }
-            self.scheduler.score(&self.plan, scored);
-        }
-        let sampled = std::mem::take(&mut self.sampled);
-        self.scheduler.commit(&self.plan, sampled, before.elapsed());
-        self.answer_probes();
-        Ok(true)
     }
 
     fn answer_probes(&mut self) {

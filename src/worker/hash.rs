@@ -1,14 +1,14 @@
 //! The hash model as a served model: a byte-level tokenizer made in code, a plain chat template,
 //! and an executor that can be slow or fail when a test wants that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::cli::HashOptions;
 use crate::engine::plan::{Sampled, Scored, StepPlan};
-use crate::engine::request::TokenId;
+use crate::engine::request::{SamplingParams, TokenId};
 use crate::runner::hash::HashModel;
 use crate::runner::{Error, Executor, ExecutorLimits};
 
@@ -30,6 +30,8 @@ pub(crate) struct HashExecutor {
     model: HashModel,
     step: Duration,
     fail_at: Option<u32>,
+    /// When the steps in flight end at the earliest: one after the other, as on a device.
+    ends: VecDeque<Instant>,
 }
 
 impl HashExecutor {
@@ -42,7 +44,8 @@ impl HashExecutor {
             max_model_len: options.max_model_len,
             vocab_size: options.vocab_size,
         };
-        Self { model: HashModel::new(limits, EOS), step: options.step, fail_at: options.fail_at }
+        let model = HashModel::new(limits, EOS).with_depth(options.depth);
+        Self { model, step: options.step, fail_at: options.fail_at, ends: VecDeque::new() }
     }
 }
 
@@ -51,8 +54,22 @@ impl Executor for HashExecutor {
         self.model.limits()
     }
 
-    fn forward(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
-        let start = Instant::now();
+    fn depth(&self) -> usize {
+        self.model.depth()
+    }
+
+    fn carries(&self, sampling: &SamplingParams) -> bool {
+        self.model.carries(sampling)
+    }
+
+    fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {
+        let now = Instant::now();
+        let begins = self.ends.back().map_or(now, |end| now.max(*end));
+        self.ends.push_back(begins + self.step);
+        self.model.begin(plan)
+    }
+
+    fn finish(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
         let fails = |position| {
             let mut samples = plan.samples.iter();
             samples.any(|at| (at.position..=at.position + at.num_drafts).contains(&position))
@@ -60,8 +77,9 @@ impl Executor for HashExecutor {
         if self.fail_at.is_some_and(fails) {
             return Err(Error::Plan("--hash-fail-at was given".to_owned()));
         }
-        self.model.forward(plan, sampled)?;
-        let rest = self.step.saturating_sub(start.elapsed());
+        self.model.finish(plan, sampled)?;
+        let end = self.ends.pop_front();
+        let rest = end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
         if !rest.is_zero() {
             #[expect(clippy::disallowed_methods, reason = "the delay was asked for")]
             std::thread::sleep(rest);

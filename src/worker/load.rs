@@ -1,6 +1,8 @@
 //! Makes an executor of what was configured, and the description that routers get.
 
-mod embedder;
+pub(super) mod embedder;
+#[cfg(feature = "cuda")]
+mod gpu;
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
@@ -14,7 +16,7 @@ use sconce_proto::worker::{ModelInfo, Task};
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use super::cli::{Config, ModelSource};
+use super::cli::{CheckpointSource, Config, LoadFormat, ModelSource};
 use super::grammars::Grammars;
 use super::hash;
 use super::service::Served;
@@ -23,6 +25,7 @@ use crate::engine::request::TokenId;
 use crate::engine::scheduler::{Scheduler, SchedulerConfig};
 use crate::grammar::Compiler;
 use crate::runner::cpu::{CpuRunner, RunnerOptions};
+use crate::runner::device::{Device, DeviceChoice};
 use crate::runner::{Embedder, Executor, ExecutorLimits};
 use crate::weights::{self, Checkpoint, EncoderCheckpoint};
 
@@ -49,26 +52,15 @@ pub(crate) enum LoadedModel {
 /// async thread.
 pub(crate) fn load(config: &Config, publish: impl FnOnce(Served) + Send) -> Result<Loaded, Error> {
     match &config.model {
-        ModelSource::Cpu { path, options } => {
-            let failed = |error: weights::Error| failed(path, error.into());
-            let start = Instant::now();
-            if let Some(encoder) = EncoderCheckpoint::open(path).map_err(failed)? {
-                return embedder::of_encoder(config, (path, encoder, options), publish);
-            }
-            let checkpoint = Checkpoint::open_for_any_task(path).map_err(failed)?;
-            if let Some(pooler) = embedder::pooler(config, &checkpoint) {
-                let of = (path.as_path(), &checkpoint, options);
-                return embedder::of_decoder(config, of, pooler, publish);
-            }
-            checkpoint.check_generates().map_err(failed)?;
-            let opened = (start, ms(start));
-            load_checkpoint(config, (path, &checkpoint, options), opened, publish)
-        }
+        ModelSource::Checkpoint(source) => load_source(config, source, publish),
         ModelSource::Hash(options) => {
             let start = Instant::now();
             let executor = hash::HashExecutor::new(options);
             let info = ModelInfo {
-                chat_template: hash::CHAT_TEMPLATE.to_owned(),
+                chat_template: config
+                    .chat_template
+                    .clone()
+                    .unwrap_or_else(|| hash::CHAT_TEMPLATE.to_owned()),
                 special_tokens: hash::special_tokens().into_iter().collect(),
                 eos_token_ids: vec![hash::EOS],
                 ..describe(config, executor.limits())
@@ -81,7 +73,73 @@ pub(crate) fn load(config: &Config, publish: impl FnOnce(Served) + Send) -> Resu
     }
 }
 
-fn failed(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+fn load_source(
+    config: &Config,
+    source: &CheckpointSource,
+    publish: impl FnOnce(Served) + Send,
+) -> Result<Loaded, Error> {
+    let path = source.path.as_path();
+    let failed = |error: weights::Error| failed(path, error.into());
+    let start = Instant::now();
+    if source.load_format == LoadFormat::Dummy {
+        let checkpoint = Checkpoint::dummy(path).map_err(failed)?;
+        return load_decoder(config, source, &checkpoint, (start, ms(start)), publish);
+    }
+    if let Some(encoder) = EncoderCheckpoint::open(path).map_err(failed)? {
+        check_embeds(config)?;
+        return embedder::of_encoder(config, (path, encoder, cpu_only(source)?), publish);
+    }
+    let checkpoint = Checkpoint::open_for_any_task(path).map_err(failed)?;
+    if let Some(pooler) = embedder::pooler(config, &checkpoint) {
+        check_embeds(config)?;
+        let of = (path, &checkpoint, cpu_only(source)?);
+        return embedder::of_decoder(config, of, pooler, publish);
+    }
+    checkpoint.check_generates().map_err(failed)?;
+    load_decoder(config, source, &checkpoint, (start, ms(start)), publish)
+}
+
+fn check_embeds(config: &Config) -> Result<(), Error> {
+    match config.chat_template {
+        Some(_) => Err(Error::Flags("--chat-template: a model that embeds has no chat".to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// The options of what runs on the processor alone.
+pub(super) fn cpu_only(source: &CheckpointSource) -> Result<&RunnerOptions, Error> {
+    if let DeviceChoice::Cuda(_) = source.device {
+        let message = "models that embed run on the processor: add --device cpu";
+        return Err(Error::Flags(message.to_owned()));
+    }
+    source.options.as_ref().map_err(|message| Error::Flags(message.clone()))
+}
+
+/// Loads a decoder that generates onto the device that was chosen.
+fn load_decoder(
+    config: &Config,
+    source: &CheckpointSource,
+    checkpoint: &Checkpoint,
+    opened: (Instant, f64),
+    publish: impl FnOnce(Served) + Send,
+) -> Result<Loaded, Error> {
+    let path = source.path.as_path();
+    let device = Device::open(source.device).map_err(|error| failed(path, error.into()))?;
+    let flags = |message: &String| Error::Flags(message.clone());
+    match device {
+        Device::Cpu => {
+            let options = source.options.as_ref().map_err(flags)?;
+            load_checkpoint(config, (path, checkpoint, options), opened, publish)
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            let options = source.gpu.as_ref().map_err(flags)?;
+            gpu::load(config, (path, checkpoint, options), device, opened, publish)
+        }
+    }
+}
+
+pub(super) fn failed(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
     Error::Load { model: path.display().to_string(), source }
 }
 
@@ -101,7 +159,8 @@ fn load_checkpoint(
             let tokenizer = checkpoint.tokenizer_json()?;
             let info = describe_checkpoint(config, checkpoint, limits);
             let weights = checkpoint.digest()?;
-            let fingerprint = fingerprint(&info, &tokenizer, (weights, options));
+            let kernels = kernels(options);
+            let fingerprint = fingerprint(&info, &tokenizer, (weights, &kernels));
             publish(served(ModelInfo { fingerprint, ..info }, tokenizer));
             Ok(ms(start))
         });
@@ -143,6 +202,7 @@ fn loaded(
         max_model_len: limits.max_model_len,
         max_queue: config.max_queue,
         max_itl: config.max_itl,
+        depth: executor.depth(),
         eos_token_ids,
         speculation: config.speculation,
         hash_key: (keys.hash_one(1), keys.hash_one(2)),
@@ -172,7 +232,10 @@ fn describe_checkpoint(
     limits: ExecutorLimits,
 ) -> ModelInfo {
     ModelInfo {
-        chat_template: checkpoint.chat_template().unwrap_or_default().to_owned(),
+        chat_template: match &config.chat_template {
+            Some(template) => template.clone(),
+            None => checkpoint.chat_template().unwrap_or_default().to_owned(),
+        },
         special_tokens: checkpoint.special_tokens().clone().into_iter().collect(),
         bos_token_id: checkpoint.bos_token_id(),
         add_bos_token: checkpoint.add_bos_token(),
@@ -181,18 +244,18 @@ fn describe_checkpoint(
     }
 }
 
-/// Differs where answers to the same request may. What it is made of is logged, so that an operator
-/// can tell which of it has changed.
-fn fingerprint(
-    info: &ModelInfo,
-    tokenizer: &[u8],
-    (weights, options): ([u8; 32], &RunnerOptions),
-) -> String {
+/// What of the processor's kernels changes answers.
+fn kernels(options: &RunnerOptions) -> String {
     let isa = options.isa.unwrap_or_else(Isa::detect);
     let RunnerOptions { compute, activation_dtype, kv_dtype, block_size, .. } = options;
+    format!("{isa} {compute:?} {activation_dtype:?} {kv_dtype:?} {block_size}")
+}
+
+/// Differs where answers to the same request may. What it is made of is logged, so that an operator
+/// can tell which of it has changed.
+fn fingerprint(info: &ModelInfo, tokenizer: &[u8], (weights, kernels): ([u8; 32], &str)) -> String {
     let ModelInfo { version, chat_template, special_tokens, max_model_len, .. } = info;
     let program = env!("CARGO_PKG_VERSION");
-    let kernels = format!("{isa} {compute:?} {activation_dtype:?} {kv_dtype:?} {block_size}");
     let special_tokens: BTreeMap<_, _> = special_tokens.iter().collect();
     let ends = (info.bos_token_id, info.add_bos_token, &info.eos_token_ids);
     let parsers = (&info.tool_parser, &info.reasoning_parser);

@@ -26,6 +26,7 @@ use super::embed::EmbedEngine;
 use super::engine::{Command, Engine, describe};
 use super::listen::Listener;
 use super::load::{self, LoadedModel, ms};
+use super::needs;
 use super::service::{Served, Service, Startup};
 
 /// Name of the thread that owns the engine. Its panics are caught: they end the process in order.
@@ -45,6 +46,9 @@ const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 pub async fn run(args: Worker) -> Result<(), Error> {
     let start = Instant::now();
     let config = Config::try_from(args)?;
+    if config.describe {
+        return needs::print(&config);
+    }
     forbid_core_dumps()?;
     let mut signals = Signals::new()?;
     let listener = Listener::bind(&config.listen)

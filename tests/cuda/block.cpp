@@ -21,7 +21,7 @@ namespace {
 constexpr size_t STACK = 64 * 1024, PAGE = 4096, STACKS_AT_ONCE = 32;
 constexpr uint16_t NO_STACK = 0xffff;
 
-__thread Block* own_block __attribute__((tls_model("initial-exec")));
+__thread Block* own_block;
 
 class Random {
 public:

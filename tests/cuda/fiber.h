@@ -19,7 +19,7 @@ struct Here {
 };
 
 // Of the fiber that runs on this OS thread now.
-extern __thread Here here __attribute__((tls_model("initial-exec")));
+extern __thread Here here;
 
 struct Range {
     unsigned char *begin, *end;

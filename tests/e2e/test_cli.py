@@ -35,7 +35,7 @@ def test_a_model_is_shown_with_its_hashes(pulled):
     assert json.loads(sconce("show", MODEL, "--json").stdout) == pulled
 
     absent = sconce("show", "nobody:1")
-    assert absent.returncode == 1 and "nobody:1" in absent.stderr
+    assert absent.returncode == 3 and "nobody:1" in absent.stderr
 
 
 def test_a_damaged_model_is_found(pulled, tmp_path):
@@ -54,7 +54,7 @@ def test_a_damaged_model_is_found(pulled, tmp_path):
             (tmp_path / "models" / found.name).write_text(text.replace(pulled["model"], str(path)))
 
     damaged = sconce("verify", "--json", home=tmp_path)
-    assert damaged.returncode == 1 and "1 of 1" in damaged.stderr
+    assert damaged.returncode == 6 and "1 of 1" in damaged.stderr
     [model] = json.loads(damaged.stdout)
     assert model["name"] == MODEL and "sha256" in model["damage"]
 

@@ -4,8 +4,7 @@ use sconce::engine::plan::Score;
 use sconce::runner::Executor;
 
 use super::harness::{Harness, Sequence};
-use super::models::each_model;
-use super::tiny;
+use super::models::{each_model, tiny_model};
 
 /// Tokens without pattern, the same every time.
 fn tokens(seed: u32, len: usize, vocab_size: u32) -> Vec<u32> {
@@ -183,7 +182,7 @@ fn a_copied_block_equals_an_own_one() {
 
 #[test]
 fn completions_that_share_a_prompt_share_its_logits() {
-    let mut harness = tiny::harness();
+    let mut harness = tiny_model();
     let prompt = tokens(4, 10, vocab_size(&harness));
 
     let (logits, sampled) = harness.step_shared(&prompt, 3);

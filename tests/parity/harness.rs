@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
-use sconce::engine::plan::{Admission, BlockId, Row, Sample, Sampled, SequenceId, StepPlan};
+use sconce::engine::plan::{
+    Admission, BlockId, Row, Sample, Sampled, SequenceId, StepPlan, TableUpdate,
+};
 use sconce::engine::request::SamplingParams;
 use sconce::runner::Executor;
 use sconce::runner::cpu::CpuRunner;
 
 /// A runner, and which of its sequences and blocks are taken.
-pub(crate) struct Harness {
-    pub(crate) runner: CpuRunner,
+pub(crate) struct Harness<R = CpuRunner> {
+    pub(crate) runner: R,
     /// How new sequences are sampled; greedily at first.
     pub(crate) sampling: SamplingParams,
     pub(crate) plan: StepPlan,
     num_sequences: u32,
     num_blocks: u32,
+    /// Block tables as executors know them that keep their own.
+    tables: Vec<Vec<BlockId>>,
 }
 
 /// Tokens, how many of them are in the cache, and where.
@@ -26,10 +30,11 @@ pub(crate) struct Sequence {
     pub(crate) blocks: Vec<BlockId>,
 }
 
-impl Harness {
-    pub(crate) fn new(runner: CpuRunner) -> Self {
+impl<R: Executor> Harness<R> {
+    pub(crate) fn new(runner: R) -> Self {
         let (sampling, plan) = (SamplingParams::default(), StepPlan::default());
-        Self { runner, sampling, plan, num_sequences: 0, num_blocks: 0 }
+        let tables = Vec::new();
+        Self { runner, sampling, plan, num_sequences: 0, num_blocks: 0, tables }
     }
 
     /// Starts a sequence.
@@ -43,6 +48,18 @@ impl Harness {
             prompt: prompt.into(),
         });
         Sequence { id, tokens: prompt.to_vec(), num_computed: 0, blocks: Vec::new() }
+    }
+
+    fn push_table_updates(&mut self, sequence: &Sequence) {
+        let row = sequence.id.0 as usize;
+        self.tables.resize(self.tables.len().max(row + 1), Vec::new());
+        let table = &mut self.tables[row];
+        for (column, &block) in (0..).zip(&sequence.blocks) {
+            if table.get(column as usize) != Some(&block) {
+                self.plan.table_updates.push(TableUpdate { sequence: sequence.id, column, block });
+            }
+        }
+        table.clone_from(&sequence.blocks);
     }
 
     /// Takes a block.
@@ -65,6 +82,7 @@ impl Harness {
             while sequence.blocks.len() * block_size < end {
                 sequence.blocks.push(self.block());
             }
+            self.push_table_updates(sequence);
             self.plan.push_row(sequence, end, block_size);
             sequence.num_computed = end;
         }

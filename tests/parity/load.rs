@@ -59,6 +59,7 @@ fn run(
         max_model_len: 400,
         max_queue: 100,
         max_itl: Duration::from_millis(200),
+        depth: 1,
         eos_token_ids: vec![2],
         speculation: Speculation::PromptLookup,
         hash_key: (random.0, 2),

@@ -36,10 +36,22 @@ pub(crate) fn options(compute: Compute) -> RunnerOptions {
 
 /// Runs `check` on the tiny model and, when there is one, on the real model as served.
 pub(crate) fn each_model(check: impl Fn(&mut Harness)) {
-    check(&mut tiny::harness());
+    check(&mut tiny_model());
     if let Some(path) = real_model() {
         let checkpoint = Checkpoint::open(&path).unwrap();
         let runner = CpuRunner::load(&checkpoint, &options(Compute::Int8)).unwrap();
         check(&mut Harness::new(runner));
     }
+}
+
+/// The tiny model, exact.
+pub(crate) fn tiny_model() -> Harness {
+    let folder = tiny::folder(1, None);
+    let options = RunnerOptions {
+        compute: Compute::F32,
+        kv_dtype: KvDtype::F32,
+        max_num_seqs: 16,
+        ..RunnerOptions::default()
+    };
+    Harness::new(CpuRunner::load(&Checkpoint::open(folder.path()).unwrap(), &options).unwrap())
 }

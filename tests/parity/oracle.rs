@@ -1,5 +1,9 @@
 //! The tiny model against candle-transformers' Llama in single precision.
 
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use candle_transformers::models::llama::LlamaConfig;
 use serde_json::json;
 
 use super::harness::Harness;
@@ -30,7 +34,7 @@ fn compare(rope_scaling: Option<serde_json::Value>, isa: Isa) {
     for end in [1, 2, 17, 18, 300, 301, 700] {
         let num_new = end - sequence.num_computed;
         let (logits, _) = harness.step(&mut [(&mut sequence, num_new)]);
-        assert_close(&logits[0], &tiny::candle_logits(folder.path(), &text[..end]), 2e-5);
+        assert_close(&logits[0], &candle_logits(folder.path(), &text[..end]), 2e-5);
     }
 }
 
@@ -51,4 +55,20 @@ fn logits_equal_candles_with_llama3_scaling() {
         "original_max_position_embeddings": 256,
     });
     compare(Some(scaling), Isa::detect());
+}
+
+/// The same folder in candle-transformers: logits after the last of `tokens`.
+fn candle_logits(folder: &Path, tokens: &[u32]) -> Vec<f32> {
+    let json = std::fs::read(folder.join("config.json")).unwrap();
+    let config = serde_json::from_slice::<LlamaConfig>(&json).unwrap().into_config(false);
+    let weights =
+        candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
+    let weights = candle_nn::VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+    let llama = candle_transformers::models::llama::Llama::load(weights, &config).unwrap();
+    let mut cache =
+        candle_transformers::models::llama::Cache::new(false, DType::F32, &config, &Device::Cpu)
+            .unwrap();
+    let tokens = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let logits = llama.forward(&tokens, 0, &mut cache).unwrap();
+    logits.flatten_all().unwrap().to_vec1().unwrap()
 }

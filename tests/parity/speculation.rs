@@ -30,6 +30,7 @@ fn run(
         max_model_len: 300,
         max_queue: 8,
         max_itl: Duration::from_millis(200),
+        depth: 1,
         eos_token_ids: vec![2],
         speculation,
         hash_key: (1, 2),

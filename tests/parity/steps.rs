@@ -1,11 +1,24 @@
 //! Steps that engines take: forks, copies, and logits looked at.
 
 use sconce::engine::plan::{BlockCopy, Sample, Sampled};
+
 use sconce::runner::Executor;
+use sconce::runner::cpu::CpuRunner;
 
 use super::harness::{Harness, Sequence};
 
-impl Harness {
+/// An executor whose last step's logits can be looked at: `[num_rows, vocab_size]`.
+pub(crate) trait Runner: Executor {
+    fn logits(&mut self) -> Vec<f32>;
+}
+
+impl Runner for CpuRunner {
+    fn logits(&mut self) -> Vec<f32> {
+        self.last_logits().to_vec()
+    }
+}
+
+impl<R: Runner> Harness<R> {
     /// Starts a sequence that begins as `other` and holds its blocks.
     pub(crate) fn fork(&mut self, other: &Sequence) -> Sequence {
         Sequence { id: self.sequence(&other.tokens).id, ..other.clone() }
@@ -25,7 +38,7 @@ impl Harness {
     ) -> (Vec<Vec<f32>>, Vec<Sampled>) {
         let sampled = self.advance(batch);
         let vocab_size = self.runner.limits().vocab_size as usize;
-        (self.runner.last_logits().chunks(vocab_size).map(<[f32]>::to_vec).collect(), sampled)
+        (self.runner.logits().chunks(vocab_size).map(<[f32]>::to_vec).collect(), sampled)
     }
 
     /// Computes a prompt and samples the first token of `n` completions from its last logits.

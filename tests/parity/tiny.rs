@@ -2,14 +2,8 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use candle_transformers::models::llama::LlamaConfig;
-use sconce::runner::cpu::{CpuRunner, RunnerOptions};
-use sconce::weights::Checkpoint;
-use sconce_kernels::cpu::{Compute, KvDtype};
+use candle_core::{Device, Tensor};
 use serde_json::json;
-
-use super::harness::Harness;
 
 pub(crate) const VOCAB_SIZE: usize = 320;
 const HIDDEN: usize = 128;
@@ -87,32 +81,4 @@ fn write_weights(seed: u64, path: &Path) {
 fn centered(state: &mut u64) -> f32 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-}
-
-/// The tiny model, exact.
-pub(crate) fn harness() -> Harness {
-    let folder = folder(1, None);
-    let options = RunnerOptions {
-        compute: Compute::F32,
-        kv_dtype: KvDtype::F32,
-        max_num_seqs: 16,
-        ..RunnerOptions::default()
-    };
-    Harness::new(CpuRunner::load(&Checkpoint::open(folder.path()).unwrap(), &options).unwrap())
-}
-
-/// The same folder in candle-transformers: logits after the last of `tokens`.
-pub(crate) fn candle_logits(folder: &Path, tokens: &[u32]) -> Vec<f32> {
-    let json = std::fs::read(folder.join("config.json")).unwrap();
-    let config = serde_json::from_slice::<LlamaConfig>(&json).unwrap().into_config(false);
-    let weights =
-        candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
-    let weights = candle_nn::VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
-    let llama = candle_transformers::models::llama::Llama::load(weights, &config).unwrap();
-    let mut cache =
-        candle_transformers::models::llama::Cache::new(false, DType::F32, &config, &Device::Cpu)
-            .unwrap();
-    let tokens = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-    let logits = llama.forward(&tokens, 0, &mut cache).unwrap();
-    logits.flatten_all().unwrap().to_vec1().unwrap()
 }

@@ -62,8 +62,15 @@ async fn a_frozen_worker_is_found_and_readmitted_when_it_wakes_up() {
 
 #[tokio::test]
 async fn an_engine_that_fails_ends_the_process_and_names_its_requests() {
+    for depth in DEPTHS {
+        an_engine_fails(depth).await;
+    }
+}
+
+async fn an_engine_fails(depth: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let worker = Worker::start(&directory, &["--hash-fail-at", "300"]).await;
+    let args = ["--hash-fail-at", "300", "--hash-depth", depth];
+    let worker = Worker::start(&directory, &args).await;
     let dispatcher = dispatcher(&[&worker]).await;
 
     let failed = Instant::now();

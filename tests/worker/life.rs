@@ -25,7 +25,7 @@ async fn the_ready_line_says_what_is_served_and_what_the_start_took() {
 #[tokio::test]
 async fn an_idle_worker_costs_nothing_and_dumps_no_core() {
     let directory = tempfile::tempdir().unwrap();
-    let worker = Worker::start(&directory, &[]).await;
+    let worker = Worker::start(&directory, &["--hash-depth", "2"]).await;
     let file = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", worker.pid()));
     let ticks = || {
         let stat = file("stat").unwrap();
@@ -44,8 +44,15 @@ async fn an_idle_worker_costs_nothing_and_dumps_no_core() {
 
 #[tokio::test]
 async fn a_terminated_worker_finishes_refuses_and_exits_well() {
+    for depth in DEPTHS {
+        a_worker_is_terminated(depth).await;
+    }
+}
+
+async fn a_worker_is_terminated(depth: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let worker = Worker::start(&directory, &["--hash-step-us", "2000"]).await;
+    let args = ["--hash-step-us", "2000", "--hash-depth", depth];
+    let worker = Worker::start(&directory, &args).await;
     let dispatcher = dispatcher(&[&worker]).await;
     let running = send(&dispatcher, endless(1, 150)).unwrap();
     let waiting = send(&dispatcher, endless(2, 100)).unwrap();

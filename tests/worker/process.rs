@@ -21,6 +21,9 @@ use tokio::time::timeout;
 /// Longer than anything here takes; a wait that reaches it has failed.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
+/// Steps that may be in flight, as a flag's values.
+pub(crate) const DEPTHS: [&str; 2] = ["1", "2"];
+
 const EOS: u32 = 256;
 const VOCAB: u32 = 512;
 const MAX_MODEL_LEN: u32 = 4096;

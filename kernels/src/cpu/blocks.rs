@@ -7,7 +7,7 @@ use crate::dtype::Dtype;
 
 /// 32 elements: `(code - zero) * scale + min`, the first 16 with the first scale.
 #[derive(Clone, Debug)]
-pub(super) struct Group {
+pub(crate) struct Group {
     pub codes: [u8; BLOCK],
     pub zero: u8,
     pub scales: [f32; 2],
@@ -40,10 +40,40 @@ impl Group {
     }
 
     /// Writes the elements as floats.
-    pub(super) fn dequantize(&self, out: &mut [f32]) {
+    pub(crate) fn dequantize(&self, out: &mut [f32]) {
         for (i, (out, &code)) in out.iter_mut().zip(&self.codes).enumerate() {
             let code = f32::from(i16::from(code) - i16::from(self.zero));
             *out = code * self.scales[i / 16] + self.min;
+        }
+    }
+}
+
+/// Writes elements of any type as floats; `bytes` holds as many as `out` has room for, in whole blocks.
+///
+/// # Panics
+///
+/// When the lengths do not fit.
+pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    let expected = out.len() / dtype.block_len() * dtype.block_bytes();
+    assert!(bytes.len() == expected && out.len().is_multiple_of(dtype.block_len()));
+    match dtype {
+        Dtype::F32 => {
+            let (quads, _) = bytes.as_chunks::<4>();
+            out.iter_mut().zip(quads).for_each(|(x, quad)| *x = f32::from_le_bytes(*quad));
+        }
+        Dtype::F16 | Dtype::BF16 => {
+            let (pairs, _) = bytes.as_chunks::<2>();
+            for (x, pair) in out.iter_mut().zip(pairs) {
+                *x = match dtype {
+                    Dtype::F16 => f16::from_le_bytes(*pair).to_f32(),
+                    _ => bf16::from_le_bytes(*pair).to_f32(),
+                };
+            }
+        }
+        _ => {
+            for (index, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+                group(dtype, bytes, index).dequantize(out);
+            }
         }
     }
 }
@@ -54,7 +84,7 @@ fn larger(a: f32, b: f32) -> f32 {
 }
 
 /// Reads the group that starts at element `32 * index` of a row of quantized blocks.
-pub(super) fn group(dtype: Dtype, row: &[u8], index: usize) -> Group {
+pub(crate) fn group(dtype: Dtype, row: &[u8], index: usize) -> Group {
     let groups_per_block = (dtype.block_len() / BLOCK).max(1);
     let start = index / groups_per_block * dtype.block_bytes();
     let block = &row[start..start + dtype.block_bytes()];
@@ -91,7 +121,7 @@ pub(super) fn group(dtype: Dtype, row: &[u8], index: usize) -> Group {
 }
 
 /// Writes a row of any type as floats.
-pub(super) fn dequantize_row(dtype: Dtype, row: &[u8], out: &mut [f32]) {
+pub(crate) fn dequantize_row(dtype: Dtype, row: &[u8], out: &mut [f32]) {
     match dtype {
         Dtype::F32 => {
             for (out, bytes) in out.iter_mut().zip(row.as_chunks().0) {

@@ -81,15 +81,15 @@ impl MatrixPart<'_> {
         self.cols / self.dtype.block_len() * self.dtype.block_bytes()
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         check_multiple("a matrix's columns", self.cols, self.dtype.block_len())?;
         check_multiple("a matrix's rows", self.rows, 1)?;
         let expected = self.rows.saturating_mul(self.row_bytes());
         check_len("a matrix's bytes", self.data.num_bytes(), expected)
     }
 
-    /// Reads the rows of a panel, calls `pack` with them, and says what reading came to.
-    fn with_rows(&self, panel: usize, pack: impl FnOnce(&[&[u8]])) -> io::Result<()> {
+    /// Reads the rows of a panel, 16 or the last, calls `pack` with them, and says what reading came to.
+    pub(crate) fn with_rows(&self, panel: usize, pack: impl FnOnce(&[&[u8]])) -> io::Result<()> {
         let first = panel * LANES;
         let num_bytes = LANES.min(self.rows - first) * self.row_bytes();
         ROWS.with_borrow_mut(|bytes| {

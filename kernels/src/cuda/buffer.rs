@@ -61,6 +61,12 @@ unsafe impl Plain for half::bf16 {}
 // SAFETY: an array of what is plain.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
+/// The bytes of plain values.
+pub fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: plain values have no padding, so all their bytes are initialized.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
 impl Device {
     /// Allocates `bytes` bytes, at least one. What is in them is undefined.
     pub fn alloc(&self, bytes: usize) -> Result<Buffer, Error> {
@@ -201,6 +207,17 @@ impl SliceMut<'_> {
     pub fn at(self, begin: usize, len: usize) -> Self {
         assert!(begin.checked_add(len).is_some_and(|end| end <= self.bytes), "out of the slice");
         Self { pointer: self.pointer + begin as u64, bytes: len, ..self }
+    }
+
+    /// The first `len` bytes, and the rest.
+    ///
+    /// # Panics
+    ///
+    /// When it has fewer.
+    pub fn split_at(self, len: usize) -> (Self, Self) {
+        assert!(len <= self.bytes, "out of the slice");
+        let (begin, bytes) = (self.pointer + len as u64, self.bytes - len);
+        (Self { bytes: len, ..self }, Self { pointer: begin, bytes, owner: PhantomData })
     }
 
     /// The same for a shorter time.

@@ -13,20 +13,26 @@ pub(super) fn has_driver() -> bool {
     unsafe { cudarc::driver::sys::is_culib_present() }
 }
 
-/// Loads a library of the toolkit, by its file name.
-pub(super) fn load(name: &'static str) -> Result<(), Error> {
+/// cuBLASLt, the newest first. What is used of it is the same in both.
+pub(super) const CUBLASLT: [&str; 2] = ["libcublasLt.so.13", "libcublasLt.so.12"];
+
+/// Loads a library of the toolkit, by one of its files' names.
+pub(super) fn load(names: &[&'static str]) -> Result<(), Error> {
     static LOADED: Mutex<Vec<&str>> = Mutex::new(Vec::new());
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    if loaded.contains(&name) {
+    if names.iter().any(|name| loaded.contains(name)) {
         return Ok(());
     }
     let folders = folders();
-    let paths = folders.iter().map(|folder| folder.join(name)).filter(|path| path.is_file());
-    // The last try is the system's own search: LD_LIBRARY_PATH, and what ldconfig knows.
-    if paths.chain([PathBuf::from(name)]).any(|path| open(&path)) {
-        loaded.push(name);
-        return Ok(());
+    for name in names {
+        let paths = folders.iter().map(|folder| folder.join(name)).filter(|path| path.is_file());
+        // The last try is the system's own search: LD_LIBRARY_PATH, and what ldconfig knows.
+        if paths.chain([PathBuf::from(name)]).any(|path| open(&path)) {
+            loaded.push(name);
+            return Ok(());
+        }
     }
+    let name = names.first().copied().unwrap_or_default();
     let searched: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
     Err(Error::NoLibrary { name, searched: searched.join(", ") })
 }
@@ -44,8 +50,11 @@ fn folders() -> Vec<PathBuf> {
     let setting = env::var_os("SCONCE_CUDA_LIBRARIES").map(PathBuf::from);
     let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os);
     let homes = homes.flat_map(|home| ["lib64", "lib"].map(|lib| Path::new(&home).join(lib)));
-    let venv = env::var_os("VIRTUAL_ENV").map(PathBuf::from);
-    let python = venv.into_iter().chain(["/usr/local", "/usr"].map(PathBuf::from));
+    // The Python that a shell finds, in an environment of its own or not.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let pythons = env::split_paths(&path).filter(|folder| folder.join("python3").exists());
+    let prefixes: Vec<_> = pythons.filter_map(|bin| Some(bin.parent()?.to_owned())).collect();
+    let python = prefixes.into_iter().chain(["/usr/local", "/usr"].map(PathBuf::from));
     let python = python.flat_map(|prefix| nvidia_packages(&prefix.join("lib")));
     setting
         .into_iter()
@@ -86,7 +95,9 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_named_with_where_it_was_looked_for() {
-        let error = load("libno-such-library.so.13").unwrap_err().to_string();
+        let error = load(&["libno-such-library.so.13", "libno-such-library.so.12"])
+            .unwrap_err()
+            .to_string();
 
         assert!(error.contains("libno-such-library.so.13"), "{error}");
     }

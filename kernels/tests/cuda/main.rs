@@ -2,10 +2,18 @@
 //! the stand-in for the driver: `tests/cuda/run.sh`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod activation;
 mod attention;
 mod blocks;
+mod fp8;
+mod int4;
+mod linear;
+mod moe;
 mod norm;
+mod quantized;
 mod rope;
+mod rows;
+mod sampling;
 
 use std::cell::RefCell;
 use std::rc::Rc;

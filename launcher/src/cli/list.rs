@@ -1,46 +1,52 @@
 //! `sconce list`.
 
-use std::io::Write;
-
-use anyhow::Context;
 use clap::Args;
 use indicatif::BinaryBytes;
 
+use super::output::{Output, ago, table};
 use crate::settings::Settings;
-use crate::store::{Manifest, Store};
+use crate::store::{Listed, Store};
 
-/// Lists the models on this machine
+/// Lists the models on this machine: their versions, and which are running
 #[derive(Args, Clone, Debug)]
+#[command(visible_alias = "ls")]
+#[command(after_help = "Examples:\n  sconce list\n  sconce list --output json")]
 pub struct List {
-    /// Print JSON: the manifests, as the store holds them
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 impl List {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let store = Store::new(Settings::from_env()?.home);
-        let manifests = tokio::task::spawn_blocking(move || store.list()).await??;
-        let text = if self.json {
-            serde_json::to_string_pretty(&manifests)? + "\n"
-        } else {
-            table(&manifests)
-        };
-        std::io::stdout().lock().write_all(text.as_bytes()).context("printing the list")
+        let listed = tokio::task::spawn_blocking(move || store.list()).await??;
+        self.output.print(&listed, || page(&listed))
     }
 }
 
-fn table(manifests: &[Manifest]) -> String {
-    if manifests.is_empty() {
+fn page(listed: &[Listed]) -> String {
+    if listed.is_empty() {
         return "no models yet; `sconce pull smollm2:135m` brings a small one\n".to_owned();
     }
-    let width = manifests.iter().map(|manifest| manifest.name.len()).max().unwrap_or(0).max(4);
-    let mut text = format!("{:width$}  {:>12}  {:16}  SOURCE\n", "NAME", "SIZE", "VERSION");
-    for manifest in manifests {
-        let size = BinaryBytes(manifest.size()).to_string();
-        let Manifest { name, version, source, .. } = manifest;
-        text.push_str(&format!("{name:width$}  {size:>12}  {version:16}  {source}\n"));
+    let head = ["VERSION", "NAMES", "SIZE", "LAST USED", "SOURCE"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(listed.iter().map(row));
+    table(&rows)
+}
+
+fn row(listed: &Listed) -> Vec<String> {
+    let manifest = &listed.manifest;
+    let mut names: Vec<_> = listed.aliases.iter().map(ToString::to_string).collect();
+    // What came from elsewhere by its full name has that in its source.
+    if !manifest.name.contains('/') && !names.contains(&manifest.name) {
+        names.push(manifest.name.clone());
     }
-    text
+    let used = match (listed.running, listed.last_used) {
+        (true, _) => "running".to_owned(),
+        (false, Some(seconds)) => ago(seconds),
+        (false, None) => "never".to_owned(),
+    };
+    let size = BinaryBytes(listed.size).to_string();
+    vec![manifest.id.to_string(), names.join(" "), size, used, manifest.source.to_string()]
 }

@@ -1,18 +1,24 @@
 //! `sconce rm NAME`.
 
-use std::io::Write;
-
-use anyhow::Context;
 use clap::Args;
 use indicatif::BinaryBytes;
 
+use super::Fault;
+use super::output::print;
 use crate::name::ModelName;
 use crate::settings::Settings;
+use crate::store::Removed;
 
-/// Removes a model from this machine. Files that were there before it was pulled stay
+/// Removes a version, or all versions of a model. Files that were there before stay, and so do
+/// those that another version has
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sconce rm smollm2@1          one version
+  sconce rm smollm2            all versions
+  sconce rm smollm2:135m       the version that was pulled by this name")]
 pub struct Rm {
-    /// The model, as `sconce list` shows it
+    /// What to remove, as `sconce list` shows it
     name: ModelName,
 }
 
@@ -20,12 +26,13 @@ impl Rm {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         if let ModelName::Path(path) = &self.name {
-            anyhow::bail!("{} is your own file; sconce does not remove it", path.display());
+            return Err(Fault::Path(path.display().to_string()).into());
         }
         let puller = super::puller(Settings::from_env()?)?;
-        let name = self.name.clone();
-        let freed = tokio::task::spawn_blocking(move || puller.remove(&name)).await??;
-        let text = format!("removed {}, {} freed", self.name, BinaryBytes(freed));
-        writeln!(std::io::stdout().lock(), "{text}").context("printing the result")
+        let removed = tokio::task::spawn_blocking(move || puller.remove(&self.name)).await??;
+        let line = |Removed { id, freed }: &Removed| {
+            format!("removed {id}, {} freed\n", BinaryBytes(*freed))
+        };
+        print(&removed.iter().map(line).collect::<String>())
     }
 }

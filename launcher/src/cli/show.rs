@@ -1,61 +1,69 @@
 //! `sconce show NAME`.
 
-use std::io::Write;
-
-use anyhow::Context;
 use clap::Args;
 use indicatif::BinaryBytes;
 
+use super::output::{Output, ago, table};
 use crate::name::ModelName;
 use crate::settings::Settings;
-use crate::store::{Error, Manifest, Origin, Store};
+use crate::store::{Listed, Origin, Store};
 
-/// Shows where a model came from, and its files with their SHA-256
+/// Shows where a version came from, and its files with their SHA-256
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  sconce show smollm2:135m\n  sconce show smollm2:135m --json")]
+#[command(
+    after_help = "Examples:\n  sconce show smollm2:135m\n  sconce show smollm2@1 --output json"
+)]
 pub struct Show {
-    /// The model, as `sconce list` shows it
+    /// The model, as `sconce list` shows it: its newest version, unless one is named
     name: ModelName,
 
-    /// Print JSON: the manifest, as the store holds it
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 impl Show {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let store = Store::new(Settings::from_env()?.home);
-        let name = self.name.to_string();
-        let found =
-            tokio::task::spawn_blocking(move || store.find(&name)?.ok_or(Error::Absent(name)));
-        let manifest = found.await??;
-        let text = match self.json {
-            true => serde_json::to_string_pretty(&manifest)? + "\n",
-            false => page(&manifest),
-        };
-        std::io::stdout().lock().write_all(text.as_bytes()).context("printing the model")
+        let listed = tokio::task::spawn_blocking(move || store.show(&self.name)).await??;
+        self.output.print(&listed, || page(&listed))
     }
 }
 
-fn page(manifest: &Manifest) -> String {
-    let size = BinaryBytes(manifest.size());
-    let Manifest { name, source, version, model, files, .. } = manifest;
-    let mut text = format!(
-        "name     {name}\nversion  {version}\nsource   {source}\nsize     {size}\nmodel    {}\n\n",
-        model.display()
-    );
-    let width = files.iter().map(|file| file.name.len()).max().unwrap_or(0).max(4);
-    text.push_str(&format!("{:width$}  {:>12}  {:64}\n", "FILE", "SIZE", "SHA256"));
-    for file in files {
-        let size = BinaryBytes(file.size).to_string();
-        let found = match file.origin {
-            Origin::Pulled => "",
-            Origin::Found => "  was there before",
-        };
-        text.push_str(&format!("{:width$}  {size:>12}  {}{found}\n", file.name, file.sha256));
+fn page(listed: &Listed) -> String {
+    let manifest = &listed.manifest;
+    let aliases: Vec<_> = listed.aliases.iter().map(ToString::to_string).collect();
+    let used = match (listed.running, listed.last_used) {
+        (true, _) => "running now".to_owned(),
+        (false, Some(seconds)) => ago(seconds),
+        (false, None) => "never".to_owned(),
+    };
+    let aliases = if aliases.is_empty() { "none".to_owned() } else { aliases.join(" ") };
+    let mut rows = [
+        ["version", &manifest.id.to_string()],
+        ["pulled as", &manifest.name],
+        ["aliases", &aliases],
+        ["content", &manifest.version],
+        ["source", &manifest.source.to_string()],
+        ["size", &BinaryBytes(listed.size).to_string()],
+        ["last used", &used],
+        ["model", &manifest.model.display().to_string()],
+    ]
+    .map(|row| row.map(str::to_owned).to_vec())
+    .to_vec();
+    if let Some(defaults) = &manifest.defaults {
+        rows.push(vec!["defaults".to_owned(), defaults.to_string()]);
     }
-    text
+    let mut files = vec![["FILE", "SIZE", "SHA256"].map(str::to_owned).to_vec()];
+    for file in &manifest.files {
+        let found = match file.origin {
+            Origin::Pulled => String::new(),
+            Origin::Found => "was there before".to_owned(),
+        };
+        let size = BinaryBytes(file.size).to_string();
+        files.push(vec![file.name.clone(), size, file.sha256.to_string(), found]);
+    }
+    format!("{}\n{}", table(&rows), table(&files))
 }
 
 #[cfg(test)]
@@ -63,6 +71,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::store::Manifest;
 
     #[test]
     fn every_file_has_a_line_with_its_hash() {
@@ -74,17 +83,22 @@ mod tests {
             })
         };
         let manifest: Manifest = serde_json::from_value(json!({
-            "format": 1, "name": "tiny:1", "version": "0123456789abcdef", "model": "/m/x.gguf",
+            "format": 2, "id": "tiny@2", "name": "tiny:1", "version": "0123456789abcdef",
+            "model": "/m/x.gguf",
             "source": {"kind": "hub", "repo": "owner/repo", "commit": "0123456789"},
             "files": [file("x.gguf", "pulled"), file("tokenizer.json", "found")], "created": 1,
         }))
         .unwrap();
+        let aliases = vec!["tiny:prod".parse().unwrap()];
+        let listed = Listed { manifest, aliases, size: 4096, last_used: None, running: true };
 
-        let page = page(&manifest);
+        let page = page(&listed);
 
-        assert!(page.starts_with("name     tiny:1\nversion  0123456789abcdef\n"), "{page}");
-        assert!(page.contains("source   hf:owner/repo@01234567\n"), "{page}");
-        assert!(page.contains(&format!("x.gguf              2.00 KiB  {hash}\n")), "{page}");
+        assert!(page.starts_with("version    tiny@2\npulled as  tiny:1\n"), "{page}");
+        assert!(page.contains("aliases    tiny:prod\n"), "{page}");
+        assert!(page.contains("source     hf:owner/repo@01234567\n"), "{page}");
+        assert!(page.contains("last used  running now\n"), "{page}");
+        assert!(page.contains(&format!("x.gguf          2.00 KiB  {hash}\n")), "{page}");
         assert!(page.ends_with(&format!("{hash}  was there before\n")), "{page}");
     }
 }

@@ -376,6 +376,7 @@ mod tests {
             endpoint: endpoint.parse().unwrap(),
             cache: "/nowhere".into(),
             token: None,
+            token_source: None,
             network: crate::settings::Network::Online,
             read_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),

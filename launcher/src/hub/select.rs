@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::client::Remote;
+use crate::name::RepoPath;
 
 /// Configuration and tokenizer files are small; what is larger is something else.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
@@ -9,47 +10,66 @@ const MAX_TEXT_BYTES: u64 = 64 << 20;
 /// How sentence-transformers make one vector of many: the one file that a model has elsewhere.
 const POOLING: &str = "1_Pooling/config.json";
 
+/// A file that may be part of a model: of a repository, or of a folder of this machine.
+pub(crate) trait Candidate {
+    /// Its path in the repository or folder.
+    fn file(&self) -> &RepoPath;
+    /// Its length in bytes.
+    fn size(&self) -> u64;
+}
+
+impl Candidate for Remote {
+    fn file(&self) -> &RepoPath {
+        &self.file
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+}
+
 /// Chooses the files of the model: its safetensors with their configuration and tokenizer, or else
 /// its one GGUF file.
-pub(crate) fn select_files(files: Vec<Remote>) -> Result<Vec<Remote>, Error> {
+pub(crate) fn select_files<T: Candidate>(files: Vec<T>) -> Result<Vec<T>, Error> {
     let mut files = files;
-    files.retain(|remote| remote.file.is_at_root() || remote.file.as_ref() == POOLING);
-    let has_weights = files.iter().any(|remote| remote.file.kind() == "safetensors");
+    files.retain(|it| it.file().is_at_root() || it.file().as_ref() == POOLING);
+    let has_weights = files.iter().any(|it| it.file().kind() == "safetensors");
     if has_weights {
         return Ok(safetensors_model(files));
     }
-    files.retain(|remote| remote.file.kind() == "gguf");
+    files.retain(|it| it.file().kind() == "gguf");
     match files.len() {
         0 => Err(Error::NoWeights),
         1 => Ok(files),
-        _ => Err(Error::Ambiguous(files.iter().map(|remote| remote.file.to_string()).collect())),
+        _ => Err(Error::Ambiguous(files.iter().map(|it| it.file().to_string()).collect())),
     }
 }
 
 /// Some repositories carry the same weights twice (`consolidated.safetensors` beside `model-*`):
 /// the ones that the index or the usual name speaks of are taken.
-fn safetensors_model(mut files: Vec<Remote>) -> Vec<Remote> {
-    let name = |remote: &Remote| remote.file.as_ref().to_owned();
-    let is_usual = |name: &str| name == "model.safetensors" || name.starts_with("model-0");
-    let has_usual =
-        files.iter().any(|remote| remote.file.kind() == "safetensors" && is_usual(&name(remote)));
-    files.retain(|remote| match remote.file.kind() {
+fn safetensors_model<T: Candidate>(mut files: Vec<T>) -> Vec<T> {
+    let is_usual = |name: &RepoPath| {
+        let name = name.as_ref();
+        name == "model.safetensors" || name.starts_with("model-0")
+    };
+    let has_usual = files.iter().any(|it| it.file().kind() == "safetensors" && is_usual(it.file()));
+    files.retain(|it| match it.file().kind() {
         "gguf" => false,
-        "safetensors" => !has_usual || is_usual(&name(remote)),
-        _ => remote.size <= MAX_TEXT_BYTES,
+        "safetensors" => !has_usual || is_usual(it.file()),
+        _ => it.size() <= MAX_TEXT_BYTES,
     });
     files
 }
 
 /// Whether files that happen to be here make up a model: the configuration, and every shard that
 /// the shards' names speak of.
-pub(crate) fn is_whole(files: &[Remote]) -> bool {
-    let has = |name: &str| files.iter().any(|remote| remote.file.as_ref() == name);
-    if !files.iter().any(|remote| remote.file.kind() == "safetensors") {
+pub(crate) fn is_whole<T: Candidate>(files: &[T]) -> bool {
+    let has = |name: &str| files.iter().any(|it| it.file().as_ref() == name);
+    if !files.iter().any(|it| it.file().kind() == "safetensors") {
         return true;
     }
-    let shards = files.iter().filter_map(|remote| {
-        let stem = remote.file.as_ref().strip_suffix(".safetensors")?;
+    let shards = files.iter().filter_map(|it| {
+        let stem = it.file().as_ref().strip_suffix(".safetensors")?;
         let (first, total) = stem.rsplit_once("-of-")?;
         let (prefix, _) = first.rsplit_once('-')?;
         Some((prefix, total))

@@ -1,24 +1,27 @@
-//! What the store remembers of a model.
+//! What the store remembers of a version: where its files are, and what they must be.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::defaults::Defaults;
 use super::files::fingerprint;
 use super::{Fetched, Origin};
 use crate::digest::{Sha256Hash, hash_file};
-use crate::name::RepoPath;
+use crate::name::{RepoId, RepoPath, VersionId};
 
-/// The layout of manifests that this version reads and writes.
-const FORMAT: u32 = 1;
+/// The layout of manifests that is written. The one before had neither versions nor defaults.
+const FORMAT: u32 = 2;
 
-/// A model in the store: where it came from, where its files are, and what they are.
+/// A version in the store: where it came from, where its files are, and what they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     format: u32,
-    /// As it was pulled.
+    /// The version.
+    pub id: VersionId,
+    /// As it was first pulled.
     pub name: String,
     /// Where its files came from.
     pub source: Source,
@@ -30,6 +33,44 @@ pub struct Manifest {
     pub files: Vec<ManifestFile>,
     /// When it was pulled, in seconds since 1970.
     pub created: u64,
+    /// How it is served, where `sconce create` said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defaults: Option<Defaults>,
+}
+
+/// What is to become a version.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// Where its files came from.
+    pub source: Source,
+    /// What a worker loads.
+    pub model: PathBuf,
+    /// Its files.
+    pub files: Vec<ManifestFile>,
+    /// How it is served.
+    pub defaults: Option<Defaults>,
+}
+
+/// What manifests were before models had versions.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unnumbered {
+    #[serde(rename = "format")]
+    _format: u32,
+    name: String,
+    source: Source,
+    model: PathBuf,
+    version: String,
+    files: Vec<ManifestFile>,
+    created: u64,
+}
+
+/// What a manifest's file holds.
+pub(super) enum Stored {
+    /// A version.
+    Version(Box<Manifest>),
+    /// A model of before there were versions, which needs a number.
+    Unnumbered(Box<dyn FnOnce(VersionId) -> Manifest>, String),
 }
 
 /// Where a model's files came from.
@@ -50,6 +91,17 @@ pub enum Source {
         /// Its version.
         version: String,
     },
+    /// A file or folder of this machine; the files are in the store itself.
+    Import {
+        /// Where it was.
+        path: String,
+    },
+}
+
+impl Source {
+    pub(super) fn is_of_repo(&self, repo: &RepoId) -> bool {
+        matches!(self, Self::Hub { repo: own, .. } if own == repo.as_ref())
+    }
 }
 
 impl std::fmt::Display for Source {
@@ -59,6 +111,7 @@ impl std::fmt::Display for Source {
                 write!(f, "hf:{repo}@{}", commit.get(..8).unwrap_or(commit))
             }
             Self::Pypi { package, version } => write!(f, "pypi:{package}=={version}"),
+            Self::Import { path } => write!(f, "import:{path}"),
         }
     }
 }
@@ -113,24 +166,63 @@ pub enum Damage {
     },
 }
 
-impl Manifest {
+impl Content {
     pub(crate) fn new(
-        name: String,
         source: Source,
         model: PathBuf,
         fetched: &[(RepoPath, Fetched)],
     ) -> io::Result<Self> {
-        let files = fetched
-            .iter()
-            .map(|(name, fetched)| ManifestFile::new(name, fetched))
-            .collect::<io::Result<Vec<_>>>()?;
-        let created = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-        Ok(Self { format: FORMAT, name, source, model, version: version(&files), files, created })
+        let files = fetched.iter().map(|(name, fetched)| ManifestFile::new(name, fetched));
+        let files = files.collect::<io::Result<Vec<_>>>()?;
+        Ok(Self { source, model, files, defaults: None })
     }
 
-    /// Whether this version can read it.
-    pub(crate) fn is_readable(&self) -> bool {
-        self.format == FORMAT
+    /// Derived from all files and the defaults: equal for equal versions, wherever they came from.
+    pub(crate) fn digest(&self) -> String {
+        let mut lines: Vec<_> =
+            self.files.iter().map(|file| format!("{} {}\n", file.sha256, file.name)).collect();
+        lines.sort();
+        if let Some(defaults) = &self.defaults {
+            lines.push(defaults.canonical());
+        }
+        Sha256Hash::of(lines.concat().as_bytes()).short(16)
+    }
+
+    /// Whether all files are still where they were a moment ago.
+    pub(super) fn check_present(&self) -> io::Result<()> {
+        self.files.iter().try_for_each(|file| fingerprint(&file.path).map(drop))
+    }
+}
+
+impl Manifest {
+    pub(crate) fn new(id: VersionId, name: String, content: Content) -> Self {
+        let version = content.digest();
+        let Content { source, model, files, defaults } = content;
+        let created = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        Self { format: FORMAT, id, name, source, model, version, files, created, defaults }
+    }
+
+    /// What it is made of.
+    pub(super) fn content(&self) -> Content {
+        let Self { source, model, files, defaults, .. } = self.clone();
+        Content { source, model, files, defaults }
+    }
+
+    /// Reads a manifest's file. `None`: it is none that this version knows.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Stored> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        match serde_json::from_slice::<Head>(bytes).ok()?.format {
+            FORMAT => serde_json::from_slice(bytes).ok().map(Box::new).map(Stored::Version),
+            1 => {
+                let old: Unnumbered = serde_json::from_slice(bytes).ok()?;
+                let name = old.name.clone();
+                Some(Stored::Unnumbered(Box::new(|id| old.numbered(id)), name))
+            }
+            _ => None,
+        }
     }
 
     /// The length of all files together.
@@ -152,8 +244,16 @@ impl Manifest {
     }
 }
 
+impl Unnumbered {
+    fn numbered(self, id: VersionId) -> Manifest {
+        let Self { name, source, model, version, files, created, .. } = self;
+        let (format, defaults) = (FORMAT, None);
+        Manifest { format, id, name, source, model, version, files, created, defaults }
+    }
+}
+
 impl ManifestFile {
-    fn new(name: &RepoPath, fetched: &Fetched) -> io::Result<Self> {
+    pub(crate) fn new(name: &RepoPath, fetched: &Fetched) -> io::Result<Self> {
         let (size, modified_ns) = fingerprint(&fetched.path)?;
         Ok(Self {
             name: name.to_string(),
@@ -182,11 +282,4 @@ impl ManifestFile {
         self.modified_ns = modified_ns;
         Ok(!is_untouched)
     }
-}
-
-fn version(files: &[ManifestFile]) -> String {
-    let mut lines: Vec<_> =
-        files.iter().map(|file| format!("{} {}\n", file.sha256, file.name)).collect();
-    lines.sort();
-    Sha256Hash::of(lines.concat().as_bytes()).short(16)
 }

@@ -9,3 +9,4 @@ mod pull;
 mod supervision;
 mod support;
 mod up;
+mod versions;

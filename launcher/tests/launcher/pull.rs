@@ -133,9 +133,9 @@ async fn removing_a_model_frees_its_blob() {
     let site = Site::with("model.gguf", &bytes(1000)).await;
     let manifest = site.fetch(&hf("model.gguf")).await;
 
-    let freed = site.puller().remove(&hf("model.gguf").parse().unwrap()).unwrap();
+    let removed = site.puller().remove(&hf("model.gguf").parse().unwrap()).unwrap();
 
-    assert_eq!(freed, 1000);
+    assert_eq!(removed[0].freed, 1000);
     assert!(!manifest.model.exists());
     assert!(site.blobs().is_empty());
     assert!(site.puller().store().list().unwrap().is_empty());

@@ -39,6 +39,7 @@ impl Site {
                 endpoint: hub.url().parse().unwrap(),
                 cache: home.path().join("hub"),
                 token: Token::new("hf_secret"),
+                token_source: None,
                 network: Network::Online,
                 read_timeout: Duration::from_millis(500),
                 connect_timeout: Duration::from_secs(5),

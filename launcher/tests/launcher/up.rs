@@ -46,14 +46,18 @@ impl Stage {
 
         let log = directory.path().join("log");
         let script = format!(
-            "#!/bin/sh\nexec 2>/dev/null\nlog='{}'\necho \"$@\" >> \"$log\"\nrole=$1\n\
+            "#!/bin/sh\nexec 2>/dev/null\nlog='{}'\n\
+             case \"$*\" in *--describe*) cat '{}'; exit 0 ;; esac\necho \"$@\" >> \"$log\"\nrole=$1\n\
              trap 'echo \"$role stopped\" >> \"$log\"; exit 0' TERM\n\
              case $role in\n\
              worker) echo 'ready {{}}'; {worker} ;;\n\
              router) echo 'listening http://{address}' ;;\nesac\n\
              while read line; do :; done\necho \"$role lost its launcher\" >> \"$log\"\n",
-            log.display()
+            log.display(),
+            directory.path().join("described").display()
         );
+        let described = r#"{"task":"generate","device":"cuda"}"#;
+        std::fs::write(directory.path().join("described"), described).unwrap();
         let program = directory.path().join("sconce");
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -146,6 +150,54 @@ async fn a_worker_that_fails_at_its_start_ends_the_command_with_its_status() {
 
     assert!(error.to_string().contains("the worker ended before it was ready"), "{error}");
     assert!(error.to_string().contains("exit status: 9"), "{error}");
+}
+
+/// What the worker says of a model of so many bytes, on a machine with 1 GiB.
+fn described(weight_bytes: u64) -> String {
+    format!(
+        r#"{{"task":"generate","device":"cpu","isa":"avx2","num_threads":2,"max_num_seqs":64,
+        "max_model_len":null,"available_bytes":1073741824,"weight_bytes":{weight_bytes},
+        "workspace_bytes":0,"max_positions":8192,"kv_cache":{{"dtype":"f16","block_size":16,
+        "block_bytes":65536,"num_blocks":8192}}}}"#
+    )
+    .replace('\n', " ")
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_fit_is_refused_before_anything_starts() {
+    let stage = Stage::new("").await;
+    std::fs::write(stage.directory.path().join("described"), described(900 << 20)).unwrap();
+
+    let error = stage.up(&["--no-auth"], &mut Vec::new()).await.unwrap_err();
+
+    assert_eq!(sconce_launcher::exit::status(&error), 7);
+    assert!(format!("{error:#}").contains("900.00 MiB of weights"), "{error:#}");
+    assert_eq!(stage.log(), "");
+}
+
+#[tokio::test]
+async fn what_was_chosen_is_what_the_worker_is_told() {
+    let stage = Stage::new("exit 9").await;
+    std::fs::write(stage.directory.path().join("described"), described(100 << 20)).unwrap();
+
+    let args = ["--no-auth", "--context=1024", "--concurrency=4", "--", "--max-queue=3"];
+    stage.up(&args, &mut Vec::new()).await.unwrap_err();
+
+    let log = stage.log();
+    let worker = log.lines().find(|line| line.starts_with("worker --model")).unwrap();
+    let flags = "--max-queue=3 --kv-cache-bytes 16777216 --max-model-len 1024 --max-num-seqs 4";
+    assert!(worker.ends_with(flags), "{worker}");
+}
+
+#[tokio::test]
+async fn one_thing_is_not_said_twice() {
+    let stage = Stage::new("").await;
+
+    let args = ["--no-auth", "--context=1024", "--", "--max-model-len=2048"];
+    let error = stage.up(&args, &mut Vec::new()).await.unwrap_err();
+
+    assert_eq!(sconce_launcher::exit::status(&error), 2);
+    assert!(error.to_string().contains("--max-model-len"), "{error}");
 }
 
 /// Plays the launcher of the next test, in a process of its own that can be killed.

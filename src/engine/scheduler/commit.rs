@@ -3,34 +3,25 @@
 use super::*;
 
 impl Scheduler {
-    /// Takes the results of the step in flight, which took `elapsed`.
+    /// Takes the results of the earliest step in flight, `plan`, which took `elapsed`: since the
+    /// end of the one before it, if that was later than its own beginning.
     pub fn commit(&mut self, plan: &StepPlan, sampled: Vec<Sampled>, elapsed: Duration) {
         debug_assert!(plan.is_answered_by(&sampled));
-        self.in_flight = false;
+        debug_assert!(self.num_in_flight > 0, "nothing is in flight");
+        self.num_in_flight = self.num_in_flight.saturating_sub(1);
         let work =
             plan.rows.iter().map(|row| Work::of_row(row.tokens.len(), row.num_computed as usize));
         self.cost.observe(work.sum(), elapsed);
         self.decode_cost.observe(plan, elapsed);
         for row in &plan.rows {
-            if let Some(sequence) = &mut self.slots[row.sequence.0 as usize] {
-                sequence.num_computed = row.num_computed as usize + row.tokens.len();
-            }
-        }
-        for sample in &plan.samples {
-            // A draft counts as computed once it is known to be right.
-            if let Some(sequence) = &mut self.slots[sample.sequence.0 as usize] {
-                sequence.num_computed -= sample.num_drafts as usize;
-            }
-        }
-        for row in &plan.rows {
-            self.index_blocks(row.sequence.0);
-            self.report_progress(row.sequence.0);
+            self.land(row);
         }
         for admission in &plan.admitted {
-            let Some(sequence) = &mut self.slots[admission.sequence.0 as usize] else { continue };
-            // A fork: its parent's row computed its prompt too.
-            if admission.index > 0 {
-                sequence.num_computed = sequence.tokens.len();
+            // A fork has no row: its parent's computed its prompt too.
+            if admission.index > 0
+                && let Some(fork) = &mut self.slots[admission.sequence.0 as usize]
+            {
+                fork.num_in_flight -= 1;
             }
         }
         let mut sampled = sampled.into_iter();
@@ -38,26 +29,46 @@ impl Scheduler {
             let count = plan.num_sampled(sample, sampled.as_slice());
             self.append_all(sample, sampled.by_ref().take(count));
         }
-        if std::mem::take(&mut self.any_cancelled) {
-            self.finish_cancelled();
+        if self.any_fenced {
+            self.release_fenced();
         }
         debug_assert_eq!(self.check_step(), Ok(()));
     }
 
-    fn finish_cancelled(&mut self) {
+    /// Takes note that a row's tokens are computed.
+    fn land(&mut self, row: &Row) {
+        let slot = row.sequence.0;
+        let Some(sequence) = &mut self.slots[slot as usize] else { return };
+        sequence.num_in_flight -= 1;
+        // Of drafts, none counts yet.
+        let num_landed = row.num_computed as usize + row.tokens.len();
+        let num_landed = num_landed.min(sequence.num_computed);
+        self.index_blocks(slot, num_landed);
+        self.report_progress(slot, num_landed);
+    }
+
+    /// Lets go of sequences that have ended and are part of no step in flight any more.
+    fn release_fenced(&mut self) {
+        self.any_fenced = false;
         for at in (0..self.order.len()).rev() {
             let slot = self.order[at];
-            let sequence = self.slots[slot as usize].as_ref();
-            if sequence.is_some_and(|sequence| sequence.state == State::Cancelled) {
-                self.finish(slot, None, Finish::Cancelled);
+            let Some(sequence) = &self.slots[slot as usize] else { continue };
+            match (sequence.state, sequence.num_in_flight) {
+                (State::Running | State::Preempted, _) => {}
+                (State::Cancelled, 0) => self.finish(slot, None, Finish::Cancelled),
+                (State::Ended, 0) => self.release(slot),
+                (State::Cancelled | State::Ended, _) => self.any_fenced = true,
             }
         }
     }
 
-    pub(super) fn index_blocks(&mut self, slot: u32) {
+    /// Makes the full blocks among the sequence's first `num_landed` tokens findable, as far as
+    /// these are known.
+    pub(super) fn index_blocks(&mut self, slot: u32, num_landed: usize) {
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
         let size = self.pool.block_size();
-        while (sequence.hashes.len() + 1) * size <= sequence.num_computed {
+        let end = num_landed.min(sequence.num_known());
+        while (sequence.hashes.len() + 1) * size <= end {
             let at = sequence.hashes.len();
             let parent = sequence.hashes.last().copied();
             let tokens = &sequence.tokens[at * size..(at + 1) * size];
@@ -68,12 +79,13 @@ impl Scheduler {
     }
 
     /// Tells how much of a prompt is computed, if that was asked.
-    fn report_progress(&mut self, slot: u32) {
+    fn report_progress(&mut self, slot: u32, num_landed: usize) {
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
-        let is_prefill = sequence.num_generated() == 0 && sequence.state == State::Running;
+        let is_prefill =
+            sequence.num_known() == sequence.prompt.len() && sequence.state == State::Running;
         if sequence.report_progress && is_prefill {
             let (num_cached, begun) = first(sequence);
-            let num_computed = Some(sequence.num_computed as u32);
+            let num_computed = Some(num_landed as u32);
             let (request, index) = (sequence.request, sequence.index);
             let (token, finish, logprobs) = (None, None, None);
             self.outputs.push(Output {
@@ -90,11 +102,9 @@ impl Scheduler {
         }
     }
 
+    /// Appends a token to a sequence that has not ended, which it may end.
     pub(super) fn append(&mut self, slot: u32, sampled: Sampled) {
         let Some(sequence) = &mut self.slots[slot as usize] else { return };
-        if sequence.state == State::Cancelled {
-            return;
-        }
         let token = sampled.token;
         match sampled.end {
             Some(ConstraintEnd::Exhausted) => {
@@ -103,12 +113,12 @@ impl Scheduler {
             Some(ConstraintEnd::BadWord) => return self.finish(slot, None, Finish::BadWord),
             Some(ConstraintEnd::Complete) | None => {}
         }
-        sequence.tokens.push(token);
+        sequence.learn_token(token);
         self.stats.num_generated_tokens += 1;
         let sampling = &sequence.sampling;
         let stops = (!sampling.ignore_eos && self.config.eos_token_ids.contains(&token))
             || sampling.stop_token_ids.contains(&token);
-        let full = sequence.tokens.len() >= sequence.max_len;
+        let full = sequence.num_known() >= sequence.max_len;
         if stops {
             self.finish(slot, Some(sampled), Finish::StopToken);
         } else if sampled.end.is_some() {
@@ -132,8 +142,32 @@ impl Scheduler {
         }
     }
 
-    /// Ends a sequence: its blocks and its slot are free at once.
+    /// Ends a sequence. Its blocks and its slot are free at once, or when the step in flight that
+    /// it is part of has ended.
     pub(super) fn finish(&mut self, slot: u32, last: Option<Sampled>, finish: Finish) {
+        let Some(sequence) = &mut self.slots[slot as usize] else { return };
+        for index in 1..=sequence.num_forks {
+            self.outputs.push(ended(sequence, index, finish));
+        }
+        let (token, logprobs) = last.map_or((None, None), |s| (Some(s.token), s.logprobs));
+        let (num_cached, begun) = first(sequence);
+        self.outputs.push(Output {
+            token,
+            logprobs,
+            num_cached,
+            begun,
+            ..ended(sequence, sequence.index, finish)
+        });
+        sequence.state = State::Ended;
+        if sequence.num_in_flight == 0 {
+            self.release(slot);
+        } else {
+            self.any_fenced = true;
+        }
+    }
+
+    /// Frees a slot and what it holds.
+    fn release(&mut self, slot: u32) {
         let Some(mut sequence) = self.slots[slot as usize].take() else { return };
         self.pool.release(&sequence.blocks);
         self.order.retain(|other| *other != slot);
@@ -146,18 +180,6 @@ impl Scheduler {
         self.released.push(SequenceId(slot));
         self.free_slots.push(slot);
         self.free_slots.append(&mut sequence.fork_slots);
-        for index in 1..=sequence.num_forks {
-            self.outputs.push(ended(&sequence, index, finish));
-        }
-        let (token, logprobs) = last.map_or((None, None), |s| (Some(s.token), s.logprobs));
-        let (num_cached, begun) = first(&mut sequence);
-        self.outputs.push(Output {
-            token,
-            logprobs,
-            num_cached,
-            begun,
-            ..ended(&sequence, sequence.index, finish)
-        });
     }
 
     /// Ends a request that has no slot yet.

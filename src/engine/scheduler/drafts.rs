@@ -89,7 +89,9 @@ impl DecodeCost {
 impl Scheduler {
     /// Whether so many decoding sequences may have drafts.
     pub(super) fn may_draft(&self, num_decoding: usize) -> bool {
-        self.config.speculation == Speculation::PromptLookup && num_decoding <= MAX_DRAFTING_SEQS
+        self.config.speculation == Speculation::PromptLookup
+            && self.config.depth == 1
+            && num_decoding <= MAX_DRAFTING_SEQS
     }
 
     /// Adds the rows that waited, with as many drafts as pay and fit.
@@ -165,14 +167,15 @@ impl Scheduler {
         for (at, sampled) in run.enumerate() {
             // All of the run is taken: what follows it is another sequence's.
             let Some(sequence) = &mut self.slots[slot as usize] else { continue };
-            if sequence.state == State::Cancelled {
+            if sequence.has_ended() {
                 continue;
             }
             if at > 0 {
                 // The token before this one was a draft: its keys and values are computed.
                 sequence.num_computed += 1;
                 num_accepted = at;
-                self.index_blocks(slot);
+                let num_landed = sequence.num_computed;
+                self.index_blocks(slot, num_landed);
             }
             self.append(slot, sampled);
         }

@@ -34,11 +34,48 @@ impl Scheduler {
             if sequence.tokens.len() > sequence.max_len {
                 return Err(format!("{:?} is longer than it may be", sequence.request));
             }
+            self.check_progress(sequence)?;
         }
         if self.is_idle() && !holders.is_empty() {
             return Err("blocks are held when idle".to_owned());
         }
         self.pool.check(&holders)
+    }
+
+    /// What a sequence awaits, steps in flight sample; and whoever has ended is part of one.
+    fn check_progress(&self, sequence: &Sequence) -> Result<(), String> {
+        let num_in_flight = sequence.num_in_flight;
+        let is_sound = match sequence.state {
+            State::Running => sequence.num_unknown <= num_in_flight,
+            State::Preempted => num_in_flight == 0 && sequence.num_unknown == 0,
+            State::Cancelled | State::Ended => num_in_flight > 0,
+        };
+        if is_sound && usize::from(num_in_flight) <= self.num_in_flight {
+            return Ok(());
+        }
+        let Sequence { request, state, num_unknown, .. } = sequence;
+        Err(format!("{request:?} is {state:?}, {num_unknown} unknown, in {num_in_flight} steps"))
+    }
+
+    /// A step in flight finds its sequences where they were when it was planned, and nobody else
+    /// has the blocks that it writes.
+    pub fn check_in_flight(&self, plan: &StepPlan) -> Result<(), String> {
+        let size = self.pool.block_size() as u32;
+        for row in &plan.rows {
+            let id = row.sequence;
+            let Some(sequence) = &self.slots[id.0 as usize] else {
+                return Err(format!("{id:?} left while it was computed"));
+            };
+            if sequence.num_in_flight == 0 || sequence.num_computed <= row.num_computed as usize {
+                return Err(format!("{id:?} is another one than when it was planned"));
+            }
+            let slots = &plan.slot_mapping[row.tokens.start as usize..row.tokens.end as usize];
+            let is_free = |slot: &&u32| self.pool.ref_count(BlockId(*slot / size)) == 0;
+            if let Some(slot) = slots.iter().find(is_free) {
+                return Err(format!("slot {slot} is free while it is written"));
+            }
+        }
+        Ok(())
     }
 
     /// Every slot is free, taken, or kept for one fork.

@@ -6,7 +6,7 @@
 use super::*;
 
 impl Scheduler {
-    /// Reports what the step in flight has scored. To be called before [`Self::commit`].
+    /// Reports what the earliest step in flight has scored. To be called before [`Self::commit`].
     pub fn score(&mut self, plan: &StepPlan, scored: Vec<Scored>) {
         debug_assert_eq!(plan.scores.len(), scored.len());
         let mut scored = scored.into_iter();
@@ -14,10 +14,9 @@ impl Scheduler {
             let scored: Vec<_> = scored.by_ref().take(scores.len()).collect();
             let Some(score) = scores.first() else { continue };
             let Some(sequence) = &mut self.slots[score.sequence.0 as usize] else { continue };
-            if sequence.state == State::Cancelled {
+            if sequence.has_ended() {
                 continue;
             }
-            sequence.num_scored += scored.len();
             self.outputs.push(Output {
                 request: sequence.request,
                 index: sequence.index,
@@ -44,14 +43,15 @@ impl Scheduler {
     }
 
     /// Adds those of a row's tokens that are scored.
-    pub(super) fn push_scores(sequence: &Sequence, row: &Row, plan: &mut StepPlan) {
+    pub(super) fn push_scores(sequence: &mut Sequence, row: &Row, plan: &mut StepPlan) {
         let to_score = sequence.to_score();
         let Some(num_logprobs) = sequence.sampling.num_prompt_logprobs else { return };
         for (token_index, position) in row.tokens.clone().zip(row.num_computed as usize..) {
             if to_score.contains(&position) {
                 let token = sequence.prompt[position + 1];
-                let sequence = row.sequence;
-                plan.scores.push(Score { sequence, token_index, token, num_logprobs });
+                let id = row.sequence;
+                plan.scores.push(Score { sequence: id, token_index, token, num_logprobs });
+                sequence.num_scored += 1;
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Plans a step: who computes how many tokens, in which blocks.
 
+use super::tables::write_table;
 use super::*;
 
 /// Of the time that a step may take, what is planned for: estimates err, and a processor is lost
@@ -7,18 +8,20 @@ use super::*;
 const PLANNED_SHARE: f64 = 0.85;
 
 impl Scheduler {
-    /// Plans the next step into `plan`; false when there is nothing to compute. Must be followed
-    /// by [`Scheduler::commit`] before the next call. `plan` is the one of the step before, whose
-    /// block tables still hold, or a new one.
+    /// Plans the next step into `plan`; false when there is nothing to compute, or nothing before
+    /// the step in flight is committed. As many steps may be in flight, planned and not committed,
+    /// as the configured depth. `plan` is that of the step before, or of the one before that where
+    /// two may be in flight: its block tables are reused. A new one will do too.
     pub fn step(&mut self, now: Duration, plan: &mut StepPlan) -> bool {
-        assert!(!self.in_flight, "the step before was not committed");
+        assert!(self.num_in_flight < self.config.depth, "too many steps are not committed");
         plan.clear();
-        if plan.block_tables.len() != self.slots.len() * self.table_len {
-            self.begin_tables(plan);
-        }
-        plan.released.append(&mut self.released);
         self.now = now;
         self.expire(now);
+        if self.num_in_flight > 0 && !self.may_go_ahead() {
+            return false;
+        }
+        self.bring_up_to_date(plan);
+        plan.released.append(&mut self.released);
         self.planned.fill(false);
         let census = self.census();
         let mut budget = self.budget(census);
@@ -36,7 +39,8 @@ impl Scheduler {
             self.admit(plan, &mut budget);
         }
         self.plan_drafts(plan, &mut budget);
-        if plan.rows.is_empty() && self.holders() > 0 {
+        // While a step is in flight, its end may make room.
+        if plan.rows.is_empty() && self.num_in_flight == 0 && self.holders() > 0 {
             self.break_deadlock();
             self.plan_running(plan, &mut budget, Phase::Prefill);
         }
@@ -46,28 +50,24 @@ impl Scheduler {
             return false;
         }
         self.stats.num_steps += 1;
-        self.in_flight = true;
+        self.num_in_flight += 1;
+        self.keep_updates(plan);
         debug_assert_eq!(self.check_step(), Ok(()));
         debug_assert_eq!(self.check_writes(plan), Ok(()));
         true
-    }
-
-    /// Makes room for every slot's table, none of which has been written.
-    fn begin_tables(&mut self, plan: &mut StepPlan) {
-        plan.block_tables = vec![BlockId(0); self.slots.len() * self.table_len];
-        for sequence in self.slots.iter_mut().flatten() {
-            sequence.num_tabled = 0;
-        }
     }
 
     fn census(&self) -> Census {
         let mut census = Census::default();
         for sequence in self.order.iter().filter_map(|slot| self.slots[*slot as usize].as_ref()) {
             match sequence.state {
-                State::Running if sequence.num_pending() == 1 => census.num_decoding += 1,
-                State::Running => census.num_prefilling += 1,
+                State::Running => match sequence.num_pending() {
+                    0 => {}
+                    1 => census.num_decoding += 1,
+                    _ => census.num_prefilling += 1,
+                },
                 State::Preempted => census.num_preempted += 1,
-                State::Cancelled => {}
+                State::Cancelled | State::Ended => {}
             }
         }
         census
@@ -156,6 +156,8 @@ impl Scheduler {
 
     fn preempt(&mut self, slot: u32) {
         if let Some(sequence) = &mut self.slots[slot as usize] {
+            // No step is planned ahead that does not fit.
+            debug_assert_eq!(sequence.num_in_flight, 0, "its blocks are written");
             self.pool.release(&sequence.blocks);
             sequence.drop_blocks();
             sequence.state = State::Preempted;
@@ -223,20 +225,23 @@ impl Scheduler {
                 (block, offset) = (block + 1, 0);
             }
         }
-        let first_block = slot as usize * self.table_len;
         let num_blocks = block + usize::from(offset > 0);
-        let tabled = std::mem::replace(&mut sequence.num_tabled, num_blocks).min(num_blocks);
-        plan.block_tables[first_block + tabled..first_block + num_blocks]
-            .copy_from_slice(&sequence.blocks[tabled..num_blocks]);
         let row = Row {
             sequence: id,
             tokens: first..plan.token_ids.len() as u32,
             num_computed: start as u32,
-            blocks: first_block as u32..(first_block + num_blocks) as u32,
+            blocks: write_table((sequence, id), num_blocks, self.table_len, plan),
             cache_salt: sequence.salt,
         };
+        if sequence.num_unknown > 0 {
+            // It is the row's only token: what else there is was known before it was sampled.
+            plan.carried.push(Carry { token_index: first, sample: sequence.sample });
+        }
         Self::push_scores(sequence, &row, plan);
         plan.rows.push(row);
+        // A draft counts as computed once it is known to be right.
+        sequence.num_computed = start + chunk;
+        sequence.num_in_flight += 1;
         if start + chunk == sequence.tokens.len() {
             let sample = Sample {
                 sequence: id,
@@ -245,6 +250,7 @@ impl Scheduler {
                 num_generated: sequence.num_generated() as u32,
                 num_drafts: drafts.len() as u32,
             };
+            sequence.expect_token(plan.samples.len());
             plan.samples.push(sample);
             if sequence.num_forks > 0 {
                 self.fork(slot, sample, plan);
@@ -258,7 +264,8 @@ impl Scheduler {
         let slots = std::mem::take(&mut parent.fork_slots);
         parent.num_forks = 0;
         let children: Vec<Sequence> = (1..).take(slots.len()).map(|i| parent.fork(i)).collect();
-        for (new, child) in slots.into_iter().zip(children) {
+        for (new, mut child) in slots.into_iter().zip(children) {
+            child.sample = plan.samples.len() as u32;
             for block in &child.blocks {
                 self.pool.share(*block);
             }

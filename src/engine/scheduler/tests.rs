@@ -12,7 +12,7 @@ struct Engine {
     outputs: Vec<Output>,
 }
 
-fn config() -> SchedulerConfig {
+pub(super) fn config() -> SchedulerConfig {
     SchedulerConfig {
         block_size: 4,
         num_blocks: 64,
@@ -21,19 +21,20 @@ fn config() -> SchedulerConfig {
         max_model_len: 128,
         max_queue: 2,
         max_itl: Duration::from_millis(100),
+        depth: 1,
         eos_token_ids: vec![0],
         speculation: Speculation::Off,
         hash_key: (1, 2),
     }
 }
 
-fn request(prompt: Vec<TokenId>, max_tokens: u32) -> Request {
+pub(super) fn request(prompt: Vec<TokenId>, max_tokens: u32) -> Request {
     let sampling = SamplingParams { max_tokens, ..SamplingParams::default() };
     Request { prompt, n: 1, sampling, cache_salt: 0, priority: 0, report_progress: false }
 }
 
 /// A prompt that shares no block with one of another seed.
-fn prompt(seed: u32, len: u32) -> Vec<TokenId> {
+pub(super) fn prompt(seed: u32, len: u32) -> Vec<TokenId> {
     (0..len).map(|i| 1000 * seed + i).collect()
 }
 

@@ -29,7 +29,7 @@ struct Opened<'a> {
 }
 
 /// How a decoder's hidden states become embeddings. `None`: they don't, it generates.
-pub(super) fn pooler(config: &Config, checkpoint: &Checkpoint) -> Option<PoolerConfig> {
+pub(in crate::worker) fn pooler(config: &Config, checkpoint: &Checkpoint) -> Option<PoolerConfig> {
     let default = match config.task {
         TaskChoice::Generate => return None,
         TaskChoice::Embed => Some(PoolerConfig::DECODER),

@@ -17,6 +17,9 @@ namespace stand_in {
 
 namespace {
 
+// How the scales of fp8 are given: one, or one per row.
+constexpr int32_t SCALAR = 0, OUTER_VECTOR = 3;
+
 enum Status { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
 enum { EPILOGUE_DEFAULT = 1, EPILOGUE_BIAS = 4 };
 // CUBLAS_COMPUTE_32F, its pedantic form, and those that may use fewer bits.
@@ -31,6 +34,7 @@ struct Description {
     int64_t bias_stride = 0;
     const void* bias = nullptr;
     const float *scale_a = nullptr, *scale_b = nullptr, *scale_c = nullptr, *scale_d = nullptr;
+    int32_t scale_mode_a = SCALAR, scale_mode_b = SCALAR;
 };
 
 struct Preference {
@@ -164,6 +168,10 @@ Status describe(const void* desc, const void* a, const void* b, const void* c, c
     p.scale_b = from.scale_b;
     p.scale_c = from.scale_c;
     p.scale_d = from.scale_d;
+    // A scale per row of the one operand goes with one per column of the other, of fp8 only.
+    p.scales_vectors = from.scale_mode_a == OUTER_VECTOR;
+    if (from.scale_mode_a != from.scale_mode_b) return NOT_SUPPORTED;
+    if (p.scales_vectors && (!is_fp8(p) || p.scale_a == nullptr || p.scale_b == nullptr)) return NOT_SUPPORTED;
     if (COMPUTES_IN_FLOAT.count(from.compute) == 0 || from.scale_type != CUDA_R_32F) return NOT_SUPPORTED;
     if (!has_shapes(p)) return INVALID_VALUE;
     const bool possible = has_types(p) && has_scales_of_fp8_only(p) && (!is_fp8(p) || has_fp8_layout(p));
@@ -248,7 +256,13 @@ API Status cublasLtMatmulDescSetAttribute(void* desc, int attribute, const void*
         {10, FIELD(Description, bias_stride)},  {17, FIELD(Description, scale_a)},
         {18, FIELD(Description, scale_b)},      {19, FIELD(Description, scale_c)},
         {20, FIELD(Description, scale_d)},      {26, FIELD(Description, bias_type)},
+        {31, FIELD(Description, scale_mode_a)}, {32, FIELD(Description, scale_mode_b)},
     };
+    constexpr int SCALE_MODES[] = {31, 32};
+    if (std::ranges::find(SCALE_MODES, attribute) != std::end(SCALE_MODES) && bytes == sizeof(int32_t)) {
+        const int32_t mode = *static_cast<const int32_t*>(value);
+        if (mode != SCALAR && mode != OUTER_VECTOR) return NOT_SUPPORTED;
+    }
     constexpr int FAST_ACCUMULATION = 25;
     if (attribute == FAST_ACCUMULATION) return bytes == 1 ? SUCCESS : INVALID_VALUE;
     return set(desc, fields, attribute, value, bytes);

@@ -147,7 +147,8 @@ Scalars scalars(const Product& p) {
     const auto scale = [](const float* at) { return at == nullptr ? 1.0f : *at; };
     const float alpha = p.scalars_on_device ? element<float>(p.alpha_at, 0) : p.alpha;
     const float beta = p.scalars_on_device ? element<float>(p.beta_at, 0) : p.beta;
-    return {alpha * scale(p.scale_a) * scale(p.scale_b), beta * scale(p.scale_c), scale(p.scale_d)};
+    const float both = p.scales_vectors ? 1.0f : scale(p.scale_a) * scale(p.scale_b);
+    return {alpha * both, beta * scale(p.scale_c), scale(p.scale_d)};
 }
 
 struct Task {
@@ -163,6 +164,7 @@ struct Task {
 void Task::finish(uint64_t row, uint64_t col, float sum) const {
     const Product& p = product;
     float value = sum * scalars.alpha;
+    if (p.scales_vectors) value *= p.scale_a[row] * p.scale_b[col];
     if (scalars.beta != 0.0f) {
         value += scalars.beta * load(p.from_c, p.c.type, p.c.at(batch, row, col));
     }
@@ -196,6 +198,8 @@ bool is_on_device(const Product& p) {
     for (const float* scale : {p.scale_a, p.scale_b, p.scale_c, p.scale_d}) {
         if (scale != nullptr && !lies(scale, sizeof(float))) return false;
     }
+    if (p.scales_vectors && !lies(p.scale_a, p.rows() * sizeof(float))) return false;
+    if (p.scales_vectors && !lies(p.scale_b, p.cols() * sizeof(float))) return false;
     const auto last_bias = static_cast<size_t>(p.bias_stride) * static_cast<size_t>(p.d.batch - 1) + p.rows();
     if (p.bias != nullptr && !lies(p.bias, last_bias * (p.bias_type == CUDA_R_32F ? 4 : 2))) return false;
     if (p.workspace_bytes != 0 && !lies(p.workspace, p.workspace_bytes)) return false;

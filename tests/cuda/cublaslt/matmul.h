@@ -43,6 +43,8 @@ struct Product {
     cudaDataType bias_type;
     int64_t bias_stride;
     const float *scale_a, *scale_b, *scale_c, *scale_d;
+    // scale_a has one for each row of the result, scale_b one for each column.
+    bool scales_vectors;
     void* workspace;
     size_t workspace_bytes;
 

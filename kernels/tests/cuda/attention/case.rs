@@ -3,8 +3,8 @@
 use rand::seq::SliceRandom;
 use sconce_kernels::cpu::KvShape;
 use sconce_kernels::cuda::{
-    Attention, BlockTables, KvCache, KvDtype, KvSlices, Plan, PlanLimits, PlanRow, Scoring,
-    Workspace, prefill_tile,
+    Attention, AttentionWorkspace as Workspace, BlockTables, KvCache, KvDtype, KvSlices, Plan,
+    PlanLimits, PlanRow, Scoring, prefill_tile,
 };
 
 use super::super::*;

@@ -2,7 +2,8 @@
 
 use sconce_kernels::cpu::KvShape;
 use sconce_kernels::cuda::{
-    Attention, BlockTables, KvCache, Plan, PlanGrid, PlanLimits, PlanRow, Scoring, Workspace,
+    Attention, AttentionWorkspace as Workspace, BlockTables, KvCache, Plan, PlanGrid, PlanLimits,
+    PlanRow, Scoring,
 };
 
 use super::*;

@@ -15,6 +15,7 @@ use super::Hooks;
 use super::banner::{Access, Banner};
 use super::run_dir::RunDir;
 use crate::pull::Model;
+use crate::servers::Registration;
 use crate::settings::Settings;
 use crate::supervisor::{Announcement, Policy, Service, Spec, probe, reachable};
 
@@ -25,10 +26,12 @@ const AFTER_DRAIN: Duration = Duration::from_secs(5);
 const WORKER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A model to serve, and how.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Launch {
     /// What runs as worker and router.
     pub program: PathBuf,
+    /// What tells of this server while it is in the background.
+    pub registration: Option<Registration>,
     /// What the worker loads.
     pub model: Model,
     /// Where the router listens.
@@ -48,7 +51,7 @@ pub struct Launch {
 impl Launch {
     /// Serves until a signal says otherwise.
     pub async fn run(
-        self,
+        mut self,
         settings: &Settings,
         hooks: Hooks,
         out: &mut impl Write,
@@ -75,6 +78,9 @@ impl Launch {
                 return Err(error);
             }
         };
+        if let Some(registration) = &mut self.registration {
+            registration.ready(format!("http://{address}"))?;
+        }
         let took = hooks.started.elapsed();
         let banner = Banner { model: &self.model.name, address, access, took };
         write!(out, "{banner}").and_then(|()| out.flush()).context("printing the address")?;

@@ -1,0 +1,375 @@
+//! Tokens per second of forward passes on a GPU, of models' shapes with random weights, without engine
+//! and router.
+//!
+//! `cargo bench --features cuda --bench gpu -- [SHAPE...] [--dtype bf16|f16|f32] [--quick] [--json]`
+//!
+//! Shapes: smollm2-135m, llama-1b, llama-8b; all, unless some are named. First the device's own ceilings
+//! are measured, a copy and a product of matrices; beside each figure stands what they would allow.
+#![expect(clippy::print_stdout, reason = "the figures are the output")]
+
+#[path = "../tests/parity/harness.rs"]
+mod harness;
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use sconce::models::config::DecoderConfig;
+use sconce::runner::Executor;
+use sconce::runner::cuda::CudaRunner;
+use sconce::runner::gpu_options::{GpuDtype, GpuOptions};
+use sconce::weights::Checkpoint;
+use sconce_kernels::cuda::{Device, Float, Linear, Matmul, Write};
+use serde_json::json;
+
+use harness::{Harness, Sequence};
+
+/// A model's shape, by the names of its `config.json`.
+struct Shape {
+    name: &'static str,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    vocab_size: usize,
+    tie_word_embeddings: bool,
+    works: &'static [Work],
+}
+
+#[derive(Clone, Copy)]
+enum Work {
+    Decode { num_streams: usize, context: usize },
+    Prefill { num_prompts: usize, len: usize },
+}
+
+const SHAPES: [Shape; 4] = [
+    Shape {
+        name: "tiny",
+        hidden_size: 64,
+        intermediate_size: 128,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        vocab_size: 320,
+        tie_word_embeddings: true,
+        works: &[
+            Work::Decode { num_streams: 2, context: 20 },
+            Work::Prefill { num_prompts: 1, len: 16 },
+        ],
+    },
+    Shape {
+        name: "smollm2-135m",
+        hidden_size: 576,
+        intermediate_size: 1536,
+        num_hidden_layers: 30,
+        num_attention_heads: 9,
+        num_key_value_heads: 3,
+        vocab_size: 49_152,
+        tie_word_embeddings: true,
+        works: &[
+            Work::Decode { num_streams: 1, context: 1024 },
+            Work::Decode { num_streams: 64, context: 1024 },
+        ],
+    },
+    Shape {
+        name: "llama-1b",
+        hidden_size: 2048,
+        intermediate_size: 8192,
+        num_hidden_layers: 16,
+        num_attention_heads: 32,
+        num_key_value_heads: 8,
+        vocab_size: 128_256,
+        tie_word_embeddings: true,
+        works: &[Work::Decode { num_streams: 1, context: 1024 }],
+    },
+    Shape {
+        name: "llama-8b",
+        hidden_size: 4096,
+        intermediate_size: 14_336,
+        num_hidden_layers: 32,
+        num_attention_heads: 32,
+        num_key_value_heads: 8,
+        vocab_size: 128_256,
+        tie_word_embeddings: false,
+        works: &[
+            Work::Decode { num_streams: 1, context: 1024 },
+            Work::Decode { num_streams: 32, context: 1024 },
+            Work::Decode { num_streams: 64, context: 1024 },
+            Work::Decode { num_streams: 256, context: 1024 },
+            Work::Prefill { num_prompts: 4, len: 2048 },
+        ],
+    },
+];
+
+const MAX_TOKENS: usize = 8192;
+const MAX_STREAMS: usize = 256;
+
+/// What the device can do at best.
+#[derive(Clone, Copy)]
+struct Ceilings {
+    /// Bytes read per second.
+    memory: f64,
+    /// Multiplications and additions per second.
+    products: f64,
+}
+
+/// What a run came to.
+struct Figure {
+    tokens_per_second: f64,
+    /// What the ceilings allow.
+    bound: f64,
+    /// Share of the time in which the device waited for the host.
+    idle: f64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<_> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let has = |flag: &str| arguments.iter().any(|word| word == flag);
+    let dtype = match arguments.iter().skip_while(|word| *word != "--dtype").nth(1) {
+        None => GpuDtype::BF16,
+        Some(dtype) => match dtype.as_str() {
+            "bf16" => GpuDtype::BF16,
+            "f16" => GpuDtype::F16,
+            "f32" => GpuDtype::F32,
+            other => bail!("no type {other}"),
+        },
+    };
+    let is_named = |shape: &&Shape| arguments.iter().any(|word| word == shape.name);
+    let named: Vec<_> = SHAPES.iter().filter(is_named).collect();
+    let shapes = if named.is_empty() { SHAPES[1..].iter().collect() } else { named };
+    let device = Device::open(0).context("no GPU")?;
+    device.bind()?;
+    let ceilings = ceilings(&device, has("--quick"))?;
+    let memory = ceilings.memory / 1e12;
+    let products = ceilings.products / 1e12;
+    let gpu = &device.properties().name;
+    println!("{gpu}: copies read {memory:.2} TB/s, products {products:.0} TFLOP/s\n");
+    println!("| shape | work | tokens/s | bound | share | GPU idle | load, s |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for shape in shapes {
+        run(&device, shape, dtype, ceilings, has("--quick"))?;
+    }
+    Ok(())
+}
+
+/// Measures a large copy and a large product.
+fn ceilings(device: &Device, quick: bool) -> anyhow::Result<Ceilings> {
+    let (bytes, n) = if quick { (1 << 20, 64) } else { (4 << 30, 8192) };
+    let from = device.alloc_zeroed(bytes)?;
+    let mut to = device.alloc(bytes)?;
+    let seconds = fastest(device, || Ok(device.copy(from.slice(), &mut to.slice_mut())?))?;
+    // Zeros take less power than weights.
+    let numbers: Vec<_> = (0..n * n).map(|i| half::bf16::from_f32(number(i))).collect();
+    let (x, w) = (device.buffer_of(&numbers)?, device.buffer_of(&numbers)?);
+    let mut y = device.alloc(n * n * 2)?;
+    let matmul = Matmul::new(device)?;
+    let product = fastest(device, || {
+        Ok(matmul.multiply(Linear {
+            float: Float::BF16,
+            x: x.slice(),
+            w: w.slice(),
+            y: y.slice_mut(),
+            y_float: Float::BF16,
+            write: Write::Store,
+            rows: n,
+            n,
+            k: n,
+        })?)
+    })?;
+    // A copy reads and writes.
+    Ok(Ceilings {
+        memory: 2.0 * bytes as f64 / seconds,
+        products: 2.0 * (n as f64).powi(3) / product,
+    })
+}
+
+/// A number of no pattern, between -1 and 1.
+fn number(i: usize) -> f32 {
+    (i as u32).wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32 * 2.0 - 1.0
+}
+
+/// Seconds of one of ten runs, after one.
+fn fastest(device: &Device, mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    const RUNS: u32 = 10;
+    run()?;
+    let (mut begin, mut end) = (device.event(true)?, device.event(true)?);
+    begin.record()?;
+    for _ in 0..RUNS {
+        run()?;
+    }
+    end.record()?;
+    end.wait()?;
+    Ok(f64::from(end.ms_since(&begin)?.max(1e-6)) / 1e3 / f64::from(RUNS))
+}
+
+fn run(
+    device: &Device,
+    shape: &Shape,
+    dtype: GpuDtype,
+    ceilings: Ceilings,
+    quick: bool,
+) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("config.json"), shape.config().to_string())?;
+    let checkpoint = Checkpoint::dummy(folder.path())?;
+    let (num_steps, small) = if quick { (3, 64) } else { (50, MAX_TOKENS) };
+    let options = GpuOptions {
+        num_threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        dtype: Some(dtype),
+        max_num_batched_tokens: small as u32,
+        max_num_seqs: small.min(MAX_STREAMS) as u32,
+        max_model_len: Some(4096.min(small as u32 * 8)),
+        ..GpuOptions::default()
+    };
+    let start = Instant::now();
+    let mut runner = CudaRunner::load(device.clone(), &checkpoint, &options)?;
+    let load = start.elapsed().as_secs_f64();
+    runner.time_steps()?;
+    let mut harness = Harness::new(runner);
+    for work in shape.works {
+        harness.clear();
+        let figure = match *work {
+            Work::Decode { num_streams, context } => {
+                decode(&mut harness, (num_streams, context, num_steps), shape)?
+            }
+            Work::Prefill { num_prompts, len } => {
+                prefill(&mut harness, (num_prompts, len, num_steps / 10 + 1), shape)?
+            }
+        };
+        let figure = figure(&ceilings, checkpoint.config(), dtype);
+        let Figure { tokens_per_second, bound, idle } = figure;
+        let (share, idle) = (100.0 * tokens_per_second / bound, 100.0 * idle);
+        let (name, work) = (shape.name, work.name());
+        println!(
+            "| {name} {dtype:?} | {work} | {tokens_per_second:.0} | {bound:.0} | {share:.0} % | \
+             {idle:.1} % | {load:.1} |"
+        );
+    }
+    Ok(())
+}
+
+/// Makes a figure of a measurement, once the ceilings and the sizes are known.
+type Measured = Box<dyn FnOnce(&Ceilings, &DecoderConfig, GpuDtype) -> Figure>;
+
+fn decode(
+    harness: &mut Harness<CudaRunner>,
+    (num_streams, context, num_steps): (usize, usize, usize),
+    shape: &Shape,
+) -> anyhow::Result<Measured> {
+    let mut sequences: Vec<Sequence> = Vec::new();
+    for stream in 0..num_streams {
+        let prompt = shape.prompt(stream, context);
+        let mut sequence = harness.sequence(&prompt);
+        let most = harness.runner.limits().max_num_batched_tokens as usize;
+        while sequence.num_computed < context {
+            let num_new = most.min(context - sequence.num_computed);
+            harness.advance(&mut [(&mut sequence, num_new)]);
+        }
+        sequences.push(sequence);
+    }
+    let mut step = |harness: &mut Harness<CudaRunner>| {
+        for sequence in &mut sequences {
+            sequence.tokens.push((sequence.tokens.len() * 31 % shape.vocab_size) as u32);
+        }
+        let mut batch: Vec<_> = sequences.iter_mut().map(|sequence| (sequence, 1)).collect();
+        harness.advance(&mut batch);
+    };
+    // The graph is captured.
+    step(harness);
+    harness.runner.device_ms();
+    let start = Instant::now();
+    for _ in 0..num_steps {
+        step(harness);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let busy = f64::from(harness.runner.device_ms()) / 1e3;
+    Ok(Box::new(move |ceilings, config, dtype| {
+        let size = if dtype == GpuDtype::F32 { 4 } else { 2 };
+        let kv = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
+        let bytes = size * (parameters(config) + num_streams * context * kv);
+        let flops = 2 * num_streams * parameters(config);
+        let least = (bytes as f64 / ceilings.memory).max(flops as f64 / ceilings.products);
+        Figure {
+            tokens_per_second: (num_streams * num_steps) as f64 / seconds,
+            bound: num_streams as f64 / least,
+            idle: (1.0 - busy / seconds).max(0.0),
+        }
+    }))
+}
+
+fn prefill(
+    harness: &mut Harness<CudaRunner>,
+    (num_prompts, len, num_steps): (usize, usize, usize),
+    shape: &Shape,
+) -> anyhow::Result<Measured> {
+    let step = |harness: &mut Harness<CudaRunner>, seed: usize| {
+        let mut sequences: Vec<_> =
+            (0..num_prompts).map(|i| harness.sequence(&shape.prompt(seed + i, len))).collect();
+        let mut batch: Vec<_> = sequences.iter_mut().map(|sequence| (sequence, len)).collect();
+        harness.advance(&mut batch);
+        harness.clear();
+    };
+    step(harness, 0);
+    harness.runner.device_ms();
+    let start = Instant::now();
+    for seed in 0..num_steps {
+        step(harness, seed);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let busy = f64::from(harness.runner.device_ms()) / 1e3;
+    Ok(Box::new(move |ceilings, config, _| {
+        let tokens = num_prompts * len;
+        // Products with queries and weights: half of the square is seen.
+        let attention = 2 * config.num_hidden_layers * config.q_size() * len;
+        let body = parameters(config) - config.vocab_size * config.hidden_size;
+        let flops = tokens as f64 * (2 * body + attention) as f64;
+        Figure {
+            tokens_per_second: (tokens * num_steps) as f64 / seconds,
+            bound: tokens as f64 / (flops / ceilings.products),
+            idle: (1.0 - busy / seconds).max(0.0),
+        }
+    }))
+}
+
+/// Weights that a token is multiplied with, the head's among them.
+fn parameters(config: &DecoderConfig) -> usize {
+    let hidden = config.hidden_size;
+    let layer = hidden * (config.qkv_size() + config.q_size() + 3 * config.intermediate_size);
+    config.num_hidden_layers * layer + config.vocab_size * hidden
+}
+
+impl Shape {
+    fn config(&self) -> serde_json::Value {
+        json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 500_000.0,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        })
+    }
+
+    fn prompt(&self, seed: usize, len: usize) -> Vec<u32> {
+        (0..len).map(|i| ((seed * 7919 + i * 104_729) % self.vocab_size) as u32).collect()
+    }
+}
+
+impl Work {
+    fn name(self) -> String {
+        match self {
+            Self::Decode { num_streams, context } => format!("{num_streams} streams, {context}"),
+            Self::Prefill { num_prompts, len } => format!("prefill {num_prompts} x {len}"),
+        }
+    }
+}

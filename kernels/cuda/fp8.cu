@@ -1,0 +1,55 @@
+// Rows of 8-bit floats (e4m3, Micikevicius et al., 2022), each with a scale of its own.
+#include "prelude.cuh"
+
+// The greatest number of the type.
+constexpr float GREATEST = 448.0f;
+
+// x: [rows, cols] = out: [rows, cols] of e4m3, times scales: [rows]. One block per row.
+template <class T>
+__device__ __forceinline__ void quantize_fp8(const T* x, uint8_t* out, float* scales, int cols) {
+    __shared__ float room[WARP];
+    constexpr int N = 8;
+    const int64_t begin = static_cast<int64_t>(blockIdx.x) * cols;
+    const auto load = [&](int col) {
+        Pack<float, N> to;
+#pragma unroll
+        for (int half = 0; half < N; half += 4) {
+            const auto some = load_pack<T, 4>(x + begin + col + half);
+#pragma unroll
+            for (int i = 0; i < 4; i++) to.at[half + i] = to_float(some.at[i]);
+        }
+        return to;
+    };
+    wait_for_dependencies();
+    float greatest = 0.0f;
+    for (int col = threadIdx.x * N; col < cols; col += blockDim.x * N) {
+        const auto some = load(col);
+#pragma unroll
+        for (int i = 0; i < N; i++) greatest = fmaxf(greatest, fabsf(some.at[i]));
+    }
+    greatest = block_max(greatest, room);
+    launch_dependents();
+    // A row of zeros has any scale.
+    const float scale = greatest > 0.0f ? greatest / GREATEST : 1.0f, inverse = 1.0f / scale;
+    if (threadIdx.x == 0) scales[blockIdx.x] = scale;
+    for (int col = threadIdx.x * N; col < cols; col += blockDim.x * N) {
+        const auto some = load(col);
+        Pack<uint8_t, N> codes;
+#pragma unroll
+        for (int i = 0; i < N; i += 2) {
+            const float2 pair = make_float2(some.at[i] * inverse, some.at[i + 1] * inverse);
+            const uint16_t both = __nv_cvt_float2_to_fp8x2(pair, __NV_SATFINITE, __NV_E4M3);
+            codes.at[i] = static_cast<uint8_t>(both);
+            codes.at[i + 1] = static_cast<uint8_t>(both >> 8);
+        }
+        store_pack(out + begin + col, codes);
+    }
+}
+
+#define DEFINE(T, SUFFIX)                                                                          \
+    extern "C" __global__ void __launch_bounds__(512)                                              \
+        quantize_fp8_##SUFFIX(const T* x, uint8_t* out, float* scales, int cols) {                 \
+        quantize_fp8<T>(x, out, scales, cols);                                                     \
+    }                                                                                              \
+    SCONCE_KERNEL(quantize_fp8_##SUFFIX)
+SCONCE_FOR_FLOATS(DEFINE)

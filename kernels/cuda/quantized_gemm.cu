@@ -1,0 +1,231 @@
+// Products of matrices of codes with more rows of x than the reading of the codes hides: up to a few
+// hundred.
+//
+// As Marlin (Frantar et al., 2024) does, codes lie in the order of the tensor cores' fragments and become
+// 16-bit floats in registers; they and x come through shared memory, a few stages ahead. A block takes 128 rows of the matrix, 16 a warp, and up to 64 rows of x, the tokens. Where that
+// makes too few blocks, several share a tile along k, and a second kernel adds their parts in order: no
+// token's result depends on which others there are.
+#include "quantized.cuh"
+
+constexpr int WARPS = 8;
+constexpr int STAGES = 4;
+
+__device__ __forceinline__ uint32_t pack_pair(float low, float high, bf16) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return __bfloat16_as_ushort(pair.x) | static_cast<uint32_t>(__bfloat16_as_ushort(pair.y)) << 16;
+}
+__device__ __forceinline__ uint32_t pack_pair(float low, float high, f16) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return __half_as_ushort(pair.x) | static_cast<uint32_t>(__half_as_ushort(pair.y)) << 16;
+}
+
+// A code's byte, made part of a 32-bit float: 128 and a code of 4 bits, or 32768 and one of 8.
+template <Form F> constexpr float BASE = F == Form::W4 ? 128.0f : 32768.0f;
+template <Form F> __device__ __forceinline__ float with_base(uint32_t bytes, int i) {
+    return F == Form::W4 ? __uint_as_float(__byte_perm(bytes, 0x4300, 0x5044 | i << 8))
+                         : __uint_as_float(__byte_perm(bytes, 0x4700, 0x5404 | i << 4));
+}
+
+// The left operand of one step of 16 columns: w as 16-bit floats.
+template <class T, Form F>
+__device__ __forceinline__ void fragment(uint32_t (&a)[4], const Tile<F>& tile, int group, int step) {
+#pragma unroll
+    for (int high = 0; high < 2; high++) {
+        const float2 scales = scales_of(tile, group, high);
+        const float scale = F == Form::W8Halves && step == 1 ? scales.y : scales.x;
+        const float minimum = F == Form::W8Halves ? -128.0f * scale : scales.y;
+        const float base = fmaf(-BASE<F>, scale, minimum);
+#pragma unroll
+        for (int pair = 0; pair < 2; pair++) {
+            uint32_t bytes;
+            int first;
+            if constexpr (F == Form::W4) {
+                bytes = tile.codes[0].at[2 * group + high] >> (4 * pair) & 0x0f0f0f0f;
+                first = step;
+            } else {
+                bytes = tile.codes[group].at[2 * high + step];
+                first = pair;
+            }
+            a[2 * pair + high] = pack_pair(fmaf(with_base<F>(bytes, first), scale, base),
+                                           fmaf(with_base<F>(bytes, first + 2), scale, base), T{});
+        }
+    }
+}
+
+// x of a stage: rows of 128 bytes, whose 16-byte pieces change places, so that what the lanes of a warp
+// take at once lies in different banks.
+template <class T, int TOKENS> struct Staged {
+    T at[TOKENS][TILE_COLS];
+
+    static __device__ __forceinline__ int place(int token, int col) {
+        const int swap = (token & 1) << 2 | (token & 2);
+        return (col / 8 ^ swap) * 8 + col % 8;
+    }
+
+    // Begins to copy `cols` of the tokens; those past the end are zero.
+    __device__ __forceinline__ void begin(const T* x, int tokens, int col, int k) {
+#pragma unroll
+        for (int i = 0; i < (TOKENS * 8 + WARPS * WARP - 1) / (WARPS * WARP); i++) {
+            const int piece = i * WARPS * WARP + threadIdx.x, token = piece / 8, from = col + piece % 8 * 8;
+            if (token >= TOKENS) break;
+            const bool valid = token < tokens && from < k;
+            const T* address = valid ? x + static_cast<int64_t>(token) * k + from : x;
+            cp_async_16(&at[token][place(token, piece % 8 * 8)], address, valid);
+        }
+    }
+
+    // The right operand of both steps of a group, for 8 tokens.
+    template <Form F>
+    __device__ __forceinline__ void load(uint32_t (&b)[2][2], int first_token, int group, int lane) const {
+        const int token = first_token + lane / 4;
+        if constexpr (F == Form::W8Halves) {
+#pragma unroll
+            for (int step = 0; step < 2; step++) {
+                const int col = group * GROUP + first_col<F>(lane, step);
+                const uint2 four = *reinterpret_cast<const uint2*>(&at[token][place(token, col)]);
+                b[step][0] = four.x;
+                b[step][1] = four.y;
+            }
+        } else {
+            const int col = group * GROUP + first_col<F>(lane, 0);
+            const uint4 eight = *reinterpret_cast<const uint4*>(&at[token][place(token, col)]);
+            b[0][0] = eight.x;
+            b[0][1] = eight.y;
+            b[1][0] = eight.z;
+            b[1][1] = eight.w;
+        }
+    }
+};
+
+// sums += tile x, for all the tokens.
+template <class T, Form F, int TOKENS>
+__device__ __forceinline__ void multiply_tile(float (&sums)[TOKENS / 8][4], const Tile<F>& tile,
+                                              const Staged<T, TOKENS>& x, int lane) {
+#pragma unroll
+    for (int group = 0; group < 2; group++) {
+        uint32_t a[2][4];
+        fragment<T>(a[0], tile, group, 0);
+        fragment<T>(a[1], tile, group, 1);
+#pragma unroll
+        for (int i = 0; i < TOKENS / 8; i++) {
+            uint32_t b[2][2];
+            x.template load<F>(b, i * 8, group, lane);
+            mma_16816(sums[i], a[0], b[0], T{});
+            mma_16816(sums[i], a[1], b[1], T{});
+        }
+    }
+}
+
+// Where results go: rows of `stride` elements.
+template <class Out> struct Target {
+    Out* y;
+    int rows, n, stride, accumulate;
+
+    __device__ __forceinline__ void put(int row, int feature, float sum) const {
+        if (row >= rows || feature >= n) return;
+        Out* to = y + static_cast<int64_t>(row) * stride + feature;
+        *to = from_float<Out>(accumulate ? to_float(*to) + sum : sum);
+    }
+};
+
+template <class T, Form F, int TOKENS> struct Stage {
+    Staged<T, TOKENS> x;
+    unsigned char tiles[WARPS][TILE_BYTES<F>];
+};
+
+// x: [rows, k]. The grid is tokens, features and parts of k, of `tiles` tiles each; with more than one
+// part, the target is `parts`: [parts, rows, n] of f32.
+template <class T, Form F, class Out, int TOKENS>
+__device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, Target<Out> y, float* parts, int k,
+                                               int tiles) {
+    using One = Stage<T, F, TOKENS>;
+    SCONCE_DYNAMIC_SHARED(One, stages);
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int first_token = blockIdx.x * TOKENS, row = blockIdx.y * WARPS + warp;
+    const int begin = blockIdx.z * tiles, num = min(tiles, matrix.num_tiles - begin);
+    // Warps past the last row read it again, and write nothing.
+    const unsigned char* from = matrix.at<F>(min(row, (y.n - 1) / TILE_ROWS), begin);
+    const T* own = x + static_cast<int64_t>(first_token) * k;
+    const auto copy_codes = [&](int tile) {
+        if (tile < num) copy_tile<F>(stages[tile % STAGES].tiles[warp], from + tile * TILE_BYTES<F>, lane);
+    };
+    const auto copy_x = [&](int tile) {
+        if (tile < num) {
+            stages[tile % STAGES].x.begin(own, y.rows - first_token, (begin + tile) * TILE_COLS, k);
+        }
+        cp_async_commit();
+    };
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) copy_codes(i);
+    wait_for_dependencies();
+    launch_dependents();
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) copy_x(i);
+    float sums[TOKENS / 8][4] = {};
+    for (int i = 0; i < num; i++) {
+        cp_async_wait<STAGES - 2>();
+        // Everybody's copies are there, and everybody is done with the stage that is filled next.
+        __syncthreads();
+        copy_codes(i + STAGES - 1);
+        copy_x(i + STAGES - 1);
+        const One& stage = stages[i % STAGES];
+        multiply_tile(sums, read_tile<F>(stage.tiles[warp], lane), stage.x, lane);
+    }
+#pragma unroll
+    for (int i = 0; i < TOKENS / 8 * 4; i++) {
+        const int token = first_token + i / 4 * 8 + lane % 4 * 2 + i % 2;
+        const int feature = row * TILE_ROWS + lane / 4 + i % 4 / 2 * 8;
+        if (parts == nullptr) {
+            y.put(token, feature, sums[i / 4][i % 4]);
+        } else if (token < y.rows && feature < y.n) {
+            parts[(static_cast<int64_t>(blockIdx.z) * y.rows + token) * y.n + feature] = sums[i / 4][i % 4];
+        }
+    }
+}
+
+// Adds the parts: [num, rows, n].
+template <class Out>
+__device__ __forceinline__ void add_parts(const float* parts, Target<Out> y, int num) {
+    wait_for_dependencies();
+    launch_dependents();
+    const int feature = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+    if (feature >= y.n) return;
+    const int64_t step = static_cast<int64_t>(y.rows) * y.n;
+    const float* from = parts + static_cast<int64_t>(row) * y.n + feature;
+    float sum = 0.0f;
+    for (int i = 0; i < num; i++) sum += from[i * step];
+    y.put(row, feature, sum);
+}
+
+#define DEFINE_ADD(OUT, SUFFIX)                                                                    \
+    extern "C" __global__ void __launch_bounds__(256)                                              \
+        add_parts_##SUFFIX(const float* parts, OUT* y, int rows, int n, int stride,                \
+                           int accumulate, int num) {                                              \
+        add_parts<OUT>(parts, {y, rows, n, stride, accumulate}, num);                              \
+    }                                                                                              \
+    SCONCE_KERNEL(add_parts_##SUFFIX)
+SCONCE_FOR_FLOATS(DEFINE_ADD)
+
+#define DEFINE_TOKENS(T, OUT, FORM, NAME, TOKENS)                                                  \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP, 2) NAME##_##TOKENS(                  \
+        const T* x, const unsigned char* w, OUT* y, float* parts, int rows, int n, int k,          \
+        int stride, int accumulate, int tiles) {                                                   \
+        const Matrix matrix = {w, (k + TILE_COLS - 1) / TILE_COLS};                    \
+        const Target<OUT> target = {y, rows, n, stride, accumulate};                               \
+        quantized_gemm<T, FORM, OUT, TOKENS>(x, matrix, target, parts, k, tiles);                  \
+    }                                                                                              \
+    SCONCE_KERNEL(NAME##_##TOKENS)
+
+#define DEFINE_TYPES(T, OUT, FORM, NAME)                                                           \
+    DEFINE_TOKENS(T, OUT, FORM, NAME, 16)                                                          \
+    DEFINE_TOKENS(T, OUT, FORM, NAME, 32)                                                          \
+    DEFINE_TOKENS(T, OUT, FORM, NAME, 64)
+
+#define DEFINE(FORM, NAME)                                                                         \
+    DEFINE_TYPES(f16, f16, FORM, gemm_##NAME##_f16)                                                \
+    DEFINE_TYPES(bf16, bf16, FORM, gemm_##NAME##_bf16)                                             \
+    DEFINE_TYPES(f16, float, FORM, gemm_##NAME##_f16_f32)                                          \
+    DEFINE_TYPES(bf16, float, FORM, gemm_##NAME##_bf16_f32)
+DEFINE(Form::W4, w4)
+DEFINE(Form::W8, w8)
+DEFINE(Form::W8Halves, w8_halves)

@@ -1,0 +1,285 @@
+//! Matrix products by cuBLASLt.
+//!
+//! It stores matrices by columns: our row-major `y = x · wᵀ` is its `yᵀ = w · xᵀ`, where `w` and `x` are
+//! read as they lie, `w` transposed. How a shape is computed is decided when it is first seen, or by
+//! [`Matmul::tune`]; after that a product costs one call, which may be captured as part of a graph.
+
+mod plan;
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::cublaslt::{result, sys};
+
+use self::plan::{Algorithm, Plan, Shape, Type};
+use super::{Buffer, Device, Error, Float, Linear, Slice, SliceMut, Write, library};
+use crate::{check_len, check_multiple};
+
+/// What NVIDIA recommends for Hopper; older chips need less.
+const WORKSPACE_BYTES: usize = 32 << 20;
+/// Plans kept at most: prompts come in all lengths.
+const MAX_PLANS: usize = 4096;
+/// Algorithms that are timed, and how often each is run.
+const MAX_CANDIDATES: usize = 8;
+const TIMED_RUNS: usize = 10;
+
+/// How numbers of 8 bits are scaled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scaling {
+    /// One scale for all of `x`, one for all of `w`.
+    Tensor,
+    /// One scale per row of `x` and per row of `w`. Hopper and later.
+    Row,
+}
+
+/// `y (+)= (x · x_scales) (w · w_scales)ᵀ` of e4m3 numbers.
+pub struct LinearFp8<'a> {
+    /// What the scales are of.
+    pub scaling: Scaling,
+    /// `[rows, k]`
+    pub x: Slice<'a>,
+    /// `[rows]` or `[1]` of f32.
+    pub x_scales: Slice<'a>,
+    /// `[n, k]`
+    pub w: Slice<'a>,
+    /// `[n]` or `[1]` of f32.
+    pub w_scales: Slice<'a>,
+    /// `[rows, n]`
+    pub y: SliceMut<'a>,
+    /// Type of `y`.
+    pub y_float: Float,
+    /// What happens to the product.
+    pub write: Write,
+    /// Tokens.
+    pub rows: usize,
+    /// Output features, a multiple of 16.
+    pub n: usize,
+    /// Input features, a multiple of 16.
+    pub k: usize,
+}
+
+/// A device's cuBLASLt, its workspace, and how it computes the shapes seen so far.
+pub struct Matmul {
+    // Before what it uses: its plans go first.
+    plans: Mutex<HashMap<Shape, Plan>>,
+    handle: Handle,
+    workspace: Buffer,
+    device: Device,
+}
+
+struct Handle(sys::cublasLtHandle_t);
+
+// SAFETY: cuBLASLt's handle may be used by any thread whose current context is the one it was made in.
+unsafe impl Send for Handle {}
+// SAFETY: as above, and by several at once.
+unsafe impl Sync for Handle {}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: nothing else has the handle.
+        let _ = unsafe { result::destroy_handle(self.0) };
+    }
+}
+
+/// Some columns of a product, by address: their rows of `w`, and where they begin in `y`. Whoever makes one
+/// has checked the lengths.
+pub(super) struct Columns {
+    pub(super) float: Float,
+    pub(super) x: u64,
+    pub(super) w: u64,
+    pub(super) y: u64,
+    pub(super) y_float: Float,
+    pub(super) write: Write,
+    pub(super) rows: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// Elements from a row of `y` to the next.
+    pub(super) stride: usize,
+}
+
+/// What a product is of, by address.
+struct Operands {
+    w: u64,
+    x: u64,
+    y: u64,
+    scales: Option<[u64; 2]>,
+}
+
+fn called<T>(call: &'static str, result: Result<T, result::CublasError>) -> Result<T, Error> {
+    result.map_err(|error| Error::Blas { call, status: error.0 as u32 })
+}
+
+impl Matmul {
+    /// Loads cuBLASLt and makes its workspace.
+    pub fn new(device: &Device) -> Result<Self, Error> {
+        library::load(&library::CUBLASLT)?;
+        device.bind()?;
+        let handle = Handle(called("cublasLtCreate", result::create_handle())?);
+        let workspace = device.alloc(WORKSPACE_BYTES)?;
+        Ok(Self { plans: Mutex::default(), handle, workspace, device: device.clone() })
+    }
+
+    /// Whose it is.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Memory that any kernel may use in the stream's order.
+    pub(super) fn workspace(&self) -> Slice<'_> {
+        self.workspace.slice()
+    }
+
+    /// The product, of any number of tokens.
+    pub fn multiply(&self, args: Linear<'_>) -> Result<(), crate::Error> {
+        args.check()?;
+        if args.rows == 0 {
+            return Ok(());
+        }
+        let (shape, operands) = of_floats(args);
+        Ok(self.run(shape, &operands)?)
+    }
+
+    /// Some columns of a product.
+    pub(super) fn multiply_columns(&self, args: &Columns) -> Result<(), Error> {
+        let Columns { float, x, w, y, y_float, write, rows, n, k, stride } = *args;
+        let operands = Operands { w, x, y, scales: None };
+        let (of, alignment) = (Type::Float(float), alignment(&operands));
+        self.run(Shape { of, y: y_float, write, rows, n, k, stride, alignment }, &operands)
+    }
+
+    /// The product of numbers of 8 bits, of any number of tokens.
+    pub fn multiply_fp8(&self, args: LinearFp8<'_>) -> Result<(), crate::Error> {
+        check_fp8(&args)?;
+        if args.rows == 0 {
+            return Ok(());
+        }
+        let (shape, operands) = of_fp8(args);
+        Ok(self.run(shape, &operands)?)
+    }
+
+    /// Times the likeliest algorithms on these operands, overwriting `y`, and keeps the fastest for this
+    /// shape. It waits for the device, so not while a graph is captured.
+    pub fn tune(&self, args: Linear<'_>) -> Result<(), crate::Error> {
+        args.check()?;
+        if args.rows == 0 {
+            return Ok(());
+        }
+        let (shape, operands) = of_floats(args);
+        Ok(self.choose(shape, &operands)?)
+    }
+
+    fn choose(&self, shape: Shape, operands: &Operands) -> Result<(), Error> {
+        let mut plan = Plan::new(shape)?;
+        let candidates = plan.algorithms(self.handle.0, MAX_CANDIDATES, WORKSPACE_BYTES)?;
+        let mut best = None;
+        for algorithm in candidates {
+            plan.algorithm = algorithm;
+            // The first run may load the algorithm's kernels.
+            self.enqueue(&plan, operands)?;
+            let (mut begin, mut end) = (self.device.event(true)?, self.device.event(true)?);
+            begin.record()?;
+            for _ in 0..TIMED_RUNS {
+                self.enqueue(&plan, operands)?;
+            }
+            end.record()?;
+            end.wait()?;
+            let ms = end.ms_since(&begin)?;
+            if best.is_none_or(|(least, _)| ms < least) {
+                best = Some((ms, algorithm));
+            }
+        }
+        if let Some((_, algorithm)) = best {
+            plan.algorithm = algorithm;
+            self.plans().insert(shape, plan);
+        }
+        Ok(())
+    }
+
+    fn run(&self, shape: Shape, operands: &Operands) -> Result<(), Error> {
+        let mut plans = self.plans();
+        if let Some(plan) = plans.get(&shape) {
+            return self.enqueue(plan, operands);
+        }
+        let mut plan = Plan::new(shape)?;
+        let found: Vec<Algorithm> = plan.algorithms(self.handle.0, 1, WORKSPACE_BYTES)?;
+        plan.algorithm = found[0];
+        self.enqueue(&plan, operands)?;
+        if plans.len() >= MAX_PLANS {
+            plans.clear();
+        }
+        plans.insert(shape, plan);
+        Ok(())
+    }
+
+    fn enqueue(&self, plan: &Plan, operands: &Operands) -> Result<(), Error> {
+        if let Some(scales) = operands.scales {
+            plan.set_scales(scales)?;
+        }
+        let (one, beta) = (1.0_f32, if plan.shape.write == Write::Add { 1.0_f32 } else { 0.0 });
+        let pointer = |address: u64| address as *mut c_void;
+        // SAFETY: the plan's parts are alive, the operands are of the lengths that it names, which the
+        // callers checked, and all the factors outlive the call, which reads them.
+        let result = unsafe {
+            result::matmul(
+                self.handle.0,
+                plan.description.0,
+                (&raw const one).cast(),
+                (&raw const beta).cast(),
+                pointer(operands.w),
+                plan.w.0,
+                pointer(operands.x),
+                plan.x.0,
+                pointer(operands.y),
+                plan.y.0,
+                pointer(operands.y),
+                plan.y.0,
+                &raw const plan.algorithm,
+                pointer(self.workspace.slice().pointer()),
+                WORKSPACE_BYTES,
+                self.device.inner.stream.cast(),
+            )
+        };
+        called("cublasLtMatmul", result)
+    }
+
+    fn plans(&self) -> MutexGuard<'_, HashMap<Shape, Plan>> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn of_floats(args: Linear<'_>) -> (Shape, Operands) {
+    let Linear { float, x, w, y, y_float, write, rows, n, k } = args;
+    let operands = Operands { w: w.pointer(), x: x.pointer(), y: y.pointer(), scales: None };
+    let alignment = alignment(&operands);
+    let of = Type::Float(float);
+    (Shape { of, y: y_float, write, rows, n, k, stride: n, alignment }, operands)
+}
+
+fn of_fp8(args: LinearFp8<'_>) -> (Shape, Operands) {
+    let LinearFp8 { scaling, x, x_scales, w, w_scales, y, y_float, write, rows, n, k } = args;
+    let scales = Some([w_scales.pointer(), x_scales.pointer()]);
+    let operands = Operands { w: w.pointer(), x: x.pointer(), y: y.pointer(), scales };
+    let alignment = alignment(&operands);
+    let of = Type::E4M3(scaling);
+    (Shape { of, y: y_float, write, rows, n, k, stride: n, alignment }, operands)
+}
+
+fn check_fp8(args: &LinearFp8<'_>) -> Result<(), crate::Error> {
+    let LinearFp8 { scaling, x, x_scales, w, w_scales, ref y, y_float, rows, n, k, .. } = *args;
+    check_multiple("a matrix's columns", k, 16)?;
+    check_multiple("a matrix's rows", n, 16)?;
+    check_len("what is multiplied", x.len(), rows * k)?;
+    check_len("a matrix", w.len(), n * k)?;
+    check_len("a product", y.len(), rows * n * y_float.size())?;
+    let scales = |count| 4 * if scaling == Scaling::Row { count } else { 1 };
+    check_len("the scales of what is multiplied", x_scales.len(), scales(rows))?;
+    check_len("a matrix's scales", w_scales.len(), scales(n))
+}
+
+/// The greatest power of two, up to 256, that all addresses are a multiple of: algorithms differ in what
+/// they need.
+fn alignment(operands: &Operands) -> u32 {
+    let bits = operands.w | operands.x | operands.y | 256;
+    1 << bits.trailing_zeros()
+}

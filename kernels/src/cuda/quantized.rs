@@ -1,0 +1,127 @@
+//! Quantised matrices: packed at load into one of a few forms, and multiplied without becoming floats.
+
+mod gemm;
+mod int4;
+mod layout;
+mod linear;
+
+use self::layout::{Codes, GROUP};
+use super::{Buffer, Device, Float, Slice, SliceMut};
+use crate::cpu::{MatrixPart, blocks};
+use crate::dtype::Dtype;
+use crate::{Error, check_len};
+
+pub use self::int4::{Int4Format, Int4Part};
+pub use self::layout::Form;
+pub use self::linear::LinearQuantized;
+
+/// A weight matrix `[n, k]` of codes, in a device's memory.
+pub struct QuantizedMatrix {
+    pieces: Vec<Piece>,
+    n: usize,
+    k: usize,
+}
+
+/// Rows of one form.
+struct Piece {
+    form: Form,
+    first_row: usize,
+    n: usize,
+    tiles: Buffer,
+}
+
+impl Form {
+    /// Of a checkpoint's type, if it is a quantised one.
+    pub fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q4K => Some(Self::W4),
+            Dtype::Q5_1 | Dtype::Q5K => Some(Self::W8),
+            Dtype::Q5_0 | Dtype::Q8_0 | Dtype::Q6K => Some(Self::W8Halves),
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => None,
+        }
+    }
+}
+
+impl QuantizedMatrix {
+    /// Packs the parts of a GGUF file, stacked along the rows; their types may differ, their columns may
+    /// not. All are quantised.
+    ///
+    /// Types of super-blocks (`Q4K`, `Q5K`, `Q6K`) have their two-level scales multiplied out and rounded
+    /// to half precision, as on the CPU; every other type is kept exactly.
+    pub fn pack(device: &Device, parts: &[MatrixPart<'_>]) -> Result<Self, Error> {
+        let k = parts.first().ok_or(Error::Empty("a matrix's parts"))?.cols;
+        let mut rows = Rows::default();
+        for part in parts {
+            part.check()?;
+            check_len("the columns of a matrix's part", part.cols, k)?;
+            let form = Form::of(part.dtype).ok_or(Error::Operand)?;
+            let packed = layout::pack(form, part.rows, k, |tile, to| {
+                part.with_rows(tile, |rows| {
+                    for (row, bytes) in rows.iter().enumerate() {
+                        for index in 0..k / GROUP {
+                            let group = blocks::group(part.dtype, bytes, index);
+                            to.put(row, index, &Codes::of(&group, form));
+                        }
+                    }
+                })
+            });
+            rows.push(form, part.rows, packed.map_err(Error::Read)?);
+        }
+        rows.upload(device, k)
+    }
+
+    /// Output features.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Input features.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Bytes of codes and scales.
+    pub fn num_bytes(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.tiles.len()).sum()
+    }
+}
+
+/// Packed rows on their way to the device.
+#[derive(Default)]
+struct Rows {
+    pieces: Vec<(Form, usize, Vec<u8>)>,
+}
+
+impl Rows {
+    /// Appends to the last piece if it can: a launch takes a piece.
+    fn push(&mut self, form: Form, n: usize, mut packed: Vec<u8>) {
+        match self.pieces.last_mut() {
+            Some((last, rows, to)) if *last == form && rows.is_multiple_of(layout::TILE_ROWS) => {
+                *rows += n;
+                to.append(&mut packed);
+            }
+            _ => self.pieces.push((form, n, packed)),
+        }
+    }
+
+    fn upload(self, device: &Device, k: usize) -> Result<QuantizedMatrix, Error> {
+        let (mut pieces, mut first_row) = (Vec::with_capacity(self.pieces.len()), 0);
+        for (form, n, packed) in self.pieces {
+            pieces.push(Piece { form, first_row, n, tiles: device.buffer_of(&packed)? });
+            first_row += n;
+        }
+        Ok(QuantizedMatrix { pieces, n: first_row, k })
+    }
+}
+
+/// Arguments of [`Device::gather_quantized_rows`].
+pub struct GatherQuantizedRows<'a> {
+    /// The table.
+    pub table: &'a QuantizedMatrix,
+    /// `[num]` of u32. One past the table gives a row of zeros.
+    pub indices: Slice<'a>,
+    /// Type of `out`.
+    pub float: Float,
+    /// `[num, k]`
+    pub out: SliceMut<'a>,
+}

@@ -1,0 +1,159 @@
+//! Sampling, against the rules of the processor's sampler as `reference` restates them.
+
+mod adjustments;
+mod draws;
+mod reference;
+mod scores;
+mod steps;
+
+use sconce_kernels::cuda::{
+    Bias, Draw, NO_TOKEN, NONE, Sample, SampleRow, Sampling, SliceMut, Stages, TokenCounts,
+};
+
+use super::*;
+
+/// Vocabularies: less than a warp, a chunk, a chunk and one, and real ones.
+const VOCABS: [usize; 8] = [1, 31, 32, 1000, 2048, 2049, 49_152, 128_256];
+
+/// A row to sample, and all that decides its token.
+#[derive(Clone, Debug)]
+struct Request {
+    logits: Vec<f32>,
+    draw: Draw,
+    biases: Vec<Bias>,
+    masked: Vec<u32>,
+    allowed: Option<Vec<u32>>,
+    /// Repetition, frequency and presence.
+    penalties: Option<[f32; 3]>,
+    prompt: Vec<u32>,
+    completion: Vec<u32>,
+}
+
+const GREEDY: Draw =
+    Draw { temperature: 0.0, top_k: None, top_p: 1.0, min_p: 0.0, seed: 7, index: 0, position: 0 };
+const PLAIN: Draw = Draw { temperature: 1.0, ..GREEDY };
+
+impl Request {
+    fn new(logits: Vec<f32>, draw: Draw) -> Self {
+        let (biases, masked) = (Vec::new(), Vec::new());
+        let (prompt, completion) = (Vec::new(), Vec::new());
+        Self { logits, draw, biases, masked, allowed: None, penalties: None, prompt, completion }
+    }
+
+    fn is_adjusted(&self) -> bool {
+        let lists = !self.biases.is_empty() || !self.masked.is_empty();
+        lists || self.allowed.is_some() || self.penalties.is_some()
+    }
+}
+
+/// What the rows of a batch refer to, on the device.
+struct Batch {
+    vocab: usize,
+    rows: Vec<SampleRow>,
+    logits: Buffer,
+    biases: Buffer,
+    masked: Buffer,
+    allowed: Buffer,
+    counts: TokenCounts,
+}
+
+impl Batch {
+    fn new(device: &Device, requests: &[Request]) -> Self {
+        let vocab = requests[0].logits.len();
+        let mut rows = Vec::new();
+        let (mut biases, mut masked, mut allowed) = (Vec::new(), Vec::new(), Vec::new());
+        let slots = requests.iter().filter(|request| request.penalties.is_some()).count();
+        let mut counts = TokenCounts::new(device, slots, vocab).unwrap();
+        let mut slot = 0;
+        for (i, request) in (0..).zip(requests) {
+            let mut row = SampleRow::draw(i, request.draw);
+            (row.first_bias, row.num_biases) = (biases.len() as u32, request.biases.len() as u32);
+            (row.first_masked, row.num_masked) = (masked.len() as u32, request.masked.len() as u32);
+            biases.extend_from_slice(&request.biases);
+            masked.extend_from_slice(&request.masked);
+            if let Some(bits) = &request.allowed {
+                row.allowed_row = (allowed.len() / vocab.div_ceil(32)) as u32;
+                allowed.extend_from_slice(bits);
+            }
+            if let Some([repetition, frequency, presence]) = request.penalties {
+                row.repetition_penalty = repetition;
+                row.frequency_penalty = frequency;
+                row.presence_penalty = presence;
+                row.counts_slot = slot as u32;
+                row.flags |= SampleRow::COUNTED;
+                counts.clear(device, slot).unwrap();
+                let prompt = device.buffer_of(&request.prompt).unwrap();
+                let completion = device.buffer_of(&request.completion).unwrap();
+                counts.add_prompt(device, slot, prompt.slice()).unwrap();
+                counts.add_completion(device, slot, completion.slice()).unwrap();
+                device.synchronize().unwrap();
+                slot += 1;
+            }
+            if request.is_adjusted() {
+                row.flags |= SampleRow::ADJUSTED;
+            }
+            rows.push(row);
+        }
+        let logits: Vec<f32> = requests.iter().flat_map(|one| one.logits.iter().copied()).collect();
+        Self {
+            vocab,
+            rows,
+            logits: device.buffer_of(&logits).unwrap(),
+            biases: device.buffer_of(&biases).unwrap(),
+            masked: device.buffer_of(&masked).unwrap(),
+            allowed: device.buffer_of(&allowed).unwrap(),
+            counts,
+        }
+    }
+
+    fn sample(&mut self, device: &Device, stages: Stages) -> Vec<u32> {
+        let mut sampling = Sampling::new(device, self.rows.len(), self.vocab).unwrap();
+        let mut sampled = self.rows.iter().map(|_| 0xabab_abab).collect::<Vec<u32>>();
+        let mut out = device.buffer_of(&sampled).unwrap();
+        let rows = device.buffer_of(&self.rows).unwrap();
+        self.ask(device, &mut sampling, (rows.slice(), out.slice_mut(), stages));
+        sampled = device.download(out.slice()).unwrap();
+        sampled
+    }
+
+    fn ask(
+        &mut self,
+        device: &Device,
+        sampling: &mut Sampling,
+        (rows, sampled, stages): (Slice<'_>, SliceMut<'_>, Stages),
+    ) {
+        let args = Sample {
+            rows,
+            logits: self.logits.slice(),
+            biases: Some(self.biases.slice()),
+            masked: Some(self.masked.slice()),
+            allowed: Some(self.allowed.slice()),
+            counts: Some(&mut self.counts),
+            sampled,
+            stages,
+        };
+        sampling.sample(device, args).unwrap();
+    }
+}
+
+/// Samples with all stages.
+fn sample(device: &Device, requests: &[Request]) -> Vec<u32> {
+    Batch::new(device, requests).sample(device, Stages::Filters)
+}
+
+/// The tokens are the reference's, one and all.
+#[track_caller]
+fn assert_sampled(device: &Device, requests: &[Request]) {
+    let sampled = sample(device, requests);
+    for (i, (request, token)) in requests.iter().zip(sampled).enumerate() {
+        let expected = reference::sample(request).unwrap_or(NO_TOKEN);
+        let vocab = request.logits.len();
+        assert_eq!(token, expected, "row {i}, vocabulary {vocab}, {:?}", request.draw);
+    }
+}
+
+/// Roughly normal, of the spread of a model's logits.
+fn random_logits(rng: &mut StdRng, vocab: usize, spread: f32) -> Vec<f32> {
+    let mut uniform = || rng.random_range(-1.0f32..1.0);
+    (0..vocab).map(|_| (uniform() + uniform() + uniform()) * spread).collect()
+}

@@ -1,0 +1,107 @@
+//! What commands find wrong that no other part of the launcher does.
+
+use crate::name::Tag;
+use crate::plan::{DescribeError, Misfit};
+use crate::store::ImportError;
+
+/// What commands find wrong that no other part of the launcher does.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Files differ from what was pulled.
+    #[error("{num_damaged} of {num_models} versions differ from what was pulled")]
+    Damaged {
+        /// Versions that do.
+        num_damaged: usize,
+        /// Versions that were looked at.
+        num_models: usize,
+    },
+    /// A path was named where a model of the store is needed.
+    #[error("{0} is a file of your own, not a model of the store")]
+    Path(String),
+    /// A name of the catalogue always means what the catalogue says.
+    #[error("`{0}` is a name of the catalogue")]
+    Catalogue(Tag),
+    /// What may not go takes more room than it should.
+    #[error("{after} bytes are left and {max_size} were asked for: the rest may not go")]
+    OverBudget {
+        /// Bytes that stay.
+        after: u64,
+        /// Bytes that were asked for.
+        max_size: u64,
+    },
+    /// A file can't be imported.
+    #[error("can't import")]
+    Import(#[source] ImportError),
+    /// The worker can't say what a model needs.
+    #[error("can't tell what {model} needs")]
+    Describe {
+        /// What was asked about.
+        model: String,
+        /// Why.
+        #[source]
+        source: DescribeError,
+    },
+    /// The model does not fit into memory.
+    #[error("{model} does not fit")]
+    Misfit {
+        /// What was asked about.
+        model: String,
+        /// Why.
+        #[source]
+        source: Misfit,
+    },
+    /// Something on the machine can't work.
+    #[error("{0} of the findings above say what can't work")]
+    Unfit(usize),
+    /// A server in the background failed at its start.
+    #[error("the server ended before it was ready ({status}); the end of {log}:\n{end}")]
+    Background {
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// Where it wrote its log.
+        log: String,
+        /// The log's last lines.
+        end: String,
+    },
+    /// One thing was said in two ways.
+    #[error("{0} and {1} say the same: leave one of them out")]
+    Twice(&'static str, &'static str),
+}
+
+impl Fault {
+    pub(crate) fn status(&self) -> u8 {
+        match self {
+            Self::Damaged { .. } => 6,
+            Self::Path(_) | Self::Import(_) | Self::Describe { .. } | Self::Unfit(_) => 1,
+            Self::Twice(..) => 2,
+            // As if it had been started in the foreground.
+            Self::Background { status, .. } => status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .filter(|code| *code > 0)
+                .unwrap_or(1),
+            Self::Misfit { .. } => 7,
+            Self::Catalogue(_) | Self::OverBudget { .. } => 4,
+        }
+    }
+
+    pub(crate) fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Damaged { .. } => "`sconce pull --verify NAME` mends one",
+            Self::Path(_) => "`sconce import PATH` takes it into the store",
+            Self::Catalogue(_) => "choose another tag",
+            Self::OverBudget { .. } => {
+                "stop what serves a version, or take its alias away with `sconce alias rm`"
+            }
+            Self::Misfit { source, .. } => return source.hint(),
+            Self::Import(_)
+            | Self::Describe { .. }
+            | Self::Twice(..)
+            | Self::Unfit(_)
+            | Self::Background { .. } => {
+                return None;
+            }
+        };
+        Some(text.to_owned())
+    }
+}

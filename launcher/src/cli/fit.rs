@@ -1,0 +1,84 @@
+//! What `sconce plan` and `sconce up` both do before anything is loaded: the worker's flags, and
+//! whether the model fits with them.
+
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::Path;
+
+use clap::Args;
+
+use super::Fault;
+use crate::plan::{self, Ask, Description, Plan, Sizing};
+use crate::store::has_flag;
+
+/// How much a model is to serve at once.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(super) struct FitArgs {
+    /// Sequences of full length that run at once. What the KV cache holds, unless said otherwise
+    #[arg(long, value_name = "COUNT")]
+    pub(super) concurrency: Option<NonZeroU32>,
+
+    /// Most tokens of prompt and completion together. The model's own limit, or what fits into
+    /// memory, unless said otherwise
+    #[arg(long, value_name = "TOKENS")]
+    pub(super) context: Option<NonZeroU32>,
+}
+
+/// A model that fits, and the flags that make it.
+pub(super) struct Fitted {
+    /// `None`: a GPU's memory is not planned.
+    pub(super) plan: Option<Plan>,
+    /// What else is known.
+    pub(super) description: Description,
+    /// All flags of the worker.
+    pub(super) args: Vec<OsString>,
+}
+
+impl FitArgs {
+    /// Adds what was typed to the worker's flags `given`, for which the same must not be said.
+    fn check(self, given: &[OsString]) -> Result<(), Fault> {
+        if self.context.is_some() && has_flag("--max-model-len", given) {
+            return Err(Fault::Twice("--context", "--max-model-len"));
+        }
+        if self.concurrency.is_some() && has_flag("--max-num-seqs", given) {
+            return Err(Fault::Twice("--concurrency", "--max-num-seqs"));
+        }
+        Ok(())
+    }
+
+    /// What was typed, as flags of the worker: they take the place of a version's defaults.
+    fn flags(self) -> Vec<OsString> {
+        let context = self.context.map(|it| ["--max-model-len".into(), it.to_string().into()]);
+        let seqs = self.concurrency.map(|it| ["--max-num-seqs".into(), it.to_string().into()]);
+        context.into_iter().chain(seqs).flatten().collect()
+    }
+}
+
+/// Fits a model. `defaults` makes flags of a version's defaults, given those that were typed.
+pub(super) async fn fit(
+    (program, path): (&Path, &Path),
+    typed: FitArgs,
+    given: &[OsString],
+    defaults: impl FnOnce(&[OsString]) -> anyhow::Result<Vec<OsString>>,
+) -> anyhow::Result<Fitted> {
+    let model = path.display().to_string();
+    typed.check(given)?;
+    let said = [given, &typed.flags()].concat();
+    let mut args = [defaults(&said)?, given.to_vec()].concat();
+    let described = plan::describe(program, path, &args).await;
+    let description =
+        described.map_err(|source| Fault::Describe { model: model.clone(), source })?;
+    let Some(needs) = &description.needs else {
+        args.extend(typed.flags());
+        return Ok(Fitted { plan: None, description, args });
+    };
+    let is_sized = ["--kv-cache-bytes", "--num-blocks"].iter().any(|flag| has_flag(flag, &args));
+    let ask = Ask {
+        concurrency: typed.concurrency.map(|it| it.get().into()),
+        context: typed.context.map(|it| it.get().into()),
+        kv_cache: if is_sized { Sizing::Given } else { Sizing::Chosen },
+    };
+    let plan = plan::plan(needs, ask).map_err(|source| Fault::Misfit { model, source })?;
+    args.extend(plan.flags.iter().map(OsString::from));
+    Ok(Fitted { plan: Some(plan), description, args })
+}

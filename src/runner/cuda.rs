@@ -1,0 +1,524 @@
+//! A model on a GPU: weights, the KV cache, the buffers of a step, graphs of the steps that only decode,
+//! and the sampler.
+
+mod batch;
+mod decoder;
+mod flight;
+mod graphs;
+mod memory;
+mod sampling;
+mod tensors;
+mod upload;
+
+use std::io;
+use std::time::Instant;
+
+use sconce_kernels::cpu::{Cpu, Isa, KvShape};
+use sconce_kernels::cuda::{
+    self, BlockTables, Buffer, Device, FeedTokens, Float, KvCache, KvDtype, Plan, PlanLimits,
+    Properties, Readback, Sample, Sampling, Stages,
+};
+
+use self::batch::{Batch, Layout, Room};
+use self::decoder::{Decoder, Pass, Workspace};
+use self::flight::Flight;
+use self::graphs::{Graphs, Key};
+use self::sampling::{Samples, is_on_device};
+use super::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions};
+use super::input::Input;
+use super::limits::{Asked, LimitError};
+use super::sampler::{Logits, Sampler};
+use super::{Error, Executor, ExecutorLimits};
+use crate::engine::plan::{MAX_DRAFTS, Sampled, Scored, StepPlan};
+use crate::engine::request::SamplingParams;
+use crate::models::config::DecoderConfig;
+use crate::weights::{self, Checkpoint};
+
+/// Why a model cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The weights are not what the shape asks for.
+    #[error("the checkpoint cannot be loaded")]
+    Weights(#[from] weights::Error),
+    /// A tensor cannot be read.
+    #[error("cannot read the weights")]
+    Read(#[source] io::Error),
+    /// A limit that is impossible.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The GPU refused or failed.
+    #[error("the GPU cannot run this model")]
+    Kernel(#[from] sconce_kernels::Error),
+    /// A thread that loads panicked.
+    #[error("loading the weights panicked")]
+    Panicked,
+    /// The weights leave no room for the KV cache.
+    #[error(
+        "the weights and buffers leave {left} bytes of the GPU's memory for the KV cache, and it needs \
+         {needed} at least: raise --gpu-memory-utilization, or lower --max-model-len, \
+         --max-num-batched-tokens or --max-num-seqs"
+    )]
+    NoRoom {
+        /// Bytes.
+        left: u64,
+        /// Bytes.
+        needed: u64,
+    },
+}
+
+impl From<cuda::Error> for LoadError {
+    fn from(error: cuda::Error) -> Self {
+        Self::Kernel(error.into())
+    }
+}
+
+impl From<cuda::Error> for Error {
+    fn from(error: cuda::Error) -> Self {
+        Self::Kernel(error.into())
+    }
+}
+
+/// Runs a decoder on a GPU.
+pub struct CudaRunner {
+    // Before what it names.
+    graphs: Graphs,
+    decoder: Decoder,
+    kv: KvCache,
+    tables: BlockTables,
+    workspace: Workspace,
+    sampling: Sampling,
+    /// `[max_num_batched_tokens]` the step's tokens, also those that are carried.
+    token_ids: Buffer,
+    /// `[max_num_seqs]` what the last step sampled.
+    sampled: Buffer,
+    batch: Batch,
+    samples: Samples,
+    /// Logits of samples that are the processor's, or of scores.
+    logits: Readback,
+    cpu: Cpu,
+    sampler: Sampler,
+    input: Input,
+    /// Steps begun take turns.
+    flights: [Flight; 2],
+    num_begun: usize,
+    num_finished: usize,
+    scored: Vec<Scored>,
+    limits: ExecutorLimits,
+    phases: Vec<(&'static str, f64)>,
+    device_ms: f32,
+    device: Device,
+}
+
+/// Steps that may be begun before the first of them is finished.
+const DEPTH: usize = 2;
+
+impl CudaRunner {
+    /// Loads the checkpoint's weights and allocates all that a step needs.
+    pub fn load(
+        device: Device,
+        checkpoint: &Checkpoint,
+        options: &GpuOptions,
+    ) -> Result<Self, LoadError> {
+        let start = Instant::now();
+        let config = checkpoint.config();
+        let asked = asked(options);
+        let most = asked.limits(config, u32::MAX / options.block_size.max(1))?;
+        let float = float(checkpoint, options.dtype);
+        let max_positions = most.max_model_len as usize;
+        let decoder =
+            Decoder::load(&device, checkpoint, float, max_positions, options.num_threads)?;
+        let weights_at = ms(start);
+        let max_logits = most.max_num_seqs as usize + MAX_DRAFTS;
+        let logits = Readback::new(&device, max_logits * config.vocab_size * 4)?;
+        let shape = KvShape { num_blocks: 1, ..kv_shape(config, options) };
+        let kv_dtype = match options.kv_dtype {
+            GpuKvDtype::Auto => KvDtype::Float(float),
+            GpuKvDtype::Fp8 => KvDtype::Fp8,
+        };
+        let sizing = memory::Sizing { device: &device, config, options, most };
+        let num_blocks = sizing.num_blocks(&decoder, (shape, kv_dtype))?;
+        let limits = asked.limits(config, num_blocks)?;
+        let shape = KvShape { num_blocks: num_blocks as usize, ..shape };
+        let kv = KvCache::new(&device, shape, kv_dtype)?;
+        let plan = Plan::new(plan_limits(config, &limits))?;
+        let max_tokens = limits.max_num_batched_tokens as usize;
+        let workspace = decoder.workspace(max_tokens, max_logits, (&plan, &shape))?;
+        let num_columns = limits.max_model_len.div_ceil(limits.block_size) as usize;
+        let tables = BlockTables::new(&device, limits.max_num_seqs as usize, num_columns)?;
+        let room = room(&limits, num_columns);
+        let batch = Batch::new(&device, room, plan)?;
+        let flight = || Flight::new(&device, room.samples);
+        let cpu = Cpu::new(options.num_threads, Isa::detect())?;
+        let sampler = Sampler::new(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
+        let mut runner = Self {
+            graphs: Graphs::new(options.graphs, &limits),
+            decoder,
+            kv,
+            tables,
+            workspace,
+            sampling: Sampling::new(&device, room.samples, config.vocab_size)?,
+            token_ids: device.alloc_zeroed(room.tokens * 4)?,
+            sampled: device.alloc_zeroed(room.samples * 4)?,
+            batch,
+            samples: Samples::default(),
+            logits,
+            cpu,
+            sampler,
+            input: Input::default(),
+            flights: [flight()?, flight()?],
+            num_begun: 0,
+            num_finished: 0,
+            scored: Vec::new(),
+            limits,
+            phases: Vec::new(),
+            device_ms: 0.0,
+            device,
+        };
+        let cache_at = ms(start);
+        runner.capture_first()?;
+        let phases = [
+            ("copy", weights_at),
+            ("kv_cache", cache_at - weights_at),
+            ("graphs", ms(start) - cache_at),
+        ];
+        runner.phases.extend(phases);
+        Ok(runner)
+    }
+
+    /// What the hardware is.
+    pub fn properties(&self) -> &Properties {
+        self.device.properties()
+    }
+
+    /// Bytes of the weights.
+    pub fn weight_bytes(&self) -> usize {
+        self.decoder.num_bytes()
+    }
+
+    /// Bytes of the whole KV cache.
+    pub fn kv_bytes(&self) -> usize {
+        cuda::num_bytes(&self.kv.shape(), self.kv.dtype()).unwrap_or(usize::MAX)
+    }
+
+    /// What took how many milliseconds of the load.
+    pub fn phases(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        self.phases.iter().copied()
+    }
+
+    /// What of the kernels changes answers.
+    pub fn fingerprint(&self) -> String {
+        let Properties { name, capability, driver_version, .. } = self.properties();
+        let (float, kv_dtype) = (self.decoder.float(), self.kv.dtype());
+        let block_size = self.limits.block_size;
+        format!("{name} {capability:?} {driver_version} {float:?} {kv_dtype:?} {block_size}")
+    }
+
+    /// The last step's logits as the model gave them, as
+    /// [`CpuRunner::last_logits`](super::cpu::CpuRunner::last_logits) are.
+    pub fn last_logits(&mut self) -> Result<Vec<f32>, Error> {
+        let num_rows = self.input.logits_tokens.len();
+        let logits = self.workspace.logits(num_rows, self.limits.vocab_size as usize);
+        Ok(self.device.download(logits)?)
+    }
+
+    /// Counts from now on how long the device is busy.
+    pub fn time_steps(&mut self) -> Result<(), Error> {
+        for flight in &mut self.flights {
+            flight.time(&self.device)?;
+        }
+        Ok(())
+    }
+
+    /// Milliseconds that it was busy with steps since this was last asked.
+    pub fn device_ms(&mut self) -> f32 {
+        std::mem::take(&mut self.device_ms)
+    }
+
+    /// Launches the step, as a graph where there may be one.
+    fn launch(&mut self, plan: &StepPlan) -> Result<(), Error> {
+        self.batch.plan_attention(plan)?;
+        let room = Room {
+            tokens: self.input.num_tokens,
+            logits: self.input.logits_tokens.len(),
+            updates: plan.table_updates.len(),
+            copies: plan.copies.len(),
+            samples: plan.samples.len(),
+            biases: self.samples.biases().len(),
+            masked: self.samples.masked().len(),
+        };
+        let stages = self.samples.stages();
+        let size = self.graphs.size(plan.rows.len()).filter(|size| of_graph(*size).holds(room));
+        let layout = Layout::new(size.map_or(room, of_graph));
+        let what = (plan, &self.input, &self.samples);
+        self.batch.send(&self.device, &layout, what)?;
+        match size {
+            Some(size) => self.launch_graph(Key { size, stages }, &layout),
+            None => self.compute(&layout, self.batch.plan.grid(), stages),
+        }
+    }
+
+    /// Everything that a step asks of the device between what it is sent and what it yields.
+    fn compute(
+        &mut self,
+        layout: &Layout,
+        grid: cuda::PlanGrid,
+        stages: Option<Stages>,
+    ) -> Result<(), Error> {
+        let Room { tokens, logits, updates, copies, samples, .. } = layout.room();
+        let lists = self.batch.lists(layout);
+        if updates > 0 {
+            self.tables.update(&self.device, lists.updates)?;
+        }
+        if copies > 0 {
+            self.kv.copy_blocks(&self.device, lists.copies)?;
+        }
+        if tokens == 0 {
+            return Ok(());
+        }
+        self.device.feed_tokens(FeedTokens {
+            from: lists.carried,
+            given: lists.token_ids,
+            sampled: self.sampled.slice(),
+            out: self.token_ids.slice_mut().at(0, tokens * 4),
+            vocab: self.limits.vocab_size as usize,
+        })?;
+        self.decoder.forward(&mut Pass {
+            kv: &mut self.kv,
+            tables: &self.tables,
+            workspace: &mut self.workspace,
+            token_ids: self.token_ids.slice().at(0, tokens * 4),
+            lists,
+            num_tokens: tokens,
+            num_logits: logits,
+            grid,
+        })?;
+        let Some(stages) = stages else { return Ok(()) };
+        let vocab_size = self.limits.vocab_size as usize;
+        self.sampling.sample(
+            &self.device,
+            Sample {
+                rows: lists.samples,
+                logits: self.workspace.logits(logits, vocab_size),
+                biases: Some(lists.biases).filter(|list| !list.is_empty()),
+                masked: Some(lists.masked).filter(|list| !list.is_empty()),
+                allowed: None,
+                counts: None,
+                sampled: self.sampled.slice_mut().at(0, samples * 4),
+                stages,
+            },
+        )?;
+        Ok(())
+    }
+
+    fn launch_graph(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
+        if !self.graphs.has(key) {
+            self.capture(key, layout)?;
+        }
+        Ok(self.graphs.launch(key)?)
+    }
+
+    fn capture(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
+        let grid = self.batch.plan.decode_grid(key.size);
+        let device = self.device.clone();
+        let graph = device.capture(|| self.compute(layout, grid, key.stages))?;
+        self.graphs.insert(key, graph);
+        Ok(())
+    }
+
+    /// Computes and captures the smallest and the largest size, so that the first requests find them;
+    /// others are captured when they are first needed.
+    fn capture_first(&mut self) -> Result<(), LoadError> {
+        for key in self.graphs.first() {
+            let layout = Layout::new(of_graph(key.size));
+            let captured = self.warm_up(key, &layout).and_then(|()| self.capture(key, &layout));
+            captured.map_err(|error| match error {
+                Error::Kernel(error) => LoadError::Kernel(error),
+                Error::Plan(_) => LoadError::Panicked,
+            })?;
+        }
+        Ok(self.device.synchronize()?)
+    }
+
+    /// Computes a step of nothing but padding: what libraries load or decide at a first use must not be
+    /// part of a capture.
+    fn warm_up(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
+        let (plan, input) = (StepPlan::default(), Input::default());
+        self.batch.plan_attention(&plan)?;
+        self.batch.send(&self.device, layout, (&plan, &input, &Samples::default()))?;
+        self.compute(layout, self.batch.plan.decode_grid(key.size), key.stages)
+    }
+
+    /// Begins to read back what the step yields, and scores.
+    fn begin_readback(&mut self, plan: &StepPlan) -> Result<(), Error> {
+        let flight = &mut self.flights[self.num_begun % DEPTH];
+        flight.take_over(&self.input, &self.samples);
+        if self.samples.stages().is_some() {
+            let sampled = self.sampled.slice().at(0, plan.samples.len() * 4);
+            flight.sampled.begin(&self.device, sampled)?;
+        }
+        if !self.samples.on_host().is_empty() {
+            let vocab_size = self.limits.vocab_size as usize;
+            let logits = self.workspace.logits(self.input.logits_tokens.len(), vocab_size);
+            self.logits.begin(&self.device, logits)?;
+        }
+        Ok(())
+    }
+
+    /// Scores in as many passes over the vocabulary as there is room for logits.
+    fn score(&mut self, plan: &StepPlan) -> Result<(), Error> {
+        let max_rows = self.limits.max_num_seqs as usize + MAX_DRAFTS;
+        let vocab_size = self.limits.vocab_size as usize;
+        for scores in plan.scores.chunks(max_rows) {
+            let tokens: Vec<_> = scores.iter().map(|score| score.token_index).collect();
+            let tokens = self.device.buffer_of(&tokens)?;
+            let (num_tokens, num_scores) = (self.input.num_tokens, scores.len());
+            let workspace = &mut self.workspace;
+            self.decoder.project_to_vocabulary(
+                workspace,
+                tokens.slice(),
+                num_tokens,
+                num_scores,
+            )?;
+            self.logits.begin(&self.device, self.workspace.logits(num_scores, vocab_size))?;
+            let logits = self.logits.wait()?;
+            let flight = &mut self.flights[self.num_begun % DEPTH];
+            self.sampler.score(&self.cpu, (scores, vocab_size), logits, &mut flight.scored);
+        }
+        Ok(())
+    }
+}
+
+impl Executor for CudaRunner {
+    fn limits(&self) -> ExecutorLimits {
+        self.limits
+    }
+
+    fn depth(&self) -> usize {
+        DEPTH
+    }
+
+    fn carries(&self, sampling: &SamplingParams) -> bool {
+        is_on_device(sampling)
+    }
+
+    fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {
+        self.device.bind()?;
+        let flight = &self.flights[(self.num_begun + 1) % DEPTH];
+        let is_pipelined = self.num_begun > self.num_finished;
+        let num_before = if is_pipelined { flight.num_samples } else { 0 };
+        self.input.fill_after(plan, &self.limits, num_before)?;
+        self.sampler.update(plan)?;
+        let (alive, limit) = (self.sampler.num_sequences(), self.limits.max_num_seqs as usize);
+        if alive > limit {
+            return Err(Error::Plan(format!("{alive} sequences are alive, at most {limit}")));
+        }
+        self.samples.fill(plan, &self.input, &self.sampler);
+        self.flights[self.num_begun % DEPTH].begin()?;
+        self.launch(plan)?;
+        self.flights[self.num_begun % DEPTH].end()?;
+        self.begin_readback(plan)?;
+        self.score(plan)?;
+        self.num_begun += 1;
+        Ok(())
+    }
+
+    fn finish(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
+        self.device.bind()?;
+        let flight = &mut self.flights[self.num_finished % DEPTH];
+        self.num_finished += 1;
+        self.scored = std::mem::take(&mut flight.scored);
+        let vocab_size = self.limits.vocab_size as usize;
+        let mut on_host = Vec::new();
+        if !flight.on_host.is_empty() {
+            let values = self.logits.wait()?;
+            let logits = Logits { values, vocab_size, rows: &flight.logits_rows };
+            let which = (plan, &*flight.on_host);
+            self.sampler.sample_some(&self.cpu, which, logits, |i, one| on_host.push((i, one)))?;
+        }
+        flight.collect(plan, on_host, sampled)?;
+        self.device_ms += flight.ms()?;
+        Ok(())
+    }
+
+    fn take_scored(&mut self) -> Vec<Scored> {
+        std::mem::take(&mut self.scored)
+    }
+}
+
+/// What was asked for.
+fn asked(options: &GpuOptions) -> Asked {
+    Asked {
+        block_size: options.block_size,
+        max_num_batched_tokens: options.max_num_batched_tokens,
+        max_num_seqs: options.max_num_seqs,
+        max_model_len: options.max_model_len,
+    }
+}
+
+fn float(checkpoint: &Checkpoint, dtype: Option<GpuDtype>) -> Float {
+    match dtype {
+        Some(GpuDtype::BF16) => Float::BF16,
+        Some(GpuDtype::F16) => Float::F16,
+        Some(GpuDtype::F32) => Float::F32,
+        None if checkpoint.is_f16() => Float::F16,
+        None => Float::BF16,
+    }
+}
+
+fn kv_shape(config: &DecoderConfig, options: &GpuOptions) -> KvShape {
+    KvShape {
+        num_layers: config.num_hidden_layers,
+        num_blocks: 1,
+        block_size: options.block_size as usize,
+        num_kv_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+    }
+}
+
+fn plan_limits(config: &DecoderConfig, limits: &ExecutorLimits) -> PlanLimits {
+    let capacity = limits.num_blocks as usize * limits.block_size as usize;
+    let longest = limits.max_num_seqs as usize * limits.max_model_len as usize;
+    PlanLimits {
+        group: config.num_attention_heads / config.num_key_value_heads,
+        max_rows: limits.max_num_seqs as usize,
+        max_tokens: limits.max_num_batched_tokens as usize,
+        max_chunks: capacity.min(longest).div_ceil(256) + limits.max_num_seqs as usize,
+        prefill_tile: cuda::prefill_tile(config.head_dim),
+    }
+}
+
+/// The most that a step is given.
+fn room(limits: &ExecutorLimits, num_columns: usize) -> Room {
+    let (seqs, tokens) = (limits.max_num_seqs as usize, limits.max_num_batched_tokens as usize);
+    Room {
+        tokens,
+        logits: seqs + MAX_DRAFTS,
+        updates: seqs * num_columns,
+        copies: seqs,
+        samples: seqs,
+        biases: seqs * MAX_BIASES,
+        masked: seqs * MAX_MASKED,
+    }
+}
+
+/// What a graph of so many sequences has room for. Few requests have biases or forbidden tokens.
+fn of_graph(size: usize) -> Room {
+    Room {
+        tokens: size,
+        logits: size,
+        updates: size,
+        copies: 0,
+        samples: size,
+        biases: 4 * size,
+        masked: 4 * size,
+    }
+}
+
+/// As many as routers let a request have.
+const MAX_BIASES: usize = 1024;
+const MAX_MASKED: usize = 256;
+
+/// Milliseconds since `start`.
+fn ms(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}

@@ -1,0 +1,327 @@
+//! The forward pass of a Llama-shaped decoder: nine launches a layer, on buffers made once.
+
+use std::num::NonZeroUsize;
+
+use sconce_kernels::Error;
+use sconce_kernels::cpu::{self, KvShape};
+use sconce_kernels::cuda::{
+    AddRmsNorm, Attention, AttentionWorkspace, BlockTables, Buffer, Device, Float, Gate, GateMul,
+    GatherQuantizedRows, GatherRows, KvCache, Linear, LinearQuantized, Matmul, Plan, PlanGrid,
+    RopeAndCache, RopeTable, Scoring, Slice, SliceMut, Write,
+};
+
+use super::LoadError;
+use super::batch::Lists;
+use super::tensors::{Layer, Matrix, Weights};
+use crate::layers::rope::Frequencies;
+use crate::models::config::{DecoderConfig, RopeStyle};
+use crate::weights::Checkpoint;
+
+/// A model on a device.
+pub(super) struct Decoder {
+    config: DecoderConfig,
+    float: Float,
+    weights: Weights,
+    rope: RopeTable,
+    matmul: Matmul,
+}
+
+/// Every buffer of a forward pass, sized for the largest batch.
+pub(super) struct Workspace {
+    /// `[max_tokens, hidden_size]`: the residual stream.
+    hidden_states: Buffer,
+    /// `[max_tokens, hidden_size]`: what a part of a layer adds to it.
+    delta: Buffer,
+    /// `[max_tokens, hidden_size]`
+    normed: Buffer,
+    /// `[max_tokens, qkv_size]`
+    qkv: Buffer,
+    /// `[max_tokens, q_size]`
+    attended: Buffer,
+    /// `[max_tokens, 2 * intermediate_size]`
+    gate_up: Buffer,
+    /// `[max_tokens, intermediate_size]`
+    inner: Buffer,
+    /// `[max_logits_rows, hidden_size]`
+    last_hidden_states: Buffer,
+    /// `[max_logits_rows, vocab_size]` f32
+    logits: Buffer,
+    /// Rows of quantized matrices as floats, for products of many tokens.
+    scratch: Buffer,
+    attention: AttentionWorkspace,
+}
+
+/// Bytes of [`Workspace::scratch`], where a model has quantized matrices: the more, the fewer products.
+const SCRATCH_BYTES: usize = 128 << 20;
+
+/// Arguments of [`Decoder::multiply`].
+struct Product<'a> {
+    x: Slice<'a>,
+    w: &'a Matrix,
+    y: SliceMut<'a>,
+    y_float: Float,
+    scratch: &'a mut Buffer,
+    rows: usize,
+    n: usize,
+    k: usize,
+}
+
+/// What the layers of a forward pass share.
+pub(super) struct Pass<'a> {
+    pub(super) kv: &'a mut KvCache,
+    pub(super) tables: &'a BlockTables,
+    pub(super) workspace: &'a mut Workspace,
+    /// `[num_tokens]`
+    pub(super) token_ids: Slice<'a>,
+    pub(super) lists: Lists<'a>,
+    /// Tokens, padding included.
+    pub(super) num_tokens: usize,
+    /// Rows of logits, padding included.
+    pub(super) num_logits: usize,
+    pub(super) grid: PlanGrid,
+}
+
+impl Decoder {
+    /// Loads the weights, for sequences of up to `max_positions` tokens.
+    pub(super) fn load(
+        device: &Device,
+        checkpoint: &Checkpoint,
+        float: Float,
+        max_positions: usize,
+        num_threads: NonZeroUsize,
+    ) -> Result<Self, LoadError> {
+        let config = checkpoint.config().clone();
+        let Frequencies { inv_freq, magnitude } = Frequencies::new(&config.rope);
+        let style = match config.rope.style {
+            RopeStyle::Half => cpu::RopeStyle::Half,
+            RopeStyle::Interleaved => cpu::RopeStyle::Interleaved,
+        };
+        Ok(Self {
+            float,
+            weights: Weights::load(device, checkpoint, float, num_threads)?,
+            rope: RopeTable::new(device, &inv_freq, max_positions, magnitude, style)?,
+            matmul: Matmul::new(device)?,
+            config,
+        })
+    }
+
+    pub(super) fn float(&self) -> Float {
+        self.float
+    }
+
+    pub(super) fn num_bytes(&self) -> usize {
+        self.weights.num_bytes()
+    }
+
+    fn device(&self) -> &Device {
+        self.matmul.device()
+    }
+
+    pub(super) fn workspace(
+        &self,
+        max_tokens: usize,
+        max_logits_rows: usize,
+        (plan, shape): (&Plan, &KvShape),
+    ) -> Result<Workspace, Error> {
+        let (config, size) = (&self.config, self.float.size());
+        let of = |rows: usize, cols: usize| self.device().alloc_zeroed(rows * cols * size);
+        Ok(Workspace {
+            hidden_states: of(max_tokens, config.hidden_size)?,
+            delta: of(max_tokens, config.hidden_size)?,
+            normed: of(max_tokens, config.hidden_size)?,
+            qkv: of(max_tokens, config.qkv_size())?,
+            attended: of(max_tokens, config.q_size())?,
+            gate_up: of(max_tokens, 2 * config.intermediate_size)?,
+            inner: of(max_tokens, config.intermediate_size)?,
+            last_hidden_states: of(max_logits_rows, config.hidden_size)?,
+            logits: self.device().alloc_zeroed(max_logits_rows * config.vocab_size * 4)?,
+            scratch: self.device().alloc(self.weights.scratch_bytes(SCRATCH_BYTES))?,
+            attention: AttentionWorkspace::new(self.device(), plan, shape)?,
+        })
+    }
+
+    /// Computes the batch. Keys and values go to the cache, logits to [`Workspace::logits`].
+    pub(super) fn forward(&self, pass: &mut Pass<'_>) -> Result<(), Error> {
+        self.embed(pass)?;
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            self.norm(&layer.input_layernorm, index > 0, pass)?;
+            self.attend(layer, index, pass)?;
+            self.norm(&layer.post_attention_layernorm, true, pass)?;
+            self.feed_forward(layer, pass)?;
+        }
+        self.norm(&self.weights.norm, true, pass)?;
+        let (tokens, num_logits) = (pass.lists.logits_tokens, pass.num_logits);
+        self.project_to_vocabulary(pass.workspace, tokens, pass.num_tokens, num_logits)
+    }
+
+    /// The logits of some of the tokens that were computed last, as many as there is room for.
+    pub(super) fn project_to_vocabulary(
+        &self,
+        workspace: &mut Workspace,
+        tokens: Slice<'_>,
+        num_tokens: usize,
+        num_logits: usize,
+    ) -> Result<(), Error> {
+        let hidden = self.config.hidden_size;
+        if num_logits == 0 {
+            return Ok(());
+        }
+        let bytes = num_tokens * hidden * self.float.size();
+        self.device().gather_rows(GatherRows {
+            float: self.float,
+            table: workspace.normed.slice().at(0, bytes),
+            indices: tokens,
+            out: self.rows(&mut workspace.last_hidden_states, num_logits, hidden),
+            cols: hidden,
+        })?;
+        let Workspace { last_hidden_states, logits, scratch, .. } = workspace;
+        let (bytes, vocab_size) = (num_logits * hidden * self.float.size(), self.config.vocab_size);
+        self.multiply(Product {
+            x: last_hidden_states.slice().at(0, bytes),
+            w: self.weights.lm_head.as_ref().unwrap_or(&self.weights.embed_tokens),
+            y: logits.slice_mut().at(0, num_logits * vocab_size * 4),
+            y_float: Float::F32,
+            scratch,
+            rows: num_logits,
+            n: vocab_size,
+            k: hidden,
+        })
+    }
+
+    fn embed(&self, pass: &mut Pass<'_>) -> Result<(), Error> {
+        let (float, cols) = (self.float, self.config.hidden_size);
+        let out = self.rows(&mut pass.workspace.hidden_states, pass.num_tokens, cols);
+        let indices = pass.token_ids;
+        match &self.weights.embed_tokens {
+            Matrix::Floats(table) => {
+                let table = table.slice();
+                self.device().gather_rows(GatherRows { float, table, indices, out, cols })
+            }
+            Matrix::Quantized(table) => self.device().gather_quantized_rows(GatherQuantizedRows {
+                table,
+                indices,
+                float,
+                out,
+            }),
+        }
+    }
+
+    /// `y = x · wᵀ`
+    fn multiply(&self, product: Product<'_>) -> Result<(), Error> {
+        let Product { x, w, y, y_float, scratch, rows, n, k } = product;
+        let (float, write) = (self.float, Write::Store);
+        match w {
+            Matrix::Floats(w) => {
+                let w = w.slice();
+                self.matmul.linear(Linear { float, x, w, y, y_float, write, rows, n, k })
+            }
+            Matrix::Quantized(w) => {
+                let scratch = scratch.slice_mut();
+                self.matmul.linear_quantized(LinearQuantized {
+                    float,
+                    x,
+                    w,
+                    y,
+                    y_float,
+                    write,
+                    rows,
+                    scratch,
+                })
+            }
+        }
+    }
+
+    /// The first `rows` of a buffer of rows.
+    fn rows<'a>(&self, buffer: &'a mut Buffer, rows: usize, cols: usize) -> SliceMut<'a> {
+        buffer.slice_mut().at(0, rows * cols * self.float.size())
+    }
+
+    /// Adds what the part before computed to the residual stream, if there was one, and norms it.
+    fn norm(&self, weight: &Buffer, adds: bool, pass: &mut Pass<'_>) -> Result<(), Error> {
+        let (rows, cols) = (pass.num_tokens, self.config.hidden_size);
+        let Workspace { hidden_states, delta, normed, .. } = &mut *pass.workspace;
+        let bytes = rows * cols * self.float.size();
+        self.device().add_rms_norm(AddRmsNorm {
+            float: self.float,
+            residual: self.rows(hidden_states, rows, cols),
+            delta: adds.then(|| delta.slice().at(0, bytes)),
+            weight: weight.slice(),
+            out: self.rows(normed, rows, cols),
+            rows,
+            cols,
+            epsilon: self.config.rms_norm_eps,
+        })
+    }
+
+    /// `y = x · wᵀ`, of buffers of rows.
+    fn linear(
+        &self,
+        (x, k): (&Buffer, usize),
+        (w, scratch): (&Matrix, &mut Buffer),
+        (y, n): (&mut Buffer, usize),
+        rows: usize,
+    ) -> Result<(), Error> {
+        let x = x.slice().at(0, rows * k * self.float.size());
+        let y = self.rows(y, rows, n);
+        self.multiply(Product { x, w, y, y_float: self.float, scratch, rows, n, k })
+    }
+
+    fn attend(&self, layer: &Layer, index: usize, pass: &mut Pass<'_>) -> Result<(), Error> {
+        let (config, rows) = (&self.config, pass.num_tokens);
+        let (hidden, q_size, qkv_size) = (config.hidden_size, config.q_size(), config.qkv_size());
+        let Workspace { delta, normed, qkv, attended, scratch, attention, .. } =
+            &mut *pass.workspace;
+        self.linear((normed, hidden), (&layer.qkv_proj, scratch), (qkv, qkv_size), rows)?;
+        self.device().rope_and_cache(RopeAndCache {
+            float: self.float,
+            qkv: self.rows(qkv, rows, qkv_size),
+            bias: layer.qkv_bias.as_ref().map(Buffer::slice),
+            norms: None,
+            table: &self.rope,
+            positions: pass.lists.positions,
+            slot_mapping: pass.lists.slots,
+            cache: pass.kv,
+            layer: index,
+            num_tokens: rows,
+            num_heads: config.num_attention_heads,
+        })?;
+        self.device().attention(Attention {
+            float: self.float,
+            qkv: qkv.slice().at(0, rows * qkv_size * self.float.size()),
+            out: self.rows(attended, rows, q_size),
+            num_tokens: rows,
+            num_heads: config.num_attention_heads,
+            cache: pass.kv,
+            layer: index,
+            tables: pass.tables,
+            plan: pass.lists.plan,
+            grid: pass.grid,
+            scoring: Scoring::scaled((config.head_dim as f32).sqrt().recip()),
+            workspace: attention,
+        })?;
+        self.linear((attended, q_size), (&layer.o_proj, scratch), (delta, hidden), rows)
+    }
+
+    fn feed_forward(&self, layer: &Layer, pass: &mut Pass<'_>) -> Result<(), Error> {
+        let (config, rows) = (&self.config, pass.num_tokens);
+        let (hidden, cols) = (config.hidden_size, config.intermediate_size);
+        let Workspace { delta, normed, gate_up, inner, scratch, .. } = &mut *pass.workspace;
+        self.linear((normed, hidden), (&layer.gate_up_proj, scratch), (gate_up, 2 * cols), rows)?;
+        self.device().gate_mul(GateMul {
+            float: self.float,
+            gate: Gate::Silu,
+            gate_up: gate_up.slice().at(0, rows * 2 * cols * self.float.size()),
+            out: self.rows(inner, rows, cols),
+            rows,
+            cols,
+        })?;
+        self.linear((inner, cols), (&layer.down_proj, scratch), (delta, hidden), rows)
+    }
+}
+
+impl Workspace {
+    /// `[num_rows, vocab_size]` f32
+    pub(super) fn logits(&self, num_rows: usize, vocab_size: usize) -> Slice<'_> {
+        self.logits.slice().at(0, num_rows * vocab_size * 4)
+    }
+}

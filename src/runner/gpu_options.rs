@@ -1,0 +1,69 @@
+//! How to run a model on a GPU. Known also to binaries without kernels, which say that they have none.
+
+use std::num::NonZeroUsize;
+
+use super::cpu::KvCacheSize;
+
+/// How to run a model.
+#[derive(Clone, Debug)]
+pub struct GpuOptions {
+    /// Threads that read weights.
+    pub num_threads: NonZeroUsize,
+    /// Type of weights and activations. `None`: the checkpoint's, or bf16 where that has none of 16 bits.
+    pub dtype: Option<GpuDtype>,
+    /// How the KV cache stores an element.
+    pub kv_dtype: GpuKvDtype,
+    /// Size of the KV cache. `None`: what [`Self::memory_utilization`] leaves.
+    pub kv_cache: Option<KvCacheSize>,
+    /// Share of the device's memory that may be used.
+    pub memory_utilization: f64,
+    /// Tokens per block of the KV cache, a multiple of 16.
+    pub block_size: u32,
+    /// Most tokens of one step.
+    pub max_num_batched_tokens: u32,
+    /// Most sequences alive at once.
+    pub max_num_seqs: u32,
+    /// Most tokens of one sequence. `None`: as many as the model was trained for, or as fit into
+    /// the KV cache if that is less.
+    pub max_model_len: Option<u32>,
+    /// Whether steps that only decode are launched as CUDA graphs.
+    pub graphs: bool,
+}
+
+impl Default for GpuOptions {
+    /// The checkpoint's type, nine tenths of the memory, 2048 tokens and 64 sequences a step.
+    fn default() -> Self {
+        Self {
+            num_threads: NonZeroUsize::MIN,
+            dtype: None,
+            kv_dtype: GpuKvDtype::Auto,
+            kv_cache: None,
+            memory_utilization: 0.9,
+            block_size: 16,
+            max_num_batched_tokens: 2048,
+            max_num_seqs: 64,
+            max_model_len: None,
+            graphs: true,
+        }
+    }
+}
+
+/// Type of weights and activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuDtype {
+    /// 16 bits, 8 of precision.
+    BF16,
+    /// 16 bits, 11 of precision.
+    F16,
+    /// 32 bits.
+    F32,
+}
+
+/// How the KV cache stores an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuKvDtype {
+    /// As activations are.
+    Auto,
+    /// 8-bit floats with 4 bits of exponent.
+    Fp8,
+}

@@ -1,0 +1,87 @@
+//! Random weights, for measurements of models whose weights are not at hand. Never zeros: hardware
+//! computes those with less power, and so faster.
+
+use half::bf16;
+use siphasher::sip::SipHasher;
+use std::hash::{Hash, Hasher};
+
+/// Numbers of a matrix: small enough that activations stay in range over many layers.
+const AMPLITUDE: f32 = 0.04;
+
+/// A tensor's seed: the same name is the same tensor.
+pub(super) fn seed(name: &str) -> u64 {
+    let mut hasher = SipHasher::new_with_keys(0, 0);
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Fills `out` with the bytes from `offset` on of a tensor of bf16 with so many dimensions. Vectors are
+/// near 1, matrices around 0.
+pub(super) fn fill(seed: u64, num_dims: usize, offset: usize, out: &mut [u8]) {
+    let table = table(num_dims);
+    let mut at = offset;
+    let mut rest = out;
+    while !rest.is_empty() {
+        // Eight elements, 16 bytes, of one draw.
+        let (group, skip) = (at / 16, at % 16);
+        let draw = mix(seed ^ group as u64).to_le_bytes();
+        let mut bytes = [0; 16];
+        for (pair, index) in bytes.chunks_exact_mut(2).zip(draw) {
+            pair.copy_from_slice(&table[usize::from(index)].to_le_bytes());
+        }
+        let len = rest.len().min(16 - skip);
+        let (now, later) = rest.split_at_mut(len);
+        now.copy_from_slice(&bytes[skip..skip + len]);
+        (at, rest) = (at + len, later);
+    }
+}
+
+/// Evenly spaced numbers, none of them zero.
+fn table(num_dims: usize) -> [bf16; 256] {
+    std::array::from_fn(|i| {
+        let x = (i as f32 - 127.5) / 127.5;
+        bf16::from_f32(if num_dims == 1 { 1.0 + x * AMPLITUDE } else { x * AMPLITUDE })
+    })
+}
+
+/// SplitMix64 (Steele et al., 2014): a counter becomes random bits.
+fn mix(counter: u64) -> u64 {
+    let x = counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_parts_of_the_whole_and_tensors_differ() {
+        let mut whole = [0; 1000];
+        fill(seed("a"), 2, 0, &mut whole);
+
+        for (begin, end) in [(0, 1), (7, 40), (16, 32), (993, 1000)] {
+            let mut piece = vec![0; end - begin];
+            fill(seed("a"), 2, begin, &mut piece);
+            assert_eq!(piece, whole[begin..end]);
+        }
+        let mut other = [0; 1000];
+        fill(seed("b"), 2, 0, &mut other);
+        assert_ne!(whole, other);
+    }
+
+    #[test]
+    fn matrices_are_around_zero_without_it_and_vectors_near_one() {
+        for (num_dims, mean) in [(2, 0.0), (1, 1.0)] {
+            let mut bytes = vec![0; 1 << 16];
+            fill(7, num_dims, 0, &mut bytes);
+            let (pairs, _) = bytes.as_chunks::<2>();
+            let numbers = || pairs.iter().map(|pair| bf16::from_le_bytes(*pair).to_f32());
+
+            assert!(numbers().all(|x| x != 0.0 && (x - mean).abs() <= 0.05));
+            let given = numbers().sum::<f32>() / pairs.len() as f32;
+            assert!((given - mean).abs() < 1e-3, "{given}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+"""What kernels take of a GPU, as the compiler says, against the table of what they may.
+
+Reads the compiler's reports that the build left beside the kernels: registers, spills and stacks, per kernel
+and chip. A kernel that is not in the table may use no stack and spill nothing. Prints the largest, and fails
+where a limit is passed or a report is missing.
+"""
+
+import collections
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Kernels that may have a stack or spill, as patterns, with the bytes; each with its reason beside it.
+STACKS: dict[str, int] = {}
+# Registers of a thread, of blocks of so many threads, that must fit: 65,536 of a processor's.
+ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(sm_\w+)'")
+STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+USED = re.compile(r"Used (\d+) registers")
+
+Use = collections.namedtuple("Use", "kernel chip stack spills registers")
+
+
+def reports():
+    """The reports of the newest build."""
+    builds = ROOT.glob("target/*/build/sconce-kernels-*/out/*.ptxas")
+    newest = collections.defaultdict(list)
+    for path in builds:
+        newest[path.parent].append(path)
+    if not newest:
+        sys.exit("no reports: build with --features cuda and nvcc first")
+    return newest[max(newest, key=lambda folder: max(p.stat().st_mtime for p in newest[folder]))]
+
+
+def uses(path):
+    kernel = chip = None
+    stack = spills = 0
+    for line in path.read_text().splitlines():
+        if entry := ENTRY.search(line):
+            kernel, chip = entry.groups()
+        elif numbers := STACK.search(line):
+            stack, stores, loads = map(int, numbers.groups())
+            spills = stores + loads
+        elif (used := USED.search(line)) and kernel:
+            yield Use(kernel, chip, stack, spills, int(used.group(1)))
+            kernel = None
+
+
+def allowed(kernel):
+    return next((most for pattern, most in STACKS.items() if re.fullmatch(pattern, kernel)), 0)
+
+
+def main():
+    all_uses = [use for path in reports() for use in uses(path)]
+    if len(all_uses) < 50:
+        sys.exit(f"only {len(all_uses)} kernels were reported")
+    wrong = [use for use in all_uses if max(use.stack, use.spills) > allowed(use.kernel)]
+    for use in sorted(all_uses, key=lambda use: -use.registers)[:5]:
+        print(f"{use.registers:4} registers  {use.kernel} ({use.chip})")
+    for use in wrong:
+        print(f"{use.kernel} ({use.chip}): {use.stack} bytes of stack, {use.spills} of spills, "
+            f"at most {allowed(use.kernel)}")
+    chips = sorted({use.chip for use in all_uses})
+    print(f"{len(all_uses)} kernels for {', '.join(chips)}: {len(wrong)} beyond their limits")
+    sys.exit(1 if wrong else 0)
+
+
+main()

@@ -1,0 +1,24 @@
+//! The decoder on a GPU against the one on the processor, and what the host asks of the driver. They run
+//! on a GPU, or without one on the stand-in for the driver: `tests/cuda/run.sh`.
+
+#[cfg(test)]
+#[path = "gpu/calls.rs"]
+mod calls;
+#[cfg(test)]
+#[path = "gpu/faults.rs"]
+mod faults;
+#[cfg(test)]
+#[path = "parity/harness.rs"]
+mod harness;
+#[cfg(test)]
+#[path = "gpu/models.rs"]
+mod models;
+#[cfg(test)]
+#[path = "gpu/parity.rs"]
+mod parity;
+#[cfg(test)]
+#[path = "parity/steps.rs"]
+mod steps;
+#[cfg(test)]
+#[path = "parity/tiny.rs"]
+mod tiny;
