@@ -16,6 +16,8 @@ constexpr uint32_t NOWHERE = 0xffffffffu;
 // many records there are, after it where they begin. Records have eight words.
 enum List { DECODES = 0, MERGES = 1, PREFILLS = 2 };
 constexpr int RECORD = 8;
+// The word that has the most queries of a merge.
+constexpr int MERGE_QUERIES = 6;
 
 // Some queries of a row, and the keys that they are to see now.
 struct Work {
@@ -90,7 +92,8 @@ __device__ __forceinline__ Work read_work(const Attention<T, C>& a, List list, u
                  static_cast<int>(y.at[1]), static_cast<int>(y.at[2]), y.at[3]};
     const int keys = a.table_stride * a.block_units * UNIT;
     const int least = min(min(work.first_token, work.num_tokens), min(work.num_computed, work.table));
-    const bool exists = min(least, min(work.first_query, work.begin)) >= 0 && work.first_token <= a.num_tokens &&
+    const bool exists = min(least, min(work.first_query, work.begin)) >= 0 &&
+                        work.first_token <= a.num_tokens &&
                         work.num_tokens <= a.num_tokens - work.first_token && work.table < a.num_tables &&
                         work.num_computed <= keys && work.num_tokens <= keys - work.num_computed;
     if (exists) work.num_queries = min(tile, work.num_tokens * a.group - work.first_query);

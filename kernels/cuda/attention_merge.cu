@@ -5,6 +5,7 @@
 
 constexpr int WARPS = 8;
 constexpr int MAX_HEAD_DIM = 256;
+constexpr uint32_t MAX_QUERIES = 16;
 // Dimensions that a lane loads at once, and how often.
 constexpr int N = 4;
 constexpr int PACKS = MAX_HEAD_DIM / (WARP * N);
@@ -20,8 +21,9 @@ __device__ __forceinline__ Merge read_merge(const uint32_t* plan, uint32_t index
 __device__ __forceinline__ bool exists(const Merge& merge, int query, int num_queries,
                                        uint32_t num_partials) {
     const uint64_t rows = static_cast<uint64_t>(merge.num_queries) * static_cast<uint32_t>(merge.num_parts);
-    return query < merge.num_queries && min(min(merge.first_token, merge.first_query), merge.num_parts) >= 0 &&
-           merge.first_query < num_queries && merge.partial + rows <= num_partials;
+    const int least = min(min(merge.first_token, merge.first_query), merge.num_parts);
+    return least >= 0 && query < merge.num_queries && merge.first_query < num_queries &&
+           merge.partial + rows <= num_partials;
 }
 
 struct Joined {
@@ -59,13 +61,13 @@ __device__ __forceinline__ Joined join(const float* partials, const float2* sums
 template <class T>
 __device__ __forceinline__ void merge(const uint32_t* plan, T* out, const float* sinks, const float* partials,
                                       const float2* partial_sums, uint32_t plan_words, int num_tokens,
-                                      uint32_t num_partials, int kv_heads, int group, int head_dim,
-                                      int tile) {
+                                      uint32_t num_partials, int kv_heads, int group, int head_dim) {
     __shared__ float mixed[WARPS][MAX_HEAD_DIM];
     __shared__ float largest[WARPS], sums[WARPS];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     wait_for_dependencies();
     launch_dependents();
+    const uint32_t tile = min(max(plan[MERGE_QUERIES], 1u), MAX_QUERIES);
     const uint32_t count = plan_count(plan, plan_words, MERGES) * tile * kv_heads;
     for (uint32_t unit = blockIdx.x; unit < count; unit += gridDim.x) {
         const int kv_head = unit % kv_heads, query = unit / kv_heads % tile;
@@ -110,9 +112,9 @@ __device__ __forceinline__ void merge(const uint32_t* plan, T* out, const float*
         attention_merge_##SUFFIX(const uint32_t* plan, T* out, const float* sinks,                 \
                                  const float* partials, const float2* partial_sums,                \
                                  uint32_t plan_words, int num_tokens, uint32_t num_partials,       \
-                                 int kv_heads, int group, int head_dim, int tile) {                \
+                                 int kv_heads, int group, int head_dim) {                          \
         merge<T>(plan, out, sinks, partials, partial_sums, plan_words, num_tokens, num_partials,   \
-                 kv_heads, group, head_dim, tile);                                                 \
+                 kv_heads, group, head_dim);                                                       \
     }                                                                                              \
     SCONCE_KERNEL(attention_merge_##SUFFIX)
 SCONCE_FOR_FLOATS(DEFINE)

@@ -14,7 +14,8 @@ template <int D> constexpr int TILE = WARPS * M<D> * QUERIES;
 
 // Shared memory: two stages of keys, then of values, and their scales. The queries come after them.
 template <class C, int D> struct Stages {
-    static constexpr int UNITS = D <= 128 ? 4 : 2;
+    // As many as registers are for: 8 bits take some to be widened.
+    static constexpr int UNITS = D * 2 <= 128 * static_cast<int>(sizeof(C)) ? 4 : 2;
     static constexpr int KEYS = UNITS * UNIT;
     static constexpr int UNIT_BYTES = UNIT * Rows<C, D>::BYTES;
     static constexpr int SCALES = IS_SCALED<C> ? KEYS * static_cast<int>(sizeof(float)) : 0;

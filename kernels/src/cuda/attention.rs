@@ -248,7 +248,6 @@ impl Device {
             (num_kv_heads as i32).into(),
             ((args.num_heads / num_kv_heads) as i32).into(),
             (head_dim as i32).into(),
-            (DECODE_TILE as i32).into(),
         ];
         let name = by_float!(args.float, "attention_merge");
         let grid = Grid::line(self.blocks(args, records * DECODE_TILE), 256);

@@ -21,8 +21,9 @@ const CHUNK: usize = 256;
 /// Words of a record.
 const RECORD: usize = 8;
 
-/// Words before the records: number and begin of each list.
+/// Words before the records: number and begin of each list, and then the most queries of a merge.
 const HEADER: usize = 8;
+const MERGE_QUERIES: usize = 6;
 
 /// Where the result goes that is not a partial one.
 const NOWHERE: u32 = u32::MAX;
@@ -145,6 +146,7 @@ impl Plan {
         }
         let chunk = self.fitting_chunk(rows);
         self.words.resize(HEADER, 0);
+        self.words[MERGE_QUERIES] = 0;
         self.grid = PlanGrid::default();
         self.list(DECODES, |plan| plan.push_decodes(rows, chunk));
         self.list(MERGES, |plan| plan.push_merges(rows, chunk));
@@ -203,6 +205,7 @@ impl Plan {
                 let record =
                     [row.first_token, first, queries, num_chunks, partial, row.num_tokens, 0, 0];
                 self.words.extend(record.map(|word| word as u32));
+                self.words[MERGE_QUERIES] = self.words[MERGE_QUERIES].max(queries as u32);
                 partial += num_chunks * queries;
             }
         }

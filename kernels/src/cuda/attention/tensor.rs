@@ -105,7 +105,7 @@ impl Dim {
 
     /// As `Stages` in `attention_prefill.cu`, two of keys and two of values, and the queries.
     fn prefill_bytes(self, dtype: KvDtype) -> u32 {
-        let units = if self == Self::D256 { 2 } else { 4 };
+        let units = if self.len() * 2 <= 128 * dtype.size() { 4 } else { 2 };
         let stages = 2 * 2 * units * (self.unit_bytes(dtype) + UNIT * dtype.scale_size());
         let queries = prefill_tile(self.len()) * self.len() * size_of::<u16>();
         (stages + queries) as u32

@@ -33,6 +33,8 @@ pub(super) struct Case {
     pub(super) window: Option<usize>,
     pub(super) soft_cap: Option<f32>,
     pub(super) has_sinks: bool,
+    /// Runs by a graph that was captured before the plan was made; for rows that decode.
+    pub(super) is_captured: bool,
 }
 
 /// A sequence's keys and values, `[num_kv_heads][position][head_dim]`, as the cache holds them and as
@@ -60,6 +62,7 @@ impl Case {
             window: None,
             soft_cap: None,
             has_sinks: false,
+            is_captured: false,
         }
     }
 
@@ -182,10 +185,14 @@ impl Case {
 
         let num_tokens = self.num_tokens();
         let (qkv, sinks) = (self.qkv(&device), device.buffer_of(&self.sinks()).unwrap());
-        let plan_words = device.buffer_of(&uploaded).unwrap();
+        let mut plan_words = device.alloc_zeroed(size_of_val(uploaded.as_slice())).unwrap();
         let mut out = poisoned(&device, self.float, num_tokens * self.heads[0] * self.head_dim);
-        device
-            .attention(Attention {
+        let upload = |words: &mut Buffer| device.upload(&mut words.slice_mut(), &uploaded).unwrap();
+        if !self.is_captured {
+            upload(&mut plan_words);
+        }
+        let mut ask = || {
+            device.attention(Attention {
                 float: self.float,
                 qkv: qkv.slice(),
                 out: out.slice_mut(),
@@ -195,7 +202,11 @@ impl Case {
                 layer: 1,
                 tables: &tables,
                 plan: plan_words.slice(),
-                grid: plan.grid(),
+                grid: if self.is_captured {
+                    plan.decode_grid(self.rows.len())
+                } else {
+                    plan.grid()
+                },
                 scoring: Scoring {
                     scale: SCALE,
                     soft_cap: self.soft_cap,
@@ -204,7 +215,14 @@ impl Case {
                 },
                 workspace: &mut workspace,
             })
-            .unwrap();
+        };
+        if self.is_captured {
+            let graph = device.capture(ask).unwrap();
+            upload(&mut plan_words);
+            graph.launch().unwrap();
+        } else {
+            ask().unwrap();
+        }
         values(&device, self.float, out.slice())
     }
 

@@ -99,6 +99,15 @@ fn the_length_of_chunks_hardly_matters() {
     }
 }
 
+#[test]
+fn a_graph_serves_lengths_that_are_unknown_when_it_is_captured() {
+    for float in FLOATS {
+        for rows in [decodes(&[1, 40]), decodes(&[700, 300]), sequences(&[(250, 8), (3, 1)])] {
+            Case { rows, is_captured: true, max_chunks: 20, ..Case::new(float) }.check();
+        }
+    }
+}
+
 fn all_types() -> Vec<(Float, KvDtype)> {
     let own = FLOATS.map(|float| (float, KvDtype::Float(float)));
     let eight_bits = both([Float::BF16, Float::F16], [KvDtype::Fp8, KvDtype::Int8]);
