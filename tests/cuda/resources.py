@@ -12,9 +12,16 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Kernels that may have a stack or spill, as patterns, with the bytes; each with its reason beside it.
-STACKS: dict[str, int] = {}
-# Registers of a thread, of blocks of so many threads, that must fit: 65,536 of a processor's.
+# Kernels that may have a stack or spill, as patterns of name and chip, with the bytes.
+STACKS = {
+    # Heads of 256 fill the registers whichever way they are cut; few models have them.
+    r"attention_decode_256_\w+ sm_(80|90a)": 24,
+    r"attention_decode_256_\w+ sm_(100|120)": 480,
+    # Three loads of what doesn't change, in a loop of hundreds of products.
+    r"attention_prefill_128_(bf16_bf16|f16_f16) \w+": 60,
+    # Two registers, before the loop.
+    r"gemv_w[48]_\w+ sm_120": 16,
+}
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(sm_\w+)'")
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
@@ -47,21 +54,27 @@ def uses(path):
             kernel = None
 
 
-def allowed(kernel):
-    return next((most for pattern, most in STACKS.items() if re.fullmatch(pattern, kernel)), 0)
+def allowed(use):
+    name = f"{use.kernel} {use.chip}"
+    return next((most for pattern, most in STACKS.items() if re.fullmatch(pattern, name)), 0)
 
 
 def main():
     all_uses = [use for path in reports() for use in uses(path)]
     if len(all_uses) < 50:
         sys.exit(f"only {len(all_uses)} kernels were reported")
-    wrong = [use for use in all_uses if max(use.stack, use.spills) > allowed(use.kernel)]
+    wrong = [use for use in all_uses if max(use.stack, use.spills) > allowed(use)]
     for use in sorted(all_uses, key=lambda use: -use.registers)[:5]:
         print(f"{use.registers:4} registers  {use.kernel} ({use.chip})")
     for use in wrong:
         print(f"{use.kernel} ({use.chip}): {use.stack} bytes of stack, {use.spills} of spills, "
-            f"at most {allowed(use.kernel)}")
+            f"at most {allowed(use)}")
     chips = sorted({use.chip for use in all_uses})
+    # What is allowed and not used any more would hide what comes later.
+    for pattern in STACKS:
+        if not any(re.fullmatch(pattern, f"{use.kernel} {use.chip}") for use in all_uses):
+            wrong.append(pattern)
+            print(f"no kernel is named {pattern}")
     print(f"{len(all_uses)} kernels for {', '.join(chips)}: {len(wrong)} beyond their limits")
     sys.exit(1 if wrong else 0)
 
