@@ -176,16 +176,6 @@ impl Sampler {
         Ok(())
     }
 
-    /// A live sequence's parameters, and which of its request's completions it is.
-    pub(crate) fn params(&self, sequence: SequenceId) -> Option<(&SamplingParams, u32)> {
-        self.sequences.get(&sequence).map(|state| (&*state.params, state.index))
-    }
-
-    /// The model's own end tokens.
-    pub(crate) fn eos_token_ids(&self) -> &[TokenId] {
-        &self.eos_token_ids
-    }
-
     /// Appends how likely each token was to `scored`. `logits`: `[num_scores, vocab_size]`.
     pub fn score(
         &mut self,
@@ -259,6 +249,20 @@ impl Sampler {
             }
             push(i, one);
         }
+    }
+}
+
+/// For a device that samples by itself.
+#[cfg(feature = "cuda")]
+impl Sampler {
+    /// A live sequence's parameters, and which of its request's completions it is.
+    pub(crate) fn params(&self, sequence: SequenceId) -> Option<(&SamplingParams, u32)> {
+        self.sequences.get(&sequence).map(|state| (&*state.params, state.index))
+    }
+
+    /// The model's own end tokens.
+    pub(crate) fn eos_token_ids(&self) -> &[TokenId] {
+        &self.eos_token_ids
     }
 }
 
