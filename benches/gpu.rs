@@ -14,6 +14,7 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use sconce::engine::plan::{Carry, StepPlan};
 use sconce::models::config::DecoderConfig;
 use sconce::runner::Executor;
 use sconce::runner::cuda::CudaRunner;
@@ -268,20 +269,36 @@ fn decode(
         }
         sequences.push(sequence);
     }
-    let mut step = |harness: &mut Harness<CudaRunner>| {
+    // As the engine does: a step begins before the one before has told its tokens.
+    let mut plans = [StepPlan::default(), StepPlan::default()];
+    let mut sampled = Vec::new();
+    let mut begin = |harness: &mut Harness<CudaRunner>, plan: &mut StepPlan, is_first: bool| {
         for sequence in &mut sequences {
-            sequence.tokens.push((sequence.tokens.len() * 31 % shape.vocab_size) as u32);
+            sequence.tokens.push(0);
         }
         let mut batch: Vec<_> = sequences.iter_mut().map(|sequence| (sequence, 1)).collect();
-        harness.advance(&mut batch);
+        plan.clear();
+        plan.block_tables.clear();
+        std::mem::swap(&mut harness.plan, plan);
+        harness.push_rows(&mut batch);
+        std::mem::swap(&mut harness.plan, plan);
+        if !is_first {
+            let carry = |i| Carry { token_index: i, sample: i };
+            plan.carried.extend((0..num_streams as u32).map(carry));
+        }
+        harness.runner.begin(plan)
     };
-    // The graph is captured.
-    step(harness);
+    // The first captures the graph.
+    begin(harness, &mut plans[0], true)?;
+    harness.runner.finish(&plans[0], &mut sampled)?;
     harness.runner.device_ms();
     let start = Instant::now();
-    for _ in 0..num_steps {
-        step(harness);
+    begin(harness, &mut plans[0], true)?;
+    for step in 1..num_steps {
+        begin(harness, &mut plans[step % 2], false)?;
+        harness.runner.finish(&plans[(step - 1) % 2], &mut sampled)?;
     }
+    harness.runner.finish(&plans[(num_steps - 1) % 2], &mut sampled)?;
     let seconds = start.elapsed().as_secs_f64();
     let busy = f64::from(harness.runner.device_ms()) / 1e3;
     Ok(Box::new(move |ceilings, config, dtype| {

@@ -76,6 +76,15 @@ impl<R: Executor> Harness<R> {
 
     /// Computes some tokens more of each sequence, and samples after each.
     pub(crate) fn advance(&mut self, batch: &mut [(&mut Sequence, usize)]) -> Vec<Sampled> {
+        self.push_rows(batch);
+        let mut sampled = Vec::new();
+        self.runner.forward(&self.plan, &mut sampled).expect("the plan keeps the limits");
+        self.plan.clear();
+        sampled
+    }
+
+    /// Plans to compute some tokens more of each sequence, and to sample after each.
+    pub(crate) fn push_rows(&mut self, batch: &mut [(&mut Sequence, usize)]) {
         let block_size = self.runner.limits().block_size as usize;
         for (sequence, num_new) in batch.iter_mut() {
             let end = sequence.num_computed + *num_new;
@@ -86,10 +95,6 @@ impl<R: Executor> Harness<R> {
             self.plan.push_row(sequence, end, block_size);
             sequence.num_computed = end;
         }
-        let mut sampled = Vec::new();
-        self.runner.forward(&self.plan, &mut sampled).expect("the plan keeps the limits");
-        self.plan.clear();
-        sampled
     }
 }
 
