@@ -1,7 +1,7 @@
 //! Tokens per second of forward passes on a GPU, of models' shapes with random weights, without engine
 //! and router.
 //!
-//! `cargo bench --features cuda --bench gpu -- [SHAPE...] [--dtype bf16|f16|f32] [--quick] [--json]`
+//! `cargo bench --features cuda --bench gpu -- [SHAPE...] [--dtype bf16|f16|f32] [--weights q4|q8] [--quick]`
 //!
 //! Shapes: smollm2-135m, llama-1b, llama-8b; all, unless some are named. First the device's own ceilings
 //! are measured, a copy and a product of matrices; beside each figure stands what they would allow.
@@ -21,6 +21,7 @@ use sconce::runner::cuda::CudaRunner;
 use sconce::runner::gpu_options::{GpuDtype, GpuOptions};
 use sconce::weights::Checkpoint;
 use sconce_kernels::cuda::{Device, Float, Linear, Matmul, Write};
+use sconce_kernels::dtype::Dtype;
 use serde_json::json;
 
 use harness::{Harness, Sequence};
@@ -136,6 +137,14 @@ fn main() -> anyhow::Result<()> {
             other => bail!("no type {other}"),
         },
     };
+    let matrices = match arguments.iter().skip_while(|word| *word != "--weights").nth(1) {
+        None => Dtype::BF16,
+        Some(weights) => match weights.as_str() {
+            "q4" => Dtype::Q4_0,
+            "q8" => Dtype::Q8_0,
+            other => bail!("no weights {other}"),
+        },
+    };
     let is_named = |shape: &&Shape| arguments.iter().any(|word| word == shape.name);
     let named: Vec<_> = SHAPES.iter().filter(is_named).collect();
     let shapes = if named.is_empty() { SHAPES[1..].iter().collect() } else { named };
@@ -149,7 +158,7 @@ fn main() -> anyhow::Result<()> {
     println!("| shape | work | tokens/s | bound | share | GPU idle | load, s |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for shape in shapes {
-        run(&device, shape, dtype, ceilings, has("--quick"))?;
+        run(&device, shape, (dtype, matrices), ceilings, has("--quick"))?;
     }
     Ok(())
 }
@@ -207,13 +216,13 @@ fn fastest(device: &Device, mut run: impl FnMut() -> anyhow::Result<()>) -> anyh
 fn run(
     device: &Device,
     shape: &Shape,
-    dtype: GpuDtype,
+    (dtype, matrices): (GpuDtype, Dtype),
     ceilings: Ceilings,
     quick: bool,
 ) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("config.json"), shape.config().to_string())?;
-    let checkpoint = Checkpoint::dummy(folder.path())?;
+    let checkpoint = Checkpoint::dummy_of(folder.path(), matrices)?;
     let (num_steps, small) = if quick { (3, 64) } else { (50, MAX_TOKENS) };
     let options = GpuOptions {
         num_threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -226,6 +235,7 @@ fn run(
     let start = Instant::now();
     let mut runner = CudaRunner::load(device.clone(), &checkpoint, &options)?;
     let load = start.elapsed().as_secs_f64();
+    let weight_bytes = runner.weight_bytes();
     runner.time_steps()?;
     let mut harness = Harness::new(runner);
     for work in shape.works {
@@ -238,12 +248,15 @@ fn run(
                 prefill(&mut harness, (num_prompts, len, num_steps / 10 + 1), shape)?
             }
         };
-        let figure = figure(&ceilings, checkpoint.config(), dtype);
+        let sizes = Sizes { weight_bytes, kv_bytes: if dtype == GpuDtype::F32 { 4 } else { 2 } };
+        let figure = figure(&ceilings, checkpoint.config(), sizes);
         let Figure { tokens_per_second, bound, idle } = figure;
         let (share, idle) = (100.0 * tokens_per_second / bound, 100.0 * idle);
         let (name, work) = (shape.name, work.name());
+        let weights =
+            if matrices == Dtype::BF16 { String::new() } else { format!(", {matrices:?}") };
         println!(
-            "| {name} {dtype:?} | {work} | {tokens_per_second:.0} | {bound:.0} | {share:.0} % | \
+            "| {name} {dtype:?}{weights} | {work} | {tokens_per_second:.0} | {bound:.0} | {share:.0} % | \
              {idle:.1} % | {load:.1} |"
         );
     }
@@ -251,7 +264,16 @@ fn run(
 }
 
 /// Makes a figure of a measurement, once the ceilings and the sizes are known.
-type Measured = Box<dyn FnOnce(&Ceilings, &DecoderConfig, GpuDtype) -> Figure>;
+type Measured = Box<dyn FnOnce(&Ceilings, &DecoderConfig, Sizes) -> Figure>;
+
+/// What is read of the memory.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// All matrices, the embedding table among them.
+    weight_bytes: usize,
+    /// An element of the cache.
+    kv_bytes: usize,
+}
 
 fn decode(
     harness: &mut Harness<CudaRunner>,
@@ -301,12 +323,16 @@ fn decode(
     harness.runner.finish(&plans[(num_steps - 1) % 2], &mut sampled)?;
     let seconds = start.elapsed().as_secs_f64();
     let busy = f64::from(harness.runner.device_ms()) / 1e3;
-    Ok(Box::new(move |ceilings, config, dtype| {
-        let size = if dtype == GpuDtype::F32 { 4 } else { 2 };
+    Ok(Box::new(move |ceilings, config, sizes| {
         let kv = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
-        let bytes = size * (parameters(config) + num_streams * context * kv);
+        // Of an embedding table that is not the head too, a few rows are read.
+        let table = config.vocab_size * config.hidden_size;
+        let read = parameters(config) as f64
+            / (parameters(config) + if config.tie_word_embeddings { 0 } else { table }) as f64;
+        let bytes =
+            sizes.weight_bytes as f64 * read + (sizes.kv_bytes * num_streams * context * kv) as f64;
         let flops = 2 * num_streams * parameters(config);
-        let least = (bytes as f64 / ceilings.memory).max(flops as f64 / ceilings.products);
+        let least = (bytes / ceilings.memory).max(flops as f64 / ceilings.products);
         Figure {
             tokens_per_second: (num_streams * num_steps) as f64 / seconds,
             bound: num_streams as f64 / least,

@@ -104,10 +104,22 @@ impl Checkpoint {
     /// A checkpoint of random weights: of the directory's `config.json` and tokenizer, without its
     /// tensors. For measurements: the speed is the model's, the text is not.
     pub fn dummy(dir: &Path) -> Result<Self, Error> {
+        Self::dummy_of(dir, Dtype::BF16)
+    }
+
+    /// As [`Self::dummy`], of bf16, or with matrices in Q4_0 or Q8_0.
+    pub fn dummy_of(dir: &Path, matrices: Dtype) -> Result<Self, Error> {
+        if !matches!(matrices, Dtype::BF16 | Dtype::Q4_0 | Dtype::Q8_0) {
+            return Err(Error::unsupported(
+                "random weights",
+                format!("{matrices:?}"),
+                "BF16, Q4_0, Q8_0",
+            ));
+        }
         let files = HuggingFace::without_weights(dir);
         let (config, text) = (files.config()?, files.text()?);
         let embedding = EmbeddingConfig { pooler: None, max_seq_length: None };
-        let spans = layout::random(&config)?;
+        let spans = layout::random(&config, matrices)?;
         let source = Source::HuggingFace(files);
         Ok(Self { config, text, embedding, spans, source })
     }

@@ -134,6 +134,7 @@ impl CudaRunner {
         let kv_dtype = match options.kv_dtype {
             GpuKvDtype::Auto => KvDtype::Float(float),
             GpuKvDtype::Fp8 => KvDtype::Fp8,
+            GpuKvDtype::Int8 => KvDtype::Int8,
         };
         let sizing = memory::Sizing { device: &device, config, options, most };
         let num_blocks = sizing.num_blocks(&decoder, (shape, kv_dtype))?;
@@ -311,10 +312,13 @@ impl CudaRunner {
     }
 
     fn launch_graph(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
-        if !self.graphs.has(key) {
-            self.capture(key, layout)?;
+        if self.graphs.has(key) {
+            return Ok(self.graphs.launch(key)?);
         }
-        Ok(self.graphs.launch(key)?)
+        // The first such step is computed as it is: what libraries load at a first use must not be part
+        // of a capture.
+        self.compute(layout, self.batch.plan.decode_grid(key.size), key.stages)?;
+        self.capture(key, layout)
     }
 
     fn capture(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
@@ -339,8 +343,7 @@ impl CudaRunner {
         Ok(self.device.synchronize()?)
     }
 
-    /// Computes a step of nothing but padding: what libraries load or decide at a first use must not be
-    /// part of a capture.
+    /// Computes a step of nothing but padding, as no step is computed for the first time in a capture.
     fn warm_up(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
         let (plan, input) = (StepPlan::default(), Input::default());
         self.batch.plan_attention(&plan)?;

@@ -66,4 +66,6 @@ pub enum GpuKvDtype {
     Auto,
     /// 8-bit floats with 4 bits of exponent.
     Fp8,
+    /// 8-bit integers with a scale for each position of a head.
+    Int8,
 }

@@ -1,7 +1,7 @@
 //! Random weights, for measurements of models whose weights are not at hand. Never zeros: hardware
 //! computes those with less power, and so faster.
 
-use half::bf16;
+use half::{bf16, f16};
 use siphasher::sip::SipHasher;
 use std::hash::{Hash, Hasher};
 
@@ -33,6 +33,21 @@ pub(super) fn fill(seed: u64, num_dims: usize, offset: usize, out: &mut [u8]) {
         let (now, later) = rest.split_at_mut(len);
         now.copy_from_slice(&bytes[skip..skip + len]);
         (at, rest) = (at + len, later);
+    }
+}
+
+/// As [`fill`], of blocks that begin with a scale of 16 bits and go on with codes: Q4_0, Q8_0.
+pub(super) fn fill_blocks(seed: u64, block_bytes: usize, offset: usize, out: &mut [u8]) {
+    // Codes reach 8 in four bits and 128 in eight.
+    let scale = f16::from_f32(if block_bytes < 32 { AMPLITUDE / 8.0 } else { AMPLITUDE / 128.0 });
+    let scale = scale.to_le_bytes();
+    let mut draw = (usize::MAX, [0; 8]);
+    for (byte, at) in out.iter_mut().zip(offset..) {
+        let (group, index) = (at / 8, at % 8);
+        if draw.0 != group {
+            draw = (group, mix(seed ^ group as u64).to_le_bytes());
+        }
+        *byte = scale.get(at % block_bytes).copied().unwrap_or(draw.1[index]);
     }
 }
 
@@ -69,6 +84,19 @@ mod tests {
         let mut other = [0; 1000];
         fill(seed("b"), 2, 0, &mut other);
         assert_ne!(whole, other);
+    }
+
+    #[test]
+    fn blocks_have_a_scale_and_codes_wherever_a_piece_begins() {
+        let mut whole = [0; 340];
+        fill_blocks(3, 34, 0, &mut whole);
+        let mut piece = [0; 100];
+        fill_blocks(3, 34, 50, &mut piece);
+
+        assert_eq!(piece, whole[50..150]);
+        let scale = f16::from_le_bytes([whole[34], whole[35]]).to_f32();
+        assert!((scale * 128.0 - AMPLITUDE).abs() < 1e-4, "{scale}");
+        assert_ne!(whole[2..34], whole[36..68]);
     }
 
     #[test]

@@ -96,11 +96,19 @@ impl WeightFile {
 }
 
 impl Span {
-    /// A tensor of bf16 that lies nowhere: [`dummy`] makes its bytes. `None`: the shape is impossible.
-    pub(super) fn random(name: &str, shape: &[usize]) -> Option<Self> {
+    /// A tensor that lies nowhere: [`dummy`] makes its bytes. `None`: the shape is impossible.
+    pub(super) fn random(name: &str, dtype: Dtype, shape: &[usize]) -> Option<Self> {
         let source = Source::Random { seed: dummy::seed(name) };
-        let num_bytes = num_bytes(Dtype::BF16, shape)?;
-        Some(Self { source, dtype: Dtype::BF16, shape: shape.to_vec(), num_bytes })
+        let num_bytes = num_bytes(dtype, shape)?;
+        Some(Self { source, dtype, shape: shape.to_vec(), num_bytes })
+    }
+
+    fn fill_random(&self, seed: u64, offset: usize, out: &mut [u8]) {
+        if self.dtype.block_len() == 1 {
+            dummy::fill(seed, self.shape.len(), offset, out);
+        } else {
+            dummy::fill_blocks(seed, self.dtype.block_bytes(), offset, out);
+        }
     }
 
     /// Reads it.
@@ -127,7 +135,7 @@ impl Span {
             Source::File { file, offset: begin } => file.read(begin + offset as u64, len as u64),
             Source::Random { seed } => {
                 let mut bytes = vec![0; len];
-                dummy::fill(*seed, self.shape.len(), offset, &mut bytes);
+                self.fill_random(*seed, offset, &mut bytes);
                 Ok(bytes)
             }
         }
@@ -150,7 +158,7 @@ impl ReadBytes for Span {
                 file.file.read_exact_at(out, begin + offset as u64)
             }
             Source::Random { seed } => {
-                dummy::fill(*seed, self.shape.len(), offset, out);
+                self.fill_random(*seed, offset, out);
                 Ok(())
             }
         }

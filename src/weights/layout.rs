@@ -37,8 +37,11 @@ pub(super) fn check(config: &DecoderConfig, spans: &HashMap<String, Span>) -> Re
     refuse_others(config, spans)
 }
 
-/// All the tensors, of random numbers.
-pub(super) fn random(config: &DecoderConfig) -> Result<HashMap<String, Span>, Error> {
+/// All the tensors, of random numbers, the matrices of one type.
+pub(super) fn random(
+    config: &DecoderConfig,
+    matrices: Dtype,
+) -> Result<HashMap<String, Span>, Error> {
     let table = vec![config.vocab_size, config.hidden_size];
     let mut shapes = vec![
         ("model.embed_tokens.weight".to_owned(), table.clone()),
@@ -54,9 +57,12 @@ pub(super) fn random(config: &DecoderConfig) -> Result<HashMap<String, Span>, Er
             .map(|(part, shape)| (format!("model.layers.{number}.{part}"), shape.clone()));
         shapes.extend(named);
     }
-    let spans = shapes.into_iter().map(|(name, shape)| match Span::random(&name, &shape) {
-        Some(span) => Ok((name, span)),
-        None => Err(Error::unsupported(name, format!("of shape {shape:?}"), "one that fits")),
+    let spans = shapes.into_iter().map(|(name, shape)| {
+        let dtype = if shape.len() == 1 { Dtype::BF16 } else { matrices };
+        match Span::random(&name, dtype, &shape) {
+            Some(span) => Ok((name, span)),
+            None => Err(Error::unsupported(name, format!("of shape {shape:?}"), "one that fits")),
+        }
     });
     spans.collect()
 }

@@ -323,7 +323,8 @@ enum SpeculationMode {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum KvPrecision {
-    /// 8-bit integers, with a scale per 32: half the memory, and faster with much context
+    /// 8-bit integers, with a scale per 32, on a GPU per head: half the memory, and faster with much
+    /// context
     Int8,
     /// On GPUs: 8-bit floats, 4 bits of precision: half the memory
     Fp8,

@@ -47,6 +47,11 @@ for shape in "${shapes[@]}"; do
     cat "$out/bench-$shape.log"
 done
 
+if [ -z "$quick" ]; then
+    step bench-llama-8b-q4 "$folder/bench" llama-8b --weights q4
+    cat "$out/bench-llama-8b-q4.log"
+fi
+
 sanitizer=$(command -v compute-sanitizer || true)
 [ -n "$sanitizer" ] || sanitizer=$(ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
 if [ -n "$quick" ]; then

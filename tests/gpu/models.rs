@@ -31,18 +31,25 @@ pub(crate) fn options(dtype: GpuDtype) -> GpuOptions {
 
 /// A checkpoint on the first GPU.
 pub(crate) fn on_gpu(path: &Path, options: &GpuOptions) -> Harness<CudaRunner> {
+    gpu_harness(&Checkpoint::open(path).unwrap(), options)
+}
+
+pub(crate) fn gpu_harness(checkpoint: &Checkpoint, options: &GpuOptions) -> Harness<CudaRunner> {
     let device = Device::open(0).expect("a GPU, or the stand-in for its driver");
-    let checkpoint = Checkpoint::open(path).unwrap();
-    Harness::new(CudaRunner::load(device, &checkpoint, options).unwrap())
+    Harness::new(CudaRunner::load(device, checkpoint, options).unwrap())
 }
 
 /// The same on the processor, exact.
 pub(crate) fn on_cpu(path: &Path) -> Harness {
+    cpu_harness(&Checkpoint::open(path).unwrap())
+}
+
+pub(crate) fn cpu_harness(checkpoint: &Checkpoint) -> Harness {
     let options = RunnerOptions {
         compute: Compute::F32,
         kv_dtype: KvDtype::F32,
         max_num_seqs: 16,
         ..RunnerOptions::default()
     };
-    Harness::new(CpuRunner::load(&Checkpoint::open(path).unwrap(), &options).unwrap())
+    Harness::new(CpuRunner::load(checkpoint, &options).unwrap())
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use sconce::runner::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions};
+use sconce::weights::Checkpoint;
+use sconce_kernels::dtype::Dtype;
 use serde::Deserialize;
 
 use super::harness::{Harness, Sequence};
-use super::models::{on_cpu, on_gpu, options};
+use super::models::{cpu_harness, gpu_harness, on_cpu, on_gpu, options};
 use super::steps::Runner;
 use super::tiny;
 
@@ -73,6 +75,7 @@ fn in_16_bits_logits_are_near_the_processors() {
         (GpuDtype::F16, GpuKvDtype::Auto, 5e-3),
         (GpuDtype::BF16, GpuKvDtype::Auto, 4e-2),
         (GpuDtype::F16, GpuKvDtype::Fp8, 1e-1),
+        (GpuDtype::F16, GpuKvDtype::Int8, 3e-2),
     ] {
         let options = GpuOptions { kv_dtype, ..options(dtype) };
         let mut gpu = on_gpu(folder.path(), &options);
@@ -88,6 +91,29 @@ fn in_16_bits_logits_are_near_the_processors() {
             assert!(worst < limit, "{dtype:?} {kv_dtype:?} {num_new}: {worst:e}");
         }
         cpu.clear();
+    }
+}
+
+/// Quantized weights, which stay so: against the processor's, which reads the same blocks.
+#[test]
+fn quantized_logits_are_near_the_processors() {
+    let folder = tiny::folder(8, None);
+    for matrices in [Dtype::Q4_0, Dtype::Q8_0] {
+        let checkpoint = Checkpoint::dummy_of(folder.path(), matrices).unwrap();
+        let mut cpu = cpu_harness(&checkpoint);
+        let mut gpu = gpu_harness(&checkpoint, &options(GpuDtype::F16));
+        let tokens = prompt(9, 330);
+        let (mut on_cpu, mut on_gpu) = (cpu.sequence(&tokens), gpu.sequence(&tokens));
+
+        // By each of the ways that products go: of one token, of some, of many.
+        for num_new in [1, 6, 40, 282, 1] {
+            let (expected, _) = cpu.step(&mut [(&mut on_cpu, num_new)]);
+            let (given, _) = gpu.step(&mut [(&mut on_gpu, num_new)]);
+
+            let worst = distance(&given[0], &expected[0]);
+            println!("{matrices:?} {num_new}: {worst:e}");
+            assert!(worst < 1e-2, "{matrices:?} {num_new}: {worst:e}");
+        }
     }
 }
 

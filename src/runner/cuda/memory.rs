@@ -1,7 +1,7 @@
 //! How large the KV cache is made: what weights and buffers leave of the device's memory.
 
 use sconce_kernels::cpu::KvShape;
-use sconce_kernels::cuda::{self, Device, KvDtype, Plan};
+use sconce_kernels::cuda::{self, Device, KvDtype, Plan, Sampling};
 
 use super::decoder::Decoder;
 use super::{LoadError, plan_limits};
@@ -63,8 +63,10 @@ impl Sizing<'_> {
         let few = ExecutorLimits { num_blocks: 1, ..self.most };
         let plan = Plan::new(plan_limits(self.config, &few))?;
         let workspace = decoder.workspace(max_tokens, max_logits, (&plan, &block))?;
+        let max_seqs = self.most.max_num_seqs as usize;
+        let sampling = Sampling::new(self.device, max_seqs, self.config.vocab_size)?;
         let (free, total) = self.device.memory()?;
-        drop(workspace);
+        drop((workspace, sampling));
         let kept = (total as f64 * (1.0 - self.options.memory_utilization)) as u64;
         let free = (free as u64).saturating_sub(kept + RESERVE);
         // Partial results of attention: two floats of a head, and a head, per 256 positions of each.

@@ -74,13 +74,14 @@ fn gpu_options(
     };
     let kv_dtype = match (compute.kv_cache_dtype, dtype) {
         (KvPrecision::Fp8, _) => GpuKvDtype::Fp8,
+        (KvPrecision::Int8, _) => GpuKvDtype::Int8,
         (KvPrecision::Auto, _)
         | (KvPrecision::BF16, Some(GpuDtype::BF16))
         | (KvPrecision::F16, Some(GpuDtype::F16))
         | (KvPrecision::F32, Some(GpuDtype::F32)) => GpuKvDtype::Auto,
         _ => {
-            let message = "a GPU's --kv-cache-dtype is auto (that of --dtype) or fp8; for others add \
-                           --device cpu";
+            let message = "a GPU's --kv-cache-dtype is auto (that of --dtype), fp8 or int8; for others \
+                           add --device cpu";
             return Err(message.to_owned());
         }
     };
@@ -225,7 +226,7 @@ mod tests {
             ("--device=cpu --kv-dtype=fp8", "for GPUs"),
             ("--device=cuda --isa=avx2", "--device cpu"),
             ("--device=cuda --quantize=q8", "--device cpu"),
-            ("--device=cuda --kv-dtype=int8", "--device cpu"),
+            ("--device=cuda --kv-dtype=f32", "--device cpu"),
             ("--dtype=bf16 --isa=avx2", "for GPUs"),
         ];
         for (args, reason) in refused {
