@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, thread};
 
 /// Ampere, Hopper with its own instructions, Blackwell for servers and for desks.
@@ -59,21 +60,23 @@ fn find_nvcc() -> Option<PathBuf> {
 fn compile_all(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>, String> {
     let chips = env::var("SCONCE_CUDA_CHIPS").unwrap_or_else(|_| CHIPS.to_owned());
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(2);
-    let mut images = Vec::new();
-    for group in sources.chunks(std::cmp::max(1, jobs)) {
-        let compiled: Vec<Result<PathBuf, String>> = thread::scope(|scope| {
-            let threads: Vec<_> = (group.iter())
-                .map(|source| scope.spawn(|| compile(nvcc, source, &chips, out)))
-                .collect();
-            let joined = threads.into_iter().map(|thread| thread.join());
-            joined
-                .map(|result| result.unwrap_or_else(|_| Err("a thread panicked".into())))
-                .collect()
-        });
-        for image in compiled {
-            images.push(image?);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut images = Vec::new();
+        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+            images.push(compile(nvcc, source, &chips, out)?);
         }
+        Ok::<_, String>(images)
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join()).collect()
+    });
+    let mut images = Vec::new();
+    for result in results {
+        images.extend(result.map_err(|_| "a thread panicked".to_owned())??);
     }
+    images.sort();
     Ok(images)
 }
 
