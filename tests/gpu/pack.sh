@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds what tests/gpu/check.sh runs and lays it, stripped, into target/gpu/: the tests of kernels and of
-# the engine, the benchmark, and the server. They need a driver and cuBLASLt where they run, and no CUDA
-# installation here.
+# the engine, and the benchmark. They need a driver and cuBLASLt where they run, and no CUDA installation
+# here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export CUDA_HOME=${CUDA_HOME:-$(kernels/cuda/toolkit.sh)}
@@ -26,7 +26,6 @@ lay() {
 lay kernels test --release -p sconce-kernels --test cuda --no-run
 lay engine test --release -p sconce --test gpu --no-run
 lay bench bench -p sconce --bench gpu --no-run
-lay sconce build --release -p sconce --bin sconce
 du -ch "$out"/*
 if [ "$(du -cm "$out"/* | tail -1 | cut -f1)" -gt 60 ]; then
     echo "together they are larger than 60 MiB" >&2
