@@ -4,6 +4,23 @@
 //! A name that parses is safe to build a URL or a cache path from: no `..`, no separators where
 //! none belong, no control characters.
 
+// Before the modules that use it.
+macro_rules! as_text {
+    ($($name:ident)*) => {$(
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
 mod version;
 
 use std::fmt;
@@ -231,22 +248,6 @@ fn is_slug(part: &str) -> bool {
 /// Keeps a hostile name from filling a terminal.
 fn shorten(text: &str) -> String {
     text.chars().take(100).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-macro_rules! as_text {
-    ($($name:ident)*) => {$(
-        impl AsRef<str> for $name {
-            fn as_ref(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    )*};
 }
 
 as_text!(RepoId Revision RepoPath);

@@ -52,6 +52,9 @@ pub enum LoadError {
     /// A thread that loads panicked.
     #[error("loading the weights panicked")]
     Panicked,
+    /// A step of nothing but padding could not be computed.
+    #[error("the GPU cannot compute a first step")]
+    FirstStep(#[source] Error),
     /// The weights leave no room for the KV cache.
     #[error(
         "the weights and buffers leave {left} bytes of the GPU's memory for the KV cache, and it needs \
@@ -335,10 +338,7 @@ impl CudaRunner {
         for key in self.graphs.first() {
             let layout = Layout::new(of_graph(key.size));
             let captured = self.warm_up(key, &layout).and_then(|()| self.capture(key, &layout));
-            captured.map_err(|error| match error {
-                Error::Kernel(error) => LoadError::Kernel(error),
-                Error::Plan(_) => LoadError::Panicked,
-            })?;
+            captured.map_err(LoadError::FirstStep)?;
         }
         Ok(self.device.synchronize()?)
     }

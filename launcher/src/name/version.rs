@@ -87,22 +87,6 @@ impl fmt::Display for VersionId {
     }
 }
 
-macro_rules! as_text {
-    ($($name:ident)*) => {$(
-        impl AsRef<str> for $name {
-            fn as_ref(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    )*};
-}
-
 macro_rules! from_text {
     ($($name:ident)*) => {$(
         impl TryFrom<String> for $name {

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 use sconce_kernels::cpu::{MatrixPart, dequantize};
@@ -175,22 +174,17 @@ impl<'a> Loader<'a> {
 
     /// Packs quantized matrices, each on one of the threads.
     fn pack_all(&self, stacks: Vec<Stack<'_>>, num_threads: NonZeroUsize) -> Result<(), LoadError> {
-        let num_threads = num_threads.get().min(stacks.len());
-        let stacks = Mutex::new(stacks.into_iter());
-        let take = || stacks.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let work = || -> Result<(), LoadError> {
-            self.device.bind()?;
-            while let Some(Stack { names, matrix }) = take() {
+        upload::share_out(
+            self.device,
+            stacks,
+            num_threads,
+            || Ok(()),
+            |(), Stack { names, matrix }| {
                 let packed = QuantizedMatrix::pack(self.device, &self.parts(&names)?)?;
                 *matrix = Matrix::Quantized(packed);
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..num_threads).map(|_| scope.spawn(work)).collect();
-            let mut results = threads.into_iter().map(|thread| thread.join());
-            results.try_for_each(|result| result.unwrap_or(Err(LoadError::Panicked)))
-        })
+                Ok(())
+            },
+        )
     }
 
     fn layer(&self, config: &DecoderConfig, index: usize) -> Result<Layer, LoadError> {

@@ -27,23 +27,37 @@ pub(super) fn run(
     num_threads: NonZeroUsize,
 ) -> Result<(), LoadError> {
     let piece = jobs.iter().map(|job| job.to.len()).max().unwrap_or(0);
-    let num_threads = num_threads.get().min(jobs.len());
-    let jobs = Mutex::new(jobs.into_iter());
-    let take = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || -> Result<(), LoadError> {
+    let staging = || Ok(Staging::new(device, piece)?);
+    share_out(device, jobs, num_threads, staging, |staging, Job { to, make }| {
+        let bytes = &mut staging.begin()?[..to.len()];
+        make(bytes).map_err(LoadError::Read)?;
+        Ok(staging.send(device, &to)?)
+    })?;
+    Ok(device.synchronize()?)
+}
+
+/// Has threads, each with what `begin` makes for it, `work` on the items until none is left.
+pub(super) fn share_out<T: Send, S>(
+    device: &Device,
+    items: Vec<T>,
+    num_threads: NonZeroUsize,
+    begin: impl Fn() -> Result<S, LoadError> + Sync,
+    work: impl Fn(&mut S, T) -> Result<(), LoadError> + Sync,
+) -> Result<(), LoadError> {
+    let num_threads = num_threads.get().min(items.len());
+    let items = Mutex::new(items.into_iter());
+    let take = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let run = || -> Result<(), LoadError> {
         device.bind()?;
-        let mut staging = Staging::new(device, piece)?;
-        while let Some(Job { to, make }) = take() {
-            let bytes = &mut staging.begin()?[..to.len()];
-            make(bytes).map_err(LoadError::Read)?;
-            staging.send(device, &to)?;
+        let mut own = begin()?;
+        while let Some(item) = take() {
+            work(&mut own, item)?;
         }
         Ok(())
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..num_threads).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..num_threads).map(|_| scope.spawn(run)).collect();
         let mut results = threads.into_iter().map(|thread| thread.join());
         results.try_for_each(|result| result.unwrap_or(Err(LoadError::Panicked)))
-    })?;
-    Ok(device.synchronize()?)
+    })
 }
