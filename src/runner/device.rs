@@ -57,6 +57,26 @@ pub enum Error {
     },
 }
 
+/// Whether [`Device::open`] will try a GPU, without the cost of opening one.
+#[cfg(not(feature = "cuda"))]
+pub fn is_gpu(choice: DeviceChoice) -> Result<bool, Error> {
+    Device::open(choice).map(|_| false)
+}
+
+/// Whether [`Device::open`] will try a GPU, without the cost of opening one.
+#[cfg(feature = "cuda")]
+pub fn is_gpu(choice: DeviceChoice) -> Result<bool, Error> {
+    use sconce_kernels::cuda::Device;
+    match choice {
+        DeviceChoice::Cpu => Ok(false),
+        DeviceChoice::Auto => Ok(Device::check(0).is_ok()),
+        DeviceChoice::Cuda(ordinal) => match Device::check(ordinal) {
+            Ok(()) => Ok(true),
+            Err(source) => Err(Error::Cuda { ordinal, source }),
+        },
+    }
+}
+
 impl Device {
     /// Opens the device, and says in the log which one `auto` came to.
     #[cfg(not(feature = "cuda"))]

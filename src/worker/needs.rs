@@ -11,7 +11,7 @@ use super::cli::{CheckpointSource, Config, LoadFormat, ModelSource};
 use super::load::{cpu_only, embedder, failed};
 use crate::models::load as packing;
 use crate::runner::cpu::{CpuRunner, RunnerOptions};
-use crate::runner::device::Device;
+use crate::runner::device;
 use crate::runner::memory;
 use crate::weights::{self, Checkpoint, EncoderCheckpoint};
 
@@ -57,11 +57,9 @@ fn of_config(config: &Config) -> Result<Value, Error> {
 
 fn of_decoder(source: &CheckpointSource, checkpoint: &Checkpoint) -> Result<Value, Error> {
     let path: &Path = &source.path;
-    match Device::open(source.device).map_err(|error| failed(path, error.into()))? {
-        Device::Cpu => {}
+    if device::is_gpu(source.device).map_err(|error| failed(path, error.into()))? {
         // Its own memory decides, and only once its buffers are there.
-        #[cfg(feature = "cuda")]
-        Device::Cuda(_) => return Ok(json!({ "task": "generate", "device": "cuda" })),
+        return Ok(json!({ "task": "generate", "device": "cuda" }));
     }
     let options = source.options.as_ref().map_err(|message| Error::Flags(message.clone()))?;
     let needs =

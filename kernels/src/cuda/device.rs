@@ -67,7 +67,7 @@ pub(super) fn called<T>(
 }
 
 /// How many GPUs there are. None where there is no driver.
-pub(super) fn count() -> Result<usize, Error> {
+fn count() -> Result<usize, Error> {
     if !library::has_driver() {
         return Err(Error::NoDriver);
     }
@@ -80,15 +80,23 @@ pub(super) fn count() -> Result<usize, Error> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
+/// As the driver numbers GPU `ordinal`.
+fn number(ordinal: usize) -> Result<c_int, Error> {
+    let count = count()?;
+    let number = c_int::try_from(ordinal).ok().filter(|_| ordinal < count);
+    let number = number.ok_or(Error::NoDevice { ordinal, count })?;
+    if IMAGES.is_empty() { Err(Error::NoKernels) } else { Ok(number) }
+}
+
 impl Device {
+    /// Whether there are GPU `ordinal` and kernels for it, without the cost of opening it.
+    pub fn check(ordinal: usize) -> Result<(), Error> {
+        number(ordinal).map(|_| ())
+    }
+
     /// Opens GPU `ordinal` and loads the kernels.
     pub fn open(ordinal: usize) -> Result<Self, Error> {
-        let count = count()?;
-        let number = c_int::try_from(ordinal).ok().filter(|_| ordinal < count);
-        let Some(number) = number else { return Err(Error::NoDevice { ordinal, count }) };
-        if IMAGES.is_empty() {
-            return Err(Error::NoKernels);
-        }
+        let number = number(ordinal)?;
         let device = called("cuDeviceGet", result::device::get(number))?;
         let properties = properties(device)?;
         // SAFETY: `device` is one; the context is released when the last clone is dropped.
