@@ -154,9 +154,9 @@ def test_an_older_store_is_taken_over(store, gguf, tmp_path):
 
 
 def test_room_is_made_for_what_is_used(store, gguf, tmp_path):
-    old, new = write(tmp_path / "a.gguf", b"GGUF old"), write(tmp_path / "b.gguf", b"GGUF new")
+    early, late = write(tmp_path / "a.gguf", b"GGUF old"), write(tmp_path / "b.gguf", b"GGUF new")
     kept = write(tmp_path / "c.gguf", b"GGUF has an alias")
-    for path, name in [(old, "old"), (new, "new"), (kept, "kept")]:
+    for path, name in [(early, "early"), (late, "late"), (kept, "kept")]:
         store.run("import", str(path), "--name", name, "--copy")
     store.run("import", str(gguf), "--name", "running")
     store.run("alias", "set", "kept:prod", "kept@1")
@@ -166,12 +166,12 @@ def test_room_is_made_for_what_is_used(store, gguf, tmp_path):
         assert {version["id"]: version["running"] for version in store.json("list")}["running@1"]
         assert "in use" in store.run("rm", "running", status=4).stderr
         planned = store.json("gc", "--max-size", "10B", "--dry-run", status=4)
-        assert [removed["id"] for removed in planned["removed"]] == ["new@1", "old@1"]
+        assert [removed["id"] for removed in planned["removed"]] == ["early@1", "late@1"]
         assert {it["id"]: it["why"] for it in planned["kept"]} == {
             "kept@1": "an alias stands for it",
             "running@1": "it is running",
         }
-        assert store.ids() == ["kept@1", "new@1", "old@1", "running@1"]
+        assert store.ids() == ["early@1", "kept@1", "late@1", "running@1"]
         assert store.json("gc", "--max-size", "10B", status=4) == planned
         assert store.ids() == ["kept@1", "running@1"]
     finally:
