@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 pub use trace::RequestId;
 
-use crate::app::App;
+use crate::app::{App, Scope};
 use crate::auth::Authenticator;
 use crate::config::{AuthMode, Config};
 use crate::dispatch::Dispatcher;
@@ -134,7 +134,8 @@ async fn authenticator(config: &Config) -> Result<Authenticator, Error> {
             if exposed {
                 tracing::warn!(address = %config.listen, "anyone who can reach this may use it");
             }
-            Ok(Authenticator::open())
+            // Whoever can reach the port is on this machine, or may use models and no more.
+            Ok(Authenticator::open(if exposed { Scope::Use } else { Scope::Admin }))
         }
         AuthMode::Keys => {
             let keys = Keys::open(&config.database).await?;

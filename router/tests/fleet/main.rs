@@ -7,6 +7,7 @@ mod holding;
 #[path = "../support/tokenizers.rs"]
 mod json;
 mod launcher;
+mod manage;
 mod names;
 mod reports;
 mod service;
