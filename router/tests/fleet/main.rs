@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 mod balance;
+mod handover;
 mod holding;
 #[path = "../support/tokenizers.rs"]
 mod json;
