@@ -37,7 +37,7 @@ pub(super) struct Resend {
 
 impl Resend {
     /// Sends it to another worker after an error that says nothing about the request.
-    fn after(mut self: Box<Self>, error: &Error) -> Option<Outputs> {
+    fn after(mut self, error: &Error) -> Option<Outputs> {
         match error {
             Error::NoWorker { .. } | Error::QueueFull { .. } => {}
             Error::WorkerLost if !self.has_lost => self.has_lost = true,
@@ -48,7 +48,7 @@ impl Resend {
             | Error::BadWord
             | Error::Refused(_) => return None,
         }
-        let Self { dispatcher, model, submit, tried, has_lost } = *self;
+        let Self { dispatcher, model, submit, tried, has_lost } = self;
         let outputs = dispatcher.send(&model, submit, (tried, has_lost)).ok()?;
         metrics::of(&model.info.model, model.version_name()).resent();
         Some(outputs)
@@ -101,7 +101,7 @@ impl Outputs {
             }
             Err(error) => {
                 self.num_unfinished = 0;
-                match self.resend.take().and_then(|resend| resend.after(&error)) {
+                match self.resend.take().and_then(|resend| (*resend).after(&error)) {
                     Some(outputs) => *self = outputs,
                     None => return Some(Err(error)),
                 }

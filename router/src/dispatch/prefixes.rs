@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 
 /// The name of a prompt's block, and so of the prompt up to there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,9 +36,7 @@ impl Namer {
         let mut parent = self.0.hash_one(salt);
         let whole = prompt.chunks_exact(block_size.max(1) as usize).take(MAX_PROMPT_BLOCKS);
         let name = |tokens: &[u32]| {
-            let mut hasher = self.0.build_hasher();
-            (parent, tokens).hash(&mut hasher);
-            parent = hasher.finish();
+            parent = self.0.hash_one((parent, tokens));
             Block(parent)
         };
         whole.map(name).collect()

@@ -37,6 +37,7 @@ async fn no_request_is_lost_when_routers_succeed_each_other() {
         tokio::spawn(async move {
             for _ in 0..5 {
                 request.say(0, "x");
+                #[expect(clippy::disallowed_methods, reason = "a model takes its time")]
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             request.answer("y");

@@ -121,7 +121,9 @@ impl Router {
     /// Asks for a completion; its answer is awaited apart.
     pub(crate) fn complete(&self, model: &str, change: Value) -> JoinHandle<Response> {
         let mut body = json!({"model": model, "prompt": "hi", "max_tokens": 8});
-        body.as_object_mut().unwrap().extend(change.as_object().cloned().unwrap_or_default());
+        if let (Some(body), Value::Object(change)) = (body.as_object_mut(), change) {
+            body.extend(change);
+        }
         let request = self.request("/v1/completions", &body);
         tokio::spawn(async move { request.send().await.unwrap() })
     }
