@@ -92,6 +92,22 @@ impl App {
         }
     }
 
+    /// Returns when every worker that may get requests can, and what names stand for is known.
+    pub(crate) async fn settled(&self) {
+        let mut changes = self.dispatcher.changes();
+        loop {
+            changes.mark_unchanged();
+            let workers = self.dispatcher.status();
+            let are_ready = workers.iter().all(|worker| worker.ready || worker.is_draining);
+            if are_ready && !self.routing.is_waiting_for_table() {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Returns when a shutdown has begun.
     pub(crate) fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut stage = self.stage.clone();

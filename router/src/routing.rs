@@ -177,7 +177,8 @@ impl Routing {
         routes.any(|route| route.max_hold > Duration::ZERO && route.max_held > 0)
     }
 
-    fn is_waiting_for_table(&self) -> bool {
+    /// Whether a launcher is to say what names stand for, and nothing has yet.
+    pub(crate) fn is_waiting_for_table(&self) -> bool {
         self._following.is_some() && self.shared.table.load().is_none()
     }
 }

@@ -21,7 +21,7 @@ use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use trace::RequestId;
@@ -33,10 +33,13 @@ use crate::dispatch::Dispatcher;
 use crate::error::refusal::Refusal;
 use crate::keys::{self, Keys};
 use crate::metrics;
-use crate::shutdown::Stage;
+use crate::shutdown::{self, Stage};
 use accept::Acceptor;
 use connection::Protocol;
 use handover::{Offer, Taken, reach};
+
+/// How long a router that takes a port over waits until its workers are ready.
+const MAX_SETTLING: Duration = Duration::from_secs(10);
 
 /// Histograms grow with every observation until this has passed.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -84,6 +87,8 @@ pub struct Server {
     listener: TcpListener,
     /// Who had the port before.
     predecessor: Option<Taken>,
+    /// Where a successor's coming is told, with `--takeover`.
+    stages: Option<Arc<watch::Sender<Stage>>>,
     /// Offers the port to the next one, and follows the stages. They end with the server.
     tasks: Vec<AbortOnDropHandle<()>>,
     authenticator: Authenticator,
@@ -122,18 +127,20 @@ impl Server {
             Some(path) => take(path, config.listen).await?,
         };
         let address = listener.local_addr().map_err(failed)?;
-        let (mut tasks, mut stage) = (Vec::new(), stage);
+        let (mut tasks, mut stage, mut stages) = (Vec::new(), stage, None);
         if let Some(path) = &config.takeover {
-            let offer = offer(path, &listener);
-            let offer =
-                offer.map_err(|source| Error::Takeover { address, path: path.clone(), source })?;
-            let stages = Arc::new(watch::Sender::new(*stage.borrow()));
-            let followed = std::mem::replace(&mut stage, stages.subscribe());
-            tasks.push(spawn(follow(followed, Arc::clone(&stages))));
-            tasks.push(spawn(offer.give(stages)));
+            let passed = Arc::new(watch::Sender::new(*stage.borrow()));
+            let followed = std::mem::replace(&mut stage, passed.subscribe());
+            tasks.push(spawn(follow(followed, Arc::clone(&passed))));
+            if predecessor.is_none() {
+                let offer = offer(path, &listener);
+                let failed = |source| Error::Takeover { address, path: path.clone(), source };
+                tasks.push(spawn(offer.map_err(failed)?.give(Arc::clone(&passed))));
+            }
+            stages = Some(passed);
         }
         let app = App::with_stage(config, dispatcher, stage.clone());
-        Ok(Self { address, listener, predecessor, tasks, authenticator, app, stage })
+        Ok(Self { address, listener, predecessor, stages, tasks, authenticator, app, stage })
     }
 
     /// Where it listens; tells the port when the configuration left it open.
@@ -147,24 +154,42 @@ impl Server {
     }
 
     /// Serves other routes than the router's own, behind the same port and policies.
-    pub async fn serve_routes(self, routes: Vec<route::Route>) {
+    pub async fn serve_routes(mut self, routes: Vec<route::Route>) {
         tracing::info!(address = %self.address, auth = ?self.app.config.auth, "listening");
+        self.relieve().await;
         let router = router(routes, &self.app, &self.authenticator);
         let config = &self.app.config;
         let protocol = Protocol::new(&config.limits, router);
         let acceptor = Acceptor::new(self.listener, protocol, &config.limits);
-        if let Some(predecessor) = self.predecessor {
-            // What it does not hear, it finds out: this process has ended, or it has itself.
-            if let Err(error) = predecessor.accepted() {
-                tracing::warn!(%error, "the router that was running can't be told to go");
-            }
-        }
         let num_cut = tokio::select! {
             num_cut = acceptor.run((config, self.stage), self.app.replays.finished()) => num_cut,
             never = keep_metrics_small() => match never {},
         };
         drop(self.tasks);
         tracing::info!(num_cut, "stopped");
+    }
+}
+
+impl Server {
+    /// Tells the router that had the port to go, once requests would be served here as they are there,
+    /// and offers the port to the next one.
+    async fn relieve(&mut self) {
+        let Some(predecessor) = self.predecessor.take() else { return };
+        tokio::select! {
+            is_ready = timeout(MAX_SETTLING, self.app.settled()) => if is_ready.is_err() {
+                tracing::warn!("taking the port over although some worker is not ready");
+            },
+            () = shutdown::reached(&mut self.stage, Stage::Drain) => return,
+        }
+        if let Err(error) = predecessor.accepted() {
+            tracing::warn!(%error, "the router that was running can't be told to go");
+        }
+        // Only now: until here, the predecessor could have had to go on, and offer it again.
+        let (Some(path), Some(stages)) = (&self.app.config.takeover, &self.stages) else { return };
+        match offer(path, &self.listener) {
+            Ok(offer) => self.tasks.push(spawn(offer.give(Arc::clone(stages)))),
+            Err(error) => tracing::error!(%error, "no router will be able to take the port over"),
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! One router takes the port over from another: the listening socket itself goes from process to
 //! process, so that no connection is refused or lost in between.
 //!
-//! Whoever serves offers its socket at a path. A successor connects there, gets the descriptor,
-//! prepares everything, offers it in its turn, begins to accept and says so: a byte. Only then does the
-//! predecessor stop accepting. Should the successor fail before, nothing has happened.
+//! Whoever serves offers its socket at a path. A successor connects there, gets the descriptor, waits
+//! until its workers are ready, and says that it accepts: a byte. Only then does the predecessor stop
+//! accepting, and the successor offers the socket in its turn. Should it fail before, nothing has
+//! happened.
 
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
