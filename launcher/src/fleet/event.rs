@@ -73,7 +73,8 @@ pub enum Event {
 /// What an operator, or a program that acts for one, wants.
 #[derive(Clone, Debug)]
 pub enum Order {
-    /// A version can be served from now on. One that is known and not loaded gets the new needs.
+    /// A version can be served from now on. For one that is known, the needs of workers that start
+    /// from now on.
     Add {
         /// Which.
         version: VersionId,

@@ -3,6 +3,7 @@
 //! any moment, between any two actions. After every step, what must hold is checked.
 
 mod checks;
+mod routers;
 mod world;
 
 use std::time::Duration;

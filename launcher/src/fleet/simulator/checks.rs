@@ -15,8 +15,6 @@ pub(super) struct Memo {
     table: RoutingTable,
     /// Rollouts under way, as they began: when, and what their names' routes said.
     rollouts: BTreeMap<RolloutId, Begun>,
-    /// When a version last lost a process by no fault of the launcher's.
-    losses: BTreeMap<VersionId, Time>,
     restarted: Option<Time>,
     ended: BTreeSet<u64>,
 }
@@ -30,12 +28,6 @@ struct Begun {
 }
 
 impl Memo {
-    pub(super) fn died(&mut self, process: &Process, now: Time) {
-        if !process.is_stopped {
-            self.losses.insert(process.version.clone(), now);
-        }
-    }
-
     pub(super) fn was_restarted(&mut self, now: Time) {
         self.restarted = Some(now);
     }
@@ -122,8 +114,7 @@ impl World {
     /// Nothing is sent to a worker that was told to end.
     pub(super) fn check_send(&self, router: usize, id: ReplicaId) {
         let process = &self.processes[&id];
-        let was_killed = self.memo.losses.contains_key(&process.version);
-        self.ensure(!process.is_stopped || was_killed, || {
+        self.ensure(!process.is_stopped || process.was_killed, || {
             format!("{} sends to {id:?}, which was told to end", self.routers[router].id)
         });
     }
@@ -227,7 +218,7 @@ impl World {
         self.ensure(is_same, || format!("`{name}` was rolled back: {before:?} to {after:?}"));
     }
 
-    /// What was promoted, was ready and reached by every router that follows the table.
+    /// What became of an order is not changed.
     fn check_ends(&mut self) {
         let entries: Vec<Entry> = self.fleet.history().take(3).cloned().collect();
         for entry in entries {
@@ -243,7 +234,7 @@ impl World {
             self.memo.ended.clear();
         }
         if !self.fleet.short.is_empty() {
-            self.seen.evictions += 1;
+            self.seen.shortages += 1;
         }
     }
 
