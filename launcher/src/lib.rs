@@ -23,3 +23,4 @@ pub mod store;
 pub mod supervisor;
 
 mod lock;
+mod run_dir;

@@ -1,5 +1,8 @@
-//! Keeps a process running: starts it, reads what it announces, restarts it when it dies, and
-//! stops it when told to.
+//! Keeps a process running: starts it, reads what it announces, restarts it when it dies or hangs,
+//! and stops it when told to.
+//!
+//! A process is tied to this one by pipes and ends with it, or it outlives it: then it is written
+//! down, and the next launcher that wants the same takes it over as it runs.
 //!
 //! A process that dies before it was ever ready has a reason that a restart does not change (a bad
 //! model, a taken port): that is reported and the end. One that dies later is started again, after
@@ -7,13 +10,19 @@
 
 mod announcement;
 mod backoff;
+mod identity;
 pub mod probe;
 mod process;
+mod pulse;
+mod record;
+mod tail;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -21,27 +30,55 @@ use tokio::task::JoinHandle;
 
 pub use announcement::Announcement;
 pub use backoff::Policy;
+pub use identity::{Held, ProcessId};
+pub(crate) use process::end;
+pub use pulse::Pulse;
+pub use record::{Files, Record};
 
 use backoff::Backoff;
 use process::{Event, Process};
+
+/// A process that was started from something else than what is wanted now gets so long to end.
+const REPLACED: Duration = Duration::from_secs(10);
 
 /// A process to keep running.
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// What its output and log lines are marked with.
-    pub label: &'static str,
+    pub label: String,
     /// What to run.
     pub program: PathBuf,
     /// With which arguments.
     pub args: Vec<OsString>,
     /// The socket that it listens on: one that a dead process left is removed first.
     pub socket: Option<PathBuf>,
+    /// The version that it serves, for its record.
+    pub version: Option<String>,
+    /// What becomes of it when this process ends.
+    pub keep: Keep,
+    /// How a hang is noticed.
+    pub pulse: Pulse,
 }
 
-/// A process that is kept running. Dropping it kills the process.
+/// What becomes of a process when the one that started it ends.
+#[derive(Clone, Debug)]
+pub enum Keep {
+    /// It ends too: pipes connect the two.
+    Tied,
+    /// It goes on.
+    Outliving {
+        /// Where it is written down, and what it writes.
+        files: Files,
+        /// A file that the process keeps open: a lock on it is the process's own.
+        held: Option<Arc<File>>,
+    },
+}
+
+/// A process that is kept running. Dropping it kills the process, unless that outlives this one.
 #[derive(Debug)]
 pub struct Service {
     state: watch::Receiver<State>,
+    running: watch::Receiver<Option<Running>>,
     orders: watch::Sender<Order>,
     task: JoinHandle<()>,
 }
@@ -59,10 +96,30 @@ pub enum State {
     Ready(Announcement),
     /// It died and will be started again.
     Restarting(Death),
-    /// It died before it was ever ready, and will not be started again.
+    /// It died and will not be started again: it was never ready, or its first life was its last.
     Failed(Death),
     /// It was told to stop, and did.
     Stopped,
+}
+
+/// Which process a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// The process.
+    pub process: ProcessId,
+    /// When it was started, in seconds since 1970.
+    pub started: u64,
+    /// This launcher did not start it, but found it.
+    pub adopted: bool,
+    /// How often the service was started again.
+    pub num_restarts: u32,
+}
+
+impl Running {
+    fn started(process: ProcessId) -> Self {
+        let started = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        Self { process, started, adopted: false, num_restarts: 0 }
+    }
 }
 
 /// How a process ended.
@@ -74,6 +131,12 @@ pub enum Death {
     /// It ended.
     #[error("{0}")]
     Exited(ExitStatus),
+    /// It ended, and was another's child: only that is told how.
+    #[error("it ended, and only the launcher before would know how")]
+    Unseen,
+    /// It lived, did not answer any more, and was killed.
+    #[error("it did not answer any more and was killed")]
+    Silent,
 }
 
 /// Why a service never became ready.
@@ -96,6 +159,7 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Order {
     Run,
+    Leave,
     Terminate { patience: Duration },
     Kill,
 }
@@ -103,15 +167,31 @@ enum Order {
 impl Service {
     /// Starts a process and keeps it running.
     pub fn start(spec: Spec, policy: Policy) -> Self {
+        Self::with(spec, Some(policy))
+    }
+
+    /// Starts a process; what becomes of one that dies is somebody else's business.
+    pub fn start_once(spec: Spec) -> Self {
+        Self::with(spec, None)
+    }
+
+    fn with(spec: Spec, policy: Option<Policy>) -> Self {
         let (orders, received) = watch::channel(Order::Run);
         let (report, state) = watch::channel(State::Starting);
-        let keeper = Keeper { spec, orders: received, report, backoff: Backoff::new(policy) };
-        Self { state, orders, task: tokio::spawn(keeper.run()) }
+        let (now, running) = watch::channel(None);
+        let backoff = policy.map(Backoff::new);
+        let keeper = Keeper { spec, orders: received, report, running: now, backoff };
+        Self { state, running, orders, task: tokio::spawn(keeper.run()) }
     }
 
     /// How it is, now and later.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+
+    /// Which process it is. `None`: none was started yet.
+    pub fn running(&self) -> Option<Running> {
+        *self.running.borrow()
     }
 
     /// Waits until it announces itself for the first time.
@@ -153,6 +233,14 @@ impl Service {
         }
     }
 
+    /// Lets a process that outlives this one go on, without anybody who keeps it running.
+    pub async fn leave(mut self) {
+        give(&self.orders, Order::Leave);
+        if let Err(error) = (&mut self.task).await {
+            tracing::error!(%error, "a supervisor failed");
+        }
+    }
+
     /// What ends it at once, from elsewhere.
     pub fn killer(&self) -> Killer {
         Killer(self.orders.clone())
@@ -161,7 +249,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // With the task goes the child, which is killed when dropped.
+        // With the task goes the child, which is killed when dropped if it is tied to this process.
         self.task.abort();
     }
 }
@@ -185,24 +273,28 @@ struct Keeper {
     spec: Spec,
     orders: watch::Receiver<Order>,
     report: watch::Sender<State>,
-    backoff: Backoff,
+    running: watch::Sender<Option<Running>>,
+    /// `None`: the first life is the last.
+    backoff: Option<Backoff>,
 }
 
 impl Keeper {
     async fn run(mut self) {
         let mut was_ready = false;
+        let mut found = Process::adopt(&self.spec, REPLACED).await;
         loop {
             let started = Instant::now();
-            let Some(death) = self.run_once(&mut was_ready).await else { break };
-            if !was_ready {
+            let Some(death) = self.run_once(found.take(), &mut was_ready).await else { break };
+            let backoff = self.backoff.as_mut().filter(|_| was_ready);
+            let Some(backoff) = backoff else {
                 self.report.send_replace(State::Failed(death));
                 return;
-            }
-            let delay = self.backoff.next(started.elapsed());
+            };
+            let delay = backoff.next(started.elapsed());
             tracing::error!(
                 service = self.spec.label,
                 status = %death,
-                failures = self.backoff.failures(),
+                failures = backoff.failures(),
                 delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
                 "died; starting it again"
             );
@@ -216,17 +308,20 @@ impl Keeper {
     }
 
     /// One life of the process. Returns how it died, or `None` if it was told to end.
-    async fn run_once(&mut self, was_ready: &mut bool) -> Option<Death> {
-        let mut process = match Process::start(&self.spec) {
+    async fn run_once(&mut self, found: Option<Process>, was_ready: &mut bool) -> Option<Death> {
+        let mut process = match found.map_or_else(|| Process::start(&self.spec), Ok) {
             Ok(process) => process,
             Err(error) => return Some(Death::NotStarted(error.to_string())),
         };
+        self.note(process.running());
+        let mut hang = std::pin::pin!(futures::future::OptionFuture::default());
         loop {
             tokio::select! {
                 event = process.next() => match event {
                     Event::Announced(announcement) => {
                         *was_ready = true;
                         self.pin_address(&announcement);
+                        hang.set(self.hang(&announcement, process.running().process).into());
                         self.report.send_replace(State::Ready(announcement));
                     }
                     Event::Died(death) => {
@@ -234,12 +329,45 @@ impl Keeper {
                         return Some(death);
                     }
                 },
+                Some(()) = &mut hang => {
+                    tracing::error!(service = self.spec.label, "does not answer: killing it");
+                    process.kill().await;
+                    process.last_words().await;
+                    return Some(Death::Silent);
+                }
                 order = next_order(&mut self.orders) => {
-                    process.end(order, &mut self.orders).await;
+                    if order != Order::Leave {
+                        process.end(order, &mut self.orders).await;
+                    }
                     return None;
                 }
             }
         }
+    }
+
+    fn note(&self, running: Running) {
+        self.running.send_modify(|now| {
+            let num_restarts = now.map_or(0, |before| before.num_restarts + 1);
+            *now = Some(Running { num_restarts, ..running });
+        });
+    }
+
+    /// What resolves when the process hangs. `None`: nobody can tell.
+    fn hang(
+        &self,
+        announcement: &Announcement,
+        process: ProcessId,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let target = match (self.spec.pulse, announcement) {
+            (Pulse::Worker, Announcement::Ready(_)) => {
+                pulse::Target::Worker(self.spec.socket.clone()?)
+            }
+            (Pulse::Router, Announcement::Listening(address)) => {
+                pulse::Target::Router(reachable(*address))
+            }
+            (Pulse::None | Pulse::Worker | Pulse::Router, _) => return None,
+        };
+        Some(async move { pulse::until_silent(&target, process).await })
     }
 
     /// A port that the system chose stays: clients know it now.

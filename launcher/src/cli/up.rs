@@ -3,7 +3,6 @@
 mod banner;
 mod detach;
 mod launch;
-mod run_dir;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -13,11 +13,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Hooks;
 use super::banner::{Access, Banner};
-use super::run_dir::RunDir;
 use crate::pull::Model;
+use crate::run_dir::RunDir;
 use crate::servers::Registration;
 use crate::settings::Settings;
-use crate::supervisor::{Announcement, Policy, Service, Spec, probe, reachable};
+use crate::supervisor::{Announcement, Keep, Policy, Pulse, Service, Spec, probe, reachable};
 
 /// The router has closed its streams by then; what it still does is quick.
 const AFTER_DRAIN: Duration = Duration::from_secs(5);
@@ -57,8 +57,8 @@ impl Launch {
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
-        let run_dir = RunDir::create(settings)?;
-        let socket = run_dir.socket();
+        let run_dir = RunDir::passing(settings)?;
+        let socket = run_dir.socket("worker");
         let worker = Service::start(self.worker(&socket), Policy::default());
         // The database is made before the router opens it: one of them migrates it, not both.
         let access = self.access(hooks.ensure_first_key).await?;
@@ -111,7 +111,8 @@ impl Launch {
         args.push("--exit-with-stdin".into());
         args.extend(self.worker_args.iter().cloned());
         let (program, socket) = (self.program.clone(), Some(socket.to_owned()));
-        Spec { label: "worker", program, args, socket }
+        let (version, keep, pulse) = (None, Keep::Tied, Pulse::Worker);
+        Spec { label: "worker".into(), program, args, socket, version, keep, pulse }
     }
 
     fn router(&self, socket: &Path) -> Spec {
@@ -124,7 +125,9 @@ impl Launch {
             args.push("--no-auth".into());
         }
         args.push("--exit-with-stdin".into());
-        Spec { label: "router", program: self.program.clone(), args, socket: None }
+        let program = self.program.clone();
+        let (version, keep, pulse) = (None, Keep::Tied, Pulse::Router);
+        Spec { label: "router".into(), program, args, socket: None, version, keep, pulse }
     }
 
     /// The router first, for its streams need the worker. A further signal ends both at once.
