@@ -11,6 +11,7 @@ pub mod cli;
 pub mod digest;
 pub mod doctor;
 pub mod exit;
+pub mod fleet;
 pub mod hub;
 pub mod mirror;
 pub mod name;
