@@ -8,6 +8,7 @@
 
 pub mod catalogue;
 pub mod cli;
+pub mod controller;
 pub mod digest;
 pub mod doctor;
 pub mod exit;

@@ -347,6 +347,11 @@ impl Registration {
         self.write()
     }
 
+    /// Notes what it serves.
+    pub fn serves(&mut self, version: Option<String>) {
+        self.server.version = version;
+    }
+
     /// Notes where the launcher takes orders.
     pub fn control(&mut self, socket: PathBuf) -> Result<(), Error> {
         self.server.control = Some(socket);

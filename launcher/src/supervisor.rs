@@ -167,21 +167,35 @@ enum Order {
 impl Service {
     /// Starts a process and keeps it running.
     pub fn start(spec: Spec, policy: Policy) -> Self {
-        Self::with(spec, Some(policy))
+        Self::with(Keeper::new(spec, Some(policy)))
+    }
+
+    /// As [`Self::start`], at an address that another process of the kind has already.
+    pub fn start_at(spec: Spec, policy: Policy, address: SocketAddr) -> Self {
+        Self::with(Keeper { address: Some(address), ..Keeper::new(spec, Some(policy)) })
     }
 
     /// Starts a process; what becomes of one that dies is somebody else's business.
     pub fn start_once(spec: Spec) -> Self {
-        Self::with(spec, None)
+        Self::with(Keeper::new(spec, None))
     }
 
-    fn with(spec: Spec, policy: Option<Policy>) -> Self {
-        let (orders, received) = watch::channel(Order::Run);
-        let (report, state) = watch::channel(State::Starting);
-        let (now, running) = watch::channel(None);
-        let backoff = policy.map(Backoff::new);
-        let keeper = Keeper { spec, orders: received, report, running: now, backoff };
+    /// Takes over the process that a launcher before has started, whatever it was started from;
+    /// what becomes of it when it dies is somebody else's business. `None`: it is gone.
+    pub fn adopt(spec: Spec) -> Option<Self> {
+        let found = Process::find(&spec)?;
+        Some(Self::with(Keeper { found: Some(found), ..Keeper::new(spec, None) }))
+    }
+
+    fn with(keeper: Keeper) -> Self {
+        let (state, running) = (keeper.report.subscribe(), keeper.running.subscribe());
+        let orders = keeper.order.clone();
         Self { state, running, orders, task: tokio::spawn(keeper.run()) }
+    }
+
+    /// Which process it is, now and later.
+    pub fn process(&self) -> watch::Receiver<Option<Running>> {
+        self.running.clone()
     }
 
     /// How it is, now and later.
@@ -196,33 +210,7 @@ impl Service {
 
     /// Waits until it announces itself for the first time.
     pub async fn ready(&self, label: &'static str) -> Result<Announcement, Error> {
-        let mut state = self.state.clone();
-        loop {
-            match &*state.borrow_and_update() {
-                State::Ready(announcement) => return Ok(announcement.clone()),
-                State::Failed(death) => return Err(Error::Failed { label, death: death.clone() }),
-                State::Stopped => return Err(Error::Stopped),
-                State::Starting | State::Restarting(_) => {}
-            }
-            if state.changed().await.is_err() {
-                return Err(Error::Stopped);
-            }
-        }
-    }
-
-    /// Waits until it dies, and says how; `None` if it was told to stop.
-    pub async fn until_dead(&self) -> Option<Death> {
-        let mut state = self.state.clone();
-        loop {
-            match &*state.borrow_and_update() {
-                State::Failed(death) | State::Restarting(death) => return Some(death.clone()),
-                State::Stopped => return None,
-                State::Starting | State::Ready(_) => {}
-            }
-            if state.changed().await.is_err() {
-                return None;
-            }
-        }
+        ready(self.state(), label).await
     }
 
     /// Asks it to end (SIGTERM), kills it after `patience`, and waits until it is gone.
@@ -271,6 +259,11 @@ fn give(orders: &watch::Sender<Order>, order: Order) {
 
 struct Keeper {
     spec: Spec,
+    /// Where it listens, once that is known: clients know it then.
+    address: Option<SocketAddr>,
+    /// What a launcher before has started.
+    found: Option<Process>,
+    order: watch::Sender<Order>,
     orders: watch::Receiver<Order>,
     report: watch::Sender<State>,
     running: watch::Sender<Option<Running>>,
@@ -279,12 +272,28 @@ struct Keeper {
 }
 
 impl Keeper {
+    fn new(spec: Spec, policy: Option<Policy>) -> Self {
+        let (order, orders) = watch::channel(Order::Run);
+        Self {
+            spec,
+            address: None,
+            found: None,
+            order,
+            orders,
+            report: watch::Sender::new(State::Starting),
+            running: watch::Sender::new(None),
+            backoff: policy.map(Backoff::new),
+        }
+    }
+
     async fn run(mut self) {
         let mut was_ready = false;
-        let mut found = Process::adopt(&self.spec, REPLACED).await;
+        if self.found.is_none() {
+            self.found = Process::adopt(&self.spec, REPLACED).await;
+        }
         loop {
             let started = Instant::now();
-            let Some(death) = self.run_once(found.take(), &mut was_ready).await else { break };
+            let Some(death) = self.run_once(&mut was_ready).await else { break };
             let backoff = self.backoff.as_mut().filter(|_| was_ready);
             let Some(backoff) = backoff else {
                 self.report.send_replace(State::Failed(death));
@@ -308,8 +317,9 @@ impl Keeper {
     }
 
     /// One life of the process. Returns how it died, or `None` if it was told to end.
-    async fn run_once(&mut self, found: Option<Process>, was_ready: &mut bool) -> Option<Death> {
-        let mut process = match found.map_or_else(|| Process::start(&self.spec), Ok) {
+    async fn run_once(&mut self, was_ready: &mut bool) -> Option<Death> {
+        let found = self.found.take();
+        let mut process = match found.map_or_else(|| self.start(), Ok) {
             Ok(process) => process,
             Err(error) => return Some(Death::NotStarted(error.to_string())),
         };
@@ -320,7 +330,9 @@ impl Keeper {
                 event = process.next() => match event {
                     Event::Announced(announcement) => {
                         *was_ready = true;
-                        self.pin_address(&announcement);
+                        if let Announcement::Listening(address) = &announcement {
+                            self.address = Some(*address);
+                        }
                         hang.set(self.hang(&announcement, process.running().process).into());
                         self.report.send_replace(State::Ready(announcement));
                     }
@@ -371,12 +383,14 @@ impl Keeper {
     }
 
     /// A port that the system chose stays: clients know it now.
-    fn pin_address(&mut self, announcement: &Announcement) {
-        let Announcement::Listening(address) = announcement else { return };
-        let flag = self.spec.args.iter().position(|arg| arg == "--listen");
-        if let Some(value) = flag.and_then(|flag| self.spec.args.get_mut(flag + 1)) {
+    fn start(&self) -> std::io::Result<Process> {
+        let mut args = self.spec.args.clone();
+        let flag = args.iter().position(|arg| arg == "--listen");
+        let value = flag.and_then(|flag| args.get_mut(flag + 1));
+        if let (Some(address), Some(value)) = (self.address, value) {
             *value = address.to_string().into();
         }
+        Process::start(&self.spec, &args)
     }
 
     /// Whether to go on after `delay`.
@@ -386,6 +400,24 @@ impl Keeper {
         tokio::select! {
             () = delay => true,
             _ = next_order(&mut self.orders) => false,
+        }
+    }
+}
+
+/// Waits until the service whose state this is announces itself for the first time.
+pub async fn ready(
+    mut state: watch::Receiver<State>,
+    label: &'static str,
+) -> Result<Announcement, Error> {
+    loop {
+        match &*state.borrow_and_update() {
+            State::Ready(announcement) => return Ok(announcement.clone()),
+            State::Failed(death) => return Err(Error::Failed { label, death: death.clone() }),
+            State::Stopped => return Err(Error::Stopped),
+            State::Starting | State::Restarting(_) => {}
+        }
+        if state.changed().await.is_err() {
+            return Err(Error::Stopped);
         }
     }
 }

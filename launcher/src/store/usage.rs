@@ -34,6 +34,17 @@ impl Store {
         Ok(InUse { used, lock })
     }
 
+    /// As [`Self::hold`], at once or not at all: another process that only looks may be in the way.
+    pub fn try_hold(&self, id: &VersionId) -> Result<InUse, Error> {
+        let path = self.use_path(id);
+        let lock = LockFile::try_take(&path, Hold::Shared).map_err(Error::io(&path))?;
+        let lock = lock.ok_or_else(|| Error::InUse(id.clone()))?;
+        self.get(&ModelName::Version(id.clone()))?;
+        let used = self.used_path(id);
+        touch(&used).map_err(Error::io(&used))?;
+        Ok(InUse { used, lock })
+    }
+
     /// When a version was last served, in seconds since 1970.
     pub fn last_used(&self, id: &VersionId) -> Result<Option<u64>, Error> {
         let path = self.used_path(id);

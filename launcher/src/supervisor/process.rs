@@ -1,6 +1,7 @@
 //! One life of a process: a child that is tied to this process by pipes, a child that outlives it,
 //! or such a child of a launcher before.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -48,13 +49,14 @@ pub(super) enum Event {
 }
 
 impl Process {
-    pub(super) fn start(spec: &Spec) -> std::io::Result<Self> {
+    /// Starts it, with arguments that may say more than what was wanted.
+    pub(super) fn start(spec: &Spec, args: &[OsString]) -> std::io::Result<Self> {
         if let Some(socket) = &spec.socket {
             remove_if_exists(socket)?;
         }
         let mut command = Command::new(&spec.program);
         // Ctrl-C reaches the launcher alone, which stops the children in their order.
-        command.args(&spec.args).process_group(0);
+        command.args(args).process_group(0);
         match &spec.keep {
             Keep::Tied => Self::start_tied(spec, command),
             Keep::Outliving { files, held } => {
@@ -110,23 +112,28 @@ impl Process {
         Ok(Self::followed(spec, files, life, Running::started(process)))
     }
 
-    /// Takes over the process that a launcher before has started from the same. `None`: there is
-    /// none; one that was started from something else has to end first.
-    pub(super) async fn adopt(spec: &Spec, patience: Duration) -> Option<Self> {
+    /// The process that a launcher before has started, whatever it was started from. `None`: there
+    /// is none.
+    pub(super) fn find(spec: &Spec) -> Option<Self> {
         let Keep::Outliving { files, .. } = &spec.keep else { return None };
         let record = files.read()?;
         let held = record.hold()?;
-        if record.fingerprint == spec.fingerprint() {
-            let Record { process, started, .. } = record;
-            let running = Running { process, started, adopted: true, num_restarts: 0 };
-            tracing::info!(service = spec.label, pid = process.pid, "adopted");
-            return Some(Self::followed(spec, files, Life::Adopted(held), running));
+        let Record { process, started, .. } = record;
+        let running = Running { process, started, adopted: true, num_restarts: 0 };
+        tracing::info!(service = spec.label, pid = process.pid, "adopted");
+        Some(Self::followed(spec, files, Life::Adopted(held), running))
+    }
+
+    /// As [`Self::find`], but a process that was started from something else is ended.
+    pub(super) async fn adopt(spec: &Spec, patience: Duration) -> Option<Self> {
+        let Keep::Outliving { files, .. } = &spec.keep else { return None };
+        let record = files.read()?;
+        if record.is_of(spec) {
+            return Self::find(spec);
         }
-        tracing::info!(
-            service = spec.label,
-            pid = record.process.pid,
-            "no longer as wanted: ending it"
-        );
+        let held = record.hold()?;
+        let pid = record.process.pid;
+        tracing::info!(service = spec.label, pid, "no longer as wanted: ending it");
         end(&record.label, &held, patience).await;
         None
     }

@@ -60,6 +60,11 @@ impl Record {
         })
     }
 
+    /// Whether the process was started from this.
+    pub fn is_of(&self, spec: &Spec) -> bool {
+        self.fingerprint == spec.fingerprint()
+    }
+
     /// Holds on to the process. `None`: it is gone.
     pub fn hold(&self) -> Option<Held> {
         if self.boot == boot() { self.process.hold() } else { None }
