@@ -8,6 +8,8 @@ use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::replay::Replays;
 use crate::responses::Responses;
+use crate::routing::Routing;
+use crate::shadow::Shadows;
 use crate::shutdown::Stage;
 
 /// The router's shared state. Cheap to clone.
@@ -17,12 +19,19 @@ pub struct App {
     pub config: Arc<Config>,
     /// The workers, and the models they serve.
     pub dispatcher: Dispatcher,
+    /// What stands behind the names of models.
+    pub(crate) routing: Routing,
+    /// Copies of requests that are on their way.
+    pub(crate) shadows: Shadows,
     /// What the Responses API has stored.
     pub(crate) responses: Responses,
     /// The answers that clients can come back for.
     pub(crate) replays: Replays,
     stage: watch::Receiver<Stage>,
 }
+
+/// The id of whoever comes without a key, where none is needed. No key has it: theirs are longer.
+pub(crate) const ANONYMOUS: &str = "anonymous";
 
 /// Who makes a request: what authentication found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +40,13 @@ pub struct Principal {
     pub key_id: Arc<str>,
     /// Salt of this principal's prefix-cache entries, derived from a server secret.
     pub cache_salt: [u8; 16],
+}
+
+impl Principal {
+    /// Whether it is whoever came without a key.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        &*self.key_id == ANONYMOUS
+    }
 }
 
 impl App {
@@ -48,7 +64,16 @@ impl App {
     ) -> Self {
         let responses = Responses::new(&config);
         let replays = Replays::new(&config.limits, stage.clone());
-        Self { config: Arc::new(config), dispatcher, responses, replays, stage }
+        let routing = Routing::new(&config, dispatcher.clone());
+        Self {
+            config: Arc::new(config),
+            dispatcher,
+            routing,
+            shadows: Shadows::default(),
+            responses,
+            replays,
+            stage,
+        }
     }
 
     /// Whether a shutdown has begun: what runs is finished, and nobody should send more.

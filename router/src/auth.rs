@@ -11,13 +11,12 @@ use http::header::{AUTHORIZATION, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
-use crate::app::Principal;
+use crate::app::{ANONYMOUS, Principal};
 use crate::error::refusal::Refusal;
 use crate::keys::{Key, Keys, Pepper};
 use keyring::Keyring;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const ANONYMOUS: &str = "anonymous";
 
 /// Decides who a request comes from. Cheap to clone.
 #[derive(Clone)]

@@ -35,6 +35,16 @@ pub enum ApiError {
         /// As the client named it.
         model: String,
     },
+    /// No replica of the model is ready, and no more requests may wait for one.
+    #[error(
+        "no worker serves the model `{model}` yet, and {max_held} requests are waiting for one"
+    )]
+    HoldFull {
+        /// As the client named it.
+        model: String,
+        /// How many may wait.
+        max_held: usize,
+    },
     /// The model's own chat template does not compile.
     #[error("the chat template of the model `{model}` can't be used; /v1/completions still works")]
     BrokenTemplate {
@@ -123,6 +133,7 @@ impl ApiError {
             Self::Replay(replay::Error::KeyReused) => Some("idempotency-key"),
             Self::Replay(replay::Error::EventsGone { .. }) => Some("after"),
             Self::NotFound { .. }
+            | Self::HoldFull { .. }
             | Self::BrokenTemplate { .. }
             | Self::Internal
             | Self::Storage
@@ -150,6 +161,12 @@ impl ApiError {
             Self::ModelNotFound { .. } => {
                 (StatusCode::NOT_FOUND, REQUEST, "model_not_found", Retry::AsStatus)
             }
+            Self::HoldFull { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "model_unavailable",
+                Retry::After(2),
+            ),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, REQUEST, "not_found", Retry::AsStatus),
             Self::Storage => (
                 StatusCode::SERVICE_UNAVAILABLE,

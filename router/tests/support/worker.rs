@@ -33,7 +33,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(20);
 pub(crate) struct Worker {
     pub(crate) tokenizer: Tokenizer,
     socket: PathBuf,
-    received: mpsc::UnboundedReceiver<FromRouter>,
+    pub(crate) received: mpsc::UnboundedReceiver<FromRouter>,
     sessions: mpsc::UnboundedReceiver<Outbound>,
     session: Option<Outbound>,
     serving: JoinHandle<()>,
@@ -52,8 +52,8 @@ struct Service {
 /// One request, as the worker got it.
 pub(crate) struct Received {
     pub(crate) submit: Submit,
-    session: Outbound,
-    tokenizer: Tokenizer,
+    pub(crate) session: Outbound,
+    pub(crate) tokenizer: Tokenizer,
 }
 
 impl Worker {
@@ -94,7 +94,7 @@ impl Worker {
         format!("unix:{}", self.socket.display())
     }
 
-    async fn session(&mut self) -> Outbound {
+    pub(crate) async fn session(&mut self) -> Outbound {
         while let Ok(session) = self.sessions.try_recv() {
             self.session = Some(session);
         }
