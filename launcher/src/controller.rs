@@ -548,7 +548,7 @@ impl Controller {
 }
 
 async fn prepare(models: &Models, served: &Served) -> anyhow::Result<VersionId> {
-    let prepared = match &served.pulled {
+    match &served.pulled {
         Pulled::Local(model) => {
             let model = crate::pull::Model { name: served.name.clone(), ..model.clone() };
             models.prepare_local(&model).await
@@ -556,8 +556,7 @@ async fn prepare(models: &Models, served: &Served) -> anyhow::Result<VersionId> 
         Pulled::Present(manifest) | Pulled::Fetched(manifest) => {
             models.prepare_manifest(manifest, &served.name).await
         }
-    };
-    Ok(prepared?)
+    }
 }
 
 fn progress(message: String, state: VersionState) -> proto::Progress {

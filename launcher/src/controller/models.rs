@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::Catalogue;
-use crate::cli::{Fault, FitArgs, Room, Subject, fit};
+use crate::cli::{FitArgs, Room, Subject, fit};
 use crate::digest::Sha256Hash;
 use crate::fleet::{Memory, WHOLE};
 use crate::name::{ModelId, ModelName, Tag, VersionId};
@@ -77,20 +77,6 @@ pub(super) struct Models {
     loaded: Mutex<BTreeSet<VersionId>>,
 }
 
-/// Why a version can't be served.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    /// Not in the store.
-    #[error("{0}")]
-    Absent(String),
-    /// Anything else.
-    #[error("{0:#}")]
-    Other(#[from] anyhow::Error),
-    /// Not enough memory.
-    #[error("{0}")]
-    Misfit(String),
-}
-
 impl Models {
     pub(super) fn new(settings: Settings, config: WorkerConfig) -> Self {
         let store = Store::new(settings.home.clone());
@@ -118,9 +104,9 @@ impl Models {
     }
 
     /// How a worker of a version is started.
-    pub(super) fn prepared(&self, version: &VersionId) -> Result<Prepared, Error> {
+    pub(super) fn prepared(&self, version: &VersionId) -> Result<Prepared, store::Error> {
         let known = lock(&self.known).get(version).cloned();
-        known.ok_or_else(|| Error::Absent(format!("nothing is known of {version}")))
+        known.ok_or_else(|| store::Error::Absent(version.to_string()))
     }
 
     /// Keeps a version from being removed from the store. `None`: it is not there.
@@ -135,23 +121,18 @@ impl Models {
     }
 
     /// What a name of the store stands for.
-    pub(super) fn find(&self, name: &ModelName) -> Result<Manifest, Error> {
-        self.store.get(name).map_err(|error| match error {
-            store::Error::Absent(_) => Error::Absent(error.to_string()),
-            other => Error::Other(other.into()),
-        })
+    pub(super) fn find(&self, name: &ModelName) -> Result<Manifest, store::Error> {
+        self.store.get(name)
     }
 
     /// Finds out how a version of the store is served. What it lacks is not fetched.
-    pub(super) async fn prepare(&self, name: &ModelName) -> Result<VersionId, Error> {
+    pub(super) async fn prepare(&self, name: &ModelName) -> anyhow::Result<VersionId> {
         let manifest = self.find(name)?;
         let mut settings = self.settings.clone();
         settings.hub.network = Network::Offline;
-        let catalogue = Catalogue::built_in().map_err(|error| Error::Other(error.into()))?;
-        let puller = Puller::new(settings, catalogue, Progress::Silent);
+        let puller = Puller::new(settings, Catalogue::built_in()?, Progress::Silent);
         let id = ModelName::Version(manifest.id.clone());
-        let pulled = puller.pull(&id, Check::IfTouched).await;
-        let pulled = pulled.map_err(|error| Error::Other(error.into()))?;
+        let pulled = puller.pull(&id, Check::IfTouched).await?;
         let manifest = pulled.manifest().cloned().unwrap_or(manifest);
         let name = manifest.id.to_string();
         self.prepare_manifest(&manifest, &name).await
@@ -162,7 +143,7 @@ impl Models {
         &self,
         manifest: &Manifest,
         name: &str,
-    ) -> Result<VersionId, Error> {
+    ) -> anyhow::Result<VersionId> {
         let known = self.prepared(&manifest.id).ok();
         // What a version's worker was told that it serves stays: clients are told by routers.
         let name = known.map_or_else(|| name.to_owned(), |known| known.name);
@@ -175,10 +156,9 @@ impl Models {
     }
 
     /// Finds out how a path of the user's is served.
-    pub(super) async fn prepare_local(&self, model: &pull::Model) -> Result<VersionId, Error> {
+    pub(super) async fn prepare_local(&self, model: &pull::Model) -> anyhow::Result<VersionId> {
         // Its version is made of what tells that the files were touched.
-        let version: VersionId =
-            format!("{}@1", model.version).parse().map_err(|error| anyhow::anyhow!("{error}"))?;
+        let version: VersionId = format!("{}@1", model.version).parse()?;
         self.ask(version.clone(), (model, true), |_| Ok(Vec::new())).await?;
         Ok(version)
     }
@@ -188,7 +168,7 @@ impl Models {
         version: VersionId,
         (model, is_local): (&pull::Model, bool),
         defaults: impl FnOnce(&[OsString]) -> anyhow::Result<Vec<OsString>>,
-    ) -> Result<(), Error> {
+    ) -> anyhow::Result<()> {
         let part = self.config.shares.get(&version.model).copied().unwrap_or(self.config.part);
         let WorkerConfig { program, threads, fit: typed, args: given, .. } = &self.config;
         let text = format!("{model:?} {part} {program:?} {threads:?} {typed:?} {given:?}");
@@ -199,12 +179,7 @@ impl Models {
         let room =
             Room { reserved_bytes: self.loaded_bytes(), part: f64::from(part) / f64::from(WHOLE) };
         let subject = Subject { program, path: &model.path, room };
-        let fitted = fit(subject, *typed, given, defaults).await.map_err(|error| {
-            match error.downcast_ref::<Fault>() {
-                Some(Fault::Misfit { .. }) => Error::Misfit(format!("{error:#}")),
-                Some(_) | None => Error::Other(error),
-            }
-        })?;
+        let fitted = fit(subject, *typed, given, defaults).await?;
         for reason in fitted.plan.iter().flat_map(|plan| &plan.reasons) {
             tracing::info!("{reason}");
         }

@@ -14,7 +14,6 @@ use tokio_stream::wrappers::{UnboundedReceiverStream, WatchStream};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::models::{self, Error};
 use super::routers::Routers;
 use super::{Handle, Message, Updates, status};
 use crate::catalogue::Catalogue;
@@ -282,7 +281,7 @@ impl Handle {
         if let ModelName::Version(version) = &name {
             return Ok(version.clone());
         }
-        Ok(self.models.find(&name).map_err(|error| unserved(&error))?.id)
+        Ok(self.models.find(&name).map_err(|error| failed(&error.into()))?.id)
     }
 
     /// Has a version of the store be one that can be served.
@@ -294,9 +293,9 @@ impl Handle {
         };
         let version = match known {
             Some(version) => version.clone(),
-            None => self.models.prepare(name).await.map_err(|error| unserved(&error))?,
+            None => self.models.prepare(name).await.map_err(|error| failed(&error))?,
         };
-        let needs = self.models.prepared(&version).map_err(|error| unserved(&error))?.needs;
+        let needs = self.models.prepared(&version).map_err(|error| failed(&error.into()))?.needs;
         self.order(Order::Add { version: version.clone(), needs }).await?;
         Ok(version)
     }
@@ -320,7 +319,7 @@ impl Handle {
             [name] => Ok(name.clone()),
             [] => {
                 let manifest = self.models.find(&ModelName::Version(version.clone()));
-                Ok(manifest.map_err(|error| unserved(&error))?.name)
+                Ok(manifest.map_err(|error| failed(&error.into()))?.name)
             }
             names => {
                 let names = names.join(", ");
@@ -391,14 +390,6 @@ fn failed(error: &anyhow::Error) -> Status {
         4 => Status::failed_precondition(message),
         7 => Status::resource_exhausted(message),
         _ => Status::aborted(message),
-    }
-}
-
-fn unserved(error: &models::Error) -> Status {
-    match error {
-        Error::Absent(message) => Status::not_found(message),
-        Error::Misfit(message) => Status::resource_exhausted(message),
-        Error::Other(error) => failed(error),
     }
 }
 
