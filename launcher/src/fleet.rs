@@ -32,6 +32,7 @@ mod demand;
 mod event;
 mod events;
 mod evidence;
+pub mod golden;
 mod history;
 mod memory;
 mod operations;
@@ -69,6 +70,7 @@ use std::collections::BTreeMap;
 use crate::name::VersionId;
 
 use operations::Operation;
+use scale::Scaler;
 use traffic::Traffic;
 
 /// A fleet of workers, and what is to become of it.
@@ -80,6 +82,7 @@ pub struct Fleet {
     /// As it was saved last.
     saved: Snapshot,
     traffic: Traffic,
+    scalers: BTreeMap<VersionId, Scaler>,
     table: RoutingTable,
     operations: Vec<Operation>,
     next_operation: u64,
@@ -100,6 +103,7 @@ impl Fleet {
             state: Snapshot::default(),
             saved: Snapshot::default(),
             traffic: Traffic::new(Time::default()),
+            scalers: BTreeMap::new(),
             table: RoutingTable::default(),
             operations: Vec::new(),
             next_operation: 1,

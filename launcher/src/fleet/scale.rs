@@ -1,8 +1,52 @@
 //! How many replicas a version's traffic asks for.
+//!
+//! One more when requests wait in the queue, one less when none does *and* those that are left
+//! would suffice. The second condition keeps the number from going up and down under a constant
+//! load: when one replica is too few and two are enough, nobody waits with two, which says nothing
+//! about one. So what a replica can do, in tokens per second, is learnt when all are too few.
+
+use std::time::Duration;
 
 use crate::name::VersionId;
 
 use super::Fleet;
+use super::settings::Scaling;
+use super::time::Time;
+use super::traffic::Counts;
+
+/// How much of what the others can do they may have to do, for one to be taken away.
+const SPARE: f64 = 0.8;
+
+/// What is known of a version's traffic.
+#[derive(Clone, Debug)]
+pub(super) struct Scaler {
+    /// When this window began, with how many replicas, and what had been counted then.
+    since: Time,
+    num_ready: u32,
+    before: Counts,
+    /// When the number of replicas was changed.
+    changed: Time,
+    /// Since when nobody waits.
+    calm_since: Option<Time>,
+    /// Tokens per second that a replica can do, once all were too few.
+    capacity: Option<f64>,
+}
+
+/// What a window showed.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    tokens_per_second: f64,
+    queue: Queue,
+    num_ready: u32,
+}
+
+/// How requests wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    Long,
+    Middling,
+    Short,
+}
 
 impl Fleet {
     pub(super) fn scale(&mut self) {
@@ -12,6 +56,11 @@ impl Fleet {
                 && let Some(version) = self.state.versions.get_mut(id)
             {
                 version.sleep();
+            }
+            if self.num_ready(id) == 0 {
+                self.scalers.remove(id);
+            } else {
+                self.scale_version(id);
             }
         }
     }
@@ -25,5 +74,125 @@ impl Fleet {
             && self.traffic.num_in_flight(id) == 0
             && self.num_active(id) == self.num_ready(id)
             && self.now.since(last_used) >= self.settings.scaling.idle
+    }
+
+    fn scale_version(&mut self, id: &VersionId) {
+        let (now, rules) = (self.now, self.settings.scaling);
+        let (counts, num_ready) = (self.traffic.counts(id), self.num_ready(id));
+        let num_waiting = self.num_waiting(id);
+        let demand = self.demand(id);
+        let fresh = || Scaler::new(now, num_ready, counts);
+        let scaler = self.scalers.entry(id.clone()).or_insert_with(fresh);
+        if scaler.num_ready != num_ready {
+            scaler.begin(now, num_ready, counts);
+        }
+        let lasted = now.since(scaler.since);
+        if lasted < rules.window {
+            return;
+        }
+        let load = Load::new(counts - scaler.before, lasted, num_waiting, num_ready, &rules);
+        scaler.begin(now, num_ready, counts);
+        scaler.learn(now, &load);
+        let Some(version) = self.state.versions.get_mut(id) else { return };
+        let (min, max) = (demand.floor.max(1), demand.max.max(1));
+        let target = version.target.clamp(min, max.max(min));
+        let target = scaler.target(now, target, &load, &rules).clamp(min, max.max(min));
+        if target != version.target {
+            version.target = target;
+            scaler.changed = now;
+            scaler.calm_since = None;
+        }
+    }
+
+    fn num_waiting(&self, id: &VersionId) -> u32 {
+        let addresses = self.replicas_of(id).filter_map(|replica| replica.address.as_deref());
+        addresses.fold(0, |sum, address| sum.saturating_add(self.traffic.num_waiting_at(address)))
+    }
+}
+
+impl Scaler {
+    fn new(now: Time, num_ready: u32, counts: Counts) -> Self {
+        Self {
+            since: now,
+            num_ready,
+            before: counts,
+            changed: now,
+            calm_since: None,
+            capacity: None,
+        }
+    }
+
+    fn begin(&mut self, now: Time, num_ready: u32, counts: Counts) {
+        self.since = now;
+        self.num_ready = num_ready;
+        self.before = counts;
+    }
+
+    fn learn(&mut self, now: Time, load: &Load) {
+        let each = load.tokens_per_second / f64::from(load.num_ready.max(1));
+        match load.queue {
+            Queue::Long => {
+                self.calm_since = None;
+                if each > 0.0 {
+                    self.capacity = Some(each);
+                }
+            }
+            // It can do what it does.
+            Queue::Middling => {
+                self.calm_since = None;
+                self.capacity = self.capacity.map(|known| known.max(each));
+            }
+            Queue::Short => {
+                self.calm_since.get_or_insert(now);
+                self.capacity = self.capacity.map(|known| known.max(each));
+            }
+        }
+    }
+
+    /// How many replicas there should be, where there should have been `target`.
+    fn target(&self, now: Time, target: u32, load: &Load, rules: &Scaling) -> u32 {
+        let rested = |pause: Duration| now.since(self.changed) >= pause;
+        if load.num_ready != target {
+            return target;
+        }
+        match load.queue {
+            Queue::Long if rested(rules.up_cooldown) => target.saturating_add(1),
+            Queue::Short if rested(rules.down_cooldown) && self.can_do_with(target - 1, load) => {
+                let is_calm = self.calm_since.is_some_and(|s| now.since(s) >= rules.down_cooldown);
+                if is_calm { target - 1 } else { target }
+            }
+            Queue::Long | Queue::Middling | Queue::Short => target,
+        }
+    }
+
+    fn can_do_with(&self, num: u32, load: &Load) -> bool {
+        let enough = |each: f64| load.tokens_per_second <= SPARE * each * f64::from(num);
+        num > 0 && self.capacity.is_none_or(enough)
+    }
+}
+
+impl Load {
+    fn new(
+        counts: Counts,
+        lasted: Duration,
+        num_waiting: u32,
+        num_ready: u32,
+        rules: &Scaling,
+    ) -> Self {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let num = counts.queue.num();
+        let longest = counts.queue.percentile_ms(90);
+        let queue = match longest {
+            // None of those that wait got its turn.
+            None if num == 0 && num_waiting > 0 => Queue::Long,
+            None if num == 0 => Queue::Short,
+            None => Queue::Long,
+            Some(longest) if longest > ms(rules.high) => Queue::Long,
+            Some(longest) if longest <= ms(rules.low) && num_waiting == 0 => Queue::Short,
+            Some(_) => Queue::Middling,
+        };
+        #[expect(clippy::cast_precision_loss, reason = "tokens of some seconds")]
+        let tokens_per_second = counts.num_tokens as f64 / lasted.as_secs_f64();
+        Self { tokens_per_second, queue, num_ready }
     }
 }
