@@ -35,7 +35,7 @@ use crate::supervisor::Killer;
 pub(crate) use golden::Golden;
 pub use golden::{LendKey, LentKey};
 pub(crate) use models::WorkerConfig;
-pub(crate) use routers::{RouterConfig, Routers};
+pub(crate) use routers::{RouterConfig, RouterPaths, Routers};
 pub(crate) use service::SharedRouters;
 pub(crate) use workers::Keeping;
 
@@ -96,6 +96,8 @@ pub(crate) struct Controller {
     messages: mpsc::Receiver<Message>,
     ticks: Interval,
     num_ticks: u32,
+    /// What names stand for, as it was when it was looked at last.
+    current: BTreeMap<String, VersionId>,
     run_dir: Arc<RunDir>,
     _server: Option<socket::Server>,
 }
@@ -191,6 +193,7 @@ impl Controller {
             messages,
             ticks,
             num_ticks: 0,
+            current: BTreeMap::new(),
             run_dir,
             _server: None,
         };
@@ -209,14 +212,17 @@ impl Controller {
         Ok(socket)
     }
 
-    /// Where calls are taken.
-    pub(crate) fn control_socket(&self) -> PathBuf {
+    fn control_socket(&self) -> PathBuf {
         self.run_dir.socket("control")
     }
 
-    /// Where the last routing table is.
-    pub(crate) fn table_file(&self) -> PathBuf {
-        self.files.table().to_owned()
+    /// What routers and this launcher meet at.
+    pub(crate) fn router_paths(&self) -> RouterPaths {
+        RouterPaths {
+            control: self.control_socket(),
+            takeover: self.run_dir.socket("takeover"),
+            table: self.files.table().to_owned(),
+        }
     }
 
     /// Waits for something, and runs the fleet meanwhile.
@@ -497,6 +503,27 @@ impl Controller {
         self.save();
     }
 
+    /// An alias stands in the store for what it stands for here, so that the next start means the
+    /// same.
+    fn keep_aliases(&mut self) {
+        let names = self.saved.typed.keys().chain(self.saved.aliases.keys());
+        let now: BTreeMap<String, VersionId> = names
+            .filter_map(|name| Some((name.clone(), self.fleet.current(name)?.clone())))
+            .collect();
+        let before = std::mem::replace(&mut self.current, now.clone());
+        for (name, version) in now {
+            // The first look at a name is no change of it.
+            if before.get(&name).is_none_or(|before| *before == version) {
+                continue;
+            }
+            if let Some(alias) = self.saved.aliases.get_mut(&name) {
+                alias.clone_from(&version);
+            }
+            let store = self.models.store().clone();
+            tokio::task::spawn_blocking(move || keep_alias(&store, &name, version));
+        }
+    }
+
     /// Finds out how a version is served that an alias stands for.
     fn learn(&self, version: VersionId) {
         let handle = self.handle.clone();
@@ -535,6 +562,7 @@ impl Controller {
 
     /// Tells those who watch, and the models, how things stand.
     fn tell(&mut self) {
+        self.keep_aliases();
         let status = self.fleet.status();
         let loaded = status.replicas.iter().map(|replica| replica.version.clone());
         self.models.set_loaded(loaded.collect());
@@ -544,6 +572,20 @@ impl Controller {
             *now = status;
             is_news
         });
+    }
+}
+
+/// Has an alias stand for a version, if there is such an alias.
+fn keep_alias(store: &crate::store::Store, name: &str, version: VersionId) {
+    let Ok(alias) = name.parse() else { return };
+    let kept = store.lock().and_then(|lock| match lock.aliases.get(&alias) {
+        Some(known) if *known != version => {
+            store.set_alias(alias, &crate::name::ModelName::Version(version)).map(drop)
+        }
+        Some(_) | None => Ok(()),
+    });
+    if let Err(error) = kept {
+        tracing::warn!(%error, name, "could not set the alias to what it stands for now");
     }
 }
 

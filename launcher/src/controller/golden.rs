@@ -1,30 +1,24 @@
-//! Golden prompts: what a version must answer before it gets traffic.
-//!
-//! A file with one JSON object a line: a `prompt` or `messages`, and what the answer must be
-//! (`expect`) or have in it (`contains`); `max_tokens` of it (64 otherwise). Asked of the router, greedily, by
-//! the version's pinned name, as a client would ask.
+//! Asks a version golden prompts: of the router, by the version's pinned name, as a client would.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use futures::future::BoxFuture;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::fleet::golden::{self, Answer, MAX_BYTES, Prompt, Verdict};
 use crate::name::VersionId;
 use crate::supervisor::reachable;
 
-/// A file of golden prompts has at most so many bytes…
-const MAX_BYTES: u64 = 4 << 20;
-
-/// …and so many lines.
-const MAX_PROMPTS: usize = 1000;
-
 /// One answer takes no longer.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Bytes of one answer's stream.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
 
 /// Lends the launcher an API key of a router's database.
 pub type LendKey =
@@ -47,48 +41,20 @@ pub(crate) struct Golden {
     pub(crate) keys: Option<(PathBuf, LendKey)>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Prompt {
-    prompt: Option<String>,
-    messages: Option<Value>,
-    max_tokens: Option<u32>,
-    expect: Option<String>,
-    contains: Option<String>,
-}
-
 /// Whether a file has golden prompts, or what is wrong with it.
 pub(super) async fn check(file: &str) -> Result<(), String> {
     read(file).await.map(drop)
 }
 
-async fn read(file: &str) -> Result<Vec<Prompt>, String> {
+async fn read(file: &str) -> Result<Vec<golden::Golden>, String> {
     let complain = |error: &dyn std::fmt::Display| format!("checks.golden: {file}: {error}");
     let metadata = tokio::fs::metadata(file).await.map_err(|error| complain(&error))?;
-    if metadata.len() > MAX_BYTES {
-        return Err(complain(&format!(
-            "it has {} bytes, and may have {MAX_BYTES}",
-            metadata.len()
-        )));
+    let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    if size > MAX_BYTES {
+        return Err(complain(&golden::Error::TooLarge(size)));
     }
     let text = tokio::fs::read_to_string(file).await.map_err(|error| complain(&error))?;
-    let mut prompts = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let at = |error: &dyn std::fmt::Display| complain(&format!("line {}: {error}", index + 1));
-        let prompt: Prompt = serde_json::from_str(line).map_err(|error| at(&error))?;
-        if prompt.prompt.is_some() == prompt.messages.is_some() {
-            return Err(at(&"expected either `prompt` or `messages`"));
-        }
-        if prompt.expect.is_none() && prompt.contains.is_none() {
-            return Err(at(&"expected `expect` or `contains`"));
-        }
-        prompts.push(prompt);
-    }
-    match prompts.len() {
-        0 => Err(complain(&"it has no prompts")),
-        MAX_PROMPTS.. => Err(complain(&format!("it may have {MAX_PROMPTS} prompts at most"))),
-        _ => Ok(prompts),
-    }
+    golden::parse(&text).map_err(|error| complain(&error))
 }
 
 impl Golden {
@@ -107,9 +73,13 @@ impl Golden {
         };
         let key = lent.as_ref().map(|lent| lent.key.as_str());
         let mut verdict = Ok(());
-        for (index, prompt) in prompts.iter().enumerate() {
-            if let Err(why) = prompt.ask(address, version, key).await {
-                verdict = Err(format!("prompt {} of {}: {why}", index + 1, prompts.len()));
+        for prompt in &prompts {
+            let judged = match ask(prompt, (address, version), key).await {
+                Ok(answer) => golden::judge(prompt, &answer),
+                Err(why) => Verdict::Fails(format!("line {}: {why}", prompt.line)),
+            };
+            if let Verdict::Fails(why) = judged {
+                verdict = Err(why);
                 break;
             }
         }
@@ -122,82 +92,92 @@ impl Golden {
     }
 }
 
-impl Prompt {
-    async fn ask(
-        &self,
-        address: SocketAddr,
-        version: &VersionId,
-        key: Option<&str>,
-    ) -> Result<(), String> {
-        let max_tokens = self.max_tokens.unwrap_or(64);
-        let mut body =
-            json!({ "model": version.to_string(), "max_tokens": max_tokens, "temperature": 0 });
-        let path = match (&self.prompt, &self.messages) {
-            (Some(prompt), _) => {
-                body["prompt"] = json!(prompt);
-                "completions"
-            }
-            (None, messages) => {
-                body["messages"] = json!(messages);
-                "chat/completions"
-            }
-        };
-        let client = reqwest::Client::new();
-        let mut request = client.post(format!("http://{address}/v1/{path}")).timeout(PATIENCE);
-        if let Some(key) = key {
-            request = request.bearer_auth(key);
+/// Asks one prompt, greedily.
+async fn ask(
+    prompt: &golden::Golden,
+    (address, version): (SocketAddr, &VersionId),
+    key: Option<&str>,
+) -> Result<Answer, String> {
+    let mut body = json!({
+        "model": version.to_string(), "max_tokens": prompt.max_tokens, "temperature": 0,
+        "stream": true,
+    });
+    let path = match &prompt.prompt {
+        Prompt::Text(text) => {
+            body["prompt"] = json!(text);
+            "completions"
         }
-        let answer = request.json(&body).send().await.map_err(|error| error.to_string())?;
-        let status = answer.status();
-        if !status.is_success() {
-            return Err(format!("the router answered {status}"));
+        Prompt::Messages(messages) => {
+            body["messages"] = json!(messages);
+            "chat/completions"
         }
-        let answer: Value = answer.json().await.map_err(|error| error.to_string())?;
-        let choice = &answer["choices"][0];
-        let text = choice["text"].as_str().or_else(|| choice["message"]["content"].as_str());
-        self.judge(text.ok_or("the answer has no text")?)
+    };
+    let client = reqwest::Client::new();
+    let mut request = client.post(format!("http://{address}/v1/{path}")).timeout(PATIENCE);
+    if let Some(key) = key {
+        request = request.bearer_auth(key);
     }
+    let asked = Instant::now();
+    let answer = request.json(&body).send().await.map_err(|error| error.to_string())?;
+    let status = answer.status();
+    if !status.is_success() {
+        return Err(format!("the router answered {status}"));
+    }
+    let mut stream = answer.bytes_stream();
+    let (mut bytes, mut ttft) = (Vec::new(), None);
+    while let Some(chunk) = stream.next().await {
+        bytes.extend_from_slice(&chunk.map_err(|error| error.to_string())?);
+        if bytes.len() > MAX_ANSWER_BYTES {
+            return Err(format!("the answer has more than {MAX_ANSWER_BYTES} bytes"));
+        }
+        if ttft.is_none() && !text_of(&bytes)?.is_empty() {
+            ttft = Some(asked.elapsed());
+        }
+    }
+    Ok(Answer { text: text_of(&bytes)?, ttft: ttft.unwrap_or_else(|| asked.elapsed()) })
+}
 
-    fn judge(&self, text: &str) -> Result<(), String> {
-        if self.expect.as_ref().is_some_and(|expected| expected.trim() != text.trim()) {
-            return Err("the answer is another".to_owned());
+/// The text of a stream of events, as far as it has come.
+fn text_of(stream: &[u8]) -> Result<String, String> {
+    let mut text = String::new();
+    for line in stream.split_inclusive(|byte| *byte == b'\n') {
+        let is_whole = line.ends_with(b"\n");
+        let Some(event) = line.strip_prefix(b"data: ").filter(|_| is_whole) else { continue };
+        if event.starts_with(b"[DONE]") {
+            break;
         }
-        if self.contains.as_ref().is_some_and(|part| !text.contains(part.as_str())) {
-            return Err("the answer does not have in it what it should".to_owned());
+        let event: Value = serde_json::from_slice(event).map_err(|error| error.to_string())?;
+        if let Some(error) = event.get("error") {
+            let code = error["code"].as_str().unwrap_or("an error");
+            return Err(format!("the stream broke off: {code}"));
         }
-        Ok(())
+        let choice = &event["choices"][0];
+        let part = choice["text"].as_str().or_else(|| choice["delta"]["content"].as_str());
+        text.push_str(part.unwrap_or_default());
     }
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn read_text(text: &str) -> Result<Vec<Prompt>, String> {
+    #[test]
+    fn the_text_of_a_stream_is_that_of_its_whole_events() {
+        let chat = b"data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n: alive\n\n\
+            data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choi";
+        assert_eq!(text_of(chat), Ok("a".to_owned()));
+        let texts = b"data: {\"choices\":[{\"text\":\"b\"}]}\n\ndata: [DONE]\n\ndata: x\n";
+        assert_eq!(text_of(texts), Ok("b".to_owned()));
+        let broken = b"data: {\"error\":{\"code\":\"worker_lost\"}}\n";
+        assert_eq!(text_of(broken), Err("the stream broke off: worker_lost".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_asks_nothing_is_refused_by_name() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        read(file.path().to_str().unwrap()).await
-    }
-
-    #[tokio::test]
-    async fn a_file_that_asks_nothing_is_refused_with_its_line() {
-        for (text, part) in [
-            ("", "no prompts"),
-            ("{\"prompt\":\"a\"}", "line 1: expected `expect`"),
-            ("\n{\"expect\":\"a\"}", "line 2: expected either"),
-            ("{\"prompt\":\"a\",\"expect\":\"b\",\"temperature\":1}", "unknown field"),
-        ] {
-            let error = read_text(text).await.unwrap_err();
-            assert!(error.contains(part), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_answer_must_be_or_have_what_is_expected() {
-        let text = "{\"prompt\":\"a\",\"expect\":\"yes\"}\n{\"prompt\":\"a\",\"contains\":\"es\"}";
-        let [exact, part] = &read_text(text).await.unwrap()[..] else { panic!() };
-
-        assert!(exact.judge(" yes\n").is_ok() && exact.judge("yes!").is_err());
-        assert!(part.judge("yes!").is_ok() && part.judge("no").is_err());
+        let error = check(file.path().to_str().unwrap()).await.unwrap_err();
+        assert!(error.starts_with("checks.golden: ") && error.contains("no golden prompts"));
+        assert!(check("/nonexistent/golden").await.is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -33,12 +33,22 @@ pub(crate) struct RouterConfig {
     pub(crate) drain_timeout: Duration,
 }
 
+/// What routers and their launcher meet at.
+#[derive(Clone, Debug)]
+pub(crate) struct RouterPaths {
+    /// The launcher's socket.
+    pub(crate) control: PathBuf,
+    /// Where a router gives its port to the next one.
+    pub(crate) takeover: PathBuf,
+    /// The file with the last routing table.
+    pub(crate) table: PathBuf,
+}
+
 /// The router process, and those before it that drain.
 pub(crate) struct Routers {
     config: RouterConfig,
     keeping: Keeping,
-    launcher: PathBuf,
-    table: PathBuf,
+    paths: RouterPaths,
     number: u64,
     current: Service,
     draining: JoinSet<()>,
@@ -50,12 +60,11 @@ impl Routers {
     pub(crate) async fn start(
         config: RouterConfig,
         keeping: Keeping,
-        (launcher, table): (&Path, &Path),
+        paths: RouterPaths,
     ) -> anyhow::Result<Self> {
         let (known, others) = known(&keeping)?;
         let number = known.unwrap_or(1);
-        let paths = (launcher.to_owned(), table.to_owned());
-        let spec = spec(&config, &keeping, (launcher, table), number);
+        let spec = spec(&config, &keeping, &paths, number);
         let is_outdated = match &spec.keep {
             Keep::Outliving { files, .. } => {
                 files.read().is_some_and(|record| record.hold().is_some() && !record.is_of(&spec))
@@ -65,9 +74,8 @@ impl Routers {
         let found = if is_outdated { Service::adopt(spec.clone()) } else { None };
         let is_outdated = found.is_some();
         let current = found.unwrap_or_else(|| Service::start(spec, Policy::default()));
-        let (launcher, table) = paths;
         let draining = JoinSet::new();
-        let mut routers = Self { config, keeping, launcher, table, number, current, draining };
+        let mut routers = Self { config, keeping, paths, number, current, draining };
         for number in others {
             let spec = routers.spec(number);
             routers.drain(Service::adopt(spec));
@@ -98,9 +106,9 @@ impl Routers {
     pub(crate) async fn exchange(&mut self) -> anyhow::Result<SocketAddr> {
         let address = listening(self.current.state()).await?;
         let spec = self.spec(self.number + 1);
+        // It takes the port itself from the present one, by --takeover.
         let next = Service::start_at(spec, Policy::default(), address);
         listening(next.state()).await.context("starting a router beside the present one")?;
-        probe::until_ready(reachable(address)).await;
         self.number += 1;
         let before = std::mem::replace(&mut self.current, next);
         self.drain(Some(before));
@@ -137,7 +145,7 @@ impl Routers {
     }
 
     fn spec(&self, number: u64) -> Spec {
-        spec(&self.config, &self.keeping, (&self.launcher, &self.table), number)
+        spec(&self.config, &self.keeping, &self.paths, number)
     }
 }
 
@@ -165,16 +173,12 @@ fn key(number: u64) -> String {
     format!("{KEY}{number}")
 }
 
-fn spec(
-    config: &RouterConfig,
-    keeping: &Keeping,
-    (launcher, table): (&Path, &Path),
-    number: u64,
-) -> Spec {
+fn spec(config: &RouterConfig, keeping: &Keeping, paths: &RouterPaths, number: u64) -> Spec {
     let mut args: Vec<OsString> = vec!["router".into()];
     args.extend(["--listen".into(), config.listen.to_string().into()]);
-    args.extend(["--launcher".into(), unix(launcher)]);
-    args.extend(["--routing-table".into(), table.into()]);
+    args.extend(["--launcher".into(), unix(&paths.control)]);
+    args.extend(["--routing-table".into(), paths.table.clone().into()]);
+    args.extend(["--takeover".into(), paths.takeover.clone().into()]);
     args.extend(["--database".into(), config.database.clone().into()]);
     args.extend(["--drain-timeout".into(), config.drain_timeout.as_secs().to_string().into()]);
     if config.no_auth {

@@ -78,7 +78,8 @@ Examples:
   sconce promote smollm2@2 --name smollm2:prod --golden prompts.jsonl
 
 A line of golden prompts: {\"prompt\": \"2+2=\", \"max_tokens\": 4, \"contains\": \"4\"}
-`messages` instead of `prompt` asks a chat; `expect` instead of `contains` is the whole answer.")]
+`messages` instead of `prompt` asks a chat. What must hold of the answer: `equals`, `contains` (one text
+or several), `regex`, `json` (true) and `max_ttft_ms`.")]
 pub struct Promote {
     /// The version
     version: String,

@@ -114,10 +114,10 @@ impl Running {
         let access = self.controller.until(access).await?;
         let control = self.controller.listen(self.routers.clone())?;
         if let Some(registration) = &mut self.registration {
-            registration.control(control.clone())?;
+            registration.control(control)?;
         }
-        let table = self.controller.table_file();
-        let started = Routers::start(router, self.keeping.clone(), (&control, &table));
+        let paths = self.controller.router_paths();
+        let started = Routers::start(router, self.keeping.clone(), paths);
         let routers = self.controller.until(started).await?;
         let serving = routers.serving();
         *self.routers.lock().await = Some(routers);
