@@ -6,11 +6,12 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::fleet::Fleet;
 use crate::replay::Replays;
 use crate::responses::Responses;
 use crate::routing::Routing;
 use crate::shadow::Shadows;
-use crate::shutdown::Stage;
+use crate::shutdown::{self, Stage};
 
 /// The router's shared state. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub struct App {
     pub dispatcher: Dispatcher,
     /// What stands behind the names of models.
     pub(crate) routing: Routing,
+    /// The launcher, for those who manage models.
+    pub(crate) fleet: Fleet,
     /// Copies of requests that are on their way.
     pub(crate) shadows: Shadows,
     /// What the Responses API has stored.
@@ -38,8 +41,19 @@ pub(crate) const ANONYMOUS: &str = "anonymous";
 pub struct Principal {
     /// The key's public id; `anonymous` without authentication.
     pub key_id: Arc<str>,
+    /// What it may ask for.
+    pub scope: Scope,
     /// Salt of this principal's prefix-cache entries, derived from a server secret.
     pub cache_salt: [u8; 16],
+}
+
+/// What a principal may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Answers of models.
+    Use,
+    /// Also that models are loaded, unloaded, pulled and removed.
+    Admin,
 }
 
 impl Principal {
@@ -64,16 +78,24 @@ impl App {
     ) -> Self {
         let responses = Responses::new(&config);
         let replays = Replays::new(&config.limits, stage.clone());
+        let fleet = Fleet::new(config.launcher.as_deref());
         let routing = Routing::new(&config, dispatcher.clone());
         Self {
             config: Arc::new(config),
             dispatcher,
             routing,
+            fleet,
             shadows: Shadows::default(),
             responses,
             replays,
             stage,
         }
+    }
+
+    /// Returns when a shutdown has begun.
+    pub(crate) fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stage = self.stage.clone();
+        async move { shutdown::reached(&mut stage, Stage::Drain).await }
     }
 
     /// Whether a shutdown has begun: what runs is finished, and nobody should send more.

@@ -17,6 +17,8 @@ pub struct Config {
     pub workers: Vec<String>,
     /// The launcher whose routing table is followed, at an address like a worker's.
     pub launcher: Option<String>,
+    /// A Unix socket by which routers of the same port succeed each other.
+    pub takeover: Option<PathBuf>,
     /// A routing table of before, for a start without the launcher.
     pub routing_table: Option<PathBuf>,
     /// Longest time that running streams are given at shutdown.
@@ -62,6 +64,7 @@ impl Default for Config {
             workers: Vec::new(),
             launcher: None,
             routing_table: None,
+            takeover: None,
             drain_timeout: Duration::from_secs(60),
             shutdown_delay: Duration::ZERO,
             allowed_hosts: Vec::new(),

@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 use crate::api::reply::ErrorReport;
-use crate::{dispatch, replay};
+use crate::{dispatch, fleet, replay};
 
 /// Longest message that a client is sent. What it quotes of the request may be long.
 const MAX_MESSAGE_CHARS: usize = 400;
@@ -74,6 +74,9 @@ pub enum ApiError {
     /// The generation could not start, or broke off.
     #[error(transparent)]
     Dispatch(#[from] dispatch::Error),
+    /// Models can't be managed, or not so.
+    #[error(transparent)]
+    Fleet(#[from] fleet::Error),
     /// An answer can't be had again.
     #[error(transparent)]
     Replay(#[from] replay::Error),
@@ -132,7 +135,9 @@ impl ApiError {
             Self::Dispatch(dispatch::Error::BadWord) => Some("bad_words"),
             Self::Replay(replay::Error::KeyReused) => Some("idempotency-key"),
             Self::Replay(replay::Error::EventsGone { .. }) => Some("after"),
+            Self::Fleet(fleet::Error::NotFound(_) | fleet::Error::Invalid(_)) => Some("model"),
             Self::NotFound { .. }
+            | Self::Fleet(_)
             | Self::HoldFull { .. }
             | Self::BrokenTemplate { .. }
             | Self::Internal
@@ -213,8 +218,47 @@ impl ApiError {
                 (StatusCode::BAD_GATEWAY, SERVER, "worker_lost", Retry::After(1))
             }
             Self::Replay(error) => return error.into(),
+            Self::Fleet(error) => return error.into(),
         };
         Shape { status, kind, code, retry }
+    }
+}
+
+impl From<&fleet::Error> for Shape {
+    fn from(error: &fleet::Error) -> Self {
+        use fleet::Error;
+        const REQUEST: &str = "invalid_request_error";
+        let (status, kind, code, retry) = match error {
+            Error::NoLauncher => {
+                (StatusCode::NOT_IMPLEMENTED, "not_supported_error", "no_launcher", Retry::Never)
+            }
+            Error::Unreachable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "launcher_unavailable",
+                Retry::After(2),
+            ),
+            Error::NotFound(_) => {
+                (StatusCode::NOT_FOUND, REQUEST, "model_not_found", Retry::AsStatus)
+            }
+            Error::Conflict(_) => (StatusCode::CONFLICT, REQUEST, "model_conflict", Retry::Never),
+            Error::DoesNotFit(_) => {
+                (StatusCode::CONFLICT, REQUEST, "model_does_not_fit", Retry::Never)
+            }
+            Error::Invalid(_) => {
+                (StatusCode::BAD_REQUEST, REQUEST, "invalid_value", Retry::AsStatus)
+            }
+            Error::Busy => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "too_many_operations",
+                Retry::After(1),
+            ),
+            Error::Failed(_) => {
+                (StatusCode::BAD_GATEWAY, "server_error", "launcher_failed", Retry::Never)
+            }
+        };
+        Self { status, kind, code, retry }
     }
 }
 

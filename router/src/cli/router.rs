@@ -38,6 +38,11 @@ pub struct Router {
     #[arg(long, env = "SCONCE_ROUTING_TABLE", value_name = "FILE", requires = "launcher")]
     routing_table: Option<PathBuf>,
 
+    /// A Unix socket by which a router that is started later, with the same flags, takes the port over:
+    /// no connection is refused, and this one drains. Only this user's processes may
+    #[arg(long, env = "SCONCE_TAKEOVER", value_name = "PATH")]
+    takeover: Option<PathBuf>,
+
     /// The SQLite file with API keys and stored responses. Created when absent
     #[arg(long, env = "SCONCE_DATABASE", default_value = "sconce.db")]
     database: PathBuf,
@@ -152,6 +157,7 @@ impl From<Router> for Config {
             workers: args.workers,
             launcher: args.launcher,
             routing_table: args.routing_table,
+            takeover: args.takeover,
             drain_timeout: args.drain_timeout,
             shutdown_delay: args.shutdown_delay,
             allowed_hosts: args.allowed_hosts,

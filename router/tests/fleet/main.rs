@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 mod balance;
+mod handover;
 mod holding;
 #[path = "../support/tokenizers.rs"]
 mod json;
 mod launcher;
+mod manage;
 mod names;
 mod reports;
 mod service;

@@ -1,6 +1,7 @@
 //! A router in this process that follows a scripted launcher, and a client.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::{RequestBuilder, Response};
@@ -27,10 +28,11 @@ pub(crate) struct Service {
 /// A router without its launcher.
 pub(crate) struct Router {
     pub(crate) address: SocketAddr,
+    pub(crate) database: PathBuf,
     pub(crate) dispatcher: Dispatcher,
-    client: reqwest::Client,
-    _stage: watch::Sender<Stage>,
-    _serving: JoinHandle<()>,
+    pub(crate) client: reqwest::Client,
+    pub(crate) stage: watch::Sender<Stage>,
+    pub(crate) serving: JoinHandle<()>,
     _directory: TempDir,
 }
 
@@ -60,15 +62,17 @@ pub(crate) async fn start_router(directory: TempDir, change: impl FnOnce(&mut Co
         ..Config::default()
     };
     change(&mut config);
+    let database = config.database.clone();
     let dispatcher = Dispatcher::new(&config);
     let (stage, stages) = watch::channel(Stage::Serve);
     let server = Server::bind(config, dispatcher.clone(), stages).await.unwrap();
     Router {
         address: server.address(),
+        database,
         dispatcher,
         client: reqwest::Client::builder().no_proxy().build().unwrap(),
-        _serving: tokio::spawn(server.serve()),
-        _stage: stage,
+        serving: tokio::spawn(server.serve()),
+        stage,
         _directory: directory,
     }
 }
@@ -97,7 +101,7 @@ impl Router {
             .await;
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
@@ -146,11 +150,12 @@ pub(crate) fn answering(worker: Worker, text: &'static str) {
 }
 
 /// Has a worker do this with every request. Ends with the test.
-pub(crate) fn serving(mut worker: Worker, mut serve: impl FnMut(Received) + Send + 'static) {
+pub(crate) fn serving(worker: Worker, mut serve: impl FnMut(Received) + Send + 'static) {
     tokio::spawn(async move {
-        while let Some(message) = worker.received.recv().await {
+        // All of it: its socket goes with its directory.
+        let mut worker = worker;
+        while let Some((message, session)) = worker.received.recv().await {
             if let FromRouter::Submit(submit) = message {
-                let session = worker.session().await;
                 serve(Received { submit, session, tokenizer: worker.tokenizer.clone() });
             }
         }
