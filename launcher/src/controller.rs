@@ -98,6 +98,8 @@ pub(crate) struct Controller {
     num_ticks: u32,
     /// What names stand for, as it was when it was looked at last.
     current: BTreeMap<String, VersionId>,
+    /// Versions that only an alias named, which were looked at.
+    learnt: BTreeSet<VersionId>,
     run_dir: Arc<RunDir>,
     _server: Option<socket::Server>,
 }
@@ -150,9 +152,7 @@ impl Controller {
         let before = files.load().context("reading what the launcher before has left")?;
         let mut saved = before.clone().unwrap_or_default();
         models.restore(saved.prepared.clone());
-        if let Some(before) = &before {
-            models.set_loaded(before.snapshot.versions().cloned().collect());
-        }
+        models.set_loaded(workers::living(&keeping));
         let mut named = Vec::new();
         for served in served {
             named.push((served, prepare(&models, served).await?));
@@ -194,10 +194,12 @@ impl Controller {
             ticks,
             num_ticks: 0,
             current: BTreeMap::new(),
+            learnt: BTreeSet::new(),
             run_dir,
             _server: None,
         };
         controller.act(actions);
+        controller.workers.end_strays();
         controller.name(&named)?;
         controller.follow_aliases();
         controller.tell();
@@ -402,7 +404,11 @@ impl Controller {
                 tracing::info!(%version, replica = replica.0, "runs with other flags than it would now");
             }
             Ok(Found::Gone) => self.later(gone("it was gone".to_owned())),
-            Err(error) => self.later(gone(format!("{error:#}"))),
+            Err(error) => {
+                // Nobody could start another like it.
+                self.workers.end_stray(replica);
+                self.later(gone(format!("{error:#}")));
+            }
         }
     }
 
@@ -487,7 +493,10 @@ impl Controller {
                 continue;
             }
             if !known.contains(&version) {
-                self.learn(version);
+                // Once: what can't be served is not tried again and again.
+                if self.learnt.insert(version.clone()) {
+                    self.learn(version);
+                }
                 continue;
             }
             let is_named = self.fleet.snapshot().names().any(|known| known == name);

@@ -73,8 +73,8 @@ pub(super) struct Models {
     store: Store,
     config: WorkerConfig,
     known: Mutex<BTreeMap<VersionId, Prepared>>,
-    /// Versions whose workers run: their memory is not free and will be.
-    loaded: Mutex<BTreeSet<VersionId>>,
+    /// What each worker runs: its memory is not free, and will be.
+    loaded: Mutex<Vec<VersionId>>,
 }
 
 impl Models {
@@ -98,8 +98,8 @@ impl Models {
         lock(&self.known).clone()
     }
 
-    /// Versions whose workers run.
-    pub(super) fn set_loaded(&self, loaded: BTreeSet<VersionId>) {
+    /// Notes what each worker runs.
+    pub(super) fn set_loaded(&self, loaded: Vec<VersionId>) {
         *lock(&self.loaded) = loaded;
     }
 

@@ -17,6 +17,11 @@ use crate::run_dir::RunDir;
 use crate::store::InUse;
 use crate::supervisor::{Files, Keep, Killer, Pulse, Record, Service, Spec, State};
 
+const KEY: &str = "w";
+
+/// A worker that nobody wants gets so long for what it runs.
+const STRAY_PATIENCE: Duration = Duration::from_secs(60);
+
 /// What becomes of a fleet's processes when its launcher ends.
 #[derive(Clone, Debug)]
 pub(crate) enum Keeping {
@@ -103,6 +108,30 @@ impl Workers {
         };
         self.watch_at(id, version, (service, record), in_use);
         Ok(if is_as_wanted { Found::AsWanted } else { Found::Outdated })
+    }
+
+    /// Ends workers of a launcher before that nobody wants.
+    pub(super) fn end_strays(&self) {
+        let Keeping::Outliving(folder) = &self.keeping else { return };
+        let found = Files::all(folder).unwrap_or_default();
+        let ids = found.iter().filter_map(|files| files.key().strip_prefix(KEY)?.parse().ok());
+        ids.map(ReplicaId).filter(|id| !self.is_known(*id)).for_each(|id| self.end_stray(id));
+    }
+
+    /// Ends a worker of a launcher before that nobody wants.
+    pub(super) fn end_stray(&self, id: ReplicaId) {
+        let Keeping::Outliving(folder) = &self.keeping else { return };
+        let files = Files::new(folder, &key(id));
+        tokio::spawn(async move {
+            if let Some(record) = files.read()
+                && let Some(held) = record.hold()
+            {
+                crate::supervisor::end(&record.label, &held, STRAY_PATIENCE).await;
+            }
+            if let Err(error) = files.remove() {
+                tracing::warn!(%error, "could not remove what a worker left");
+            }
+        });
     }
 
     fn watch_at(
@@ -275,7 +304,15 @@ pub(super) enum Found {
 }
 
 fn key(id: ReplicaId) -> String {
-    format!("w{}", id.0)
+    format!("{KEY}{}", id.0)
+}
+
+/// What the workers run that a launcher before has left.
+pub(super) fn living(keeping: &Keeping) -> Vec<VersionId> {
+    let Keeping::Outliving(folder) = keeping else { return Vec::new() };
+    let records = Files::all(folder).unwrap_or_default().into_iter().filter_map(|it| it.read());
+    let living = records.filter(|record| record.hold().is_some());
+    living.filter_map(|record| record.version?.parse().ok()).collect()
 }
 
 pub(super) fn unix(socket: &Path) -> OsString {
