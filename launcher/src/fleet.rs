@@ -43,6 +43,8 @@ mod rollout;
 mod route;
 mod scale;
 mod settings;
+#[cfg(test)]
+mod simulator;
 mod snapshot;
 mod status;
 mod table;

@@ -2,12 +2,12 @@
 
 use crate::name::VersionId;
 
-use super::event::{Force, Order, Plan, Portion, Refusal, Scale};
+use super::event::{Force, Order, Plan, Portion, Refusal, RolloutId, Scale};
 use super::history::{Deed, Reason};
 use super::memory::{Memory, Shortage};
 use super::operations::Goal;
 use super::rollout::Course;
-use super::route::{Kind, Room, Route, Stage};
+use super::route::{Kind, Rollout, Room, Route, Stage};
 use super::settings::WHOLE;
 use super::version::Version;
 use super::{Fleet, OperationId};
@@ -182,17 +182,23 @@ impl Fleet {
         let course = (rollout.from.as_ref(), Some(&rollout.to));
         let entry = self.note(name, deed, course, reason);
         self.state.history.close(rollout.entry, "done: went on");
+        // An answer to what was asked before is none to what is asked now.
+        self.state.next_rollout += 1;
+        let id = RolloutId(self.state.next_rollout);
+        self.ended.push((rollout.id, Ok(format!("{} goes on by another order", rollout.to))));
         if let Some(going) =
             self.state.routes.get_mut(name).and_then(|route| route.rollout.as_mut())
         {
-            going.entry = entry;
-            going.plan = Plan { golden: plan.golden.or(going.plan.golden.take()), ..plan };
-            if going.stage == Stage::Observing {
-                going.stage = Stage::Warming;
-                going.since = now;
-            }
+            let stage = match (&going.stage, &plan.golden) {
+                (Stage::Clearing, _) => Stage::Clearing,
+                (Stage::Starting | Stage::Checking, _) | (_, Some(_)) => Stage::Starting,
+                _ => Stage::Warming,
+            };
+            let golden = plan.golden.or(going.plan.golden.take());
+            *going = Rollout { id, entry, stage, since: now, ..going.clone() };
+            going.plan = Plan { golden, ..plan };
         }
-        Ok(Goal::Rollout(rollout.id))
+        Ok(Goal::Rollout(id))
     }
 
     fn roll_back(&mut self, name: &str, reason: Reason) -> Result<Goal, Refusal> {

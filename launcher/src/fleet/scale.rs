@@ -196,3 +196,159 @@ impl Load {
         Self { tokens_per_second, queue, num_ready }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fleet::{
+        Event, Memory, Order, Reason, ReplicaId, ReplicaReport, RouterReport, Scale, Settings,
+        VersionReport,
+    };
+
+    use super::*;
+
+    /// Tokens per second that a replica can do, in the tests' world.
+    const EACH: f64 = 100.0;
+
+    /// Replicas that share what is asked of them, and a queue.
+    struct World {
+        fleet: Fleet,
+        now: Time,
+        backlog: f64,
+        counts: Counts,
+        num_changes: u32,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let settings = Settings { budget: Memory::on("cpu", 100), ..Settings::default() };
+            let mut fleet = Fleet::new(settings);
+            let now = Time::from_unix_ms(1_000_000);
+            let id: VersionId = "m@1".parse().unwrap();
+            let needs = Memory::on("cpu", 1);
+            fleet.order(now, Order::Add { version: id.clone(), needs }).unwrap();
+            let (scale, name) = (Scale { min: 1, max: 4 }, "m".to_owned());
+            let order = Order::Route { name, version: id, scale, hidden: false };
+            fleet.order(now, order).unwrap();
+            let counts = Counts::default();
+            Self { fleet, now, backlog: 0.0, counts, num_changes: 0 }
+        }
+
+        /// One second in which so many tokens are asked for, 10 a request.
+        fn second(&mut self, asked: f64) {
+            self.now = self.now + Duration::from_secs(1);
+            let before = self.num();
+            for replica in self.fleet.status().replicas {
+                let address = format!("unix:/{}", replica.replica.0);
+                let event = if replica.address.is_none() {
+                    Event::Ready { replica: replica.replica, address }
+                } else {
+                    Event::Tick
+                };
+                let actions = self.fleet.step(self.now, event);
+                self.end_stopped(&actions);
+            }
+            let can = EACH * f64::from(self.num());
+            let wait_ms = self.backlog / can * 1000.0;
+            let done = can.min(self.backlog + asked);
+            self.backlog += asked - done;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small")]
+            let (tokens, requests) = (done as u64, (done / 10.0) as u64);
+            self.counts.num_tokens += tokens;
+            self.counts.num_requests += requests;
+            let ends = crate::fleet::BUCKETS_MS;
+            let range = ends.iter().position(|end| wait_ms <= f64::from(*end));
+            self.counts.queue.0[range.unwrap_or(ends.len())] += requests;
+            self.report();
+            self.num_changes += u32::from(self.num() != before);
+        }
+
+        fn num(&self) -> u32 {
+            self.fleet.num_ready(&"m@1".parse().unwrap())
+        }
+
+        fn report(&mut self) {
+            let ready = ReplicaReport { ready: true, ..ReplicaReport::default() };
+            let rows = self.fleet.table().replicas.iter();
+            let report = RouterReport {
+                router: "r".to_owned(),
+                generation: self.fleet.table().generation,
+                versions: [(
+                    "m@1".parse().unwrap(),
+                    VersionReport { counts: self.counts, num_in_flight: 1 },
+                )]
+                .into(),
+                wanted: Vec::new(),
+                replicas: rows.map(|row| (row.address.clone(), ready)).collect(),
+            };
+            let actions = self.fleet.step(self.now, Event::Report(report));
+            self.end_stopped(&actions);
+        }
+
+        fn end_stopped(&mut self, actions: &[crate::fleet::Action]) {
+            for action in actions {
+                if let crate::fleet::Action::Stop { replica: ReplicaId(id) } = action {
+                    let (replica, why) = (ReplicaId(*id), "exit 0".to_owned());
+                    let _ = self.fleet.step(self.now, Event::Ended { replica, why });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn under_a_constant_load_the_number_settles_and_suffices() {
+        for tenths in 1..=39 {
+            let mut world = World::new();
+            let asked = EACH * f64::from(tenths) / 10.0;
+            for _ in 0..900 {
+                world.second(asked);
+            }
+            let settled = world.num();
+            world.num_changes = 0;
+            for _ in 0..7200 {
+                world.second(asked);
+            }
+
+            assert_eq!(world.num_changes, 0, "{asked} tokens/s: oscillates");
+            assert!(f64::from(settled) * EACH >= asked, "{settled} for {asked} tokens/s");
+            let num_needed = (asked / EACH).ceil();
+            assert!(f64::from(settled) <= num_needed + 1.0, "{settled} for {asked} tokens/s");
+        }
+    }
+
+    #[test]
+    fn a_load_that_ends_leaves_the_minimum() {
+        let mut world = World::new();
+        for _ in 0..900 {
+            world.second(EACH * 3.5);
+        }
+        assert_eq!(world.num(), 4);
+
+        for _ in 0..3000 {
+            world.second(EACH * 0.2);
+        }
+
+        assert_eq!(world.num(), 1);
+    }
+
+    #[test]
+    fn a_request_that_never_gets_its_turn_counts_as_one_that_waits() {
+        let rules = Scaling::default();
+        let second = Duration::from_secs(1);
+
+        assert_eq!(Load::new(Counts::default(), second, 1, 1, &rules).queue, Queue::Long);
+        assert_eq!(Load::new(Counts::default(), second, 0, 1, &rules).queue, Queue::Short);
+    }
+
+    #[test]
+    fn no_more_replicas_than_allowed_are_asked_for() {
+        let mut world = World::new();
+        let (name, reason) = ("m".to_owned(), Reason::own("test"));
+        let scale = Scale { min: 1, max: 2 };
+        world.fleet.order(world.now, Order::Scale { name, scale, reason }).unwrap().1.clear();
+        for _ in 0..600 {
+            world.second(EACH * 3.9);
+        }
+
+        assert_eq!(world.num(), 2);
+    }
+}
