@@ -8,6 +8,7 @@
 
 pub mod catalogue;
 pub mod cli;
+pub mod controller;
 pub mod digest;
 pub mod doctor;
 pub mod exit;
@@ -24,3 +25,4 @@ pub mod store;
 pub mod supervisor;
 
 mod lock;
+mod run_dir;

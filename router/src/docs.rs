@@ -16,7 +16,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::{Modify, OpenApi};
 
 use crate::server::route::{self, Access, Route};
-use crate::{api, health, metrics};
+use crate::{api, health, metrics, playground};
 use errors::Errors;
 pub(crate) use errors::WorkerErrors;
 use events::Events;
@@ -54,12 +54,20 @@ const SCHEME: &str = "api_key";
         api::models::list,
         api::models::retrieve,
         api::streams::resume,
+        api::management::list,
+        api::management::pull,
+        api::management::remove,
+        api::management::load,
+        api::management::unload,
+        api::management::events,
         health::live,
         health::ready,
         health::health,
         metrics::scrape,
         openapi_json,
         page,
+        playground::page,
+        playground::file,
     ),
     modifiers(&ApiKey, &Errors, &Events, &Examples),
 )]
