@@ -116,12 +116,15 @@ impl Fleet {
         let now = self.now;
         let Some(version) = self.state.versions.get_mut(id) else { return };
         self.traffic.touch(now, id);
-        if !self.settings.autoload || version.awake {
+        if !self.settings.autoload {
             return;
         }
-        match &version.failed {
-            Some(failure) if now.since(failure.at) < self.settings.restart.retry => {}
-            _ => version.wake(),
+        let may_start = match &version.failed {
+            Some(failure) => now.since(failure.at) >= self.settings.restart.retry,
+            None => !version.awake,
+        };
+        if may_start {
+            version.wake();
         }
     }
 

@@ -95,8 +95,10 @@ impl Fleet {
     /// Whether a request for a version need not be in vain though no replica is ready.
     fn may_come(&self, id: &VersionId) -> bool {
         let Some(version) = self.state.versions.get(id) else { return false };
-        if version.failed.is_some() {
-            return self.num_ready(id) > 0;
+        if let Some(failure) = &version.failed {
+            // The next request has it tried again.
+            let is_due = self.now.since(failure.at) >= self.settings.restart.retry;
+            return self.num_ready(id) > 0 || (is_due && self.settings.autoload);
         }
         self.settings.autoload || version.is_in_use() || self.has_replicas(id)
     }

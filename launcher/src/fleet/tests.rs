@@ -336,6 +336,21 @@ fn a_name_without_a_minimum_sleeps_and_is_woken_by_a_request() {
 }
 
 #[test]
+fn a_version_that_could_not_be_loaded_is_tried_again_by_a_request_after_a_while() {
+    let mut stage = Stage::new(settings(100));
+    stage.add("m@1", 10);
+    let hold = |stage: &Stage| stage.fleet.table().route("m@1").unwrap().max_hold_ms;
+    stage.want("m@1");
+    stage.end(1);
+
+    assert_eq!(hold(&stage), 0);
+    assert!(spawned(&stage.want("m@1")).is_empty());
+    stage.pass(60_000);
+    assert!(hold(&stage) > 0);
+    assert_eq!(spawned(&stage.want("m@1")), [(2, "m@1".to_owned())]);
+}
+
+#[test]
 fn a_snapshot_goes_on_where_it_was_taken() {
     let mut stage = Stage::new(settings(100));
     stage.add("m@1", 10);
