@@ -227,6 +227,7 @@ impl World {
                 let ends = self.soon(3000);
                 if let Some(process) = self.processes.get_mut(replica) {
                     process.is_stopped = true;
+                    process.was_killed |= process.is_hung;
                     process.is_hung = false;
                     process.dies_at = Some(ends);
                 }
