@@ -1,6 +1,7 @@
 """Fleets: launchers, routers and workers that die, versions that come and go, under load.
 
-The workers serve the hash model: manifests of the store are made to name it.
+The workers serve the hash model: manifests of the store are made to name it, and a file of its name
+stands for what they load.
 """
 
 import http.client
@@ -22,7 +23,8 @@ WORKER = ["--", "--hash-step-us", "2000", "--max-model-len", "512"]
 
 class Machine:
     def __init__(self, root):
-        self.home = root / "store"
+        self.home, self.root = root / "store", root
+        (root / "hash").touch()
         self.environment = dict(os.environ, SCONCE_HOME=str(self.home), XDG_RUNTIME_DIR=str(root))
         self.environment.pop("SCONCE_SERVER", None)
         for name, number in [("alpha", 1), ("alpha", 2), ("beta", 1)]:
@@ -36,7 +38,8 @@ class Machine:
 
     def run(self, *words, status=0):
         done = subprocess.run(
-            [BINARY, *words], capture_output=True, text=True, env=self.environment, timeout=PATIENCE
+            [os.path.abspath(BINARY), *words],
+            capture_output=True, text=True, env=self.environment, cwd=self.root, timeout=PATIENCE,
         )
         log = "" if done.returncode == status else self.logs()
         assert done.returncode == status, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{log}"

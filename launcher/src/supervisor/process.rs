@@ -35,7 +35,7 @@ pub(super) struct Process {
 
 enum Life {
     /// The pipe closes when this process dies, however it dies: the child notices and ends too.
-    Child { child: Child, _stdin: Option<ChildStdin> },
+    Child { child: Box<Child>, _stdin: Option<ChildStdin> },
     /// A child of another, which alone is told how it ended.
     Adopted(Held),
 }
@@ -85,7 +85,7 @@ impl Process {
         let stdin = child.stdin.take();
         Ok(Self {
             label: spec.label.clone(),
-            life: Life::Child { child, _stdin: stdin },
+            life: Life::Child { child: Box::new(child), _stdin: stdin },
             running,
             announcements,
             output,
@@ -108,7 +108,7 @@ impl Process {
                 return Err(error);
             }
         };
-        let life = Life::Child { child, _stdin: None };
+        let life = Life::Child { child: Box::new(child), _stdin: None };
         Ok(Self::followed(spec, files, life, Running::started(process)))
     }
 
