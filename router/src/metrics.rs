@@ -381,7 +381,7 @@ pub(crate) fn table_generation(generation: u64) {
 
 /// Whether the launcher is followed.
 pub(crate) fn launcher_connected(is_connected: bool) {
-    gauge!(catalogue::LAUNCHER_CONNECTED).set(if is_connected { 1.0 } else { 0.0 });
+    gauge!(catalogue::ROUTING_CONNECTED).set(if is_connected { 1.0 } else { 0.0 });
 }
 
 /// An answer's head was made.

@@ -104,7 +104,7 @@ metrics! {
         "Requests for which no replica was ready, by outcome: ready, timeout, full, abort.";
     TABLE_GENERATION = "sconce_routing_table_generation", Kind::Gauge,
         "The generation of the routing table that is followed; 0: none yet.";
-    LAUNCHER_CONNECTED = "sconce_launcher_connected", Kind::Gauge,
+    ROUTING_CONNECTED = "sconce_routing_connected", Kind::Gauge,
         "1 while the launcher is followed, 0 while the last table is kept.";
     PREFIX_CACHE_QUERIES = "sconce_prefix_cache_queries_total", Kind::Counter,
         "Prompt tokens that workers looked up in their prefix caches.";

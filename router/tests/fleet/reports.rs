@@ -65,7 +65,7 @@ async fn requests_are_counted_by_version_and_failures_apart_from_clients_errors(
     let metrics = service.router.text("/metrics").await;
     let failed = "sconce_requests_failed_total{model_name=\"org/tiny\",version=\"m@7\"} 1";
     assert!(metrics.contains(failed), "{metrics}");
-    assert!(metrics.contains("sconce_launcher_connected 1"));
+    assert!(metrics.contains("sconce_routing_connected 1"));
 }
 
 #[tokio::test]

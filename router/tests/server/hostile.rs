@@ -63,7 +63,7 @@ const PIECES: &[&str] = &[
 ];
 
 /// Routes that the dice can spell, and that do not answer 401 to a GET.
-const PUBLIC: &[&str] = &["/live", "/docs", "/locked"];
+const PUBLIC: &[&str] = &["/", "/live", "/docs", "/locked"];
 
 /// What is left of a target when its query is taken away.
 fn path(target: &str) -> &str {

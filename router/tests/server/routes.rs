@@ -48,7 +48,8 @@ fn nothing_that_computes_or_tells_of_use_is_public() {
         .map(|route| (route.method.to_string(), route.path))
         .collect();
 
-    let expected = ["/docs", "/health", "/live", "/openapi.json", "/ready"];
+    let expected =
+        ["/", "/docs", "/health", "/live", "/openapi.json", "/playground/{*file}", "/ready"];
     let expected: BTreeSet<_> = expected.into_iter().map(|p| ("GET".to_owned(), p)).collect();
     assert_eq!(public, expected);
 }
