@@ -49,6 +49,9 @@ pub enum LoadError {
     /// The GPU refused or failed.
     #[error("the GPU cannot run this model")]
     Kernel(#[from] sconce_kernels::Error),
+    /// The GPU is older than Hopper.
+    #[error("--early-launch needs a GPU of compute capability 9.0 or newer")]
+    NoEarlyLaunch,
     /// A thread that loads panicked.
     #[error("loading the weights panicked")]
     Panicked,
@@ -123,6 +126,9 @@ impl CudaRunner {
         options: &GpuOptions,
     ) -> Result<Self, LoadError> {
         let start = Instant::now();
+        if options.early_launch && !device.launch_early() {
+            return Err(LoadError::NoEarlyLaunch);
+        }
         let config = checkpoint.config();
         let asked = asked(options);
         let most = asked.limits(config, u32::MAX / options.block_size.max(1))?;
