@@ -280,12 +280,14 @@ fn random_request(rng: &mut StdRng) -> Request {
 
 #[test]
 fn thousands_of_tokens_equal_the_processors_whatever_is_asked_for() {
-    // With few blocks, sequences are preempted and resumed.
-    for (seed, num_blocks) in [(1, 128), (2, 12)] {
+    // With few blocks and long completions, sequences are preempted and resumed.
+    for (seed, num_blocks, num_requests, longer) in [(1, 128, 110, 1), (2, 12, 40, 3)] {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut engine = Engine::new(num_blocks);
-        for id in 0..110 {
-            engine.submit(id, random_request(&mut rng));
+        for id in 0..num_requests {
+            let mut request = random_request(&mut rng);
+            request.sampling.max_tokens *= longer;
+            engine.submit(id, request);
         }
 
         engine.run();

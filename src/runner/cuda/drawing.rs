@@ -25,6 +25,7 @@ pub(super) struct Drawing {
 }
 
 /// What a step draws from.
+#[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     /// `[samples]` of rows.
     pub(super) rows: Slice<'a>,

@@ -200,6 +200,7 @@ impl Samples {
 }
 
 /// Where a sample's row finds things.
+#[derive(Clone, Copy)]
 struct Place {
     logits_row: u32,
     allowed_row: u32,

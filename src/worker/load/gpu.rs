@@ -52,7 +52,8 @@ pub(super) fn load(
     );
     if config.speculation != Speculation::Off {
         tracing::info!(
-            "a GPU's steps follow each other without a wait, so no tokens are guessed: --speculation has no effect"
+            "a GPU's steps follow each other without a wait, so no tokens are guessed: --speculation \
+             has no effect"
         );
     }
     let mut phases = vec![
