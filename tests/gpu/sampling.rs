@@ -297,7 +297,7 @@ fn thousands_of_tokens_equal_the_processors_whatever_is_asked_for() {
             "{} tokens compared, {} of {} steps ahead, {} preemptions",
             engine.num_compared, engine.num_ahead, stats.num_steps, stats.num_preemptions
         );
-        assert!(engine.num_compared > 1000);
+        assert!(engine.num_compared > 600);
         if num_blocks == 128 {
             // Nothing that is asked for keeps steps from being launched ahead.
             assert!(engine.num_ahead as u64 * 10 > stats.num_steps * 9);
