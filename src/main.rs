@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
@@ -40,6 +41,13 @@ enum Command {
     Plan(sconce_launcher::cli::Plan),
     Doctor(sconce_launcher::cli::Doctor),
     Rm(sconce_launcher::cli::Rm),
+    Start(sconce_launcher::cli::Start),
+    Unload(sconce_launcher::cli::Unload),
+    Promote(sconce_launcher::cli::Promote),
+    Rollback(sconce_launcher::cli::Rollback),
+    Scale(sconce_launcher::cli::Scale),
+    Status(sconce_launcher::cli::Status),
+    History(sconce_launcher::cli::History),
     Ps(sconce_launcher::cli::Ps),
     Logs(sconce_launcher::cli::Logs),
     Stop(sconce_launcher::cli::Stop),
@@ -64,7 +72,7 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let cli = parse();
     start_log(cli.log_format);
-    match run(cli.command, started) {
+    match forbid_core_dumps().and_then(|()| run(cli.command, started)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
@@ -97,6 +105,7 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
                 ensure_first_key: Box::new(|database| {
                     Box::pin(async move { Ok(sconce_router::keys::ensure_first(&database).await?) })
                 }),
+                lend_key: std::sync::Arc::new(|database| Box::pin(lend_key(database))),
             };
             one_thread()?.block_on(up.run(hooks))
         }
@@ -115,6 +124,13 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
             one_thread()?.block_on(doctor.run(isa))
         }
         Command::Rm(rm) => one_thread()?.block_on(rm.run()),
+        Command::Start(start) => one_thread()?.block_on(start.run()),
+        Command::Unload(unload) => one_thread()?.block_on(unload.run()),
+        Command::Promote(promote) => one_thread()?.block_on(promote.run()),
+        Command::Rollback(rollback) => one_thread()?.block_on(rollback.run()),
+        Command::Scale(scale) => one_thread()?.block_on(scale.run()),
+        Command::Status(status) => one_thread()?.block_on(status.run()),
+        Command::History(history) => one_thread()?.block_on(history.run()),
         Command::Ps(ps) => one_thread()?.block_on(ps.run()),
         Command::Logs(logs) => one_thread()?.block_on(logs.run()),
         Command::Stop(stop) => one_thread()?.block_on(stop.run()),
@@ -130,10 +146,28 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
     }
 }
 
+/// An API key for the launcher, which gives it back.
+async fn lend_key(
+    database: std::path::PathBuf,
+) -> anyhow::Result<sconce_launcher::controller::LentKey> {
+    let keys = sconce_router::keys::Keys::open(&database).await?;
+    let created = keys.create("the launcher's, for golden prompts").await?;
+    let id = created.id.to_string();
+    let give_back = Box::pin(async move { Ok(keys.revoke(&id).await?) });
+    Ok(sconce_launcher::controller::LentKey { key: created.key.expose().to_owned(), give_back })
+}
+
 async fn serve(router: sconce_router::cli::Router) -> anyhow::Result<()> {
     let stage = sconce_router::shutdown::on_signals(router.exit_with_stdin)
         .context("listening for signals")?;
     Ok(sconce_router::server::run(router.into(), stage).await?)
+}
+
+/// Prompts and keys are in the memory of most processes, and must not reach a disk. What is started
+/// from here inherits it.
+fn forbid_core_dumps() -> anyhow::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).context("turning core dumps off")
 }
 
 /// A worker is crash-only: a thread that died must not leave the others behind. The hook before

@@ -22,6 +22,9 @@ forbid '\bsconce::|\bsconce(-|_)(kernels|router)|^sconce(\.workspace| =)' \
     'the launcher imports neither engine nor router' launcher/src launcher/Cargo.toml
 forbid '\b(tokio|candle_core|sconce_kernels|std::thread|std::time::(Instant|SystemTime))\b' \
     'src/engine is pure data: no tensors, no threads, no clock' src/engine.rs src/engine
+forbid '\b(tokio|HashMap|HashSet|std::thread|std::process|std::fs|std::time::(Instant|SystemTime))\b' \
+    'launcher/src/fleet is pure data: no threads, no processes, no clock' \
+    launcher/src/fleet.rs launcher/src/fleet
 forbid '\bsconce_(router|launcher)\b' 'only main.rs ties the parts' \
     $(find src -name '*.rs' ! -path src/main.rs ! -path 'src/main/*')
 forbid '\b(mpsc|VecDeque|tokio)\b' 'the runner and the models never see a queue' \

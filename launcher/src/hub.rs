@@ -88,13 +88,12 @@ impl Hub {
         };
         let commit = remotes.first().map(|remote| remote.commit.clone()).ok_or(Error::NoWeights)?;
         let downloader = self.downloader(&client);
-        let files = futures::stream::iter(&remotes)
-            .map(|remote| async {
-                downloader.fetch(remote, None).await.map(|fetched| (remote.file.clone(), fetched))
-            })
-            .buffered(MAX_PARALLEL)
-            .try_collect()
-            .await?;
+        let fetch = async |remote: &Remote| {
+            downloader.fetch(remote, None).await.map(|fetched| (remote.file.clone(), fetched))
+        };
+        // Made before the stream: a closure within it would keep a task from being sent elsewhere.
+        let fetches: Vec<_> = remotes.iter().map(fetch).collect();
+        let files = futures::stream::iter(fetches).buffered(MAX_PARALLEL).try_collect().await?;
         self.cache.write_ref(&name.repo, &revision, &commit)?;
         let directory = self.cache.snapshot(&name.repo, &commit);
         Ok(Snapshot { commit, directory, files })

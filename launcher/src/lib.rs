@@ -8,9 +8,11 @@
 
 pub mod catalogue;
 pub mod cli;
+pub mod controller;
 pub mod digest;
 pub mod doctor;
 pub mod exit;
+pub mod fleet;
 pub mod hub;
 pub mod mirror;
 pub mod name;
@@ -23,3 +25,4 @@ pub mod store;
 pub mod supervisor;
 
 mod lock;
+mod run_dir;

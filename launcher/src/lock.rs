@@ -10,7 +10,7 @@ use std::time::Duration;
 /// A held lock. Dropping it releases it.
 #[derive(Debug)]
 pub(crate) struct LockFile {
-    _file: File,
+    file: File,
 }
 
 /// How a lock is held.
@@ -32,7 +32,7 @@ impl LockFile {
                 Hold::Shared => file.try_lock_shared(),
             };
             match taken {
-                Ok(()) if is_still_at(&file, path) => return Ok(Some(Self { _file: file })),
+                Ok(()) if is_still_at(&file, path) => return Ok(Some(Self { file })),
                 // Its last holder removed the file (Python's `filelock` does): lock the new one.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
@@ -50,9 +50,14 @@ impl LockFile {
                 Hold::Shared => file.lock_shared()?,
             }
             if is_still_at(&file, path) {
-                return Ok(Self { _file: file });
+                return Ok(Self { file });
             }
         }
+    }
+
+    /// The open file, which holds the lock in whatever process has it.
+    pub(crate) fn share(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 
     /// Whether another holds the lock in any way. One that was never taken isn't made.

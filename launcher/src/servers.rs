@@ -1,26 +1,32 @@
 //! Servers that run in the background: which there are, where they write, and how they are told to
 //! stop.
 //!
-//! Each has a record in the store and holds a lock beside it while it lives, so that a record whose
-//! server was killed is known for one. A signal reaches the process that wrote the record or none:
-//! its number and the time of its start must both be the record's.
+//! Each has a record in the store and holds a lock beside it while its launcher lives, so that a record
+//! whose launcher was killed is known for one. Router and workers go on then: the server is orphaned,
+//! until another launcher adopts them or they are told to end. A signal reaches the process that wrote
+//! the record or none: its number and the time of its start must both be the record's.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Sha256Hash;
 use crate::lock::{Hold, LockFile};
+use crate::run_dir::RunDir;
 use crate::store::files::{create_private, remove_if_exists, write_atomic};
+use crate::supervisor::{self, Files, ProcessId, Record};
 
 /// The layout of records.
 const FORMAT: u32 = 1;
 
 /// A look at whether a server lives takes no longer.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// A launcher that leaves everything to the next has little to do.
+const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// A log of before that is kept beside the new one.
 const MAX_LOG_BYTES: u64 = 16 << 20;
@@ -46,6 +52,23 @@ pub struct Server {
     pub args: Vec<String>,
     /// The folder that its paths are relative to.
     pub folder: PathBuf,
+    /// The socket that the launcher takes orders on, once it does.
+    #[serde(default)]
+    pub control: Option<PathBuf>,
+    /// Whether its launcher lives.
+    #[serde(default)]
+    pub state: Standing,
+}
+
+/// Whether a server's launcher lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It does.
+    #[default]
+    Running,
+    /// It does not, and its router or a worker does.
+    Orphaned,
 }
 
 /// The servers of one store.
@@ -59,6 +82,7 @@ pub struct Servers {
 pub struct Registration {
     server: Server,
     path: PathBuf,
+    stays: bool,
     _lock: LockFile,
 }
 
@@ -116,7 +140,7 @@ impl Servers {
         Self { folder: home.join("run").join("servers") }
     }
 
-    /// Every server that lives, by name. The records of others are removed.
+    /// Every server of which a process lives, by name. The records of others are removed.
     pub fn list(&self) -> Result<Vec<Server>, Error> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -138,6 +162,21 @@ impl Servers {
     pub fn get(&self, name: &str) -> Result<Server, Error> {
         let found = self.read(&self.path(name, "json"))?;
         found.ok_or_else(|| Error::Absent(name.to_owned()))
+    }
+
+    /// Where the server of `name` keeps what is its own: what its processes write, and what the next
+    /// launcher goes on from.
+    pub fn own_folder(&self, name: &str) -> PathBuf {
+        self.folder.join(key(name))
+    }
+
+    /// The processes of a server that outlive its launcher, and live.
+    pub fn processes(&self, name: &str) -> Result<Vec<(Files, Record)>, Error> {
+        let folder = self.own_folder(name);
+        let found = Files::all(&folder).map_err(Error::io(&folder))?;
+        let found = found.into_iter().filter_map(|files| Some((files.read()?, files)));
+        let living = found.filter(|(record, _)| record.hold().is_some());
+        Ok(living.map(|(record, files)| (files, record)).collect())
     }
 
     /// Where the server of `name` writes its log, or wrote it.
@@ -172,9 +211,8 @@ impl Servers {
         let lock = tokio::time::timeout(LOOK, taken).await;
         let exists = |_| Error::Exists(name.to_owned());
         let lock = lock.map_err(exists)?.map_err(Error::io(&path))?;
-        let pid = rustix::process::getpid().as_raw_nonzero().get();
         let path = self.path(name, "json");
-        let started_ticks = started_ticks(pid).map_err(Error::io(&path))?;
+        let ProcessId { pid, started_ticks } = ProcessId::own().map_err(Error::io(&path))?;
         let server = Server {
             format: FORMAT,
             name: name.to_owned(),
@@ -185,14 +223,64 @@ impl Servers {
             url: None,
             args,
             folder: std::env::current_dir().map_err(Error::io(&path))?,
+            control: None,
+            state: Standing::Running,
         };
-        let registration = Registration { server, path, _lock: lock };
+        let registration = Registration { server, path, stays: false, _lock: lock };
         registration.write()?;
         Ok(registration)
     }
 
     /// Tells a server to drain and end, and waits until it has; kills it after `patience`.
     pub async fn stop(&self, server: &Server, patience: Duration) -> Result<(), Error> {
+        match server.state {
+            Standing::Running => self.stop_launcher(server, patience).await,
+            Standing::Orphaned => self.stop_orphans(server, patience).await,
+        }
+    }
+
+    /// Has a server's launcher end and leave the rest as it runs, for the next launcher.
+    pub async fn hand_over(&self, server: &Server) -> Result<(), Error> {
+        if server.state == Standing::Orphaned {
+            return Ok(());
+        }
+        signal(server, Signal::USR1)?;
+        if self.until_gone(&server.name, HAND_OVER).await? {
+            return Ok(());
+        }
+        // As good, but for the last words.
+        signal(server, Signal::KILL)?;
+        self.until_gone(&server.name, HAND_OVER).await.map(drop)
+    }
+
+    /// Ends the router first: what it serves needs the workers.
+    async fn stop_orphans(&self, server: &Server, patience: Duration) -> Result<(), Error> {
+        let path = self.path(&server.name, "lock");
+        let taken = LockFile::try_take(&path, Hold::Exclusive).map_err(Error::io(&path))?;
+        // A launcher came back in between.
+        let _lock = taken.ok_or_else(|| Error::Exists(server.name.clone()))?;
+        let (routers, workers): (Vec<_>, Vec<_>) = self
+            .processes(&server.name)?
+            .into_iter()
+            .partition(|(_, record)| record.version.is_none());
+        for group in [routers, workers] {
+            let ends = group.into_iter().map(|(files, record)| async move {
+                if let Some(held) = record.hold() {
+                    supervisor::end(&record.label, &held, patience).await;
+                }
+                files.forget()
+            });
+            for end in futures::future::join_all(ends).await {
+                end.map_err(Error::io(&path))?;
+            }
+        }
+        let folder = self.own_folder(&server.name);
+        RunDir::remove_lasting(&folder).map_err(Error::io(&folder))?;
+        let record = self.path(&server.name, "json");
+        remove_if_exists(&record).map_err(Error::io(&record))
+    }
+
+    async fn stop_launcher(&self, server: &Server, patience: Duration) -> Result<(), Error> {
         signal(server, Signal::TERM)?;
         if self.until_gone(&server.name, patience).await? {
             return Ok(());
@@ -232,6 +320,9 @@ impl Servers {
         let lock = path.with_extension("lock");
         match LockFile::try_take(&lock, Hold::Exclusive).map_err(Error::io(&lock))? {
             None => Ok(Some(server)),
+            Some(_held) if !self.processes(&server.name)?.is_empty() => {
+                Ok(Some(Server { state: Standing::Orphaned, ..server }))
+            }
             // Nobody can register under the name while the lock is held here.
             Some(_held) => {
                 remove_if_exists(path).map_err(Error::io(path))?;
@@ -241,9 +332,12 @@ impl Servers {
     }
 
     fn path(&self, name: &str, kind: &str) -> PathBuf {
-        let key = Sha256Hash::of(name.as_bytes()).short(32);
-        self.folder.join(format!("{key}.{kind}"))
+        self.folder.join(format!("{}.{kind}", key(name)))
     }
+}
+
+fn key(name: &str) -> String {
+    Sha256Hash::of(name.as_bytes()).short(32)
 }
 
 impl Registration {
@@ -251,6 +345,22 @@ impl Registration {
     pub fn ready(&mut self, url: String) -> Result<(), Error> {
         self.server.url = Some(url);
         self.write()
+    }
+
+    /// Notes what it serves.
+    pub fn serves(&mut self, version: Option<String>) {
+        self.server.version = version;
+    }
+
+    /// Notes where the launcher takes orders.
+    pub fn control(&mut self, socket: PathBuf) -> Result<(), Error> {
+        self.server.control = Some(socket);
+        self.write()
+    }
+
+    /// Leaves the record to the next launcher.
+    pub fn leave(mut self) {
+        self.stays = true;
     }
 
     fn write(&self) -> Result<(), Error> {
@@ -262,41 +372,19 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // One that stays is removed when servers are next listed: nobody holds its lock.
-        let _ = remove_if_exists(&self.path);
-    }
-}
-
-/// Signals the process that wrote the record, and no other: it is held on to before it is looked
-/// at, so that its number can't become another's in between.
-#[cfg(target_os = "linux")]
-fn signal(server: &Server, signal: Signal) -> Result<(), Error> {
-    use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
-    let Server { name, pid, .. } = server;
-    let other = || Error::OtherProcess { name: name.clone(), pid: *pid };
-    let number = Pid::from_raw(*pid).ok_or_else(other)?;
-    let held = pidfd_open(number, PidfdFlags::empty()).map_err(|_| other())?;
-    match started_ticks(*pid) {
-        Ok(ticks) if ticks == server.started_ticks => {
-            pidfd_send_signal(&held, signal).map_err(|_| other())
+        if !self.stays {
+            // One that can't be is removed when servers are next listed: nobody holds its lock.
+            let _ = remove_if_exists(&self.path);
         }
-        Ok(_) | Err(_) => Err(other()),
     }
 }
 
-/// Without a way to hold on to a process or to tell when it started, none is signaled.
-#[cfg(not(target_os = "linux"))]
-fn signal(server: &Server, _: Signal) -> Result<(), Error> {
-    Err(Error::OtherProcess { name: server.name.clone(), pid: server.pid })
-}
-
-/// When a process was started, in the kernel's ticks since it booted.
-fn started_ticks(pid: i32) -> io::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name in the second field may hold anything, spaces and parentheses too.
-    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
-    let ticks = fields.and_then(|mut fields| fields.nth(19)?.parse().ok());
-    ticks.ok_or_else(|| io::Error::other("/proc does not say when the process was started"))
+/// Signals the process that wrote the record, and no other.
+fn signal(server: &Server, signal: Signal) -> Result<(), Error> {
+    let Server { name, pid, started_ticks, .. } = server;
+    let other = || Error::OtherProcess { name: name.clone(), pid: *pid };
+    let process = ProcessId { pid: *pid, started_ticks: *started_ticks };
+    process.hold().ok_or_else(other)?.signal(signal).map_err(|_| other())
 }
 
 #[cfg(test)]
@@ -350,6 +438,42 @@ mod tests {
         assert!(matches!(signal(&server, Signal::KILL), Err(Error::OtherProcess { .. })));
         server.pid = 0;
         assert!(matches!(signal(&server, Signal::KILL), Err(Error::OtherProcess { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_launcher_left_running_is_an_orphan_that_can_be_stopped() {
+        use crate::supervisor::{Keep, Policy, Pulse, Service, Spec};
+        let (_home, servers) = servers();
+        let own = servers.register("a:1", vec![], None).await.unwrap();
+        own.leave();
+        assert!(servers.list().unwrap().is_empty());
+        let own = servers.register("a:1", vec![], None).await.unwrap();
+        let spec = |key: &str, version: Option<&str>| Spec {
+            label: key.to_owned(),
+            program: "/bin/sh".into(),
+            args: ["-c", "echo 'ready {}'; exec sleep 1000"].map(Into::into).to_vec(),
+            socket: None,
+            version: version.map(str::to_owned),
+            keep: Keep::Outliving {
+                files: Files::new(&servers.own_folder("a:1"), key),
+                held: None,
+            },
+            pulse: Pulse::None,
+        };
+        for spec in [spec("router", None), spec("worker", Some("a@1"))] {
+            let service = Service::start(spec, Policy::default());
+            service.ready("child").await.unwrap();
+            service.leave().await;
+        }
+        assert_eq!(servers.get("a:1").unwrap().state, Standing::Running);
+        own.leave();
+
+        let [orphan] = &servers.list().unwrap()[..] else { panic!() };
+        assert_eq!(orphan.state, Standing::Orphaned);
+        assert_eq!(servers.processes("a:1").unwrap().len(), 2);
+        servers.stop(orphan, Duration::from_secs(20)).await.unwrap();
+        assert!(servers.processes("a:1").unwrap().is_empty());
+        assert!(servers.list().unwrap().is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod embeddings;
 pub(crate) mod fields;
 pub(crate) mod format;
+pub mod management;
 pub mod messages;
 pub mod models;
 pub(crate) mod options;

@@ -6,9 +6,12 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::fleet::Fleet;
 use crate::replay::Replays;
 use crate::responses::Responses;
-use crate::shutdown::Stage;
+use crate::routing::Routing;
+use crate::shadow::Shadows;
+use crate::shutdown::{self, Stage};
 
 /// The router's shared state. Cheap to clone.
 #[derive(Clone)]
@@ -17,6 +20,12 @@ pub struct App {
     pub config: Arc<Config>,
     /// The workers, and the models they serve.
     pub dispatcher: Dispatcher,
+    /// What stands behind the names of models.
+    pub(crate) routing: Routing,
+    /// The launcher, for those who manage models.
+    pub(crate) fleet: Fleet,
+    /// Copies of requests that are on their way.
+    pub(crate) shadows: Shadows,
     /// What the Responses API has stored.
     pub(crate) responses: Responses,
     /// The answers that clients can come back for.
@@ -24,13 +33,34 @@ pub struct App {
     stage: watch::Receiver<Stage>,
 }
 
+/// The id of whoever comes without a key, where none is needed. No key has it: theirs are longer.
+pub(crate) const ANONYMOUS: &str = "anonymous";
+
 /// Who makes a request: what authentication found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     /// The key's public id; `anonymous` without authentication.
     pub key_id: Arc<str>,
+    /// What it may ask for.
+    pub scope: Scope,
     /// Salt of this principal's prefix-cache entries, derived from a server secret.
     pub cache_salt: [u8; 16],
+}
+
+/// What a principal may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Answers of models.
+    Use,
+    /// Also that models are loaded, unloaded, pulled and removed.
+    Admin,
+}
+
+impl Principal {
+    /// Whether it is whoever came without a key.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        &*self.key_id == ANONYMOUS
+    }
 }
 
 impl App {
@@ -48,7 +78,40 @@ impl App {
     ) -> Self {
         let responses = Responses::new(&config);
         let replays = Replays::new(&config.limits, stage.clone());
-        Self { config: Arc::new(config), dispatcher, responses, replays, stage }
+        let fleet = Fleet::new(config.launcher.as_deref());
+        let routing = Routing::new(&config, dispatcher.clone());
+        Self {
+            config: Arc::new(config),
+            dispatcher,
+            routing,
+            fleet,
+            shadows: Shadows::default(),
+            responses,
+            replays,
+            stage,
+        }
+    }
+
+    /// Returns when every worker that may get requests can, and what names stand for is known.
+    pub(crate) async fn settled(&self) {
+        let mut changes = self.dispatcher.changes();
+        loop {
+            changes.mark_unchanged();
+            let workers = self.dispatcher.status();
+            let are_ready = workers.iter().all(|worker| worker.ready || worker.is_draining);
+            if are_ready && !self.routing.is_waiting_for_table() {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Returns when a shutdown has begun.
+    pub(crate) fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stage = self.stage.clone();
+        async move { shutdown::reached(&mut stage, Stage::Drain).await }
     }
 
     /// Whether a shutdown has begun: what runs is finished, and nobody should send more.

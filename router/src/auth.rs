@@ -11,13 +11,12 @@ use http::header::{AUTHORIZATION, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
-use crate::app::Principal;
+use crate::app::{ANONYMOUS, Principal, Scope};
 use crate::error::refusal::Refusal;
 use crate::keys::{Key, Keys, Pepper};
 use keyring::Keyring;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const ANONYMOUS: &str = "anonymous";
 
 /// Decides who a request comes from. Cheap to clone.
 #[derive(Clone)]
@@ -30,10 +29,10 @@ enum Mode {
 }
 
 impl Authenticator {
-    /// Lets everyone in.
-    pub fn open() -> Self {
+    /// Lets everyone in, and ask for so much.
+    pub fn open(scope: Scope) -> Self {
         let cache_salt = Pepper::ephemeral().cache_salt(ANONYMOUS);
-        Self(Arc::new(Mode::Open(Principal { key_id: ANONYMOUS.into(), cache_salt })))
+        Self(Arc::new(Mode::Open(Principal { key_id: ANONYMOUS.into(), scope, cache_salt })))
     }
 
     /// Lets the holders of keys in. Reads the keys, and follows their changes from then on.
@@ -71,6 +70,18 @@ pub(crate) async fn require_key(
     let principal = authenticator.authenticate(request.headers()).await?;
     request.extensions_mut().insert(principal);
     Ok(next.run(request).await)
+}
+
+/// The layer of every route that needs a key of the admin scope, inside [`require_key`].
+pub(crate) async fn require_admin(
+    principal: Principal,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    match principal.scope {
+        Scope::Admin => Ok(next.run(request).await),
+        Scope::Use => Err(Refusal::NotAdmin),
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Principal {

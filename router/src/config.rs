@@ -15,6 +15,12 @@ pub struct Config {
     pub auth: AuthMode,
     /// Workers to connect to: `unix:/path/to/socket` or `http://host:port`.
     pub workers: Vec<String>,
+    /// The launcher whose routing table is followed, at an address like a worker's.
+    pub launcher: Option<String>,
+    /// A Unix socket by which routers of the same port succeed each other.
+    pub takeover: Option<PathBuf>,
+    /// A routing table of before, for a start without the launcher.
+    pub routing_table: Option<PathBuf>,
     /// Longest time that running streams are given at shutdown.
     pub drain_timeout: Duration,
     /// Time between `/ready` turning 503 and the last new connection, for load balancers to notice.
@@ -56,6 +62,9 @@ impl Default for Config {
             database: PathBuf::from("sconce.db"),
             auth: AuthMode::Keys,
             workers: Vec::new(),
+            launcher: None,
+            routing_table: None,
+            takeover: None,
             drain_timeout: Duration::from_secs(60),
             shutdown_delay: Duration::ZERO,
             allowed_hosts: Vec::new(),

@@ -5,27 +5,35 @@
 //! and only the task knows them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sconce_proto::worker::{Embed, EmbedInput, SamplingParams, Submit};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::model::Model;
 
-mod connect;
+mod balance;
+pub(crate) mod connect;
 mod embeddings;
 mod outputs;
+mod prefixes;
+pub(crate) mod replicas;
 mod session;
 mod status;
 mod worker;
 
 pub use embeddings::Embeddings;
 pub use outputs::Outputs;
+pub use replicas::Replica;
 pub use status::WorkerStatus;
 
+use balance::Candidate;
+use outputs::Resend;
+use prefixes::{Block, Namer};
 use worker::{Link, ModelCache, Worker};
 
 /// The workers and what they serve. Cheap to clone; when the last clone is dropped, the sessions
@@ -40,8 +48,9 @@ struct Shared {
     models: Arc<ModelCache>,
     queue_timeout: Duration,
     next_request_id: AtomicU64,
-    // Where the search for the least loaded worker starts, so that ties go round.
-    turn: AtomicUsize,
+    namer: Namer,
+    /// Told whenever a worker can or can't take requests.
+    changes: Arc<watch::Sender<()>>,
 }
 
 /// A worker and the task that keeps its session.
@@ -102,6 +111,20 @@ pub enum Error {
     WorkerLost,
 }
 
+impl Error {
+    /// Whether the request failed by no fault of the client, and not because there are too many.
+    pub(crate) fn is_failure(&self) -> bool {
+        match self {
+            Self::NoWorker { .. } | Self::Deadline | Self::WorkerLost => true,
+            Self::QueueFull { .. }
+            | Self::Grammar(_)
+            | Self::GrammarLimit
+            | Self::BadWord
+            | Self::Refused(_) => false,
+        }
+    }
+}
+
 impl Dispatcher {
     /// Connects to the configured workers, now and whenever a connection breaks. Needs a Tokio
     /// runtime, and waits for no worker.
@@ -111,7 +134,8 @@ impl Dispatcher {
             models: Arc::default(),
             queue_timeout: config.limits.queue_timeout,
             next_request_id: AtomicU64::new(1),
-            turn: AtomicUsize::new(0),
+            namer: Namer::default(),
+            changes: Arc::new(watch::Sender::new(())),
         };
         let dispatcher = Self { shared: Arc::new(shared) };
         for address in &config.workers {
@@ -123,13 +147,19 @@ impl Dispatcher {
     /// Connects to one more worker, at `unix:/path/to/socket` or `http://host:port`. Does nothing
     /// when it is known already.
     pub fn add_worker(&self, address: &str) {
+        self.add(address, None);
+    }
+
+    /// Connects to a worker that serves what the routing table calls `version`, unless it is known.
+    fn add(&self, address: &str, version: Option<&Arc<str>>) {
         let known = |workers: &[Arc<Connected>]| {
-            workers.iter().any(|connected| connected.worker.address() == address)
+            workers.iter().any(|connected| connected.worker.is(address, version))
         };
         if known(&self.shared.workers.load()) {
             return;
         }
-        let worker = Arc::new(Worker::new(address.to_owned()));
+        let changes = Arc::clone(&self.shared.changes);
+        let worker = Arc::new(Worker::new(address.to_owned(), version.cloned(), changes));
         let run = Arc::clone(&worker).run(Arc::clone(&self.shared.models));
         let task = AbortOnDropHandle::new(tokio::spawn(run));
         let connected = Arc::new(Connected { worker, _task: task });
@@ -149,11 +179,12 @@ impl Dispatcher {
         });
     }
 
-    /// The models that are served, by name. A model stays listed while its workers restart.
+    /// The models of workers that the command line names, by name. A model stays listed while its
+    /// workers restart.
     pub fn models(&self) -> Vec<Arc<Model>> {
         let mut models: Vec<Arc<Model>> = Vec::new();
         for connected in self.shared.workers.load().iter() {
-            let Some(model) = connected.worker.model() else { continue };
+            let Some(model) = connected.worker.own_model() else { continue };
             match models.iter_mut().find(|other| other.info.model == model.info.model) {
                 None => models.push(model),
                 // Of two versions, the one that can answer.
@@ -165,11 +196,11 @@ impl Dispatcher {
         models
     }
 
-    /// The model that a client names.
+    /// The model of that name, of workers that the command line names.
     pub fn model(&self, name: &str) -> Option<Arc<Model>> {
         let mut found = None;
         for connected in self.shared.workers.load().iter() {
-            let Some(model) = connected.worker.model() else { continue };
+            let Some(model) = connected.worker.own_model() else { continue };
             if model.info.model == name {
                 if connected.worker.link().is_some() {
                     return Some(model);
@@ -182,15 +213,14 @@ impl Dispatcher {
 
     /// Sends a generation to a worker of `model`. Returns once it is on its way; a refusal by the
     /// worker is the first output.
-    pub fn generate(&self, model: &Model, generation: Generation) -> Result<Outputs, Error> {
+    pub fn generate(&self, model: &Arc<Model>, generation: Generation) -> Result<Outputs, Error> {
         let n = generation.n;
         if n == 0 || n > model.info.max_num_seqs {
             let max = model.info.max_num_seqs;
             return Err(Error::Refused(format!("n must be between 1 and {max}")));
         }
-        let id = self.shared.next_request_id.fetch_add(1, Ordering::Relaxed);
-        let mut submit = Box::new(Submit {
-            request_id: id,
+        let submit = Box::new(Submit {
+            request_id: 0,
             prompt: generation.prompt,
             sampling: Some(generation.sampling),
             n,
@@ -199,27 +229,54 @@ impl Dispatcher {
             report_progress: generation.report_progress,
             priority: generation.priority,
         });
-        // A link whose task ended a moment ago hands the request back; the next one is tried.
-        while let Some(link) = self.least_loaded(model) {
-            match link.submit(submit, n) {
-                Ok(outputs) => return Ok(outputs),
+        self.send(model, submit, (Vec::new(), false))
+    }
+
+    /// Sends a request to a worker of `model` that did not have it before.
+    fn send(
+        &self,
+        model: &Arc<Model>,
+        mut submit: Box<Submit>,
+        (mut tried, has_lost): (Vec<Arc<Link>>, bool),
+    ) -> Result<Outputs, Error> {
+        submit.request_id = self.shared.next_request_id.fetch_add(1, Ordering::Relaxed);
+        let block_size = model.info.block_size;
+        let blocks = self.shared.namer.blocks(&submit.cache_salt, &submit.prompt, block_size);
+        loop {
+            let mut links = self.links(model);
+            links.retain(|link| !tried.iter().any(|tried| Arc::ptr_eq(tried, link)));
+            let others = if links.len() > 1 { Some(submit.clone()) } else { None };
+            let Some((link, num_matched)) = pick(links, &submit, (&blocks, block_size)) else {
+                return Err(Error::NoWorker { model: model.info.model.clone() });
+            };
+            let cost = balance::cost(&submit, num_matched);
+            // A link whose task ended a moment ago hands the request back; the next one is tried.
+            match link.submit(submit, cost) {
                 Err(returned) => submit = returned,
+                Ok(mut outputs) => {
+                    link.remember(&blocks);
+                    tried.push(link);
+                    outputs.resend = others.map(|submit| {
+                        let (dispatcher, model) = (self.clone(), Arc::clone(model));
+                        Box::new(Resend { dispatcher, model, submit, tried, has_lost })
+                    });
+                    return Ok(outputs);
+                }
             }
         }
-        Err(Error::NoWorker { model: model.info.model.clone() })
     }
 
     /// Asks a worker of `model` for a vector of each input. Returns once the inputs are on their
     /// way; a refusal by the worker is what comes back.
     pub fn embed(&self, model: &Model, inputs: Vec<EmbedInput>) -> Result<Embeddings, Error> {
-        let num_inputs = inputs.len();
+        let cost = inputs.iter().map(|input| input.tokens.len() as u64).sum();
         let mut embed = Box::new(Embed {
             request_id: self.shared.next_request_id.fetch_add(1, Ordering::Relaxed),
             inputs,
             queue_deadline_ms: self.queue_deadline_ms(),
         });
-        while let Some(link) = self.least_loaded(model) {
-            match link.embed(embed, num_inputs) {
+        while let Some(link) = least_loaded(self.links(model), cost) {
+            match link.embed(embed, cost) {
                 Ok(embeddings) => return Ok(embeddings),
                 Err(returned) => embed = returned,
             }
@@ -236,13 +293,56 @@ impl Dispatcher {
         self.shared.workers.load().iter().map(|connected| connected.worker.status()).collect()
     }
 
-    fn least_loaded(&self, model: &Model) -> Option<Arc<Link>> {
-        let workers = self.shared.workers.load();
-        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
-        let num = workers.len();
-        (0..num)
-            .filter_map(|offset| workers[turn.wrapping_add(offset) % num].worker.link())
-            .filter(|link| link.serves(model) && !link.is_closed())
-            .min_by_key(|link| link.load())
+    /// Told whenever a worker can or can't take requests.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changes.subscribe()
     }
+
+    /// Says that something about the workers has changed.
+    pub(crate) fn announce(&self) {
+        self.shared.changes.send_replace(());
+    }
+
+    /// The ways to those who may get a request for `model`. Where all of them get nothing new, the
+    /// request was meant for them before that was known, and they wait for it.
+    fn links(&self, model: &Model) -> Vec<Arc<Link>> {
+        let workers = self.shared.workers.load();
+        let links = |is_draining: bool| -> Vec<_> {
+            let workers = workers.iter().map(|connected| &connected.worker);
+            let workers = workers.filter(|worker| worker.is_draining() == is_draining);
+            let links = workers.filter_map(|worker| worker.link());
+            links.filter(|link| link.serves(model) && !link.is_closed()).collect()
+        };
+        let taking = links(false);
+        if taking.is_empty() { links(true) } else { taking }
+    }
+}
+
+/// Who gets a prompt of these blocks, and how many of its tokens were sent there before.
+fn pick(
+    mut links: Vec<Arc<Link>>,
+    submit: &Submit,
+    (blocks, block_size): (&[Block], u32),
+) -> Option<(Arc<Link>, u64)> {
+    let candidates: Vec<_> = links
+        .iter()
+        .map(|link| Candidate {
+            num_matched: link.num_matched(blocks) as u64 * u64::from(block_size),
+            load: link.load(),
+        })
+        .collect();
+    let chosen = balance::choose(&candidates, balance::cost(submit, 0), draw)?;
+    let num_matched = candidates.get(chosen)?.num_matched;
+    Some((links.swap_remove(chosen), num_matched))
+}
+
+fn least_loaded(mut links: Vec<Arc<Link>>, cost: u64) -> Option<Arc<Link>> {
+    let candidate = |link: &Arc<Link>| Candidate { num_matched: 0, load: link.load() };
+    let candidates: Vec<_> = links.iter().map(candidate).collect();
+    let chosen = balance::choose(&candidates, cost, draw)?;
+    Some(links.swap_remove(chosen))
+}
+
+fn draw(below: usize) -> usize {
+    rand::random_range(0..below.max(1))
 }

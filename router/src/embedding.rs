@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::config::Limits;
 use crate::dispatch::Error;
 use crate::error::ApiError;
-use crate::metrics::{self, Finished, ModelMetrics, Rejection};
+use crate::metrics::{self, Finished, InFlight, ModelMetrics, Rejection, Totals};
 use crate::model::Model;
 use crate::prompt::inputs::{self, Input};
 use crate::validate::inputs::Bounds;
@@ -49,24 +49,36 @@ pub(crate) async fn run(
 /// Measures one request. Dropped early, it counts an aborted one.
 struct Meter {
     metrics: Arc<ModelMetrics>,
+    totals: Arc<Totals>,
+    _in_flight: InFlight,
     arrived: Instant,
     is_over: bool,
 }
 
 impl Meter {
     fn new(model: &Model) -> Self {
-        let metrics = metrics::of(&model.info.model, &model.info.version);
-        Self { metrics, arrived: Instant::now(), is_over: false }
+        Self {
+            metrics: metrics::of(&model.info.model, model.version_name()),
+            totals: Arc::clone(&model.totals),
+            _in_flight: model.totals.begin(),
+            arrived: Instant::now(),
+            is_over: false,
+        }
     }
 
     fn finished(&mut self) {
         self.is_over = true;
+        self.totals.first_token(self.arrived.elapsed());
         self.metrics.ended(Finished::Stop);
         self.metrics.answered(self.arrived.elapsed());
     }
 
     fn failed(&mut self, error: &Error) {
         self.is_over = true;
+        if error.is_failure() {
+            self.totals.failed();
+            self.metrics.failed();
+        }
         match error {
             Error::NoWorker { .. } => self.metrics.rejected(Rejection::NoWorker),
             Error::QueueFull { .. } => self.metrics.rejected(Rejection::QueueFull),

@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 use crate::api::reply::ErrorReport;
-use crate::{dispatch, replay};
+use crate::{dispatch, fleet, replay};
 
 /// Longest message that a client is sent. What it quotes of the request may be long.
 const MAX_MESSAGE_CHARS: usize = 400;
@@ -34,6 +34,16 @@ pub enum ApiError {
     ModelNotFound {
         /// As the client named it.
         model: String,
+    },
+    /// No replica of the model is ready, and no more requests may wait for one.
+    #[error(
+        "no worker serves the model `{model}` yet, and {max_held} requests are waiting for one"
+    )]
+    HoldFull {
+        /// As the client named it.
+        model: String,
+        /// How many may wait.
+        max_held: usize,
     },
     /// The model's own chat template does not compile.
     #[error("the chat template of the model `{model}` can't be used; /v1/completions still works")]
@@ -64,6 +74,9 @@ pub enum ApiError {
     /// The generation could not start, or broke off.
     #[error(transparent)]
     Dispatch(#[from] dispatch::Error),
+    /// Models can't be managed, or not so.
+    #[error(transparent)]
+    Fleet(#[from] fleet::Error),
     /// An answer can't be had again.
     #[error(transparent)]
     Replay(#[from] replay::Error),
@@ -122,7 +135,10 @@ impl ApiError {
             Self::Dispatch(dispatch::Error::BadWord) => Some("bad_words"),
             Self::Replay(replay::Error::KeyReused) => Some("idempotency-key"),
             Self::Replay(replay::Error::EventsGone { .. }) => Some("after"),
+            Self::Fleet(fleet::Error::NotFound(_) | fleet::Error::Invalid(_)) => Some("model"),
             Self::NotFound { .. }
+            | Self::Fleet(_)
+            | Self::HoldFull { .. }
             | Self::BrokenTemplate { .. }
             | Self::Internal
             | Self::Storage
@@ -150,6 +166,12 @@ impl ApiError {
             Self::ModelNotFound { .. } => {
                 (StatusCode::NOT_FOUND, REQUEST, "model_not_found", Retry::AsStatus)
             }
+            Self::HoldFull { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "model_unavailable",
+                Retry::After(2),
+            ),
             Self::NotFound { .. } => (StatusCode::NOT_FOUND, REQUEST, "not_found", Retry::AsStatus),
             Self::Storage => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -196,8 +218,47 @@ impl ApiError {
                 (StatusCode::BAD_GATEWAY, SERVER, "worker_lost", Retry::After(1))
             }
             Self::Replay(error) => return error.into(),
+            Self::Fleet(error) => return error.into(),
         };
         Shape { status, kind, code, retry }
+    }
+}
+
+impl From<&fleet::Error> for Shape {
+    fn from(error: &fleet::Error) -> Self {
+        use fleet::Error;
+        const REQUEST: &str = "invalid_request_error";
+        let (status, kind, code, retry) = match error {
+            Error::NoLauncher => {
+                (StatusCode::NOT_IMPLEMENTED, "not_supported_error", "no_launcher", Retry::Never)
+            }
+            Error::Unreachable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "launcher_unavailable",
+                Retry::After(2),
+            ),
+            Error::NotFound(_) => {
+                (StatusCode::NOT_FOUND, REQUEST, "model_not_found", Retry::AsStatus)
+            }
+            Error::Conflict(_) => (StatusCode::CONFLICT, REQUEST, "model_conflict", Retry::Never),
+            Error::DoesNotFit(_) => {
+                (StatusCode::CONFLICT, REQUEST, "model_does_not_fit", Retry::Never)
+            }
+            Error::Invalid(_) => {
+                (StatusCode::BAD_REQUEST, REQUEST, "invalid_value", Retry::AsStatus)
+            }
+            Error::Busy => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "too_many_operations",
+                Retry::After(1),
+            ),
+            Error::Failed(_) => {
+                (StatusCode::BAD_GATEWAY, "server_error", "launcher_failed", Retry::Never)
+            }
+        };
+        Self { status, kind, code, retry }
     }
 }
 

@@ -21,6 +21,8 @@ use crate::error::ApiError;
 use crate::metrics::OpenStream;
 use crate::model::Model;
 use crate::prompt::Encoded;
+use crate::routing::Target;
+use crate::shadow::{self, Original};
 use crate::validate::{GenerateRequest, Prompts, TextRules};
 use choice::Choice;
 use meter::Meter;
@@ -51,6 +53,8 @@ pub struct TextStream {
     meter: Meter,
     /// Computed tokens of each prompt.
     num_computed: Vec<u64>,
+    /// Whose copy is compared with this.
+    original: Option<Original>,
     /// Whether the last delta has yet to say how long everything took.
     owes_timings: bool,
 }
@@ -136,21 +140,23 @@ impl TextStream {
     /// Sends every prompt of a request to a worker.
     pub(crate) fn start(
         (app, principal): (&App, &Principal),
-        model: Arc<Model>,
+        target: &Target,
         Encoded { request, prompts, .. }: Encoded,
         reading: Option<&Reading>,
     ) -> Result<Self, ApiError> {
+        let model = Arc::clone(&target.model);
         // Nothing is sent before everything is known to fit.
         let fits: Result<Vec<_>, _> =
             prompts.iter().map(|prompt| request.fit(prompt.len(), &model.info)).collect();
         request.check_scores(prompts.iter().map(Vec::len).sum())?;
+        let fits = fits?;
         let n = request.n as usize;
         let num_choices = prompts.len() * n;
         let mut meter = Meter::new(&model, num_choices, request.arrived);
         let mut usage = TokenUsage::default();
         let mut sources = Vec::with_capacity(prompts.len());
         let mut scores = Vec::with_capacity(prompts.len());
-        for (prompt, sampling) in prompts.into_iter().zip(fits?) {
+        for (prompt, sampling) in prompts.into_iter().zip(fits) {
             usage.num_prompt += prompt.len() as u64;
             scores.push(Scores::new(prompt.first().copied().unwrap_or_default()));
             meter.accepted(prompt.len(), sampling.max_tokens, request.n);
@@ -170,9 +176,11 @@ impl TextStream {
             None => Choice::new(with_logprobs, reading),
         };
         let choices = (0..num_choices).map(choice).collect();
+        let original = shadow::begin((app, principal), target, &request, (reading, num_choices));
         let GenerateRequest { stop, text, grammar_param, reports, .. } = request;
         Ok(Self {
             num_computed: vec![0; sources.len()],
+            original,
             owes_timings: reports.timings,
             turn: 0,
             model,
@@ -256,7 +264,12 @@ impl TextStream {
             };
             let taken = output.and_then(|output| self.take(source, output, delta));
             match taken {
-                Ok(true) => return Poll::Ready(Some(Ok(()))),
+                Ok(true) => {
+                    if let Some(original) = &mut self.original {
+                        original.add(delta);
+                    }
+                    return Poll::Ready(Some(Ok(())));
+                }
                 Ok(false) => {}
                 Err(error) => {
                     self.meter.failed(&error);

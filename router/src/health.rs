@@ -15,7 +15,7 @@ use crate::error::refusal::Unready;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Health {
     status: Status,
-    /// One entry for each configured worker.
+    /// One entry for each worker.
     workers: Vec<WorkerHealth>,
 }
 
@@ -23,9 +23,9 @@ pub struct Health {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Status {
-    /// At least one worker is ready.
+    /// At least one worker is ready, or requests wait until one is.
     Ready,
-    /// No worker is ready.
+    /// No worker is ready, and no request would wait.
     NotReady,
     /// The process is about to end.
     Draining,
@@ -55,7 +55,7 @@ pub(crate) async fn live() -> &'static str {
 #[utoipa::path(
     get, path = "/ready", tag = "operations", summary = "Whether a request would be served now",
     responses(
-        (status = 200, body = Health, description = "At least one worker is ready"),
+        (status = 200, body = Health, description = "At least one worker is ready, or requests wait until one is"),
         (status = 503, body = Health, description = "None is, or the process is about to end"),
     ),
 )]
@@ -67,7 +67,7 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
 #[utoipa::path(
     get, path = "/health", tag = "operations", summary = "The same as /ready",
     responses(
-        (status = 200, body = Health, description = "At least one worker is ready"),
+        (status = 200, body = Health, description = "At least one worker is ready, or requests wait until one is"),
         (status = 503, body = Health, description = "None is, or the process is about to end"),
     ),
 )]
@@ -77,7 +77,9 @@ pub(crate) async fn health(State(app): State<App>) -> Response {
 
 fn answer(app: &App) -> Response {
     let workers = app.dispatcher.status();
-    let status = match (app.is_draining(), workers.iter().any(|worker| worker.ready)) {
+    // What would be held until a replica is there counts as served.
+    let is_served = workers.iter().any(|worker| worker.ready) || app.routing.holds();
+    let status = match (app.is_draining(), is_served) {
         (true, _) => Status::Draining,
         (false, true) => Status::Ready,
         (false, false) => Status::NotReady,

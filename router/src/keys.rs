@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use format::{Key, KeyId, Malformed};
 pub use pepper::Pepper;
 
+use crate::app::Scope;
 use crate::store::{self, Durability, KeyRow, Store};
 
 /// Bytes of a key's name at most.
@@ -71,6 +72,8 @@ pub struct Listed {
     pub created_at: i64,
     /// Unix seconds; a revoked key stays listed.
     pub revoked_at: Option<i64>,
+    /// What its holder may ask for.
+    pub scope: Scope,
 }
 
 impl Keys {
@@ -93,16 +96,21 @@ impl Keys {
         }
     }
 
-    /// Makes a key and stores its HMAC.
+    /// Makes a key that may use models, and stores its HMAC.
     pub async fn create(&self, name: &str) -> Result<Created, Error> {
-        let (created, row) = self.make(name)?;
+        self.create_with(name, Scope::Use).await
+    }
+
+    /// Makes a key of that scope, and stores its HMAC.
+    pub async fn create_with(&self, name: &str, scope: Scope) -> Result<Created, Error> {
+        let (created, row) = self.make(name, scope)?;
         self.store.insert_key(&row).await?;
         Ok(created)
     }
 
     /// Makes a key when the database has none, revoked ones included.
     pub async fn create_first(&self, name: &str) -> Result<Option<Created>, Error> {
-        let (created, row) = self.make(name)?;
+        let (created, row) = self.make(name, Scope::Use)?;
         Ok(self.store.insert_first_key(&row).await?.then_some(created))
     }
 
@@ -131,7 +139,7 @@ impl Keys {
         &self.pepper
     }
 
-    fn make(&self, name: &str) -> Result<(Created, KeyRow), Error> {
+    fn make(&self, name: &str, scope: Scope) -> Result<(Created, KeyRow), Error> {
         let printable = name.chars().all(|character| !character.is_control());
         if name.trim().is_empty() || name.len() > MAX_NAME_BYTES || !printable {
             return Err(Error::Name);
@@ -143,6 +151,7 @@ impl Keys {
             secret_hmac: self.pepper.hmac(key.secret()),
             created_at: unix_seconds(),
             revoked_at: None,
+            scope,
         };
         Ok((Created { id: key.id(), key }, row))
     }
@@ -150,7 +159,8 @@ impl Keys {
 
 impl From<KeyRow> for Listed {
     fn from(row: KeyRow) -> Self {
-        Self { id: row.id, name: row.name, created_at: row.created_at, revoked_at: row.revoked_at }
+        let KeyRow { id, name, created_at, revoked_at, scope, secret_hmac: _ } = row;
+        Self { id, name, created_at, revoked_at, scope }
     }
 }
 

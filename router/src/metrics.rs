@@ -6,6 +6,7 @@
 
 pub mod catalogue;
 mod engine;
+mod totals;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -18,9 +19,13 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use catalogue::{Kind, METRICS};
 pub use engine::Engine;
+pub use totals::{InFlight, Pending, Totals};
 
 static EXPORTER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 static MODELS: OnceLock<RwLock<ByVersion>> = OnceLock::new();
+
+/// Versions that have metrics of their own. What comes after them shares one.
+const MAX_VERSIONS: usize = 256;
 
 /// Models by name and version.
 type ByVersion = HashMap<(String, String), Arc<ModelMetrics>>;
@@ -67,6 +72,10 @@ pub struct ModelMetrics {
     prompt_tokens: Counter,
     cached_tokens: Counter,
     generation_tokens: Counter,
+    failed: Counter,
+    resent: Counter,
+    shadowed: Counter,
+    different: Counter,
     open_streams: Gauge,
     engines: engine::Sums,
 }
@@ -82,8 +91,12 @@ pub fn of(model: &str, version: &str) -> Arc<ModelMetrics> {
     let known = models.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
     known.unwrap_or_else(|| {
         let mut models = models.write().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || Arc::new(ModelMetrics::register(model, version));
-        Arc::clone(models.entry(key).or_insert_with(fresh))
+        let is_full = models.len() >= MAX_VERSIONS && !models.contains_key(&key);
+        let key = if is_full { ("other".to_owned(), "other".to_owned()) } else { key };
+        let fresh = || Arc::new(ModelMetrics::register(&key.0, &key.1));
+        let metrics = models.get(&key).cloned().unwrap_or_else(fresh);
+        models.insert(key, Arc::clone(&metrics));
+        metrics
     })
 }
 
@@ -105,6 +118,10 @@ impl ModelMetrics {
             prompt_tokens: counter!(PROMPT_TOKENS, &labels),
             cached_tokens: counter!(CACHED_TOKENS, &labels),
             generation_tokens: counter!(GENERATION_TOKENS, &labels),
+            failed: counter!(FAILED, &labels),
+            resent: counter!(RESENT, &labels),
+            shadowed: counter!(SHADOWED, &labels),
+            different: counter!(SHADOW_DIFFERENT, &labels),
             open_streams: gauge!(OPEN_STREAMS, &labels),
             engines: engine::Sums::register(&labels),
             labels,
@@ -172,6 +189,22 @@ impl ModelMetrics {
     /// A request was answered to its end, so long after it came.
     pub fn answered(&self, since_arrival: Duration) {
         self.e2e.record(since_arrival);
+    }
+
+    /// A request failed by no fault of the client.
+    pub fn failed(&self) {
+        self.failed.increment(1);
+    }
+
+    /// A request was sent to another worker.
+    pub fn resent(&self) {
+        self.resent.increment(1);
+    }
+
+    /// This version answered a copy of a request.
+    pub fn shadowed(&self, is_different: bool) {
+        self.shadowed.increment(1);
+        self.different.increment(is_different.into());
     }
 
     /// A generation was refused.
@@ -304,6 +337,51 @@ pub(crate) fn replayed() {
 /// So many bytes of answers are kept.
 pub(crate) fn kept_bytes(num: usize) {
     gauge!(catalogue::KEPT_BYTES).set(num as f64);
+}
+
+/// How a request's wait for a replica ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HoldEnd {
+    /// There is one.
+    Ready,
+    /// None came in time.
+    Timeout,
+    /// Too many were waiting already.
+    Full,
+    /// The client went away, or the name did.
+    Abort,
+}
+
+/// A request's copy was not made, or not answered.
+pub(crate) fn shadow_skipped() {
+    counter!(catalogue::SHADOW_SKIPPED).increment(1);
+}
+
+/// The gauge of requests that wait for a replica.
+pub(crate) fn held() -> Gauge {
+    gauge!(catalogue::HELD)
+}
+
+/// A request waited so long for a replica.
+pub(crate) fn hold_ended(end: HoldEnd, took: Duration) {
+    let outcome = match end {
+        HoldEnd::Ready => "ready",
+        HoldEnd::Timeout => "timeout",
+        HoldEnd::Full => "full",
+        HoldEnd::Abort => "abort",
+    };
+    counter!(catalogue::HOLDS_ENDED, "outcome" => outcome).increment(1);
+    histogram!(catalogue::HOLD_TIME).record(took);
+}
+
+/// The routing table that is followed now.
+pub(crate) fn table_generation(generation: u64) {
+    gauge!(catalogue::TABLE_GENERATION).set(generation as f64);
+}
+
+/// Whether the launcher is followed.
+pub(crate) fn launcher_connected(is_connected: bool) {
+    gauge!(catalogue::LAUNCHER_CONNECTED).set(if is_connected { 1.0 } else { 0.0 });
 }
 
 /// An answer's head was made.

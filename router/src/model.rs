@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sconce_proto::worker::{ModelInfo, Task};
 
 use crate::detokenizer::{self, TokenTable};
+use crate::metrics::Totals;
 use crate::parse::{Formats, ToolFormat, UnknownFormat};
 use crate::prompt::added::AddedTokens;
 use crate::prompt::infill::Infill;
@@ -14,6 +15,11 @@ use crate::prompt::template::Template;
 pub struct Model {
     /// What its workers say of it.
     pub info: ModelInfo,
+    /// What the routing table calls this version, such as `smollm2@2`; none of workers that the
+    /// command line names.
+    pub version: Option<Arc<str>>,
+    /// What this router counts of the version.
+    pub(crate) totals: Arc<Totals>,
     /// Its tokenizer. It neither truncates nor pads.
     pub tokenizer: tokenizers::Tokenizer,
     /// The bytes that each token stands for.
@@ -76,7 +82,23 @@ impl Model {
         let markers = markers.filter_map(|text| tokenizer.token_to_id(text));
         let markers = markers.filter(|token| tokens.is_special(*token)).collect();
         let infill = Infill::of(&tokenizer);
-        Ok(Self { info, tokenizer, tokens, added, chat, infill, formats, markers })
+        Ok(Self {
+            info,
+            version: None,
+            totals: Arc::default(),
+            tokenizer,
+            tokens,
+            added,
+            chat,
+            infill,
+            formats,
+            markers,
+        })
+    }
+
+    /// The version, as the routing table calls it or as its workers do.
+    pub(crate) fn version_name(&self) -> &str {
+        self.version.as_deref().unwrap_or(&self.info.version)
     }
 
     /// Names all that its answers depend on beside the request.

@@ -5,32 +5,41 @@ mod accept;
 mod body;
 mod connection;
 mod cors;
+mod handover;
 mod io;
 pub mod route;
 mod target;
 mod trace;
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use trace::RequestId;
 
-use crate::app::App;
+use crate::app::{App, Scope};
 use crate::auth::Authenticator;
 use crate::config::{AuthMode, Config};
 use crate::dispatch::Dispatcher;
 use crate::error::refusal::Refusal;
 use crate::keys::{self, Keys};
 use crate::metrics;
-use crate::shutdown::Stage;
+use crate::shutdown::{self, Stage};
 use accept::Acceptor;
 use connection::Protocol;
+use handover::{Offer, Taken, reach};
+
+/// How long a router that takes a port over waits until its workers are ready.
+const MAX_SETTLING: Duration = Duration::from_secs(10);
 
 /// Histograms grow with every observation until this has passed.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -43,6 +52,17 @@ pub enum Error {
     Bind {
         /// What was asked for.
         address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The port of a running router can't be taken over, or not be offered to the next one.
+    #[error("can't take over or offer {address} at {path}")]
+    Takeover {
+        /// What was asked for.
+        address: SocketAddr,
+        /// The socket where ports are offered.
+        path: PathBuf,
         /// Why not.
         #[source]
         source: std::io::Error,
@@ -65,6 +85,12 @@ pub enum Error {
 pub struct Server {
     address: SocketAddr,
     listener: TcpListener,
+    /// Who had the port before.
+    predecessor: Option<Taken>,
+    /// Where a successor's coming is told, with `--takeover`.
+    stages: Option<Arc<watch::Sender<Stage>>>,
+    /// Offers the port to the next one, and follows the stages. They end with the server.
+    tasks: Vec<AbortOnDropHandle<()>>,
     authenticator: Authenticator,
     app: App,
     stage: watch::Receiver<Stage>,
@@ -96,10 +122,25 @@ impl Server {
         metrics::install();
         let authenticator = authenticator(&config).await?;
         let failed = |source| Error::Bind { address: config.listen, source };
-        let listener = accept::bind(config.listen).map_err(failed)?;
+        let (listener, predecessor) = match &config.takeover {
+            None => (accept::bind(config.listen).map_err(failed)?, None),
+            Some(path) => take(path, config.listen).await?,
+        };
         let address = listener.local_addr().map_err(failed)?;
+        let (mut tasks, mut stage, mut stages) = (Vec::new(), stage, None);
+        if let Some(path) = &config.takeover {
+            let passed = Arc::new(watch::Sender::new(*stage.borrow()));
+            let followed = std::mem::replace(&mut stage, passed.subscribe());
+            tasks.push(spawn(follow(followed, Arc::clone(&passed))));
+            if predecessor.is_none() {
+                let offer = offer(path, &listener);
+                let failed = |source| Error::Takeover { address, path: path.clone(), source };
+                tasks.push(spawn(offer.map_err(failed)?.give(Arc::clone(&passed))));
+            }
+            stages = Some(passed);
+        }
         let app = App::with_stage(config, dispatcher, stage.clone());
-        Ok(Self { address, listener, authenticator, app, stage })
+        Ok(Self { address, listener, predecessor, stages, tasks, authenticator, app, stage })
     }
 
     /// Where it listens; tells the port when the configuration left it open.
@@ -113,8 +154,9 @@ impl Server {
     }
 
     /// Serves other routes than the router's own, behind the same port and policies.
-    pub async fn serve_routes(self, routes: Vec<route::Route>) {
+    pub async fn serve_routes(mut self, routes: Vec<route::Route>) {
         tracing::info!(address = %self.address, auth = ?self.app.config.auth, "listening");
+        self.relieve().await;
         let router = router(routes, &self.app, &self.authenticator);
         let config = &self.app.config;
         let protocol = Protocol::new(&config.limits, router);
@@ -123,8 +165,65 @@ impl Server {
             num_cut = acceptor.run((config, self.stage), self.app.replays.finished()) => num_cut,
             never = keep_metrics_small() => match never {},
         };
+        drop(self.tasks);
         tracing::info!(num_cut, "stopped");
     }
+}
+
+impl Server {
+    /// Tells the router that had the port to go, once requests would be served here as they are there,
+    /// and offers the port to the next one.
+    async fn relieve(&mut self) {
+        let Some(predecessor) = self.predecessor.take() else { return };
+        tokio::select! {
+            is_ready = timeout(MAX_SETTLING, self.app.settled()) => if is_ready.is_err() {
+                tracing::warn!("taking the port over although some worker is not ready");
+            },
+            () = shutdown::reached(&mut self.stage, Stage::Drain) => return,
+        }
+        if let Err(error) = predecessor.accepted() {
+            tracing::warn!(%error, "the router that was running can't be told to go");
+        }
+        // Only now: until here, the predecessor could have had to go on, and offer it again.
+        let (Some(path), Some(stages)) = (&self.app.config.takeover, &self.stages) else { return };
+        match offer(path, &self.listener) {
+            Ok(offer) => self.tasks.push(spawn(offer.give(Arc::clone(stages)))),
+            Err(error) => tracing::error!(%error, "no router will be able to take the port over"),
+        }
+    }
+}
+
+/// The port of the router that offers it at `path`, or a new one.
+async fn take(path: &Path, address: SocketAddr) -> Result<(TcpListener, Option<Taken>), Error> {
+    let failed = |source| Error::Takeover { address, path: path.to_owned(), source };
+    let offered = path.to_owned();
+    let taken = tokio::task::spawn_blocking(move || handover::take(&offered, address)).await;
+    let taken = taken.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(failed)?;
+    let Some(taken) = taken else {
+        let bound = accept::bind(address).map_err(|source| Error::Bind { address, source })?;
+        return Ok((bound, None));
+    };
+    let listener = taken.listener.try_clone().and_then(TcpListener::from_std).map_err(failed)?;
+    Ok((listener, Some(taken)))
+}
+
+fn offer(path: &Path, listener: &TcpListener) -> std::io::Result<Offer> {
+    Offer::new(path, listener.as_fd().try_clone_to_owned()?)
+}
+
+/// Passes stages on, for as long as they move forward.
+async fn follow(mut from: watch::Receiver<Stage>, to: Arc<watch::Sender<Stage>>) {
+    loop {
+        let stage = *from.borrow_and_update();
+        to.send_if_modified(|now| reach(now, stage));
+        if from.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
 }
 
 async fn authenticator(config: &Config) -> Result<Authenticator, Error> {
@@ -134,7 +233,8 @@ async fn authenticator(config: &Config) -> Result<Authenticator, Error> {
             if exposed {
                 tracing::warn!(address = %config.listen, "anyone who can reach this may use it");
             }
-            Ok(Authenticator::open())
+            // Whoever can reach the port is on this machine, or may use models and no more.
+            Ok(Authenticator::open(if exposed { Scope::Use } else { Scope::Admin }))
         }
         AuthMode::Keys => {
             let keys = Keys::open(&config.database).await?;

@@ -12,6 +12,8 @@ pub enum Stage {
     Serve,
     /// Running requests are finished, new connections refused.
     Drain,
+    /// The same, while another process has the port: connections without a request get time for one.
+    Handover,
     /// Everything is cut off.
     Stop,
 }

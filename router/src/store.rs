@@ -18,11 +18,13 @@ use sqlx::{Row, SqlSafeStr};
 /// Waiting for another process's write, and for a free connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: u32 = 4;
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     ("api keys", include_str!("../migrations/0001_api_keys.sql")),
     ("responses", include_str!("../migrations/0002_responses.sql")),
+    ("key scopes", include_str!("../migrations/0003_key_scopes.sql")),
 ];
 
+use crate::app::Scope;
 pub(crate) use responses::{ResponseRow, Turn};
 
 /// An open database. Cheap to clone.
@@ -76,6 +78,7 @@ pub(crate) struct KeyRow {
     pub(crate) secret_hmac: [u8; 32],
     pub(crate) created_at: i64,
     pub(crate) revoked_at: Option<i64>,
+    pub(crate) scope: Scope,
 }
 
 impl Store {
@@ -111,14 +114,15 @@ impl Store {
 
     pub(crate) async fn insert_key(&self, row: &KeyRow) -> Result<(), Error> {
         sqlx::query(
-            "INSERT INTO api_keys (id, name, secret_hmac, created_at, revoked_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO api_keys (id, name, secret_hmac, created_at, revoked_at, scope) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )
         .bind(&row.id)
         .bind(&row.name)
         .bind(&row.secret_hmac[..])
         .bind(row.created_at)
         .bind(row.revoked_at)
+        .bind(word(row.scope))
         .execute(&self.pool)
         .await?;
         Ok(())
@@ -128,13 +132,14 @@ impl Store {
     /// processes can't both be first.
     pub(crate) async fn insert_first_key(&self, row: &KeyRow) -> Result<bool, Error> {
         let done = sqlx::query(
-            "INSERT INTO api_keys (id, name, secret_hmac, created_at) \
-             SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM api_keys)",
+            "INSERT INTO api_keys (id, name, secret_hmac, created_at, scope) \
+             SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM api_keys)",
         )
         .bind(&row.id)
         .bind(&row.name)
         .bind(&row.secret_hmac[..])
         .bind(row.created_at)
+        .bind(word(row.scope))
         .execute(&self.pool)
         .await?;
         Ok(done.rows_affected() == 1)
@@ -195,7 +200,20 @@ fn key_row(row: &SqliteRow) -> Result<KeyRow, Error> {
         secret_hmac,
         created_at: row.try_get("created_at")?,
         revoked_at: row.try_get("revoked_at")?,
+        scope: match row.try_get("scope")? {
+            "admin" => Scope::Admin,
+            // The table has one other word.
+            _ => Scope::Use,
+        },
     })
+}
+
+/// A scope as the table has it.
+fn word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Use => "use",
+        Scope::Admin => "admin",
+    }
 }
 
 fn migrator() -> Migrator {

@@ -44,7 +44,7 @@ const COMPLETIONS_MAX_TOKENS: u32 = 16;
 const MAX_SCORES: usize = 256 << 10;
 
 /// A request that this model can serve, if its prompts fit.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct GenerateRequest {
     /// What to continue.
     pub prompts: Prompts,
@@ -99,7 +99,7 @@ pub(crate) struct TextRules {
 }
 
 /// What to continue.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Prompts {
     /// A conversation.
     Chat(Box<Chat>),
@@ -110,7 +110,7 @@ pub(crate) enum Prompts {
 }
 
 /// A conversation, and how its prompt is written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Chat {
     /// At least one.
     pub messages: Vec<ChatMessage>,

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use serde::Serialize;
 
 use super::output::{Output, ago, print, table};
 use super::up::Detached;
-use crate::servers::{Error, Server, Servers};
+use crate::servers::{Error, Server, Servers, Standing};
 use crate::settings::Settings;
+use crate::supervisor::Record;
 
-/// Lists the servers in the background
+/// Lists the servers in the background, with their routers and workers
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:\n  sconce ps\n  sconce ps --output json")]
 pub struct Ps {
@@ -54,15 +56,30 @@ pub struct Stop {
     timeout: u32,
 }
 
-/// Stops a server in the background and starts it again, with the same command line and the
-/// environment of now
+/// Exchanges the launcher of a server in the background for a new one, with the same command line
+/// and the environment of now
+///
+/// Router and workers go on, and no request fails: the new launcher takes them over. What an alias or
+/// another program has changed is exchanged one after the other, each once the new one can be used.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Example:\n  sconce restart smollm2:prod     after its alias has moved")]
+#[command(after_help = "\
+Examples:
+  sconce restart smollm2:prod              after its alias has moved
+  sconce restart smollm2:prod --router     another router, at the same address
+  sconce restart smollm2:prod --all        stops everything first")]
 pub struct Restart {
     /// The server, as `sconce ps` shows it
     name: String,
 
-    /// Seconds that it gets before it is to end at once
+    /// The router alone: another one starts beside it at the same address, and it drains
+    #[arg(long, conflicts_with = "all")]
+    router: bool,
+
+    /// Everything: router and workers drain and end first
+    #[arg(long)]
+    all: bool,
+
+    /// Seconds that it gets before it is to end at once, with --all
     #[arg(long, value_name = "SECONDS", default_value_t = 75)]
     timeout: u32,
 }
@@ -74,23 +91,70 @@ fn servers() -> anyhow::Result<Servers> {
 impl Ps {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let listed = servers()?.list()?;
+        let servers = servers()?;
+        let mut listed = Vec::new();
+        for server in servers.list()? {
+            let processes = servers.processes(&server.name)?;
+            let processes = processes.into_iter().map(|(_, record)| Process::from(record));
+            listed.push(Shown { processes: processes.collect(), server });
+        }
         self.output.print(&listed, || page(&listed))
     }
 }
 
-fn page(servers: &[Server]) -> String {
+/// A server and its processes.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    server: Server,
+    processes: Vec<Process>,
+}
+
+/// A router, or the worker of a replica.
+#[derive(Serialize)]
+struct Process {
+    kind: &'static str,
+    pid: i32,
+    version: Option<String>,
+    started: u64,
+}
+
+impl From<Record> for Process {
+    fn from(record: Record) -> Self {
+        let Record { version, process, started, .. } = record;
+        let kind = if version.is_some() { "worker" } else { "router" };
+        Self { kind, pid: process.pid, version, started }
+    }
+}
+
+fn page(servers: &[Shown]) -> String {
     if servers.is_empty() {
         return "no servers in the background; `sconce up -d MODEL` starts one\n".to_owned();
     }
     let head = ["NAME", "PID", "URL", "VERSION", "STARTED"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(servers.iter().map(|server| {
+    for Shown { server, processes } in servers {
         let url = server.url.clone().unwrap_or_else(|| "starting".to_owned());
         let version = server.version.clone().unwrap_or_else(|| "a path".to_owned());
-        vec![server.name.clone(), server.pid.to_string(), url, version, ago(server.started)]
-    }));
-    table(&rows)
+        let pid = match server.state {
+            Standing::Running => server.pid.to_string(),
+            Standing::Orphaned => "no launcher".to_owned(),
+        };
+        rows.push(vec![server.name.clone(), pid, url, version, ago(server.started)]);
+        for Process { kind, pid, version, started } in processes {
+            let version = version.clone().unwrap_or_default();
+            let name = format!("  {kind}");
+            rows.push(vec![name, pid.to_string(), String::new(), version, ago(*started)]);
+        }
+    }
+    let orphaned = servers.iter().find(|it| it.server.state == Standing::Orphaned);
+    let hint = orphaned.map(|Shown { server, .. }| {
+        let name = &server.name;
+        format!(
+            "\n`sconce restart {name}` starts its launcher again, `sconce stop {name}` ends it\n"
+        )
+    });
+    table(&rows) + &hint.unwrap_or_default()
 }
 
 impl Stop {
@@ -114,8 +178,15 @@ impl Restart {
     pub async fn run(self) -> anyhow::Result<()> {
         let servers = servers()?;
         let server = servers.get(&self.name)?;
+        if self.router {
+            return super::fleet::restart_router(&server).await;
+        }
         let program = std::env::current_exe().context("finding this program")?;
-        servers.stop(&server, Duration::from_secs(self.timeout.into())).await?;
+        if self.all {
+            servers.stop(&server, Duration::from_secs(self.timeout.into())).await?;
+        } else {
+            servers.hand_over(&server).await?;
+        }
         let Server { name, args, folder, .. } = server;
         Detached { program, name, args, folder }.start(&servers).await
     }

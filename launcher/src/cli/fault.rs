@@ -1,5 +1,7 @@
 //! What commands find wrong that no other part of the launcher does.
 
+use tonic::Code;
+
 use crate::name::Tag;
 use crate::plan::{DescribeError, Misfit};
 use crate::store::ImportError;
@@ -63,6 +65,35 @@ pub enum Fault {
         /// The log's last lines.
         end: String,
     },
+    /// A name for several models.
+    #[error("--served-model-name is for one model")]
+    OneName,
+    /// Two models that clients could not tell apart.
+    #[error("two of the models are called `{0}`")]
+    NamedTwice(String),
+    /// Fewer at most than at least.
+    #[error("--min is {min} and --max is {max}: expected at most as many")]
+    Scale {
+        /// At least.
+        min: u32,
+        /// At most.
+        max: u32,
+    },
+    /// More than all of it.
+    #[error("the memory shares add up to {0} %")]
+    Shares(u32),
+    /// Nothing runs that a command could be for.
+    #[error("no server runs in the background")]
+    NoServer,
+    /// It is not said which.
+    #[error("several servers run in the background: {}", .0.join(", "))]
+    WhichServer(Vec<String>),
+    /// A server that nobody can give orders to.
+    #[error("the launcher of `{0}` does not run, or not yet")]
+    NoLauncher(String),
+    /// A launcher refused, or could not do, what it was asked for.
+    #[error("{}", .0.message())]
+    Call(tonic::Status),
     /// One thing was said in two ways.
     #[error("{0} and {1} say the same: leave one of them out")]
     Twice(&'static str, &'static str),
@@ -72,8 +103,15 @@ impl Fault {
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Damaged { .. } => 6,
+            Self::NoServer | Self::NoLauncher(_) => 3,
+            Self::WhichServer(_) => 2,
+            Self::Call(status) => status_of_call(status.code()),
             Self::Path(_) | Self::Import(_) | Self::Describe { .. } | Self::Unfit(_) => 1,
-            Self::Twice(..) => 2,
+            Self::Twice(..)
+            | Self::OneName
+            | Self::NamedTwice(_)
+            | Self::Scale { .. }
+            | Self::Shares(_) => 2,
             // As if it had been started in the foreground.
             Self::Background { status, .. } => status
                 .code()
@@ -94,14 +132,40 @@ impl Fault {
                 "stop what serves a version, or take its alias away with `sconce alias rm`"
             }
             Self::Misfit { source, .. } => return source.hint(),
+            Self::NoServer => "`sconce up -d MODEL` starts one",
+            Self::WhichServer(_) => "--server NAME says which",
+            Self::NoLauncher(name) => {
+                return Some(format!("`sconce restart {name}` starts it again"));
+            }
+            Self::Call(status) => match status.code() {
+                Code::NotFound => "`sconce status --all` shows what there is",
+                Code::ResourceExhausted => "`sconce unload` makes room",
+                Code::Unavailable => "`sconce ps` shows what runs",
+                _ => return None,
+            },
             Self::Import(_)
             | Self::Describe { .. }
             | Self::Twice(..)
+            | Self::OneName
+            | Self::NamedTwice(_)
+            | Self::Scale { .. }
+            | Self::Shares(_)
             | Self::Unfit(_)
             | Self::Background { .. } => {
                 return None;
             }
         };
         Some(text.to_owned())
+    }
+}
+
+/// As if the command had found it out by itself.
+fn status_of_call(code: Code) -> u8 {
+    match code {
+        Code::InvalidArgument => 2,
+        Code::NotFound => 3,
+        Code::AlreadyExists | Code::FailedPrecondition => 4,
+        Code::ResourceExhausted => 7,
+        _ => 1,
     }
 }

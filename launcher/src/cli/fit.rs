@@ -13,25 +13,57 @@ use crate::store::has_flag;
 
 /// How much a model is to serve at once.
 #[derive(Args, Clone, Copy, Debug, Default)]
-pub(super) struct FitArgs {
+pub struct FitArgs {
     /// Sequences of full length that run at once. What the KV cache holds, unless said otherwise
     #[arg(long, value_name = "COUNT")]
-    pub(super) concurrency: Option<NonZeroU32>,
+    pub(crate) concurrency: Option<NonZeroU32>,
 
     /// Most tokens of prompt and completion together. The model's own limit, or what fits into
     /// memory, unless said otherwise
     #[arg(long, value_name = "TOKENS")]
-    pub(super) context: Option<NonZeroU32>,
+    pub(crate) context: Option<NonZeroU32>,
 }
 
 /// A model that fits, and the flags that make it.
-pub(super) struct Fitted {
+pub(crate) struct Fitted {
     /// `None`: a GPU's memory is not planned.
-    pub(super) plan: Option<Plan>,
+    pub(crate) plan: Option<Plan>,
     /// What else is known.
-    pub(super) description: Description,
+    pub(crate) description: Description,
     /// All flags of the worker.
-    pub(super) args: Vec<OsString>,
+    pub(crate) args: Vec<OsString>,
+    /// Memory that there is for all workers, if the system says.
+    pub(crate) total_bytes: Option<u64>,
+}
+
+/// What is to be fitted.
+pub(crate) struct Subject<'a> {
+    /// What runs as worker.
+    pub(crate) program: &'a Path,
+    /// The model.
+    pub(crate) path: &'a Path,
+    /// Which memory.
+    pub(crate) room: Room,
+}
+
+/// Which memory a model may take: a part of what is free and of what other workers have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// What workers take that run.
+    pub(crate) reserved_bytes: u64,
+    /// The part of all that, 0 to 1.
+    pub(crate) part: f64,
+}
+
+impl Room {
+    /// All that is free.
+    pub(crate) const ALL: Self = Self { reserved_bytes: 0, part: 1.0 };
+
+    #[expect(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "a part of it, about")]
+    #[expect(clippy::cast_possible_truncation, reason = "a part of it, about")]
+    fn of(self, total: u64) -> u64 {
+        if self.part >= 1.0 { total } else { (total as f64 * self.part) as u64 }
+    }
 }
 
 impl FitArgs {
@@ -55,8 +87,8 @@ impl FitArgs {
 }
 
 /// Fits a model. `defaults` makes flags of a version's defaults, given those that were typed.
-pub(super) async fn fit(
-    (program, path): (&Path, &Path),
+pub(crate) async fn fit(
+    Subject { program, path, room }: Subject<'_>,
     typed: FitArgs,
     given: &[OsString],
     defaults: impl FnOnce(&[OsString]) -> anyhow::Result<Vec<OsString>>,
@@ -66,12 +98,15 @@ pub(super) async fn fit(
     let said = [given, &typed.flags()].concat();
     let mut args = [defaults(&said)?, given.to_vec()].concat();
     let described = plan::describe(program, path, &args).await;
-    let description =
+    let mut description =
         described.map_err(|source| Fault::Describe { model: model.clone(), source })?;
-    let Some(needs) = &description.needs else {
+    let Some(needs) = &mut description.needs else {
         args.extend(typed.flags());
-        return Ok(Fitted { plan: None, description, args });
+        return Ok(Fitted { plan: None, description, args, total_bytes: None });
     };
+    let available = needs.available_bytes;
+    let total_bytes = available.map(|free| free.saturating_add(room.reserved_bytes));
+    needs.available_bytes = total_bytes.map(|total| room.of(total));
     let is_sized = ["--kv-cache-bytes", "--num-blocks"].iter().any(|flag| has_flag(flag, &args));
     let ask = Ask {
         concurrency: typed.concurrency.map(|it| it.get().into()),
@@ -80,5 +115,5 @@ pub(super) async fn fit(
     };
     let plan = plan::plan(needs, ask).map_err(|source| Fault::Misfit { model, source })?;
     args.extend(plan.flags.iter().map(OsString::from));
-    Ok(Fitted { plan: Some(plan), description, args })
+    Ok(Fitted { plan: Some(plan), description, args, total_bytes })
 }

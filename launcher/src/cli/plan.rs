@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
-use super::fit::{FitArgs, Fitted, fit};
+use super::fit::{FitArgs, Fitted, Room, Subject, fit};
 use super::output::Output;
 use crate::name::ModelName;
 use crate::pull::Pulled;
@@ -62,9 +62,9 @@ impl Plan {
             Some(manifest) => Ok(store.worker_args(manifest, given)?),
             None => Ok(Vec::new()),
         };
-        let of = (program.as_path(), path.as_path());
+        let of = Subject { program: &program, path: &path, room: Room::ALL };
         let fitted = fit(of, self.fit, &self.worker_args, defaults).await?;
-        let Fitted { plan, description, args } = fitted;
+        let Fitted { plan, description, args, .. } = fitted;
         let args: Vec<_> = args.iter().map(|word| word.to_string_lossy()).collect();
         let needs = description.needs.as_ref();
         let value = json!({

@@ -1,10 +1,10 @@
-//! `sconce up NAME`: a model, a worker, a router, and what to paste to try it.
+//! `sconce up NAME…`: models, their workers, a router, and what to paste to try it.
 
 mod banner;
 mod detach;
 mod launch;
-mod run_dir;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -16,18 +16,22 @@ use clap::Args;
 use futures::future::BoxFuture;
 
 pub(super) use detach::Detached;
-pub use launch::Launch;
+use launch::Launch;
 
-use super::fit::{FitArgs, fit};
-use crate::name::ModelName;
+use super::Fault;
+use super::fit::FitArgs;
+use crate::controller::{Keeping, LendKey, RouterConfig, Served, WorkerConfig};
+use crate::fleet::{Scale, WHOLE};
+use crate::name::{ModelId, ModelName};
 use crate::servers::Servers;
 use crate::settings::{Network, Settings};
 use crate::store::Check;
 use crate::store::files::create_private;
 
-/// Pulls a model if needed, and serves it
+/// Pulls models if needed, and serves them behind one router
 ///
-/// Looks first whether it fits into memory, as `sconce plan` does.
+/// Looks first whether they fit into memory, as `sconce plan` does. While it serves, `sconce start`,
+/// `promote`, `rollback`, `scale` and `unload` change what is served, and `sconce status` tells.
 #[derive(Args, Clone, Debug)]
 #[command(visible_alias = "serve")]
 #[command(after_help = "\
@@ -35,10 +39,13 @@ Examples:
   sconce up smollm2:135m
   sconce up -d smollm2:135m && sconce logs -f smollm2:135m
   sconce up smollm2:prod --port 9000 --concurrency 16 --context 4096
+  sconce up -d smollm2:prod qwen3:prod --memory-share qwen3=60%
+  sconce up -d smollm2:prod --min 0 --max 4
   sconce up ./llama.gguf --no-auth -- --kv-cache-dtype int8")]
 pub struct Up {
     /// `name:tag`, `name@number`, `hf:owner/repo[@revision][:file]`, or a path
-    name: ModelName,
+    #[arg(required = true, value_name = "MODEL")]
+    names: Vec<ModelName>,
 
     /// The port to listen on; 0 lets the system choose
     #[arg(long, env = "SCONCE_PORT", default_value_t = 8000)]
@@ -48,7 +55,7 @@ pub struct Up {
     #[arg(long, env = "SCONCE_HOST", default_value = "127.0.0.1")]
     host: IpAddr,
 
-    /// What clients call the model, where its own name will not do
+    /// What clients call the model, where its own name will not do. Of one model only
     #[arg(long, value_name = "NAME", value_parser = served_name)]
     served_model_name: Option<String>,
 
@@ -58,6 +65,14 @@ pub struct Up {
 
     #[command(flatten)]
     fit: FitArgs,
+
+    #[command(flatten)]
+    scale: ScaleArgs,
+
+    /// The part of the memory that the versions of a model may take together, such as
+    /// `smollm2=25%`; each gets an equal part otherwise. May be repeated
+    #[arg(long = "memory-share", value_name = "MODEL=PERCENT", value_parser = memory_share)]
+    shares: Vec<(ModelId, u16)>,
 
     /// Threads of the forward pass
     #[arg(long, value_name = "COUNT")]
@@ -70,6 +85,11 @@ pub struct Up {
     /// This process is the one in the background
     #[arg(long, hide = true)]
     in_background: bool,
+
+    /// A service manager runs this process: router and workers outlive it, and the next one goes on
+    /// with them. As `--detach`, without leaving
+    #[arg(long, conflicts_with = "detach")]
+    service: bool,
 
     /// Let everyone in, whoever can reach the address
     #[arg(long)]
@@ -92,6 +112,40 @@ pub struct Up {
     worker_args: Vec<OsString>,
 }
 
+/// How many workers each model has.
+#[derive(Args, Clone, Copy, Debug)]
+struct ScaleArgs {
+    /// Workers of each model
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["min", "max"])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    replicas: Option<u32>,
+
+    /// Workers of each model while little is asked of it. 0: the first request starts one, and one
+    /// that is not used ends
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(0..=64))]
+    min: Option<u32>,
+
+    /// Workers of each model while much is asked of it
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=64))]
+    max: Option<u32>,
+}
+
+impl ScaleArgs {
+    fn scale(self) -> Result<Scale, Fault> {
+        let scale = match (self.replicas, self.min, self.max) {
+            (Some(count), ..) => Scale { min: count, max: count },
+            (None, min, max) => {
+                let min = min.unwrap_or(1);
+                Scale { min, max: max.unwrap_or(min.max(1)) }
+            }
+        };
+        if scale.min > scale.max {
+            return Err(Fault::Scale { min: scale.min, max: scale.max });
+        }
+        Ok(scale)
+    }
+}
+
 /// Makes sure that the database has an API key: creates it when there is none, and returns it, for
 /// it can't be shown again.
 pub type FirstKey =
@@ -103,6 +157,8 @@ pub struct Hooks {
     pub started: Instant,
     /// Makes sure that the router's database has an API key.
     pub ensure_first_key: FirstKey,
+    /// Has the router let the launcher in, to ask golden prompts.
+    pub lend_key: LendKey,
 }
 
 impl Up {
@@ -125,13 +181,36 @@ impl Up {
 
     /// Pulls here, where its progress is seen, and serves in the background.
     async fn run_detached(self, settings: Settings, program: PathBuf) -> anyhow::Result<()> {
-        let check = if self.verify { Check::Always } else { Check::IfTouched };
+        self.scale.scale()?;
         let servers = Servers::new(&settings.home);
-        let pulled = super::puller(settings)?.pull(&self.name, check).await?;
-        let own = pulled.into_model(&self.name).name;
-        let name = self.served_model_name.unwrap_or(own);
+        let served = self.pull(settings).await?;
+        let name = served.into_iter().next().map(|served| served.name).unwrap_or_default();
         let folder = std::env::current_dir().context("finding this folder")?;
         Detached { program, name, args: detach::own_args()?, folder }.start(&servers).await
+    }
+
+    /// Brings all models here.
+    async fn pull(&self, settings: Settings) -> anyhow::Result<Vec<Served>> {
+        let scale = self.scale.scale()?;
+        if self.served_model_name.is_some() && self.names.len() > 1 {
+            return Err(Fault::OneName.into());
+        }
+        let puller = super::puller(settings)?;
+        let check = if self.verify { Check::Always } else { Check::IfTouched };
+        let mut served: Vec<Served> = Vec::new();
+        for name in &self.names {
+            let pulled = puller.pull(name, check).await?;
+            let own = pulled.clone().into_model(name).name;
+            let name = self.served_model_name.clone().unwrap_or(own);
+            let name = served_name(&name).map_err(|reason| {
+                anyhow::anyhow!("`{name}`: {reason}; choose one with --served-model-name")
+            })?;
+            if served.iter().any(|other| other.name == name) {
+                return Err(Fault::NamedTwice(name).into());
+            }
+            served.push(Served { name, pulled, scale });
+        }
+        Ok(served)
     }
 
     /// Runs the command with another environment and another program for worker and router.
@@ -144,49 +223,76 @@ impl Up {
     ) -> anyhow::Result<()> {
         create_private(&settings.home)
             .with_context(|| format!("creating {}", settings.home.display()))?;
-        let puller = super::puller(settings.clone())?;
-        let check = if self.verify { Check::Always } else { Check::IfTouched };
-        let pulled = puller.pull(&self.name, check).await?;
-        let _in_use = match pulled.manifest() {
-            Some(manifest) => Some(puller.store().hold(&manifest.id).await?),
-            None => None,
-        };
-        let manifest = pulled.manifest().cloned();
-        let mut model = pulled.into_model(&self.name);
-        if let Some(name) = self.served_model_name {
-            model.name = name;
-        }
-        model.name = served_name(&model.name).map_err(|reason| {
-            anyhow::anyhow!("`{}`: {reason}; choose one with --served-model-name", model.name)
-        })?;
-        let defaults = |given: &[OsString]| match &manifest {
-            Some(manifest) => Ok(puller.store().worker_args(manifest, given)?),
-            None => Ok(Vec::new()),
-        };
-        let fitted = fit((&program, &model.path), self.fit, &self.worker_args, defaults).await?;
-        for reason in fitted.plan.iter().flat_map(|plan| &plan.reasons) {
-            tracing::info!("{reason}");
-        }
-        let registration = if self.in_background {
-            let version = manifest.as_ref().map(|manifest| manifest.id.to_string());
-            let servers = Servers::new(&settings.home);
-            Some(servers.register(&model.name, detach::own_args()?, version).await?)
+        let served = self.pull(settings.clone()).await?;
+        let shares = self.memory_shares()?;
+        let name = served.first().map(|served| served.name.clone()).unwrap_or_default();
+        let servers = Servers::new(&settings.home);
+        let registration = if self.in_background || self.service {
+            let version = served.first().and_then(|served| served.pulled.manifest());
+            let version = version.map(|manifest| manifest.id.to_string());
+            Some(servers.register(&name, detach::own_args()?, version).await?)
         } else {
             None
         };
+        // What outlives its launcher is found again by what Linux alone tells of processes.
+        let keeping = match registration.is_some() && cfg!(target_os = "linux") {
+            true => Keeping::Outliving(servers.own_folder(&name)),
+            false => Keeping::Tied,
+        };
+        let part = part(&served, &shares);
+        let drain_timeout = Duration::from_secs(self.drain_timeout.into());
         let launch = Launch {
-            program,
             registration,
-            model,
-            listen: SocketAddr::new(self.host, self.port),
-            database: self.database.unwrap_or_else(|| settings.home.join("sconce.db")),
-            threads: self.threads,
-            no_auth: self.no_auth,
-            drain_timeout: Duration::from_secs(self.drain_timeout.into()),
-            worker_args: fitted.args,
+            served,
+            workers: WorkerConfig {
+                program: program.clone(),
+                threads: self.threads,
+                fit: self.fit,
+                args: self.worker_args,
+                part,
+                shares,
+            },
+            router: RouterConfig {
+                program,
+                listen: SocketAddr::new(self.host, self.port),
+                database: self.database.unwrap_or_else(|| settings.home.join("sconce.db")),
+                no_auth: self.no_auth,
+                drain_timeout,
+            },
+            keeping,
         };
         launch.run(&settings, hooks, out).await
     }
+
+    fn memory_shares(&self) -> Result<BTreeMap<ModelId, u16>, Fault> {
+        let sum: u32 = self.shares.iter().map(|(_, share)| u32::from(*share)).sum();
+        if sum > u32::from(WHOLE) {
+            return Err(Fault::Shares(sum / 100));
+        }
+        Ok(self.shares.iter().cloned().collect())
+    }
+}
+
+/// What each worker of a model without a share of its own may take.
+fn part(served: &[Served], shares: &BTreeMap<ModelId, u16>) -> u16 {
+    let given = shares.values().fold(0, |sum: u16, share| sum.saturating_add(*share));
+    let has_share = |served: &&Served| {
+        let manifest = served.pulled.manifest();
+        manifest.is_some_and(|manifest| shares.contains_key(&manifest.id.model))
+    };
+    let num_others = served.iter().filter(|served| !has_share(served)).count();
+    let num_workers = served.iter().map(|served| served.scale.min).max().unwrap_or(1).max(1);
+    let num = u16::try_from(num_others.max(1)).unwrap_or(WHOLE);
+    let num = num.saturating_mul(u16::try_from(num_workers).unwrap_or(WHOLE));
+    WHOLE.saturating_sub(given) / num.max(1)
+}
+
+/// `model=25%`, in parts of 10,000.
+fn memory_share(text: &str) -> Result<(ModelId, u16), String> {
+    let expected = || "expected MODEL=PERCENT, such as smollm2=25%".to_owned();
+    let (model, share) = text.split_once('=').ok_or_else(expected)?;
+    let model = model.parse().map_err(|error: crate::name::Error| error.to_string())?;
+    Ok((model, super::percent(share)?))
 }
 
 /// A model's name goes into JSON, URLs and a shell's command line.

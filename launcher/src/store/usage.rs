@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct InUse {
     used: PathBuf,
-    _lock: LockFile,
+    lock: LockFile,
 }
 
 impl Store {
@@ -31,7 +31,18 @@ impl Store {
         self.get(&ModelName::Version(id.clone()))?;
         let used = self.used_path(id);
         touch(&used).map_err(Error::io(&used))?;
-        Ok(InUse { used, _lock: lock })
+        Ok(InUse { used, lock })
+    }
+
+    /// As [`Self::hold`], at once or not at all: another process that only looks may be in the way.
+    pub fn try_hold(&self, id: &VersionId) -> Result<InUse, Error> {
+        let path = self.use_path(id);
+        let lock = LockFile::try_take(&path, Hold::Shared).map_err(Error::io(&path))?;
+        let lock = lock.ok_or_else(|| Error::InUse(id.clone()))?;
+        self.get(&ModelName::Version(id.clone()))?;
+        let used = self.used_path(id);
+        touch(&used).map_err(Error::io(&used))?;
+        Ok(InUse { used, lock })
     }
 
     /// When a version was last served, in seconds since 1970.
@@ -81,6 +92,14 @@ impl Store {
 
     fn used_path(&self, id: &VersionId) -> PathBuf {
         self.lock_path(&id.to_string(), "used")
+    }
+}
+
+impl InUse {
+    /// A file that keeps the version from being removed while anybody has it open: a process that
+    /// is given it keeps its own version.
+    pub fn share(&self) -> io::Result<std::fs::File> {
+        self.lock.share()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Asks a router whether it is ready, tightly: this is on the way of every start.
+//! Asks a router whether it is ready, tightly: this is on the way of every start; and whether it is
+//! alive.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -28,10 +29,20 @@ pub async fn until_ready(address: SocketAddr) {
 }
 
 async fn is_ready(address: SocketAddr) -> std::io::Result<bool> {
+    Ok(ask(address, "/ready").await?.ends_with(b" 200"))
+}
+
+/// Whether anything answers `GET /live`.
+pub(super) async fn is_live(address: SocketAddr) -> std::io::Result<()> {
+    ask(address, "/live").await.map(drop)
+}
+
+/// The beginning of what is answered.
+async fn ask(address: SocketAddr, path: &str) -> std::io::Result<[u8; "HTTP/1.1 200".len()]> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut head = [0; "HTTP/1.1 200".len()];
     stream.read_exact(&mut head).await?;
-    Ok(head.ends_with(b" 200"))
+    Ok(head)
 }

@@ -3,14 +3,25 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sconce_launcher::supervisor::{Announcement, Death, Error, Policy, Service, Spec, State};
+use rustix::process::Signal;
+use sconce_launcher::supervisor::{
+    Announcement, Death, Error, Files, Keep, Policy, Pulse, Service, Spec, State,
+};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn spec(script: &str) -> Spec {
     let args = ["-c", script, "sh", "--listen", "127.0.0.1:0"].map(Into::into).to_vec();
-    Spec { label: "child", program: "/bin/sh".into(), args, socket: None }
+    Spec {
+        label: "child".into(),
+        program: "/bin/sh".into(),
+        args,
+        socket: None,
+        version: None,
+        keep: Keep::Tied,
+        pulse: Pulse::None,
+    }
 }
 
 fn quick() -> Policy {
@@ -177,4 +188,145 @@ async fn a_socket_that_a_dead_child_left_is_removed() {
     tokio::time::timeout(PATIENCE, service.ready("child")).await.unwrap().unwrap();
 
     service.stop(PATIENCE).await;
+}
+
+/// A process that outlives its launcher, with its files in `directory`.
+fn outliving(directory: &TempDir, script: &str) -> Spec {
+    let files = Files::new(directory.path(), "child");
+    Spec { keep: Keep::Outliving { files, held: None }, ..spec(script) }
+}
+
+fn pid(service: &Service) -> i32 {
+    service.running().unwrap().process.pid
+}
+
+#[tokio::test]
+async fn a_process_that_outlives_its_launcher_is_adopted_by_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let spec = outliving(&directory, "echo 'ready {}'; echo words >&2; exec sleep 1000");
+    let first = Service::start(spec.clone(), quick());
+    let announcement = first.ready("child").await.unwrap();
+    let before = first.running().unwrap();
+    assert!(!before.adopted);
+    // As if the launcher were killed: nothing is told to the process.
+    drop(first);
+
+    let second = Service::start(spec.clone(), quick());
+    assert_eq!(second.ready("child").await.unwrap(), announcement);
+
+    let after = second.running().unwrap();
+    assert!(after.adopted);
+    assert_eq!((after.process, after.started), (before.process, before.started));
+    second.leave().await;
+    let third = Service::start(spec, quick());
+    third.ready("child").await.unwrap();
+    assert_eq!(third.running(), Some(after));
+    third.stop(PATIENCE).await;
+    assert!(after.process.hold().is_none());
+    assert!(Files::all(directory.path()).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_adopted_process_that_dies_is_started_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let spec = outliving(&directory, "echo 'ready {}'; exec sleep 1000");
+    let first = Service::start(spec.clone(), quick());
+    first.ready("child").await.unwrap();
+    drop(first);
+    let second = Service::start(spec, quick());
+    second.ready("child").await.unwrap();
+    let before = second.running().unwrap();
+
+    before.process.hold().unwrap().signal(Signal::KILL).unwrap();
+    let state = until(&second, |state| !matches!(state, State::Ready(_))).await;
+    until(&second, |state| matches!(state, State::Ready(_))).await;
+
+    assert!(matches!(state, State::Restarting(Death::Unseen) | State::Starting), "{state:?}");
+    let after = second.running().unwrap();
+    assert_eq!((after.adopted, after.num_restarts), (false, 1));
+    assert_ne!(after.process, before.process);
+    second.stop(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_process_that_was_started_from_something_else_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = Service::start(outliving(&directory, "echo 'ready {}'; exec sleep 1000"), quick());
+    first.ready("child").await.unwrap();
+    let before = first.running().unwrap();
+    drop(first);
+
+    let other = outliving(&directory, "echo 'ready {}'; exec sleep 2000");
+    let second = Service::start(other, quick());
+    second.ready("child").await.unwrap();
+
+    assert!(before.process.hold().is_none());
+    assert!(!second.running().unwrap().adopted);
+    second.stop(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_lock_is_held_by_the_process_and_not_by_its_launcher() {
+    let directory = tempfile::tempdir().unwrap();
+    let lock = std::sync::Arc::new(std::fs::File::create(directory.path().join("lock")).unwrap());
+    lock.lock().unwrap();
+    let mut spec = outliving(&directory, "echo 'ready {}'; exec sleep 1000");
+    let Keep::Outliving { held, .. } = &mut spec.keep else { panic!() };
+    *held = Some(lock.clone());
+    let service = Service::start(spec.clone(), quick());
+    service.ready("child").await.unwrap();
+
+    drop((lock, spec));
+    let other = std::fs::File::open(directory.path().join("lock")).unwrap();
+    let is_free = || other.try_lock().is_ok();
+
+    // The service's own copy is one of the launcher's; the process's is what counts.
+    assert!(!is_free());
+    let process = service.running().unwrap().process;
+    drop(service);
+    assert!(!is_free());
+    let held = process.hold().unwrap();
+    held.signal(Signal::KILL).unwrap();
+    held.ended().await.unwrap();
+    assert!(is_free());
+}
+
+#[tokio::test]
+async fn a_router_that_was_stopped_is_noticed_killed_and_started_again() {
+    let program = "import http.server as h\n\
+        class Live(h.BaseHTTPRequestHandler):\n  \
+          def do_GET(self): self.send_response(200); self.end_headers()\n\
+        server = h.HTTPServer(('127.0.0.1', 0), Live)\n\
+        print('listening http://127.0.0.1:%d' % server.server_address[1], flush=True)\n\
+        server.serve_forever()";
+    let spec = Spec {
+        program: "/usr/bin/env".into(),
+        args: ["python3", "-c", program].map(Into::into).to_vec(),
+        pulse: Pulse::Router,
+        ..spec("")
+    };
+    let service = Service::start(spec, quick());
+    service.ready("child").await.unwrap();
+    let before = pid(&service);
+    let process = service.running().unwrap().process;
+
+    process.hold().unwrap().signal(Signal::STOP).unwrap();
+    let state = until(&service, |state| matches!(state, State::Restarting(_))).await;
+    until(&service, |state| matches!(state, State::Ready(_))).await;
+
+    assert!(matches!(state, State::Restarting(Death::Silent)), "{state:?}");
+    assert_ne!(pid(&service), before);
+    service.stop(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn a_first_life_can_be_the_last() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = Service::start_once(spec(&counting(&directory, "exit 7")));
+
+    let state = until(&service, |state| matches!(state, State::Failed(_))).await;
+
+    let State::Failed(Death::Exited(status)) = state else { panic!("{state:?}") };
+    assert_eq!(status.code(), Some(7));
+    assert_eq!(lives(&directory), 1);
 }

@@ -77,6 +77,7 @@ impl Stage {
                     Ok(Some("sk-first".to_owned()))
                 })
             }),
+            lend_key: Arc::new(|_| panic!("no golden prompts are asked")),
         };
         let program = self.directory.path().join("sconce");
         up.run_with(self.site.settings.clone(), program, hooks, out).await
@@ -118,6 +119,7 @@ async fn a_start_prints_what_to_paste_and_a_signal_stops_router_then_worker() {
     let hooks = Hooks {
         started: Instant::now(),
         ensure_first_key: Box::new(|_| Box::pin(async { Ok(Some("sk-first".to_owned())) })),
+        lend_key: Arc::new(|_| panic!("no golden prompts are asked")),
     };
     let mut out = SignalWhenPrinted(Vec::new());
 
@@ -133,7 +135,7 @@ async fn a_start_prints_what_to_paste_and_a_signal_stops_router_then_worker() {
     assert!(worker.contains("tiny.gguf --name tiny --version local-"), "{worker}");
     assert!(worker.ends_with("--threads 2 --exit-with-stdin --max-num-seqs=4"), "{worker}");
     let router = log.lines().find(|line| line.starts_with("router --listen")).unwrap();
-    assert!(router.contains("--listen 127.0.0.1:0 --worker unix:/"), "{router}");
+    assert!(router.contains("--listen 127.0.0.1:0 --launcher unix:/"), "{router}");
     assert!(router.ends_with("--drain-timeout 7 --exit-with-stdin"), "{router}");
     assert!(log.ends_with("router stopped\nworker stopped\n"), "{log}");
     assert_eq!(list(&stage.site.settings.home.join("run")), [""; 0]);

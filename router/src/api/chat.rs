@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use sconce_proto::worker::Task;
 
+use super::models::Asked;
 use super::reply::{collect, id, now, prompt_logprobs};
 use crate::app::{App, Principal};
 use crate::docs::WorkerErrors;
@@ -48,27 +49,28 @@ pub async fn create(
     let limits = &app.config.limits;
     let request = ChatCompletionRequest::read(&body)?;
     drop(body);
-    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
+    let asked = Asked::of(&request.options);
+    let target = api::models::find_for((&app, &principal), asked, Task::Generate).await?;
+    let model = &target.model;
     let request = validate::chat(request, &model.info, limits)?;
     let (reply, reports) = (request.reply, request.reports);
-    let mut encoded = prompt::encode(&model, request, limits.template_fuel).await?;
-    let reading = reading::prepare(&model, &mut encoded)?;
-    let mut stream =
-        TextStream::start((&app, &principal), Arc::clone(&model), encoded, reading.as_ref())?;
+    let mut encoded = prompt::encode(model, request, limits.template_fuel).await?;
+    let reading = reading::prepare(model, &mut encoded)?;
+    let mut stream = TextStream::start((&app, &principal), &target, encoded, reading.as_ref())?;
 
     let id = id("chatcmpl");
     let head = Head {
         id: &id,
         object: "chat.completion.chunk",
         created: now(),
-        model: &model.info.model,
+        model: &target.name,
         system_fingerprint: model.fingerprint(),
     };
     if let Mode::Stream(usage) = reply.mode {
         let frames =
-            Frames::new(Dialect::Chat, &head, (usage, reply.logprobs.map(|_| Arc::clone(&model))))
+            Frames::new(Dialect::Chat, &head, (usage, reply.logprobs.map(|_| Arc::clone(model))))
                 .calling(reply.calls);
-        return stream::respond(stream, frames, limits).await;
+        return Ok(target.label(stream::respond(stream, frames, limits).await?));
     }
     let choices = collect(&mut stream).await?;
     let tokens = reply.logprobs.map(|_| &model.tokens);
@@ -76,7 +78,7 @@ pub async fn create(
     let completion = ChatCompletion {
         object: "chat.completion".into(),
         created: head.created,
-        model: model.info.model.clone(),
+        model: target.name.clone(),
         system_fingerprint: model.fingerprint().map(str::to_owned),
         choices: choices
             .map(|(i, choice)| ChatChoice::new(i, choice, tokens).calling(reply.calls))
@@ -88,5 +90,5 @@ pub async fn create(
             .and_then(|num| Some(prompt_logprobs(stream.scores(0)?, num, &model.tokens))),
         id,
     };
-    Ok(Json(completion).into_response())
+    Ok(target.label(Json(completion)))
 }

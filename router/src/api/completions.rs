@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use sconce_proto::worker::Task;
 
+use super::models::Asked;
 use super::reply::{collect, id, now, prompt_logprobs};
 use crate::app::{App, Principal};
 use crate::docs::WorkerErrors;
@@ -50,28 +51,30 @@ pub async fn create(
     let limits = &app.config.limits;
     let request = CompletionRequest::read(&body)?;
     drop(body);
-    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
+    let asked = Asked::of(&request.options);
+    let target = api::models::find_for((&app, &principal), asked, Task::Generate).await?;
+    let model = &target.model;
     let request = validate::completions(request, &model.info, limits)?;
     let (reply, reports) = (request.reply, request.reports);
     let (n, num_kept) = (request.n, request.num_kept);
-    let encoded = prompt::encode(&model, request, limits.template_fuel).await?;
-    let mut stream = TextStream::start((&app, &principal), Arc::clone(&model), encoded, None)?;
+    let encoded = prompt::encode(model, request, limits.template_fuel).await?;
+    let mut stream = TextStream::start((&app, &principal), &target, encoded, None)?;
 
     let id = id("cmpl");
     let head = Head {
         id: &id,
         object: OBJECT,
         created: now(),
-        model: &model.info.model,
+        model: &target.name,
         system_fingerprint: model.fingerprint(),
     };
     if let Mode::Stream(usage) = reply.mode {
         let frames = Frames::new(
             Dialect::Completions,
             &head,
-            (usage, reply.logprobs.map(|_| Arc::clone(&model))),
+            (usage, reply.logprobs.map(|_| Arc::clone(model))),
         );
-        return stream::respond(stream, frames, limits).await;
+        return Ok(target.label(stream::respond(stream, frames, limits).await?));
     }
     let mut choices = collect(&mut stream).await?;
     let tokens = reply.logprobs.map(|_| &model.tokens);
@@ -90,7 +93,7 @@ pub async fn create(
     let completion = Completion {
         object: OBJECT.into(),
         created: head.created,
-        model: model.info.model.clone(),
+        model: target.name.clone(),
         system_fingerprint: model.fingerprint().map(str::to_owned),
         choices: choices.collect(),
         usage: Some(stream.usage().into()),
@@ -98,5 +101,5 @@ pub async fn create(
         timings: reports.timings.then(|| stream.timings().into()),
         id,
     };
-    Ok(Json(completion).into_response())
+    Ok(target.label(Json(completion)))
 }

@@ -8,6 +8,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use sconce_proto::worker::Task;
 
+use super::models::Asked;
 use super::reply::{VectorUsage, respond};
 use crate::app::{App, Principal};
 use crate::docs::WorkerErrors;
@@ -31,20 +32,23 @@ use request::{EmbeddingRequest, Shape};
 )]
 pub async fn create(
     State(app): State<App>,
-    _principal: Principal,
+    principal: Principal,
     body: Bytes,
 ) -> Result<Response, ApiError> {
     let request = EmbeddingRequest::read(&body)?;
     drop(body);
-    let model = api::models::find_for(&app, &request.model, Task::Embed)?;
+    let asked = Asked { name: &request.model, user: request.user.as_deref() };
+    let target = api::models::find_for((&app, &principal), asked, Task::Embed).await?;
+    let model = &target.model;
     let bounds = Bounds::new(&model.info, &app.config.limits);
     let inputs = inputs::embeddings(request.input, bounds)?;
     let shape = Shape::new(request.format, request.dimensions, model.info.num_outputs)?;
-    let vectors = embedding::run(&app, &model, inputs).await?;
-    let name = model.info.model.clone();
-    respond(vectors.values.iter().map(Vec::len).sum(), move || {
+    let vectors = embedding::run(&app, model, inputs).await?;
+    let name = target.name.clone();
+    let answer = respond(vectors.values.iter().map(Vec::len).sum(), move || {
         let usage = VectorUsage::new(vectors.num_tokens);
         EmbeddingList::new(name, vectors.values, shape, usage)
     })
-    .await
+    .await?;
+    Ok(target.label(answer))
 }

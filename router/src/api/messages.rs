@@ -3,14 +3,13 @@
 pub mod reply;
 pub(crate) mod request;
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use sconce_proto::worker::Task;
 
+use super::models::Asked;
 use crate::app::{App, Principal};
 use crate::docs::WorkerErrors;
 use crate::error::ApiError;
@@ -47,27 +46,29 @@ pub async fn create(
     let limits = &app.config.limits;
     let request = MessagesRequest::read(&body)?;
     drop(body);
-    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
+    let asked = Asked::of(&request.options);
+    let target = api::models::find_for((&app, &principal), asked, Task::Generate).await?;
+    let model = &target.model;
     let request = validate::messages(request, &model.info, limits)?;
     let (mode, stop) = (request.reply.mode, request.stop.clone());
-    let mut encoded = prompt::encode(&model, request, limits.template_fuel).await?;
-    let mut reading = reading::prepare(&model, &mut encoded)?;
+    let mut encoded = prompt::encode(model, request, limits.template_fuel).await?;
+    let mut reading = reading::prepare(model, &mut encoded)?;
     if let Some(reading) = &mut reading
         && reading.ids == CallIds::OpenAi
     {
         reading.ids = CallIds::Anthropic;
     }
-    let mut stream =
-        TextStream::start((&app, &principal), Arc::clone(&model), encoded, reading.as_ref())?;
+    let mut stream = TextStream::start((&app, &principal), &target, encoded, reading.as_ref())?;
 
-    let (id, name) = (id(), model.info.model.clone());
+    let (id, name) = (id(), target.name.clone());
     if let Mode::Stream(_) = mode {
-        return stream::respond(stream, MessageEvents::new(id, name, stop), limits).await;
+        let events = MessageEvents::new(id, name, stop);
+        return Ok(target.label(stream::respond(stream, events, limits).await?));
     }
     let (content, finish) = collect(&mut stream).await?;
     let MessageEnd { stop_reason, stop_sequence } = MessageEnd::new(finish, &stop);
     let message = MessageObject::begin(id, name, stream.usage());
-    Ok(Json(MessageObject { content, stop_reason, stop_sequence, ..message }).into_response())
+    Ok(target.label(Json(MessageObject { content, stop_reason, stop_sequence, ..message })))
 }
 
 /// Counts the tokens of a conversation's prompt.
@@ -83,14 +84,17 @@ pub async fn create(
 )]
 pub async fn count_tokens(
     State(app): State<App>,
+    principal: Principal,
     body: Bytes,
 ) -> Result<Json<TokenCount>, ApiError> {
     let limits = &app.config.limits;
     let request = MessagesRequest::read_to_count(&body)?;
     drop(body);
-    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
+    let asked = Asked::of(&request.options);
+    let target = api::models::find_for((&app, &principal), asked, Task::Generate).await?;
+    let model = &target.model;
     let request = validate::messages(request, &model.info, limits)?;
-    let encoded = prompt::encode(&model, request, limits.template_fuel).await?;
+    let encoded = prompt::encode(model, request, limits.template_fuel).await?;
     let input_tokens = encoded.prompts.iter().map(|prompt| prompt.len() as u64).sum();
     Ok(Json(TokenCount { input_tokens }))
 }

@@ -3,8 +3,6 @@
 
 mod anthropic;
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -13,9 +11,12 @@ use sconce_proto::worker::Task;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::app::App;
+use super::options::Options;
+use crate::app::{App, Principal};
+use crate::dispatch::replicas::Readiness;
 use crate::error::ApiError;
 use crate::model::Model;
+use crate::routing::{Client, Listed, Target};
 use crate::validate::context;
 use anthropic::{ModelInfo, ModelPage, PageQuery};
 
@@ -39,18 +40,36 @@ pub struct ModelObject {
     pub created: i64,
     /// `sconce`.
     pub owned_by: String,
-    /// Most tokens of prompt and completion together.
-    pub max_model_len: u32,
+    /// Most tokens of prompt and completion together; left out until the model was loaded once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_model_len: Option<u32>,
+    /// Whether it is loaded, where a launcher says which models there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<ModelStatus>,
+}
+
+/// How far a model is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModelStatus {
+    /// `loaded`, `loading`, or `unloaded`: then the first request loads it, if that is allowed.
+    pub value: String,
 }
 
 impl ModelObject {
-    fn new(model: &Model) -> Self {
+    fn new(listed: &Listed) -> Self {
+        let info = listed.model.as_ref().map(|model| &model.info);
+        let status = listed.readiness.map(|readiness| match readiness {
+            Readiness::Ready => "loaded",
+            Readiness::Starting => "loading",
+            Readiness::Absent => "unloaded",
+        });
         Self {
-            id: model.info.model.clone(),
+            id: listed.name.clone(),
             object: "model".into(),
-            created: model.info.created,
+            created: info.map_or(0, |info| info.created),
             owned_by: "sconce".into(),
-            max_model_len: context(&model.info),
+            max_model_len: info.map(context),
+            status: status.map(|value| ModelStatus { value: value.into() }),
         }
     }
 }
@@ -107,17 +126,17 @@ pub async fn list(
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Json<AnyModelList>, ApiError> {
-    let models = app.dispatcher.models();
+    let models = app.routing.list();
     if asks_as_anthropic(&headers) {
         let Query(pairs) = query.map_err(|_| ApiError::Invalid {
             message: "the URL's parameters can't be read".to_owned(),
             param: None,
             code: "invalid_value",
         })?;
-        let models = models.iter().map(|model| ModelInfo::new(model)).collect();
+        let models = models.iter().map(ModelInfo::new).collect();
         return Ok(Json(AnyModelList::Anthropic(PageQuery::read(&pairs)?.page(models))));
     }
-    let data = models.iter().map(|model| ModelObject::new(model)).collect();
+    let data = models.iter().map(ModelObject::new).collect();
     Ok(Json(AnyModelList::OpenAi(ModelList { object: "list".into(), data })))
 }
 
@@ -138,7 +157,8 @@ pub async fn retrieve(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<AnyModel>, ApiError> {
-    let model = find(&app, &id)?;
+    let unknown = || ApiError::ModelNotFound { model: id.chars().take(256).collect() };
+    let model = app.routing.get(&id).ok_or_else(unknown)?;
     Ok(Json(if asks_as_anthropic(&headers) {
         AnyModel::Anthropic(ModelInfo::new(&model))
     } else {
@@ -146,10 +166,29 @@ pub async fn retrieve(
     }))
 }
 
-/// The model that a client names, if it does what is asked of it.
-pub(crate) fn find_for(app: &App, name: &str, task: Task) -> Result<Arc<Model>, ApiError> {
-    let model = find(app, name)?;
-    if model.can(task) { Ok(model) } else { Err(unable(&model)) }
+/// What a request names.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) name: &'a str,
+    /// Whom it is for, where it says so.
+    pub(crate) user: Option<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    /// What these options name.
+    pub(crate) fn of(options: &'a Options) -> Self {
+        Self { name: &options.model, user: options.user.as_deref() }
+    }
+}
+
+/// What a client's request goes to, if it does what is asked of it.
+pub(crate) async fn find_for(
+    who: (&App, &Principal),
+    asked: Asked<'_>,
+    task: Task,
+) -> Result<Target, ApiError> {
+    let target = find(who, asked).await?;
+    if target.model.can(task) { Ok(target) } else { Err(unable(&target.model)) }
 }
 
 /// What is said to whoever asks a model for what it does not do.
@@ -164,8 +203,15 @@ pub(crate) fn unable(model: &Model) -> ApiError {
     ApiError::invalid("model", "unsupported_model", message)
 }
 
-/// The model that a client names.
-pub(crate) fn find(app: &App, name: &str) -> Result<Arc<Model>, ApiError> {
-    let unknown = || ApiError::ModelNotFound { model: name.chars().take(256).collect() };
-    app.dispatcher.model(name).ok_or_else(unknown)
+/// What a client's request goes to. Waits where requests for that name are held.
+pub(crate) async fn find(
+    (app, principal): (&App, &Principal),
+    Asked { name, user }: Asked<'_>,
+) -> Result<Target, ApiError> {
+    let client = match (principal.is_anonymous(), user) {
+        // Everyone would be the same one.
+        (true, None) => Client::random(),
+        _ => Client::new(&principal.key_id, user),
+    };
+    app.routing.find(name, &client).await
 }

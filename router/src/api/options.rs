@@ -19,6 +19,8 @@ use crate::validate::number::Wide;
 #[derive(Default)]
 pub(crate) struct Options {
     pub(crate) model: String,
+    /// Whom the request is for.
+    pub(crate) user: Option<String>,
     pub(crate) n: Option<u32>,
     pub(crate) priority: i32,
     pub(crate) max_tokens: Option<u32>,
@@ -86,6 +88,7 @@ impl Options {
         let priority = fields.integer("priority")?.and_then(|it| i32::try_from(it).ok());
         Ok(Self {
             model: Fields::required("model", fields.text("model")?)?,
+            user: fields.user()?,
             priority: priority.unwrap_or(0),
             sampling: Sampling::read(fields)?,
             structured_outputs: fields.parse("structured_outputs")?,

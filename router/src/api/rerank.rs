@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 
+use super::models::Asked;
 use super::reply::{VectorUsage, id, respond};
 use crate::app::{App, Principal};
 use crate::docs::WorkerErrors;
@@ -30,26 +31,29 @@ use request::RerankRequest;
 )]
 pub async fn create(
     State(app): State<App>,
-    _principal: Principal,
+    principal: Principal,
     body: Bytes,
 ) -> Result<Response, ApiError> {
     let request = RerankRequest::read(&body)?;
     drop(body);
-    let model = api::models::find(&app, &request.model)?;
+    let asked = Asked { name: &request.model, user: request.user.as_deref() };
+    let target = api::models::find((&app, &principal), asked).await?;
+    let model = &target.model;
     let bounds = Bounds::new(&model.info, &app.config.limits);
     let query = inputs::text_input("query".to_owned(), request.query)?;
     let texts = request.documents.into_texts();
     let kept = request.return_documents.then(|| texts.clone());
     let documents = inputs::texts("documents", texts, bounds)?;
-    let scores = scoring::scores(&app, &model, vec![query], documents).await?;
-    let (name, top_n) = (model.info.model.clone(), request.top_n);
-    respond(scores.values.len(), move || Reranking {
+    let scores = scoring::scores(&app, model, vec![query], documents).await?;
+    let (name, top_n) = (target.name.clone(), request.top_n);
+    let answer = respond(scores.values.len(), move || Reranking {
         id: id("rerank"),
         model: name,
         results: results(&scores.values, kept, top_n),
         usage: VectorUsage::new(scores.num_tokens),
     })
-    .await
+    .await?;
+    Ok(target.label(answer))
 }
 
 /// The same as `/v1/rerank`.

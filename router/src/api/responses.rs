@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sconce_proto::worker::Task;
 
+use super::models::Asked;
 use super::query::Query;
 use super::reply::ErrorBody;
 use crate::app::{App, Principal};
@@ -65,28 +66,32 @@ pub async fn create(
     let mut request = ResponsesRequest::read(&body)?;
     drop(body);
     let is_stored = is_stored(&app, &request)?;
-    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
+    let asked = Asked::of(&request.options);
+    let target = api::models::find_for((&app, &principal), asked, Task::Generate).await?;
+    let model = &target.model;
     request.store = Some(is_stored);
-    let response = ResponseObject::begin(new_id("resp"), &model.info.model, &mut request);
-    let (mut encoded, input) = encode(&app, &principal, (&model, request)).await?;
+    let response = ResponseObject::begin(new_id("resp"), &target.name, &mut request);
+    let (mut encoded, input) = encode(&app, &principal, (model, request)).await?;
     let reply = encoded.request.reply;
-    let reading = reading::prepare(&model, &mut encoded)?;
+    let reading = reading::prepare(model, &mut encoded)?;
     let start = (&app, &principal);
-    let stream = TextStream::start(start, Arc::clone(&model), encoded, reading.as_ref())?;
+    let stream = TextStream::start(start, &target, encoded, reading.as_ref())?;
 
-    let output = Output::new(reply.logprobs.map(|_| model));
+    let output = Output::new(reply.logprobs.map(|_| Arc::clone(model)));
     if response.background {
         let made = Made { response, output, input, stream };
-        return background::start(&app, &principal, made, reply.mode).await;
+        let answer = background::start(&app, &principal, made, reply.mode).await?;
+        return Ok(target.label(answer));
     }
     let save = is_stored.then(|| save(&app, &principal, input));
-    match reply.mode {
+    let answer = match reply.mode {
         Mode::Stream(_) => {
             let events = ResponseEvents::new(response, output, save);
-            stream::respond(stream, events, &app.config.limits).await
+            stream::respond(stream, events, &app.config.limits).await?
         }
-        Mode::Whole => whole(stream, (response, output), save).await,
-    }
+        Mode::Whole => whole(stream, (response, output), save).await?,
+    };
+    Ok(target.label(answer))
 }
 
 /// Waits for the whole response: the same steps, collected.
@@ -127,8 +132,10 @@ pub async fn input_tokens(
 ) -> Result<Json<InputTokens>, ApiError> {
     let request = ResponsesRequest::read_to_count(&body)?;
     drop(body);
-    let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
-    let (encoded, _) = encode(&app, &principal, (&model, request)).await?;
+    let asked = Asked::of(&request.options);
+    let target = api::models::find_for((&app, &principal), asked, Task::Generate).await?;
+    let model = &target.model;
+    let (encoded, _) = encode(&app, &principal, (model, request)).await?;
     let input_tokens = encoded.prompts.iter().map(|prompt| prompt.len() as u64).sum();
     Ok(Json(InputTokens { object: "response.input_tokens".into(), input_tokens }))
 }

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 
+use super::models::Asked;
 use super::reply::{VectorUsage, id, now, respond};
 use crate::app::{App, Principal};
 use crate::docs::WorkerErrors;
@@ -30,17 +31,19 @@ use request::ScoreRequest;
 )]
 pub async fn create(
     State(app): State<App>,
-    _principal: Principal,
+    principal: Principal,
     body: Bytes,
 ) -> Result<Response, ApiError> {
     let request = ScoreRequest::read(&body)?;
     drop(body);
-    let model = api::models::find(&app, &request.model)?;
+    let asked = Asked { name: &request.model, user: request.user.as_deref() };
+    let target = api::models::find((&app, &principal), asked).await?;
+    let model = &target.model;
     let bounds = Bounds::new(&model.info, &app.config.limits);
     let (firsts, seconds) = request.into_inputs(bounds)?;
-    let scores = scoring::scores(&app, &model, firsts, seconds).await?;
-    let name = model.info.model.clone();
-    respond(scores.values.len(), move || ScoreList {
+    let scores = scoring::scores(&app, model, firsts, seconds).await?;
+    let name = target.name.clone();
+    let answer = respond(scores.values.len(), move || ScoreList {
         id: id("score"),
         object: "list".into(),
         created: now(),
@@ -48,7 +51,8 @@ pub async fn create(
         data: ScoreObject::list(&scores.values),
         usage: VectorUsage::new(scores.num_tokens),
     })
-    .await
+    .await?;
+    Ok(target.label(answer))
 }
 
 /// The same as `/v1/score`.

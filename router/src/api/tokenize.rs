@@ -1,8 +1,6 @@
 //! `POST /tokenize`, `POST /detokenize` and `POST /v1/chat/completions/render`: what a prompt is to
 //! the model, token by token.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
@@ -14,10 +12,12 @@ use utoipa::ToSchema;
 use super::chat::request::ChatCompletionRequest;
 use super::completions::request::CompletionRequest;
 use super::fields::{Fields, Strict, missing, mistyped};
-use crate::app::App;
+use super::models::Asked;
+use crate::app::{App, Principal};
 use crate::error::ApiError;
 use crate::model::Model;
 use crate::prompt::Encoded;
+use crate::routing::Target;
 use crate::validate::number::Wide;
 use crate::validate::{self, context};
 use crate::{api, prompt};
@@ -98,12 +98,13 @@ pub struct RenderReply {
 )]
 pub async fn tokenize(
     State(app): State<App>,
+    principal: Principal,
     body: Bytes,
 ) -> Result<Json<TokenizeReply>, ApiError> {
     let request: TokenizeRequest = read(&body)?;
-    let (model, encoded) = match (request.prompt, request.messages) {
-        (Some(_), None) => text(&app, &body).await?,
-        (None, Some(_)) => conversation(&app, &body).await?,
+    let (Target { model, .. }, encoded) = match (request.prompt, request.messages) {
+        (Some(_), None) => text((&app, &principal), &body).await?,
+        (None, Some(_)) => conversation((&app, &principal), &body).await?,
         (Some(_), Some(_)) => {
             let message = "`prompt` and `messages` can't both be given";
             return Err(ApiError::invalid("prompt", "invalid_value", message));
@@ -133,11 +134,14 @@ pub async fn tokenize(
 )]
 pub async fn detokenize(
     State(app): State<App>,
+    principal: Principal,
     body: Bytes,
 ) -> Result<Json<DetokenizeReply>, ApiError> {
     let request: DetokenizeRequest = read(&body)?;
     let name = Fields::required("model", request.model)?;
-    let model = api::models::find_for(&app, &name, Task::Generate)?;
+    let asked = Asked { name: &name, user: None };
+    let Target { model, .. } =
+        api::models::find_for((&app, &principal), asked, Task::Generate).await?;
     let ids = Fields::required("tokens", request.tokens)?;
     if ids.len() > MAX_TOKENS {
         let message = format!("`tokens` has {} ids and may have {MAX_TOKENS}", ids.len());
@@ -162,36 +166,50 @@ pub async fn detokenize(
         (status = 200, description = "The prompt", body = RenderReply),
     ),
 )]
-pub async fn render(State(app): State<App>, body: Bytes) -> Result<Json<RenderReply>, ApiError> {
-    let (model, encoded) = conversation(&app, &body).await?;
+pub async fn render(
+    State(app): State<App>,
+    principal: Principal,
+    body: Bytes,
+) -> Result<Json<RenderReply>, ApiError> {
+    let (Target { name, model, .. }, encoded) = conversation((&app, &principal), &body).await?;
     let tokens = encoded.prompts.into_iter().next().unwrap_or_default();
     Ok(Json(RenderReply {
-        model: model.info.model.clone(),
+        model: name,
         prompt: written(&model, &tokens),
         prompt_token_ids: tokens,
     }))
 }
 
-async fn conversation(app: &App, body: &[u8]) -> Result<(Arc<Model>, Encoded), ApiError> {
+async fn conversation(
+    (app, principal): (&App, &Principal),
+    body: &[u8],
+) -> Result<(Target, Encoded), ApiError> {
     let limits = &app.config.limits;
     let request = ChatCompletionRequest::read(body)?;
-    let model = api::models::find_for(app, &request.options.model, Task::Generate)?;
+    let asked = Asked::of(&request.options);
+    let target = api::models::find_for((app, principal), asked, Task::Generate).await?;
+    let model = &target.model;
     let request = validate::chat(request, &model.info, limits)?;
-    let encoded = prompt::encode(&model, request, limits.template_fuel).await?;
-    Ok((model, encoded))
+    let encoded = prompt::encode(model, request, limits.template_fuel).await?;
+    Ok((target, encoded))
 }
 
-async fn text(app: &App, body: &[u8]) -> Result<(Arc<Model>, Encoded), ApiError> {
+async fn text(
+    (app, principal): (&App, &Principal),
+    body: &[u8],
+) -> Result<(Target, Encoded), ApiError> {
     let limits = &app.config.limits;
     let request = CompletionRequest::read(body)?;
-    let model = api::models::find_for(app, &request.options.model, Task::Generate)?;
+    let asked = Asked::of(&request.options);
+    let target = api::models::find_for((app, principal), asked, Task::Generate).await?;
+    let model = &target.model;
     let request = validate::completions(request, &model.info, limits)?;
-    let encoded = prompt::encode(&model, request, limits.template_fuel).await?;
+    let encoded = prompt::encode(model, request, limits.template_fuel).await?;
     if encoded.prompts.len() != 1 {
         let message = "`prompt` must be one text";
         return Err(ApiError::invalid("prompt", "invalid_type", message));
     }
-    Ok((model, encoded))
+    Ok((target, encoded))
 }
 
 /// The text of tokens, that of special ones included.
@@ -201,7 +219,8 @@ fn written(model: &Model, tokens: &[u32]) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+/// A body, read as one type.
+pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
         let param = error.path().to_string();

@@ -106,6 +106,7 @@ fn verify(pepper: &Pepper, key: &Key, holder: Option<&Holder>) -> Result<Princip
 fn holder(pepper: &Pepper, row: &KeyRow) -> Holder {
     let principal = row.revoked_at.is_none().then(|| Principal {
         key_id: row.id.as_str().into(),
+        scope: row.scope,
         cache_salt: pepper.cache_salt(&row.id),
     });
     Holder { secret_hmac: row.secret_hmac, principal }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::app::Scope;
 use crate::keys;
 
 /// Manages the API keys of a router's database.
@@ -25,6 +26,10 @@ enum Command {
         /// What the key is for
         #[arg(long, default_value = "unnamed")]
         name: String,
+
+        /// Let its holder also load, unload, pull and remove models over HTTP
+        #[arg(long)]
+        admin: bool,
     },
     /// Lists every key, without its secret
     List,
@@ -51,8 +56,9 @@ impl Keys {
     pub async fn run(self, out: &mut impl Write) -> Result<(), KeysError> {
         let keys = keys::Keys::open(&self.database).await?;
         match self.command {
-            Command::Create { name } => {
-                let created = keys.create(&name).await?;
+            Command::Create { name, admin } => {
+                let scope = if admin { Scope::Admin } else { Scope::Use };
+                let created = keys.create_with(&name, scope).await?;
                 writeln!(out, "{}", created.key.expose())?;
             }
             Command::List => print(&keys.list().await?, out)?,
@@ -67,11 +73,15 @@ impl Keys {
 }
 
 fn print(keys: &[keys::Listed], out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{:<12}  {:<20}  {:<20}  NAME", "ID", "CREATED", "REVOKED")?;
+    writeln!(out, "{:<12}  {:<20}  {:<20}  {:<5}  NAME", "ID", "CREATED", "REVOKED", "SCOPE")?;
     for key in keys {
         let created = utc(key.created_at);
         let revoked = key.revoked_at.map_or_else(|| "-".to_owned(), utc);
-        writeln!(out, "{:<12}  {created:<20}  {revoked:<20}  {}", key.id, key.name)?;
+        let scope = match key.scope {
+            Scope::Use => "use",
+            Scope::Admin => "admin",
+        };
+        writeln!(out, "{:<12}  {created:<20}  {revoked:<20}  {scope:<5}  {}", key.id, key.name)?;
     }
     Ok(())
 }

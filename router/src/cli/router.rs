@@ -22,10 +22,26 @@ pub struct Router {
         env = "SCONCE_WORKERS",
         value_name = "ADDRESS",
         value_delimiter = ',',
-        required = true
+        required_unless_present = "launcher"
     )]
     #[arg(value_parser = worker)]
     workers: Vec<String>,
+
+    /// A launcher, at an address like a worker's: its routing table says which workers there are and
+    /// what names stand for. While it is gone, the last table stays
+    #[arg(long, env = "SCONCE_LAUNCHER", value_name = "ADDRESS", value_parser = worker)]
+    launcher: Option<String>,
+
+    /// A file with the launcher's last routing table (`sconce.fleet.v1.RoutingTable` in protobuf's
+    /// bytes), which the launcher replaces whenever the table changes. Read when the launcher can't
+    /// be reached at the start
+    #[arg(long, env = "SCONCE_ROUTING_TABLE", value_name = "FILE", requires = "launcher")]
+    routing_table: Option<PathBuf>,
+
+    /// A Unix socket by which a router that is started later, with the same flags, takes the port over:
+    /// no connection is refused, and this one drains. Only this user's processes may
+    #[arg(long, env = "SCONCE_TAKEOVER", value_name = "PATH")]
+    takeover: Option<PathBuf>,
 
     /// The SQLite file with API keys and stored responses. Created when absent
     #[arg(long, env = "SCONCE_DATABASE", default_value = "sconce.db")]
@@ -139,6 +155,9 @@ impl From<Router> for Config {
             database: args.database,
             auth: if args.no_auth { AuthMode::Open } else { AuthMode::Keys },
             workers: args.workers,
+            launcher: args.launcher,
+            routing_table: args.routing_table,
+            takeover: args.takeover,
             drain_timeout: args.drain_timeout,
             shutdown_delay: args.shutdown_delay,
             allowed_hosts: args.allowed_hosts,
@@ -253,9 +272,21 @@ mod tests {
             ["--drain-timeout", "-1"],
             ["--listen", "localhost"],
             ["--max-stop", "17"],
+            ["--launcher", "relative"],
+            ["--routing-table", "/no/launcher"],
         ] {
             assert!(parse(&args).is_err(), "{args:?}");
         }
         assert!(Cli::try_parse_from(["sconce"]).is_err());
+    }
+
+    #[test]
+    fn a_launcher_stands_in_for_workers() {
+        let args = ["sconce", "--launcher", "unix:/l.sock", "--routing-table", "/t.pb"];
+        let config: Config = Cli::try_parse_from(args).unwrap().router.into();
+
+        assert_eq!(config.launcher.as_deref(), Some("unix:/l.sock"));
+        assert_eq!(config.routing_table, Some("/t.pb".into()));
+        assert!(config.workers.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Connections to workers' addresses.
+//! Connections to workers' and launchers' addresses.
 
 use std::time::Duration;
 
@@ -8,11 +8,23 @@ use tonic::transport::{Channel, Endpoint, Error};
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 
 /// Connects to `unix:/path/to/socket` or `http://host:port`.
-pub(super) async fn connect(address: &str, timeout: Duration) -> Result<Channel, Error> {
+pub(crate) async fn connect(address: &str, timeout: Duration) -> Result<Channel, Error> {
     let endpoint = Endpoint::from_shared(address.to_owned())?
         .connect_timeout(timeout)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
         .tcp_nodelay(true);
     endpoint.connect().await
+}
+
+/// The error with its causes.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

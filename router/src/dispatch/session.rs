@@ -51,8 +51,8 @@ type VectorSender = mpsc::UnboundedSender<Result<Embedded, Error>>;
 
 /// What a request's owner asks of the session.
 pub(super) enum Command {
-    Submit { submit: Box<Submit>, outputs: OutputSender },
-    Embed { embed: Box<Embed>, vectors: VectorSender },
+    Submit { submit: Box<Submit>, outputs: OutputSender, cost: u64 },
+    Embed { embed: Box<Embed>, vectors: VectorSender, cost: u64 },
     Cancel { id: u64, at: Instant },
 }
 
@@ -86,6 +86,8 @@ enum Standing {
 /// A request that has not ended.
 struct InFlight {
     outputs: OutputSender,
+    /// What it adds to its worker's load.
+    cost: u64,
     /// Which of its completions have ended.
     ended: Vec<bool>,
     num_unfinished: u32,
@@ -97,6 +99,7 @@ struct InFlight {
 /// Inputs of which some have no vector yet.
 struct EmbedInFlight {
     vectors: VectorSender,
+    cost: u64,
     num_left: usize,
     cancelled_at: Option<Instant>,
 }
@@ -132,7 +135,7 @@ impl Session {
         }
         let (sender, commands) = mpsc::unbounded_channel();
         Ok(Self {
-            metrics: metrics::of(&model.info.model, &model.info.version),
+            metrics: metrics::of(&model.info.model, model.version_name()),
             engine: None,
             link: Arc::new(Link::new(Arc::clone(&model), sender)),
             worker,
@@ -151,6 +154,7 @@ impl Session {
     /// Runs until the worker is lost. Dropping what is left ends the requests' streams.
     pub(super) async fn run(mut self) -> Lost {
         let Some(mut inbound) = self.inbound.take() else { return Lost::Closed };
+        self.worker.begin(&self.link);
         loop {
             let step = tokio::select! {
                 received = inbound.message() => match received {
@@ -173,23 +177,24 @@ impl Session {
 
     fn obey(&mut self, command: Command) -> Result<(), Lost> {
         match command {
-            Command::Submit { submit, outputs } => {
-                self.submit(*submit, outputs);
+            Command::Submit { submit, outputs, cost } => {
+                self.submit(*submit, outputs, cost);
                 Ok(())
             }
-            Command::Embed { embed, vectors } => {
-                self.embed(*embed, vectors);
+            Command::Embed { embed, vectors, cost } => {
+                self.embed(*embed, vectors, cost);
                 Ok(())
             }
             Command::Cancel { id, at } => self.cancel(id, at),
         }
     }
 
-    fn submit(&mut self, submit: Submit, outputs: OutputSender) {
+    fn submit(&mut self, submit: Submit, outputs: OutputSender, cost: u64) {
         let is_scored =
             submit.sampling.as_ref().is_some_and(|sampling| sampling.num_prompt_logprobs.is_some());
         let request = InFlight {
             outputs,
+            cost,
             ended: vec![false; submit.n as usize],
             num_unfinished: submit.n,
             num_unscored: if is_scored { submit.prompt.len().saturating_sub(1) } else { 0 },
@@ -202,10 +207,10 @@ impl Session {
         }
     }
 
-    fn embed(&mut self, embed: Embed, vectors: VectorSender) {
+    fn embed(&mut self, embed: Embed, vectors: VectorSender, cost: u64) {
         let num_left = embed.inputs.len();
         let id = embed.request_id;
-        self.embeds.insert(id, EmbedInFlight { vectors, num_left, cancelled_at: None });
+        self.embeds.insert(id, EmbedInFlight { vectors, cost, num_left, cancelled_at: None });
         if self.outbound.try_send(message(ToWorker::Embed(embed))).is_err() {
             self.refuse(id, Error::QueueFull { max_queue: self.model.info.max_queue });
         }
@@ -306,10 +311,10 @@ impl Session {
 
     fn refuse(&mut self, id: u64, error: Error) {
         if let Some(request) = self.requests.remove(&id) {
-            self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.link.ended(request.cost);
             let _ = request.outputs.send(Err(error));
         } else if let Some(request) = self.embeds.remove(&id) {
-            self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.link.ended(request.cost);
             let _ = request.vectors.send(Err(error));
         }
     }
@@ -333,8 +338,8 @@ impl Session {
             if let Some(at) = request.cancelled_at {
                 self.metrics.cancelled(at.elapsed());
             }
+            self.link.ended(request.cost);
             self.embeds.remove(&id);
-            self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -366,8 +371,8 @@ impl Session {
             if let Some(at) = request.cancelled_at {
                 self.metrics.cancelled(at.elapsed());
             }
+            self.link.ended(request.cost);
             self.requests.remove(&id);
-            self.link.num_in_flight.fetch_sub(1, Ordering::Relaxed);
         }
         Ok(())
     }

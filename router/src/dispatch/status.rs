@@ -13,6 +13,8 @@ pub struct WorkerStatus {
     pub model: Option<(String, String)>,
     /// Whether it takes requests: it answered the last probe with a decode step.
     pub ready: bool,
+    /// Whether the routing table says that it gets nothing new.
+    pub is_draining: bool,
     /// When it came into its present state.
     pub since: SystemTime,
     /// Requests that were sent to it and have not ended.

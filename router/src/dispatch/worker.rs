@@ -1,6 +1,7 @@
 //! One worker as the router knows it, and the task that stays connected to it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -10,17 +11,19 @@ use sconce_proto::worker::worker_client::WorkerClient;
 use sconce_proto::worker::{
     DescribeRequest, Embed, EngineStats, ModelInfo, Submit, Task, TokenizerPiece, TokenizerRequest,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::{info, warn};
 
-use super::connect::connect;
+use super::connect::{connect, describe};
 use super::embeddings::Embeddings;
 use super::outputs::Outputs;
+use super::prefixes::{Block, Prefixes};
 use super::session::{Command, Session};
 use super::status::WorkerStatus;
+use crate::metrics::Totals;
 use crate::model::{self, Model};
 
 /// Longest time that a living worker takes to answer a call.
@@ -31,13 +34,28 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LOADING_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
+// What a request of another router is taken to cost. Only how many there are is known.
+const OTHERS_TOKENS: u64 = 512;
+// Versions whose totals are kept, beside those that are served.
+const MAX_TOTALS: usize = 256;
+
 /// A worker, and whether it can take requests.
 pub(super) struct Worker {
     address: String,
+    /// What the routing table calls what it serves; none where the command line names the worker.
+    version: Option<Arc<str>>,
     /// What it serves, or served before it was lost.
     model: ArcSwapOption<Model>,
     /// The way into its session, while it takes requests.
     link: ArcSwapOption<Link>,
+    /// The way into its session, as long as there is one.
+    session: ArcSwapOption<Link>,
+    /// The routing table says that it gets nothing new.
+    is_draining: AtomicBool,
+    /// The routing table does not name it any more.
+    is_leaving: AtomicBool,
+    /// Told whenever it can or can't take requests.
+    changes: Arc<watch::Sender<()>>,
     state: Mutex<State>,
 }
 
@@ -66,6 +84,9 @@ pub(super) struct Link {
     pub(super) num_in_flight: AtomicU32,
     /// Requests in the worker's engine, of all routers, as it said last.
     pub(super) num_in_engine: AtomicU32,
+    /// What the requests in flight cost together, in tokens.
+    num_tokens: AtomicU64,
+    prefixes: Mutex<Prefixes>,
 }
 
 /// Why a session could not be opened, or ended.
@@ -95,33 +116,63 @@ pub(super) enum Lost {
 
 impl Link {
     pub(super) fn new(model: Arc<Model>, commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { model, commands, num_in_flight: AtomicU32::new(0), num_in_engine: AtomicU32::new(0) }
+        let num_blocks = model.info.num_blocks as usize;
+        Self {
+            model,
+            commands,
+            num_in_flight: AtomicU32::new(0),
+            num_in_engine: AtomicU32::new(0),
+            num_tokens: AtomicU64::new(0),
+            prefixes: Mutex::new(Prefixes::new(num_blocks)),
+        }
     }
 
     pub(super) fn serves(&self, model: &Model) -> bool {
-        self.model.info.model == model.info.model && self.model.info.version == model.info.version
+        self.model.info.model == model.info.model
+            && self.model.info.version == model.info.version
+            && self.model.version == model.version
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.commands.is_closed()
     }
 
-    pub(super) fn load(&self) -> u32 {
+    /// Tokens that it has yet to compute, about, for this router and others.
+    pub(super) fn load(&self) -> u64 {
         let in_flight = self.num_in_flight.load(Ordering::Relaxed);
-        in_flight.max(self.num_in_engine.load(Ordering::Relaxed))
+        let others = self.num_in_engine.load(Ordering::Relaxed).saturating_sub(in_flight);
+        self.num_tokens.load(Ordering::Relaxed).saturating_add(u64::from(others) * OTHERS_TOKENS)
+    }
+
+    /// How many of a prompt's first blocks were sent here before.
+    pub(super) fn num_matched(&self, blocks: &[Block]) -> usize {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).num_matched(blocks)
+    }
+
+    /// Notes that a prompt is sent here.
+    pub(super) fn remember(&self, blocks: &[Block]) {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).insert(blocks);
+    }
+
+    /// A request has ended that cost so much.
+    pub(super) fn ended(&self, cost: u64) {
+        self.num_in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.num_tokens.fetch_sub(cost, Ordering::Relaxed);
     }
 
     /// Hands a request to the session's task, or back when the task has ended.
-    pub(super) fn submit(&self, submit: Box<Submit>, n: u32) -> Result<Outputs, Box<Submit>> {
+    pub(super) fn submit(&self, submit: Box<Submit>, cost: u64) -> Result<Outputs, Box<Submit>> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let outputs = Outputs {
             id: submit.request_id,
             receiver,
             commands: self.commands.clone(),
-            num_unfinished: n,
+            num_unfinished: submit.n,
+            resend: None,
         };
         self.num_in_flight.fetch_add(1, Ordering::Relaxed);
-        match self.commands.send(Command::Submit { submit, outputs: sender }) {
+        self.num_tokens.fetch_add(cost, Ordering::Relaxed);
+        match self.commands.send(Command::Submit { submit, outputs: sender, cost }) {
             Err(mpsc::error::SendError(Command::Submit { submit, .. })) => Err(submit),
             // Only a `Submit` was sent; nothing else can come back.
             Ok(()) | Err(mpsc::error::SendError(_)) => Ok(outputs),
@@ -129,11 +180,8 @@ impl Link {
     }
 
     /// Hands inputs to the session's task, or back when the task has ended.
-    pub(super) fn embed(
-        &self,
-        embed: Box<Embed>,
-        num_inputs: usize,
-    ) -> Result<Embeddings, Box<Embed>> {
+    pub(super) fn embed(&self, embed: Box<Embed>, cost: u64) -> Result<Embeddings, Box<Embed>> {
+        let num_inputs = embed.inputs.len();
         let (sender, receiver) = mpsc::unbounded_channel();
         let embeddings = Embeddings {
             id: embed.request_id,
@@ -144,7 +192,8 @@ impl Link {
             is_over: false,
         };
         self.num_in_flight.fetch_add(1, Ordering::Relaxed);
-        match self.commands.send(Command::Embed { embed, vectors: sender }) {
+        self.num_tokens.fetch_add(cost, Ordering::Relaxed);
+        match self.commands.send(Command::Embed { embed, vectors: sender, cost }) {
             Err(mpsc::error::SendError(Command::Embed { embed, .. })) => Err(embed),
             // Only an `Embed` was sent; nothing else can come back.
             Ok(()) | Err(mpsc::error::SendError(_)) => Ok(embeddings),
@@ -153,11 +202,20 @@ impl Link {
 }
 
 impl Worker {
-    pub(super) fn new(address: String) -> Self {
+    pub(super) fn new(
+        address: String,
+        version: Option<Arc<str>>,
+        changes: Arc<watch::Sender<()>>,
+    ) -> Self {
         Self {
             address,
+            version,
             model: ArcSwapOption::empty(),
             link: ArcSwapOption::empty(),
+            session: ArcSwapOption::empty(),
+            is_draining: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
+            changes,
             state: Mutex::new(State {
                 standing: Standing::Lost,
                 since: SystemTime::now(),
@@ -179,14 +237,58 @@ impl Worker {
         self.link.load_full()
     }
 
+    /// What the routing table calls what it serves.
+    pub(super) fn version(&self) -> Option<&Arc<str>> {
+        self.version.as_ref()
+    }
+
+    /// Whether it is the worker at that address that serves that.
+    pub(super) fn is(&self, address: &str, version: Option<&Arc<str>>) -> bool {
+        self.address == address && self.version.as_ref() == version
+    }
+
+    /// What it serves, if no routing table says what that is called.
+    pub(super) fn own_model(&self) -> Option<Arc<Model>> {
+        if self.version.is_some() { None } else { self.model() }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
+    }
+
+    /// Whether it gets nothing new from now on. What it has goes on.
+    pub(super) fn set_draining(&self, is_draining: bool) {
+        self.is_draining.store(is_draining, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether its session ends with what it runs now.
+    pub(super) fn set_leaving(&self, is_leaving: bool) {
+        self.is_leaving.store(is_leaving, Ordering::Relaxed);
+    }
+
+    /// Whether a new request may be sent to it.
+    pub(super) fn takes_requests(&self) -> bool {
+        !self.is_draining() && self.link.load().as_ref().is_some_and(|link| !link.is_closed())
+    }
+
+    /// Requests that were sent to it and have not ended.
+    pub(super) fn num_in_flight(&self) -> u32 {
+        let session = self.session.load();
+        session.as_ref().map_or(0, |link| link.num_in_flight.load(Ordering::Relaxed))
+    }
+
     pub(super) fn status(&self) -> WorkerStatus {
         let model = self.model();
-        let num_in_flight =
-            self.link().map_or(0, |link| link.num_in_flight.load(Ordering::Relaxed));
+        let num_in_flight = self.num_in_flight();
         let state = self.state();
         WorkerStatus {
             address: self.address.to_string(),
-            model: model.map(|model| (model.info.model.clone(), model.info.version.clone())),
+            model: model.map(|model| (model.info.model.clone(), model.version_name().to_owned())),
+            is_draining: self.is_draining(),
             ready: state.standing == Standing::Ready,
             since: state.since,
             num_in_flight,
@@ -230,24 +332,32 @@ impl Worker {
         let info = described.map_err(Lost::from)?.into_inner();
         check(&info)?;
         let epoch = info.epoch;
-        let model = match models.find(&info) {
+        let version = self.version.as_ref();
+        let model = match models.find(&info, version) {
             Some(model) => model,
-            None => models.load(info, &mut client).await?,
+            None => models.load((info, version), &mut client).await?,
         };
         self.model.store(Some(Arc::clone(&model)));
         Session::open(Arc::clone(self), model, epoch, client).await
+    }
+
+    /// A session has begun, in which the worker is yet to show that it works.
+    pub(super) fn begin(&self, link: &Arc<Link>) {
+        self.session.store(Some(Arc::clone(link)));
     }
 
     /// The worker answered with a decode step: from now on it is chosen.
     pub(super) fn admit(&self, link: &Arc<Link>) {
         self.link.store(Some(Arc::clone(link)));
         self.enter(Standing::Ready, None);
+        self.changes.send_replace(());
         info!(worker = %self.address, model = link.model.info.model, "worker ready");
     }
 
     /// The worker refuses requests and finishes what it runs.
     pub(super) fn retire(&self) {
         self.link.store(None);
+        self.changes.send_replace(());
         if self.enter(Standing::Draining, Some("draining".to_owned())) {
             info!(worker = %self.address, "worker draining");
         }
@@ -261,6 +371,8 @@ impl Worker {
     /// Notes why there is no session. Returns whether there was one.
     fn lose(&self, lost: &Lost) -> bool {
         self.link.store(None);
+        self.session.store(None);
+        self.changes.send_replace(());
         let error = describe(lost);
         let before = self.state().error.replace(error.clone());
         let had_session = self.enter(Standing::Lost, Some(error.clone()));
@@ -299,18 +411,6 @@ impl From<Status> for Lost {
     }
 }
 
-/// The error with its causes.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
 /// Awaits `future`, at most so long as a living worker needs.
 pub(super) async fn in_time<T>(
     what: &'static str,
@@ -346,25 +446,50 @@ fn check(info: &ModelInfo) -> Result<(), Lost> {
 #[derive(Default)]
 pub(super) struct ModelCache {
     models: Mutex<Vec<Weak<Model>>>,
+    /// Of the routing table's versions. They outlive the models: they count since the start.
+    totals: Mutex<HashMap<Arc<str>, Arc<Totals>>>,
 }
 
 impl ModelCache {
-    fn find(&self, info: &ModelInfo) -> Option<Arc<Model>> {
-        let same = |model: &Arc<Model>| describes_the_same(&model.info, info);
+    /// What was counted of a version.
+    pub(super) fn totals(&self, version: &Arc<str>) -> Arc<Totals> {
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        if totals.len() >= MAX_TOTALS && !totals.contains_key(version) {
+            // Whoever holds the others' counts.
+            totals.retain(|_, totals| Arc::strong_count(totals) > 1);
+        }
+        Arc::clone(totals.entry(Arc::clone(version)).or_default())
+    }
+
+    /// Every version of which something was counted.
+    pub(super) fn all_totals(&self) -> Vec<(Arc<str>, Arc<Totals>)> {
+        let totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.iter().map(|(version, totals)| (Arc::clone(version), Arc::clone(totals))).collect()
+    }
+
+    fn find(&self, info: &ModelInfo, version: Option<&Arc<str>>) -> Option<Arc<Model>> {
+        let same = |model: &Arc<Model>| {
+            model.version.as_ref() == version && describes_the_same(&model.info, info)
+        };
         let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         models.iter().filter_map(Weak::upgrade).find(same)
     }
 
     async fn load(
         &self,
-        info: ModelInfo,
+        (info, version): (ModelInfo, Option<&Arc<str>>),
         client: &mut WorkerClient<Channel>,
     ) -> Result<Arc<Model>, Lost> {
         let tokenizer = timeout(TOKENIZER_TIMEOUT, fetch_tokenizer(client))
             .await
             .map_err(|_| Lost::Silent("Tokenizer"))??;
         let load = move || Model::load(info, &tokenizer);
-        let model = Arc::new(tokio::task::spawn_blocking(load).await??);
+        let mut model = tokio::task::spawn_blocking(load).await??;
+        if let Some(version) = version {
+            model.version = Some(Arc::clone(version));
+            model.totals = self.totals(version);
+        }
+        let model = Arc::new(model);
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         models.retain(|model| model.strong_count() > 0);
         models.push(Arc::downgrade(&model));

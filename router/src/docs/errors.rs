@@ -14,9 +14,10 @@ use crate::api::reply::ErrorBody;
 use crate::server::route::{self, Access, Route};
 
 /// What each status means.
-pub(super) const MEANINGS: [(u16, &str); 16] = [
+pub(super) const MEANINGS: [(u16, &str); 18] = [
     (400, "The request is wrong; `param`, or the message, says where"),
     (401, "The API key is missing or wrong"),
+    (403, "The API key is not of the admin scope"),
     (404, "The model does not exist"),
     (408, "The request's body did not arrive in time"),
     (409, "The answer to the first request of this idempotency key is not kept any more"),
@@ -28,6 +29,7 @@ pub(super) const MEANINGS: [(u16, &str); 16] = [
     (429, "The queue is full; `retry-after` says when to come back"),
     (431, "The headers are too many or too long"),
     (500, "The server failed to answer"),
+    (501, "The router follows no launcher"),
     (502, "The worker was lost before the answer began"),
     (503, "No worker serves the model now, or keys can't be checked"),
     (504, "The request waited too long for its turn"),
@@ -37,6 +39,8 @@ pub(super) const MEANINGS: [(u16, &str); 16] = [
 const OF_ALL: [u16; 4] = [400, 414, 431, 500];
 /// What may be said where a key is needed.
 const OF_KEYS: [u16; 2] = [401, 503];
+/// What may be said where the key must be one of the admin scope, by the launcher or before.
+const OF_ADMINS: [u16; 4] = [403, 404, 501, 502];
 /// What may be said to a request with a body, which names a model.
 const OF_BODIES: [u16; 4] = [404, 408, 413, 415];
 /// What may be said where an answer can be had again.
@@ -89,6 +93,7 @@ fn has(route: &Route, status: u16) -> bool {
     let names_a_model = route.path.starts_with("/v1/models/");
     OF_ALL.contains(&status)
         || (route.access != Access::Public && OF_KEYS.contains(&status))
+        || (route.access == Access::Admin && OF_ADMINS.contains(&status))
         || (route.takes_json() && OF_BODIES.contains(&status))
         || (route.keeps_answers() && OF_KEPT.contains(&status))
         || (names_a_model && status == 404)

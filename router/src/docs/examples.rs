@@ -135,6 +135,11 @@ fn of(path: &str) -> Vec<(&'static str, Value)> {
             ),
         ],
         "/v1/messages/count_tokens" => vec![("a question", question(json!({})))],
+        "/models" => vec![("a model of the hub", json!({"model": GENERATES}))],
+        "/models/load" | "/models/unload" => vec![
+            ("a name", json!({"model": GENERATES})),
+            ("a version", json!({"model": "smollm2:135m@2"})),
+        ],
         _ => Vec::new(),
     }
 }

@@ -100,7 +100,7 @@ fn every_status_of_an_error_has_a_meaning() {
     use axum::response::IntoResponse;
 
     use crate::dispatch::Error;
-    use crate::replay;
+    use crate::{fleet, replay};
 
     let errors = [
         ApiError::malformed("not JSON"),
@@ -121,6 +121,11 @@ fn every_status_of_an_error_has_a_meaning() {
         Error::QueueFull { max_queue: 1 }.into(),
         Error::Deadline.into(),
         Error::WorkerLost.into(),
+        fleet::Error::NoLauncher.into(),
+        fleet::Error::Unreachable.into(),
+        fleet::Error::Conflict("loaded".into()).into(),
+        fleet::Error::Failed("a bug".into()).into(),
+        ApiError::HoldFull { model: "m".into(), max_held: 1 },
     ];
     let refusals = [
         Refusal::UnknownUrl,
@@ -132,6 +137,7 @@ fn every_status_of_an_error_has_a_meaning() {
         Refusal::BodyTimeout(Duration::ZERO),
         Refusal::MediaType,
         Refusal::NoKey,
+        Refusal::NotAdmin,
         Refusal::KeysUnavailable,
         Refusal::Internal,
     ];

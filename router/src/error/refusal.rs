@@ -58,6 +58,9 @@ pub enum Refusal {
     /// The API key is unknown, malformed or revoked.
     #[error("the API key is not valid")]
     InvalidKey,
+    /// The API key may use models, and not manage them.
+    #[error("this needs an API key of the admin scope: `sconce keys create --admin` makes one")]
+    NotAdmin,
     /// Different keys were sent in one request.
     #[error("the request carries more than one API key")]
     AmbiguousKey,
@@ -113,6 +116,7 @@ impl Refusal {
             // As OpenAI answers: a code only for a key that is wrong.
             Self::NoKey => (StatusCode::UNAUTHORIZED, REQUEST, None),
             Self::InvalidKey => (StatusCode::UNAUTHORIZED, REQUEST, Some("invalid_api_key")),
+            Self::NotAdmin => (StatusCode::FORBIDDEN, "permission_error", Some("admin_key_needed")),
             Self::AmbiguousKey => (StatusCode::BAD_REQUEST, REQUEST, Some("ambiguous_api_key")),
             Self::KeysUnavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::{FinishReason, Timings};
 use crate::dispatch::Error;
-use crate::metrics::{self, Finished, ModelMetrics, OpenStream, Rejection};
+use crate::metrics::{self, Finished, InFlight, ModelMetrics, OpenStream, Rejection, Totals};
 use crate::model::Model;
 
 /// Measures one request.
 pub(super) struct Meter {
     metrics: Arc<ModelMetrics>,
+    totals: Arc<Totals>,
+    _in_flight: InFlight,
     arrived: Instant,
     choices: Vec<Times>,
     /// The longest wait of a prompt for its first step.
@@ -30,9 +32,15 @@ struct Times {
 
 impl Meter {
     pub(super) fn new(model: &Model, num_choices: usize, arrived: Instant) -> Self {
-        let metrics = metrics::of(&model.info.model, &model.info.version);
-        let choices = vec![Times::default(); num_choices];
-        Self { metrics, arrived, choices, queue: None, otherwise: Finished::Abort }
+        Self {
+            metrics: metrics::of(&model.info.model, model.version_name()),
+            totals: Arc::clone(&model.totals),
+            _in_flight: model.totals.begin(),
+            arrived,
+            choices: vec![Times::default(); num_choices],
+            queue: None,
+            otherwise: Finished::Abort,
+        }
     }
 
     pub(super) fn accepted(&self, num_prompt: usize, max_tokens: u32, n: u32) {
@@ -46,6 +54,7 @@ impl Meter {
     /// A completion's first step began so long after the worker had taken it.
     pub(super) fn queued(&mut self, wait: Duration) {
         self.metrics.queued(wait);
+        self.totals.queued(wait);
         self.queue = self.queue.max(Some(wait));
     }
 
@@ -67,8 +76,13 @@ impl Meter {
     }
 
     pub(super) fn token(&mut self, choice: usize) {
+        let is_first = self.choices.iter().all(|times| times.first.is_none());
         let Some(times) = self.choices.get_mut(choice) else { return };
         let now = Instant::now();
+        self.totals.token();
+        if is_first {
+            self.totals.first_token(now - self.arrived);
+        }
         match times.last {
             None => self.metrics.first_token(now - self.arrived),
             Some(last) => self.metrics.next_token(now - last),
@@ -95,6 +109,10 @@ impl Meter {
 
     pub(super) fn failed(&mut self, error: &Error) {
         self.otherwise = Finished::Error;
+        if error.is_failure() {
+            self.totals.failed();
+            self.metrics.failed();
+        }
         let is_before_any_token = self.choices.iter().all(|times| times.first.is_none());
         let rejection = match error {
             Error::NoWorker { .. } => Rejection::NoWorker,

@@ -85,6 +85,27 @@ metrics! {
         "Completions and requests for vectors that ended, by finished_reason.";
     REJECTED = "sconce_requests_rejected_total", Kind::Counter,
         "Generations refused before their first token, by reason.";
+    FAILED = "sconce_requests_failed_total", Kind::Counter,
+        "Requests that failed by no fault of the client: 5xx, and streams that broke off.";
+    RESENT = "sconce_requests_resent_total", Kind::Counter,
+        "Requests that another worker got because the first refused them or was lost before it began.";
+    SHADOWED = "sconce_requests_shadowed_total", Kind::Counter,
+        "Copies of requests that a shadow version answered.";
+    SHADOW_DIFFERENT = "sconce_requests_shadow_different_total", Kind::Counter,
+        "Copies of requests whose answer was not the same text.";
+    SHADOW_SKIPPED = "sconce_requests_shadow_skipped_total", Kind::Counter,
+        "Copies of requests that were not made or not answered, because too many were on their way or \
+         the version could not take them.";
+    HELD = "sconce_requests_held", Kind::Gauge,
+        "Requests that wait for a replica of what they name.";
+    HOLD_TIME = "sconce_request_hold_seconds", Kind::Histogram(LATENCY),
+        "How long requests waited for a replica of what they name, whether one came or not.";
+    HOLDS_ENDED = "sconce_request_holds_total", Kind::Counter,
+        "Requests for which no replica was ready, by outcome: ready, timeout, full, abort.";
+    TABLE_GENERATION = "sconce_routing_table_generation", Kind::Gauge,
+        "The generation of the routing table that is followed; 0: none yet.";
+    LAUNCHER_CONNECTED = "sconce_launcher_connected", Kind::Gauge,
+        "1 while the launcher is followed, 0 while the last table is kept.";
     PREFIX_CACHE_QUERIES = "sconce_prefix_cache_queries_total", Kind::Counter,
         "Prompt tokens that workers looked up in their prefix caches.";
     PREFIX_CACHE_HITS = "sconce_prefix_cache_hits_total", Kind::Counter,

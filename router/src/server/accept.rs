@@ -70,7 +70,7 @@ impl Acceptor {
     ) -> usize {
         self.accept_until(closing(stage.clone(), config.shutdown_delay)).await;
         drop(self.listener);
-        self.drain.send_replace(Stage::Drain);
+        self.drain.send_replace((*stage.borrow()).max(Stage::Drain));
 
         let finished = async {
             while self.connections.join_next().await.is_some() {}
@@ -122,8 +122,8 @@ impl Acceptor {
 /// load balancers send none any more.
 async fn closing(mut stage: watch::Receiver<Stage>, delay: Duration) {
     shutdown::reached(&mut stage, Stage::Drain).await;
-    // Stop needs no courtesy.
-    let _ = timeout(delay, shutdown::reached(&mut stage, Stage::Stop)).await;
+    // Stop needs no courtesy, and who has taken the port over sends nobody away.
+    let _ = timeout(delay, shutdown::reached(&mut stage, Stage::Handover)).await;
 }
 
 fn configure(stream: &TcpStream, write_timeout: Duration) -> io::Result<()> {

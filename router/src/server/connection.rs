@@ -10,7 +10,8 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -31,6 +32,9 @@ const MAX_BUFFER: usize = 64 << 10;
 /// How long, and for how many bytes, a client may go on sending what nobody will read.
 const LINGER: Duration = Duration::from_secs(2);
 const MAX_LINGER_BYTES: usize = 16 << 20;
+/// How long an open connection may yet bring a request when another process has the port: its client
+/// may have sent one already.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
 
 /// How connections are served. Cheap to clone.
 #[derive(Clone)]
@@ -59,10 +63,17 @@ impl Protocol {
         let in_flight = InFlight::default();
         let io = ClientIo::new(stream, self.patience, in_flight.clone());
         let router = self.router.clone();
-        let service = service_fn(move |request| answer(router.clone(), request, &in_flight));
+        let now = stage.clone();
+        let service =
+            service_fn(move |request| answer(router.clone(), request, (&in_flight, now.clone())));
         let mut connection = self.http.serve_connection(TokioIo::new(io), service);
 
-        let drain = shutdown::reached(&mut stage, Stage::Drain);
+        let drain = async {
+            shutdown::reached(&mut stage, Stage::Drain).await;
+            if *stage.borrow() == Stage::Handover {
+                let _ = timeout(LAST_REQUEST, shutdown::reached(&mut stage, Stage::Stop)).await;
+            }
+        };
         let ended = tokio::select! {
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
             () = drain => {
@@ -100,11 +111,14 @@ async fn linger(mut stream: TcpStream) {
 fn answer(
     router: Router,
     request: Request<Incoming>,
-    in_flight: &InFlight,
+    (in_flight, stage): (&InFlight, watch::Receiver<Stage>),
 ) -> BoxFuture<'static, Result<Response<Counted>, Infallible>> {
     let answering = in_flight.begin();
     Box::pin(async move {
-        let response = router.oneshot(request.map(Body::new)).await?;
+        let mut response = router.oneshot(request.map(Body::new)).await?;
+        if *stage.borrow() >= Stage::Handover {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(response.map(|body| Counted { body, _answering: answering }))
     })
 }

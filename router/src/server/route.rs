@@ -45,6 +45,8 @@ pub enum Access {
     Public,
     /// The holder of a key.
     Key,
+    /// The holder of a key of the admin scope.
+    Admin,
     /// Whoever the configuration lets read the metrics.
     Scraper,
 }
@@ -108,6 +110,9 @@ pub struct Public;
 /// Needs an API key, whose principal the handler gets.
 pub struct NeedsKey;
 
+/// Needs an API key of the admin scope, whose principal the handler gets.
+pub struct NeedsAdmin;
+
 /// Needs what the configuration says of `/metrics`.
 pub struct Scraper;
 
@@ -119,6 +124,10 @@ impl Policy for NeedsKey {
     const ACCESS: Access = Access::Key;
 }
 
+impl Policy for NeedsAdmin {
+    const ACCESS: Access = Access::Admin;
+}
+
 impl Policy for Scraper {
     const ACCESS: Access = Access::Scraper;
 }
@@ -127,6 +136,7 @@ mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Public {}
     impl Sealed for super::NeedsKey {}
+    impl Sealed for super::NeedsAdmin {}
     impl Sealed for super::Scraper {}
 }
 
@@ -198,6 +208,12 @@ pub fn routes() -> Vec<Route> {
         NeedsKey::get("/v1/models", api::models::list),
         NeedsKey::get("/v1/models/{*id}", api::models::retrieve),
         NeedsKey::get("/v1/streams/{id}", api::streams::resume),
+        NeedsAdmin::get("/models", api::management::list),
+        NeedsAdmin::post("/models", api::management::pull),
+        NeedsAdmin::delete("/models", api::management::remove),
+        NeedsAdmin::post("/models/load", api::management::load),
+        NeedsAdmin::post("/models/unload", api::management::unload),
+        NeedsAdmin::get("/models/sse", api::management::events),
         Public::get("/live", health::live),
         Public::get("/ready", health::ready),
         Public::get("/health", health::health),
@@ -224,6 +240,9 @@ pub(super) fn mount(routes: Vec<Route>, app: &App, authenticator: &Authenticator
         } else {
             handler = handler.route_layer(from_fn(body::ignore));
         }
+        if access == Access::Admin {
+            handler = handler.route_layer(from_fn(auth::require_admin));
+        }
         if needs_key(access, app) {
             let check = from_fn_with_state(authenticator.clone(), auth::require_key);
             handler = handler.route_layer(check);
@@ -236,7 +255,7 @@ pub(super) fn mount(routes: Vec<Route>, app: &App, authenticator: &Authenticator
 fn needs_key(access: Access, app: &App) -> bool {
     match access {
         Access::Public => false,
-        Access::Key => true,
+        Access::Key | Access::Admin => true,
         Access::Scraper => app.config.metrics == MetricsAccess::Keys,
     }
 }

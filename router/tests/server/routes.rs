@@ -28,7 +28,7 @@ async fn every_route_without_a_key_does_what_its_policy_says() {
 
         match route.access {
             Access::Public => assert_ne!(status(&answer), 401, "{}", route.path),
-            Access::Key | Access::Scraper => {
+            Access::Key | Access::Admin | Access::Scraper => {
                 assert_eq!(status(&answer), 401, "{}", route.path);
                 if route.path.starts_with("/v1/messages") {
                     assert_eq!(message_error(&answer)["type"], "authentication_error");

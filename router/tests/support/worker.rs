@@ -33,27 +33,29 @@ pub(crate) const LONG: Duration = Duration::from_secs(20);
 pub(crate) struct Worker {
     pub(crate) tokenizer: Tokenizer,
     socket: PathBuf,
-    received: mpsc::UnboundedReceiver<FromRouter>,
+    /// What routers have sent, with the session that it came in.
+    pub(crate) received: mpsc::UnboundedReceiver<(FromRouter, Outbound)>,
     sessions: mpsc::UnboundedReceiver<Outbound>,
     session: Option<Outbound>,
     serving: JoinHandle<()>,
     _directory: TempDir,
 }
 
-type Outbound = mpsc::UnboundedSender<Result<WorkerMessage, Status>>;
+/// The worker's half of a session.
+pub(crate) type Outbound = mpsc::UnboundedSender<Result<WorkerMessage, Status>>;
 
 struct Service {
     info: ModelInfo,
     tokenizer: Vec<u8>,
-    received: mpsc::UnboundedSender<FromRouter>,
+    received: mpsc::UnboundedSender<(FromRouter, Outbound)>,
     sessions: mpsc::UnboundedSender<Outbound>,
 }
 
 /// One request, as the worker got it.
 pub(crate) struct Received {
     pub(crate) submit: Submit,
-    session: Outbound,
-    tokenizer: Tokenizer,
+    pub(crate) session: Outbound,
+    pub(crate) tokenizer: Tokenizer,
 }
 
 impl Worker {
@@ -107,35 +109,34 @@ impl Worker {
     /// Waits for the next request.
     pub(crate) async fn submitted(&mut self) -> Received {
         match timeout(LONG, self.received.recv()).await.expect("no request came").unwrap() {
-            FromRouter::Submit(submit) => {
-                let session = self.session().await;
+            (FromRouter::Submit(submit), session) => {
                 Received { submit, session, tokenizer: self.tokenizer.clone() }
             }
-            other => panic!("expected a request and got {other:?}"),
+            (other, _) => panic!("expected a request and got {other:?}"),
         }
     }
 
     /// Waits for the next request for vectors.
     pub(crate) async fn embed(&mut self) -> ReceivedEmbed {
         match timeout(LONG, self.received.recv()).await.expect("no request came").unwrap() {
-            FromRouter::Embed(embed) => ReceivedEmbed { embed, session: self.session().await },
-            other => panic!("expected a request for vectors and got {other:?}"),
+            (FromRouter::Embed(embed), session) => ReceivedEmbed { embed, session },
+            (other, _) => panic!("expected a request for vectors and got {other:?}"),
         }
     }
 
     /// Waits for the next request of any kind, which is never answered.
     pub(crate) async fn received(&mut self) {
         match timeout(LONG, self.received.recv()).await.expect("no request came").unwrap() {
-            FromRouter::Submit(_) | FromRouter::Embed(_) => {}
-            other => panic!("expected a request and got {other:?}"),
+            (FromRouter::Submit(_) | FromRouter::Embed(_), _) => {}
+            (other, _) => panic!("expected a request and got {other:?}"),
         }
     }
 
     /// Waits until a request is cancelled.
     pub(crate) async fn cancelled(&mut self) -> u64 {
         match timeout(LONG, self.received.recv()).await.expect("nothing was cancelled").unwrap() {
-            FromRouter::Cancel(cancel) => cancel.request_id,
-            other => panic!("expected a cancellation and got {other:?}"),
+            (FromRouter::Cancel(cancel), _) => cancel.request_id,
+            (other, _) => panic!("expected a cancellation and got {other:?}"),
         }
     }
 
@@ -319,7 +320,7 @@ impl worker_server::Worker for Service {
                     FromRouter::Probe(probe) => {
                         send(ToRouter::Alive(Alive { nonce: probe.nonce }));
                     }
-                    message => drop(received.send(message)),
+                    message => drop(received.send((message, outbound.clone()))),
                 }
             }
         });

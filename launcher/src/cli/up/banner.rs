@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// What a newcomer pastes next.
 pub(super) struct Banner<'a> {
-    pub(super) model: &'a str,
+    pub(super) models: &'a [String],
     pub(super) address: SocketAddr,
     pub(super) access: Access,
     pub(super) took: Duration,
@@ -23,8 +23,9 @@ pub(super) enum Access {
 
 impl std::fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { model, address, took, .. } = self;
-        writeln!(f, "serving {model}")?;
+        let Self { models, address, took, .. } = self;
+        let model = models.first().map_or("", String::as_str);
+        writeln!(f, "serving {}", models.join(", "))?;
         writeln!(f, "base URL  http://{address}/v1")?;
         let header = match &self.access {
             Access::NewKey(key) => {
@@ -56,7 +57,7 @@ mod tests {
     #[test]
     fn the_curl_line_is_one_line_with_the_key_in_it() {
         let banner = Banner {
-            model: "smollm2:135m",
+            models: &["smollm2:135m".to_owned(), "qwen3:prod".to_owned()],
             address: "127.0.0.1:8000".parse().unwrap(),
             access: Access::NewKey("sk-x".to_owned()),
             took: Duration::from_millis(412),
@@ -64,6 +65,7 @@ mod tests {
 
         let text = banner.to_string();
 
+        assert!(text.starts_with("serving smollm2:135m, qwen3:prod\n"), "{text}");
         let curl = text.lines().find(|line| line.starts_with("curl ")).unwrap();
         assert!(curl.contains("Bearer sk-x"));
         assert!(curl.ends_with(r#"[{"role":"user","content":"Say hello in one sentence."}]}'"#));

@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::cli::Fault;
 use crate::cli::output::print;
-use crate::servers::{Error, Servers};
+use crate::servers::{Error, Server, Servers, Standing};
 
 /// Lines of a log that are shown of a server that failed at its start.
 const LAST_LINES: usize = 8;
@@ -30,7 +30,9 @@ pub(in crate::cli) struct Detached {
 impl Detached {
     /// Starts it, passes on what it prints until it can be used, and leaves it running.
     pub(in crate::cli) async fn start(self, servers: &Servers) -> anyhow::Result<()> {
-        if servers.list()?.iter().any(|server| server.name == self.name) {
+        let is_running =
+            |server: &Server| server.name == self.name && server.state == Standing::Running;
+        if servers.list()?.iter().any(is_running) {
             return Err(Error::Exists(self.name).into());
         }
         let log = servers.open_log(&self.name)?;

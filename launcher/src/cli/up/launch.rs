@@ -1,182 +1,201 @@
-//! Starts a worker and a router at the same time, says when they can be used, and stops them in
+//! Starts a fleet and its router at the same time, says when they can be used, and stops them in
 //! their order.
 
-use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Mutex, watch};
 
 use super::Hooks;
 use super::banner::{Access, Banner};
-use super::run_dir::RunDir;
-use crate::pull::Model;
+use crate::controller::{
+    Config, Controller, Golden, Keeping, RouterConfig, Routers, Served, SharedRouters, WorkerConfig,
+};
+use crate::run_dir::RunDir;
 use crate::servers::Registration;
 use crate::settings::Settings;
-use crate::supervisor::{Announcement, Policy, Service, Spec, probe, reachable};
+use crate::supervisor::{Killer, reachable};
 
-/// The router has closed its streams by then; what it still does is quick.
-const AFTER_DRAIN: Duration = Duration::from_secs(5);
-
-/// A worker whose router is gone has nothing left to do.
-const WORKER_PATIENCE: Duration = Duration::from_secs(10);
-
-/// A model to serve, and how.
-#[derive(Debug)]
-pub struct Launch {
-    /// What runs as worker and router.
-    pub program: PathBuf,
+/// Models to serve, and how.
+pub(super) struct Launch {
     /// What tells of this server while it is in the background.
-    pub registration: Option<Registration>,
-    /// What the worker loads.
-    pub model: Model,
-    /// Where the router listens.
-    pub listen: SocketAddr,
-    /// The router's database.
-    pub database: PathBuf,
-    /// Threads of the forward pass.
-    pub threads: Option<NonZeroUsize>,
-    /// Whether requests need no key.
-    pub no_auth: bool,
-    /// Time that running requests get at shutdown.
-    pub drain_timeout: Duration,
-    /// Further flags of the worker.
-    pub worker_args: Vec<OsString>,
+    pub(super) registration: Option<Registration>,
+    /// The models, the first of which gives the server its name.
+    pub(super) served: Vec<Served>,
+    /// How their workers are started.
+    pub(super) workers: WorkerConfig,
+    /// How the router is started.
+    pub(super) router: RouterConfig,
+    /// What becomes of the processes when this one ends.
+    pub(super) keeping: Keeping,
+}
+
+/// What runs, from the start to the end.
+struct Running {
+    controller: Controller,
+    routers: SharedRouters,
+    registration: Option<Registration>,
+    keeping: Keeping,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// Everything drains and ends.
+    Stop,
+    /// The launcher ends, and leaves the rest to the next.
+    Leave,
 }
 
 impl Launch {
     /// Serves until a signal says otherwise.
-    pub async fn run(
-        mut self,
+    pub(super) async fn run(
+        self,
         settings: &Settings,
         hooks: Hooks,
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
+        let Self { registration, served, workers, router, keeping } = self;
         let mut signals = Signals::new()?;
-        let run_dir = RunDir::create(settings)?;
-        let socket = run_dir.socket();
-        let worker = Service::start(self.worker(&socket), Policy::default());
-        // The database is made before the router opens it: one of them migrates it, not both.
-        let access = self.access(hooks.ensure_first_key).await?;
-        let router = Service::start(self.router(&socket), Policy::default());
-
-        let address = tokio::select! {
-            address = until_ready(&worker, &router) => address,
-            () = signals.next() => {
-                self.stop(router, worker, signals).await;
-                return Ok(());
-            }
+        let (say_address, address) = watch::channel(None);
+        let keys = (!router.no_auth).then(|| (router.database.clone(), hooks.lend_key.clone()));
+        let config = Config {
+            settings: settings.clone(),
+            workers,
+            keeping: keeping.clone(),
+            drain_timeout: router.drain_timeout,
+            golden: Golden { router: address, keys },
         };
-        let address = match address {
-            Ok(address) => address,
+        let controller = Controller::start(config, &served).await?;
+        let routers = Arc::new(Mutex::new(None));
+        let mut running = Running { controller, routers, registration, keeping };
+        let names: Vec<_> = served.into_iter().map(|served| served.name).collect();
+
+        let database = (!router.no_auth).then(|| router.database.clone());
+        let access = access(database, hooks.ensure_first_key);
+        let started = tokio::select! {
+            started = running.start(router, access) => started,
+            wish = signals.next() => return running.end(wish, signals).await,
+        };
+        let (address, access) = match started {
+            Ok(started) => started,
             Err(error) => {
-                self.stop(router, worker, signals).await;
+                running.end(Wish::Stop, signals).await?;
                 return Err(error);
             }
         };
-        if let Some(registration) = &mut self.registration {
-            registration.ready(format!("http://{address}"))?;
-        }
+        say_address.send_replace(Some(address));
+        running.note(&names, address)?;
         let took = hooks.started.elapsed();
-        let banner = Banner { model: &self.model.name, address, access, took };
+        let address = reachable(address);
+        let banner = Banner { models: &names, address, access, took };
         write!(out, "{banner}").and_then(|()| out.flush()).context("printing the address")?;
 
-        signals.next().await;
-        tracing::info!("stopping; a second signal stops at once");
-        self.stop(router, worker, signals).await;
-        Ok(())
-    }
-
-    async fn access(&self, ensure_first_key: super::FirstKey) -> anyhow::Result<Access> {
-        if self.no_auth {
-            return Ok(Access::Open);
+        let wish = running.controller.until(signals.next()).await;
+        if wish == Wish::Stop {
+            tracing::info!("stopping; a second signal stops at once");
         }
-        let key = ensure_first_key(self.database.clone()).await.context("opening the key store")?;
-        Ok(key.map_or(Access::KnownKey, Access::NewKey))
+        running.end(wish, signals).await
     }
+}
 
-    fn worker(&self, socket: &Path) -> Spec {
-        let mut args: Vec<OsString> = vec!["worker".into(), "--model".into()];
-        args.push(self.model.path.clone().into());
-        args.extend(["--name".into(), OsString::from(&self.model.name)]);
-        args.extend(["--version".into(), OsString::from(&self.model.version)]);
-        args.extend(["--listen".into(), unix(socket)]);
-        if let Some(threads) = self.threads {
-            args.extend(["--threads".into(), threads.to_string().into()]);
+impl Running {
+    /// Starts the router, and waits until all can be used.
+    async fn start(
+        &mut self,
+        router: RouterConfig,
+        access: impl Future<Output = anyhow::Result<Access>>,
+    ) -> anyhow::Result<(SocketAddr, Access)> {
+        // The database is made before the router opens it: one of them migrates it, not both.
+        let access = self.controller.until(access).await?;
+        let control = self.controller.listen(self.routers.clone())?;
+        if let Some(registration) = &mut self.registration {
+            registration.control(control)?;
         }
-        args.push("--exit-with-stdin".into());
-        args.extend(self.worker_args.iter().cloned());
-        let (program, socket) = (self.program.clone(), Some(socket.to_owned()));
-        Spec { label: "worker", program, args, socket }
-    }
-
-    fn router(&self, socket: &Path) -> Spec {
-        let mut args: Vec<OsString> = vec!["router".into()];
-        args.extend(["--listen".into(), self.listen.to_string().into()]);
-        args.extend(["--worker".into(), unix(socket)]);
-        args.extend(["--database".into(), self.database.clone().into()]);
-        args.extend(["--drain-timeout".into(), self.drain_timeout.as_secs().to_string().into()]);
-        if self.no_auth {
-            args.push("--no-auth".into());
+        let paths = self.controller.router_paths();
+        let started = Routers::start(router, self.keeping.clone(), paths);
+        let routers = self.controller.until(started).await?;
+        let serving = routers.serving();
+        *self.routers.lock().await = Some(routers);
+        let mut serving = std::pin::pin!(serving);
+        let mut address = None;
+        loop {
+            let is_ready = self.controller.is_ready();
+            let is_ready = is_ready
+                .map_err(|why| anyhow::anyhow!("the worker ended before it was ready: {why}"))?;
+            if let (true, Some(address)) = (is_ready, address) {
+                return Ok((address, access));
+            }
+            tokio::select! {
+                serves = &mut serving, if address.is_none() => address = Some(serves?),
+                () = self.controller.turn() => {}
+            }
         }
-        args.push("--exit-with-stdin".into());
-        Spec { label: "router", program: self.program.clone(), args, socket: None }
     }
 
-    /// The router first, for its streams need the worker. A further signal ends both at once.
-    async fn stop(&self, router: Service, worker: Service, mut signals: Signals) {
-        let killers = [router.killer(), worker.killer()];
+    /// Notes where clients reach what.
+    fn note(&mut self, names: &[String], address: SocketAddr) -> anyhow::Result<()> {
+        let Some(registration) = &mut self.registration else { return Ok(()) };
+        let version = names.first().and_then(|name| self.controller.current(name));
+        registration.serves(version.map(ToString::to_string));
+        Ok(registration.ready(format!("http://{}", reachable(address)))?)
+    }
+
+    /// The router first, for its streams need the workers. A further signal ends all at once.
+    async fn end(self, wish: Wish, mut signals: Signals) -> anyhow::Result<()> {
+        let Self { controller, routers, registration, keeping } = self;
+        let routers = routers.lock().await.take();
+        if wish == Wish::Leave && matches!(keeping, Keeping::Outliving(_)) {
+            tracing::info!("leaving everything to the next launcher");
+            if let Some(routers) = routers {
+                routers.leave().await;
+            }
+            controller.leave().await;
+            registration.into_iter().for_each(Registration::leave);
+            return Ok(());
+        }
+        let mut killers = controller.killers();
+        killers.extend(routers.iter().map(Routers::killer));
         let orderly = async {
-            router.stop(self.drain_timeout + AFTER_DRAIN).await;
-            worker.stop(WORKER_PATIENCE).await;
+            if let Some(routers) = routers {
+                routers.end().await;
+            }
+            controller.end().await;
         };
         let mut orderly = std::pin::pin!(orderly);
         tokio::select! {
-            () = &mut orderly => return,
-            () = signals.next() => killers.iter().for_each(crate::supervisor::Killer::kill),
+            () = &mut orderly => {}
+            _ = signals.next() => {
+                killers.iter().for_each(Killer::kill);
+                orderly.await;
+            }
         }
-        orderly.await;
+        if let Keeping::Outliving(folder) = &keeping {
+            RunDir::remove_lasting(folder).with_context(|| folder.display().to_string())?;
+        }
+        Ok(())
     }
 }
 
-/// Waits until the router says that the worker has done a step for it.
-async fn until_ready(worker: &Service, router: &Service) -> anyhow::Result<SocketAddr> {
-    let both = tokio::try_join!(worker.ready("worker"), router.ready("router"))?;
-    let Announcement::Listening(address) = both.1 else {
-        anyhow::bail!("the router did not say where it listens");
-    };
-    let address = reachable(address);
-    tokio::select! {
-        () = probe::until_ready(address) => Ok(address),
-        // Either may still die before the first step.
-        error = never_ready(worker, "worker") => Err(error),
-        error = never_ready(router, "router") => Err(error),
-    }
+async fn access(
+    database: Option<PathBuf>,
+    ensure_first_key: super::FirstKey,
+) -> anyhow::Result<Access> {
+    let Some(database) = database else { return Ok(Access::Open) };
+    let key = ensure_first_key(database).await.context("opening the key store")?;
+    Ok(key.map_or(Access::KnownKey, Access::NewKey))
 }
 
-/// Resolves when the service dies.
-async fn never_ready(service: &Service, label: &'static str) -> anyhow::Error {
-    match service.until_dead().await {
-        Some(death) => anyhow::anyhow!("the {label} ended before it was ready: {death}"),
-        None => anyhow::anyhow!("the {label} was stopped"),
-    }
-}
-
-fn unix(socket: &Path) -> OsString {
-    let mut address = OsString::from("unix:");
-    address.push(socket);
-    address
-}
-
-/// What a user or a service manager says.
+/// What a user, a service manager or the next launcher says.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    leave: Signal,
 }
 
 impl Signals {
@@ -186,14 +205,16 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             hang_up: listen(SignalKind::hangup())?,
+            leave: listen(SignalKind::user_defined1())?,
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.hang_up.recv() => Wish::Stop,
+            _ = self.leave.recv() => Wish::Leave,
         }
     }
 }

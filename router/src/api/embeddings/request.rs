@@ -11,6 +11,8 @@ use crate::error::ApiError;
 /// The body of `POST /v1/embeddings`.
 pub(crate) struct EmbeddingRequest {
     pub(crate) model: String,
+    /// Whom it is for.
+    pub(crate) user: Option<String>,
     pub(crate) input: Prompt,
     pub(crate) format: Format,
     pub(crate) dimensions: Option<u32>,
@@ -40,6 +42,7 @@ impl EmbeddingRequest {
         let format = fields.text("encoding_format")?;
         Ok(Self {
             model: Fields::required("model", fields.text("model")?)?,
+            user: fields.user()?,
             input: Fields::required("input", fields.parse("input")?)?,
             format: match format.as_deref() {
                 Some("base64") => Format::Base64,

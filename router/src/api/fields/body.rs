@@ -156,6 +156,18 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Whom the request is for, in any of the fields that say so.
+    pub(crate) fn user(&self) -> Result<Option<String>, ApiError> {
+        let mut user = None;
+        for name in ["safety_identifier", "user", "prompt_cache_key"] {
+            if find(self.door, name).is_some() {
+                // Each is checked, the first one counts.
+                user = user.or(self.text(name)?);
+            }
+        }
+        Ok(user)
+    }
+
     /// Pairs of texts, within OpenAI's limits.
     pub(crate) fn metadata(
         &self,
@@ -346,12 +358,12 @@ mod tests {
     #[test]
     fn what_is_ignored_has_its_type_checked() {
         for (body, param) in [
-            (r#"{"user":7}"#, "user"),
+            (r#"{"prompt_cache_retention":7}"#, "prompt_cache_retention"),
             (r#"{"metadata":{"a":1}}"#, "metadata.a"),
             (r#"{"metadata":[]}"#, "metadata"),
             (r#"{"store":"yes"}"#, "store"),
             (r#"{"service_tier":"gold"}"#, "service_tier"),
-            (r#"{"user":"\ud800"}"#, "user"),
+            (r#"{"prompt_cache_retention":"\ud800"}"#, "prompt_cache_retention"),
         ] {
             assert_eq!(error(body.as_bytes()).1.as_deref(), Some(param));
         }

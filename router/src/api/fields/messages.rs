@@ -69,7 +69,13 @@ pub(crate) const MESSAGE_FIELDS: &[Field] = &[
         "`format` of type `json_schema`, which is enforced; `effort`, for chat templates that ask \
          for a `reasoning_effort`.",
     ),
-    ignored("metadata", MESSAGES, Kind::Own(None), "`user_id`, or whatever else it holds."),
+    used(
+        "metadata",
+        MESSAGES,
+        Kind::Own(None),
+        "`user_id`: requests of one user get one version of a model that is split among several. \
+         Whatever else it holds is ignored.",
+    ),
     ignored(
         "service_tier",
         MESSAGES,

@@ -124,13 +124,24 @@ pub(crate) const RESPONSE_FIELDS: &[Field] = &[
         COUNT,
         "Comes back with the response. It would limit OpenAI's own tools.",
     ),
-    used("user", RESPONSES, Kind::Text { max: 1024 }, "Comes back with the response."),
-    used("safety_identifier", RESPONSES, Kind::Text { max: 1024 }, "Comes back with the response."),
+    used(
+        "user",
+        RESPONSES,
+        Kind::Text { max: 1024 },
+        "Comes back with the response. Requests of one user get one version of a model that is split \
+         among several.",
+    ),
+    used(
+        "safety_identifier",
+        RESPONSES,
+        Kind::Text { max: 1024 },
+        "Comes back with the response. As `user`, which it replaces.",
+    ),
     used(
         "prompt_cache_key",
         RESPONSES,
         Kind::Text { max: 1024 },
-        "Comes back with the response. Prefixes are always cached.",
+        "Comes back with the response. Prefixes are always cached. Without `user`, it stands for it.",
     ),
     ignored("prompt_cache_retention", RESPONSES, Kind::Text { max: 64 }, ""),
     ignored(

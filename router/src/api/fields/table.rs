@@ -49,6 +49,8 @@ pub(super) const fn refused(
     Field { name, doors, kind: Kind::Own(None), treatment: Refused(neutral), note }
 }
 
+const STICKY: &str = "Requests of one user get one version of a model that is split among several.";
+
 /// Every field that is known.
 pub(crate) const FIELDS: &[Field] = &[
     used("model", ALL, Kind::Text { max: 256 }, "Required. A name from `GET /v1/models`."),
@@ -287,8 +289,8 @@ pub(crate) const FIELDS: &[Field] = &[
         "Deprecated by OpenAI. `none`, `auto`, or the name of one of `functions`, whose call is \
          forced.",
     ),
-    ignored("user", ALL, Kind::Text { max: 1024 }, ""),
-    ignored("safety_identifier", BOTH, Kind::Text { max: 1024 }, ""),
+    used("user", ALL, Kind::Text { max: 1024 }, STICKY),
+    used("safety_identifier", BOTH, Kind::Text { max: 1024 }, "As `user`, which it replaces."),
     ignored("metadata", BOTH, Kind::Metadata, ""),
     ignored(
         "prediction",
@@ -304,7 +306,12 @@ pub(crate) const FIELDS: &[Field] = &[
         Kind::OneOf(&["auto", "default", "flex", "scale", "priority", "fast"]),
         "",
     ),
-    ignored("prompt_cache_key", CHAT, Kind::Text { max: 1024 }, "Prefixes are always cached."),
+    used(
+        "prompt_cache_key",
+        CHAT,
+        Kind::Text { max: 1024 },
+        "Prefixes are always cached. Without `user`, it stands for it.",
+    ),
     ignored("prompt_cache_retention", CHAT, Kind::Text { max: 64 }, ""),
     refused("modalities", CHAT, &["[\"text\"]"], ""),
     refused("audio", CHAT, &[], ""),

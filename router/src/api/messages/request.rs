@@ -146,6 +146,12 @@ pub(crate) struct OutputFormat {
     pub(crate) schema: Option<Box<RawValue>>,
 }
 
+/// What is known of a request.
+#[derive(Deserialize)]
+struct Metadata {
+    user_id: Option<String>,
+}
+
 /// Texts that end an answer.
 #[derive(Deserialize)]
 pub(crate) struct StopSequences(Vec<String>);
@@ -162,6 +168,7 @@ impl MessagesRequest {
         };
         let options = Options {
             model: Fields::required("model", fields.text("model")?)?,
+            user: fields.parse::<Metadata>("metadata")?.and_then(|metadata| metadata.user_id),
             sampling,
             stream: fields.boolean("stream")?.unwrap_or(false),
             ..Options::default()

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
-use crate::model::Model;
 use crate::prompt::strftime::rfc3339;
+use crate::routing::Listed;
 use crate::validate::context;
 
 const DEFAULT_LIMIT: usize = 20;
@@ -38,20 +38,22 @@ pub struct ModelInfo {
     pub created_at: String,
     /// `active`.
     pub lifecycle: String,
-    /// Most tokens of prompt and completion together.
-    pub max_input_tokens: u32,
+    /// Most tokens of prompt and completion together; `null` until the model was loaded once.
+    pub max_input_tokens: Option<u32>,
     /// The same.
-    pub max_tokens: u32,
+    pub max_tokens: Option<u32>,
 }
 
 impl ModelInfo {
-    pub(super) fn new(model: &Model) -> Self {
-        let context = context(&model.info);
+    pub(super) fn new(listed: &Listed) -> Self {
+        let info = listed.model.as_ref().map(|model| &model.info);
+        let context = info.map(context);
+        let created = info.map_or(0, |info| info.created);
         Self {
-            id: model.info.model.clone(),
+            id: listed.name.clone(),
             kind: "model".into(),
-            display_name: model.info.model.clone(),
-            created_at: rfc3339(model.info.created.try_into().unwrap_or_default()),
+            display_name: listed.name.clone(),
+            created_at: rfc3339(created.try_into().unwrap_or_default()),
             lifecycle: "active".into(),
             max_input_tokens: context,
             max_tokens: context,
@@ -138,8 +140,8 @@ mod tests {
             display_name: id.into(),
             created_at: rfc3339(0),
             lifecycle: "active".into(),
-            max_input_tokens: 1,
-            max_tokens: 1,
+            max_input_tokens: Some(1),
+            max_tokens: Some(1),
         }
     }
 

@@ -11,6 +11,8 @@ use crate::error::ApiError;
 /// The body of `POST /v1/rerank`.
 pub(crate) struct RerankRequest {
     pub(crate) model: String,
+    /// Whom it is for.
+    pub(crate) user: Option<String>,
     pub(crate) query: String,
     pub(crate) documents: Documents,
     pub(crate) top_n: Option<u32>,
@@ -34,6 +36,7 @@ impl RerankRequest {
         let fields = Fields::read(Door::Rerank, body)?;
         Ok(Self {
             model: Fields::required("model", fields.text("model")?)?,
+            user: fields.user()?,
             query: Fields::required("query", fields.parse("query")?)?,
             documents: Fields::required("documents", fields.parse("documents")?)?,
             top_n: fields.count("top_n")?,

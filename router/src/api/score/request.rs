@@ -13,6 +13,8 @@ use crate::validate::inputs::{self, Bounds};
 /// The body of `POST /v1/score`.
 pub(crate) struct ScoreRequest {
     pub(crate) model: String,
+    /// Whom it is for.
+    pub(crate) user: Option<String>,
     text_1: Vec<String>,
     text_2: Vec<String>,
 }
@@ -44,6 +46,7 @@ impl ScoreRequest {
         };
         Ok(Self {
             model: Fields::required("model", fields.text("model")?)?,
+            user: fields.user()?,
             text_1: texts("text_1")?,
             text_2: texts("text_2")?,
         })

@@ -1,0 +1,272 @@
+//! What must hold, whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::route::{Rollout, Room, Stage};
+use super::super::version::Stage as ReplicaStage;
+use super::super::*;
+use super::world::{NAMES, NEVER_READY, Process, World, address};
+
+/// What was seen before.
+#[derive(Default)]
+pub(super) struct Memo {
+    generation: u64,
+    table: RoutingTable,
+    /// Rollouts under way, as they began: when, and what their names' routes said.
+    rollouts: BTreeMap<RolloutId, Begun>,
+    restarted: Option<Time>,
+    ended: BTreeSet<u64>,
+}
+
+#[derive(Clone)]
+struct Begun {
+    name: String,
+    since: Time,
+    route: Option<TableRoute>,
+    rollout: Rollout,
+}
+
+impl Memo {
+    pub(super) fn was_restarted(&mut self, now: Time) {
+        self.restarted = Some(now);
+    }
+}
+
+impl World {
+    /// Never more memory than there is, whatever the books say.
+    pub(super) fn check_memory(&self) {
+        let bytes =
+            |process: &Process| self.fleet.state.versions[&process.version].needs.bytes("cpu");
+        let sum: u64 = self.processes.values().map(bytes).sum();
+        self.ensure(sum <= 100, || format!("{sum} of 100 are taken"));
+    }
+
+    /// What is saved comes first, and what is gone from the table before what is done to it.
+    pub(super) fn check_actions(&self, actions: &[Action]) {
+        for (index, action) in actions.iter().enumerate() {
+            let is_late = index > 0 && *action == Action::Save;
+            self.ensure(!is_late, || "something is done before it is saved".to_owned());
+        }
+    }
+
+    pub(super) fn check_table(&mut self, table: &RoutingTable) {
+        self.ensure(table.generation > self.memo.generation, || {
+            format!("generation {} after {}", table.generation, self.memo.generation)
+        });
+        for route in &table.routes {
+            self.check_route(table, route);
+        }
+        for (name, _, min) in NAMES {
+            if min > 0 {
+                self.check_still_there(name, table);
+            }
+        }
+        self.memo.generation = table.generation;
+        self.memo.table = table.clone();
+    }
+
+    fn check_route(&self, table: &RoutingTable, route: &TableRoute) {
+        let sum: u32 = route.shares.iter().map(|(_, share)| u32::from(*share)).sum();
+        self.ensure(sum == 10_000, || format!("{route:?} adds up to {sum}"));
+        let ready = |version: &VersionId| has_ready(table, version);
+        let any_ready = route.shares.iter().any(|(version, _)| ready(version));
+        // A request that finds no replica has to wait, unless its version can't be had.
+        let failed = route.shares.iter().all(|(version, _)| self.fleet.has_failed(version));
+        self.ensure(any_ready || route.max_hold_ms > 0 || failed, || {
+            format!("requests for {route:?} are refused")
+        });
+        for (version, share) in &route.shares {
+            self.ensure(*share > 0, || format!("{route:?} has a share of nothing"));
+            self.ensure(!any_ready || ready(version), || {
+                format!("{route:?} gives {version} a share without a replica")
+            });
+        }
+        if let Some((shadow, _)) = &route.shadow {
+            self.ensure(ready(shadow), || format!("{route:?} copies to nobody"));
+        }
+    }
+
+    /// A name that had a replica keeps one, unless it died or there is no room for two versions.
+    fn check_still_there(&self, name: &str, table: &RoutingTable) {
+        let has_one = |table: &RoutingTable| {
+            let route = table.route(name)?;
+            Some(route.shares.iter().any(|(version, _)| has_ready(table, version)))
+        };
+        let had_one = has_one(&self.memo.table) == Some(true);
+        if !had_one || has_one(table) == Some(true) {
+            return;
+        }
+        let rollout = self.fleet.rollout(name);
+        let is_clearing = rollout.is_some_and(|rollout| rollout.room == Room::Instead);
+        let died = |version: &VersionId| {
+            let before = self.memo.table.replicas.iter().filter(|r| r.version == *version);
+            before.into_iter().any(|replica| {
+                let id = super::world::replica_of(&replica.address);
+                self.processes.get(&id).is_none_or(|p| p.is_hung || p.is_stopped)
+            })
+        };
+        let route = self.memo.table.route(name).unwrap();
+        let has_died = route.shares.iter().any(|(version, _)| died(version));
+        self.ensure(is_clearing || has_died, || format!("`{name}` lost its last replica"));
+    }
+
+    /// Nothing is sent to a worker that was told to end.
+    pub(super) fn check_send(&self, router: usize, id: ReplicaId) {
+        let process = &self.processes[&id];
+        self.ensure(!process.is_stopped || process.was_killed, || {
+            format!("{} sends to {id:?}, which was told to end", self.routers[router].id)
+        });
+    }
+
+    /// A worker that is told to end has no requests, unless they took too long.
+    pub(super) fn check_stop(&self, id: ReplicaId) {
+        let Some(process) = self.processes.get(&id) else { return };
+        if process.is_stopped || process.is_hung || process.ready_at > self.now {
+            return;
+        }
+        let requests = self.routers.iter().filter_map(|r| r.in_flight.get(&address(id)));
+        let num: usize = requests.map(Vec::len).sum();
+        self.ensure(num == 0, || format!("{id:?} is told to end with {num} requests"));
+    }
+
+    pub(super) fn check_result(&mut self, operation: OperationId, result: &Result<String, String>) {
+        // By another order, or not at all.
+        let went_on = result.as_ref().is_ok_and(|text| text.contains("goes on"));
+        let is_doomed = self.doomed.remove(&operation);
+        self.ensure(!is_doomed || result.is_err() || went_on, || {
+            format!("{operation:?} succeeded with golden prompts that do not hold: {result:?}")
+        });
+    }
+
+    pub(super) fn check_state(&mut self) {
+        self.check_memory();
+        let state = &self.fleet.state;
+        for (id, process) in &self.processes {
+            self.ensure(state.replicas.contains_key(id), || {
+                format!("nobody knows of {id:?} of {}", process.version)
+            });
+        }
+        for replica in state.replicas.values() {
+            let is_leaving = matches!(replica.stage, ReplicaStage::Draining { since, .. }
+                if self.now.since(since) > Duration::from_secs(25));
+            self.ensure(!is_leaving, || format!("{replica:?} drains for too long"));
+        }
+        for (name, route) in &state.routes {
+            let current = route.current.as_ref().map(ToString::to_string);
+            self.ensure(current.as_deref() != Some(NEVER_READY), || {
+                format!("`{name}` leads to a version that was never ready")
+            });
+        }
+        self.check_rollouts();
+        self.check_ends();
+    }
+
+    fn check_rollouts(&mut self) {
+        let routes = self.fleet.state.routes.clone();
+        let mut going = BTreeMap::new();
+        for (name, route) in &routes {
+            let Some(rollout) = &route.rollout else { continue };
+            let begun = self.memo.rollouts.get(&rollout.id).cloned().unwrap_or_else(|| Begun {
+                name: name.clone(),
+                since: self.now,
+                route: self.memo.table.route(name).cloned(),
+                rollout: rollout.clone(),
+            });
+            let age = self.now.since(begun.since);
+            let is_open = rollout.plan.soak.is_none() && rollout.stage == Stage::Observing;
+            self.ensure(is_open || age < Duration::from_secs(400), || {
+                format!("`{name}` is on its way for {age:?}: {rollout:?}")
+            });
+            if rollout.stage == Stage::Clearing {
+                self.seen.cleared += 1;
+            }
+            going.insert(rollout.id, Begun { rollout: rollout.clone(), ..begun });
+        }
+        let over = std::mem::replace(&mut self.memo.rollouts, going);
+        for (id, begun) in over {
+            if !self.memo.rollouts.contains_key(&id) {
+                self.check_end(&begun);
+            }
+        }
+    }
+
+    /// A rollout is over: all traffic goes where it was to go, or all is as before.
+    fn check_end(&mut self, begun: &Begun) {
+        let Begun { name, rollout, route: before, .. } = begun;
+        let Some(route) = self.fleet.state.routes.get(name) else { return };
+        if route.rollout.is_some() {
+            return;
+        }
+        let table = self.fleet.table().route(name).cloned();
+        if route.current.as_ref() == Some(&rollout.to) {
+            self.seen.promoted += 1;
+            let shares = table.map(|route| route.shares);
+            self.ensure(shares == Some(vec![(rollout.to.clone(), WHOLE)]), || {
+                format!("`{name}` was promoted, and its shares are {shares:?}")
+            });
+            return;
+        }
+        self.seen.rolled_back += 1;
+        if matches!(rollout.stage, Stage::Returning { .. }) {
+            self.seen.returned += 1;
+        }
+        let (Some(before), Some(after)) = (before, &table) else { return };
+        // How long requests wait depends on what else happened.
+        let said = |route: &TableRoute| (route.shares.clone(), route.shadow.clone(), route.hidden);
+        let is_same = said(before) == said(after) || begun.is_second(before);
+        self.ensure(is_same, || format!("`{name}` was rolled back: {before:?} to {after:?}"));
+    }
+
+    /// What became of an order is not changed.
+    fn check_ends(&mut self) {
+        let entries: Vec<Entry> = self.fleet.history().take(3).cloned().collect();
+        for entry in entries {
+            if entry.result.is_some() {
+                self.memo.ended.insert(entry.id);
+            }
+            self.ensure(entry.result.is_some() || !self.memo.ended.contains(&entry.id), || {
+                format!("{entry:?} is open again")
+            });
+        }
+        if self.memo.restarted.is_some_and(|at| self.now.since(at) < Duration::from_secs(5)) {
+            // What the launcher did since it saved last is not known to the next.
+            self.memo.ended.clear();
+        }
+        if !self.fleet.short.is_empty() {
+            self.seen.shortages += 1;
+        }
+    }
+
+    /// After a while without faults and orders.
+    pub(super) fn check_peace(&mut self) {
+        let state = &self.fleet.state;
+        for (name, route) in &state.routes {
+            let is_open = route.rollout.as_ref().is_none_or(|r| r.plan.soak.is_none());
+            self.ensure(is_open, || format!("`{name}` is still on its way"));
+            let Some(current) = &route.current else { continue };
+            let is_served = self.fleet.num_ready(current) > 0 || route.scale.min == 0;
+            let is_crashing = current.to_string() == "m@6";
+            self.ensure(is_served || is_crashing, || format!("`{name}` has no replica"));
+        }
+        for replica in state.replicas.values() {
+            // What may have no replica comes and goes.
+            let is_promised = self.fleet.demand(&replica.version).floor > 0;
+            let may_leave = !is_promised || replica.version.to_string() == "m@6";
+            self.ensure(replica.is_active() || may_leave, || format!("{replica:?} is leaving"));
+        }
+    }
+}
+
+impl Begun {
+    /// It went on from another plan: the table at its begin had its own canary in it.
+    fn is_second(&self, before: &TableRoute) -> bool {
+        let to = &self.rollout.to;
+        before.shares.iter().any(|(version, _)| version == to)
+            || before.shadow.as_ref().is_some_and(|(version, _)| version == to)
+    }
+}
+
+fn has_ready(table: &RoutingTable, version: &VersionId) -> bool {
+    table.replicas.iter().any(|replica| replica.version == *version && !replica.draining)
+}
