@@ -150,6 +150,9 @@ fn main() -> anyhow::Result<()> {
     let shapes = if named.is_empty() { SHAPES[1..].iter().collect() } else { named };
     let device = Device::open(0).context("no GPU")?;
     device.bind()?;
+    if has("--early-launch") && !device.launch_early() {
+        bail!("--early-launch needs a GPU of compute capability 9.0 or newer");
+    }
     let ceilings = ceilings(&device, has("--quick"))?;
     let memory = ceilings.memory / 1e12;
     let products = ceilings.products / 1e12;

@@ -18,7 +18,6 @@ use sconce_kernels::cpu::Isa;
 
 use crate::engine::embed::EmbedBatch;
 use crate::engine::plan::{Sampled, Scored, StepPlan};
-use crate::engine::request::SamplingParams;
 
 /// Runs steps: a model on a device, or the hash model.
 pub trait Executor: Send {
@@ -29,13 +28,6 @@ pub trait Executor: Send {
     /// have [`StepPlan::carried`] tokens, and has no drafts.
     fn depth(&self) -> usize {
         1
-    }
-
-    /// Whether the token that a sequence with such parameters gains in one step can be carried to
-    /// the next. What the device can't sample by itself can't: no step is begun while it is
-    /// awaited.
-    fn carries(&self, _sampling: &SamplingParams) -> bool {
-        true
     }
 
     /// Begins to compute `plan`: after the steps begun before it, whatever they write and sample.

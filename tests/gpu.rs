@@ -17,8 +17,14 @@ mod models;
 #[path = "gpu/parity.rs"]
 mod parity;
 #[cfg(test)]
+#[path = "gpu/sampling.rs"]
+mod sampling;
+#[cfg(test)]
 #[path = "parity/steps.rs"]
 mod steps;
 #[cfg(test)]
 #[path = "parity/tiny.rs"]
 mod tiny;
+#[cfg(test)]
+#[path = "../router/tests/support/tokenizers.rs"]
+mod tokenizers;

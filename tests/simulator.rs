@@ -89,8 +89,6 @@ struct World {
     spare: VecDeque<StepPlan>,
     /// A device's block tables, of which it gets the changes only.
     tables: Vec<BlockId>,
-    /// Whether some requests' tokens can't be carried.
-    some_uncarried: bool,
     /// What a step takes beside its tokens: where it is nothing, guesses do not pay.
     base: Duration,
     tally: Tally,
@@ -135,7 +133,6 @@ impl World {
             in_flight: VecDeque::new(),
             spare: VecDeque::new(),
             tables: vec![BlockId(0); table_len * limits.max_num_seqs as usize],
-            some_uncarried: random.one_in(3),
             base: Duration::from_micros([0, 1000][random.below(2) as usize]),
             random,
             limits,
@@ -173,12 +170,6 @@ impl World {
             ignore_eos: self.random.one_in(2),
             num_prompt_logprobs: self.random.one_in(4).then_some(1),
             stop_token_ids: if self.random.one_in(3) { self.stops() } else { vec![] },
-            // The model doesn't know such words, and so carries no tokens of who has them.
-            bad_words: if self.some_uncarried && self.random.one_in(6) {
-                vec![vec![1]]
-            } else {
-                vec![]
-            },
             ..SamplingParams::default()
         };
         let n = if self.random.one_in(3) { 1 + self.random.below(most) as u32 } else { 1 };
@@ -200,9 +191,6 @@ impl World {
         self.tally.requests += 1;
         match self.scheduler.submit(RequestId(id), request.clone(), deadline) {
             Ok(()) => {
-                if !self.model.carries(&request.sampling) {
-                    self.scheduler.never_carry(RequestId(id));
-                }
                 let n = request.n as usize;
                 let live = Live {
                     request,

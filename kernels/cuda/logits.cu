@@ -5,21 +5,6 @@
 // beside the model's own, which log-probabilities are of, and which completions of one prompt share.
 #include "sampling.cuh"
 
-// How much there is of what rows refer to: a row that names more is passed over.
-struct Extents {
-    uint32_t logits_rows, biases, masked, allowed_rows, slots;
-
-    __device__ __forceinline__ bool hold(const SampleRow& row) const {
-        const auto fit = [](uint32_t first, uint32_t num, uint32_t all) {
-            return static_cast<uint64_t>(first) + num <= all;
-        };
-        return row.logits_row < logits_rows &&
-               fit(row.first_bias, row.num_biases, biases) && fit(row.first_masked, row.num_masked, masked) &&
-               (row.allowed_row == NONE || row.allowed_row < allowed_rows) &&
-               (row.counts_slot == NONE || row.counts_slot < slots);
-    }
-};
-
 // Adds the biases that fall into the chunk. The list is sorted: whoever meets a token first adds all of its
 // biases, in their order.
 __device__ __forceinline__ void add_biases(const SampleRow& row, const Bias* biases, float (&x)[CHUNK_EACH],
@@ -55,23 +40,27 @@ __device__ __forceinline__ float penalized(const SampleRow& row, float logit, ui
 }
 
 // Sets in `banned` a bit for each of the chunk's tokens that the row's list names.
-__device__ __forceinline__ void mark(const SampleRow& row, const uint32_t* masked, uint32_t* banned) {
+__device__ __forceinline__ void mark(const SampleRow& row, const Lists& lists, uint32_t* banned) {
     if (threadIdx.x < CHUNK / 32) banned[threadIdx.x] = 0;
     __syncthreads();
+    const uint32_t last = lists.last(row);
     for (uint32_t i = threadIdx.x; i < row.num_masked; i += CHUNK_THREADS) {
-        const uint32_t at = masked[row.first_masked + i] - chunk_begin();
-        if (at < CHUNK) atomicOr(&banned[at / 32], 1u << at % 32);
+        const Masked masked = lists.masked[row.first_masked + i];
+        const uint32_t at = masked.token - chunk_begin();
+        const bool holds = masked.after == NONE || masked.after == last;
+        if (at < CHUNK && holds) atomicOr(&banned[at / 32], 1u << at % 32);
     }
     __syncthreads();
 }
 
 // rows: [gridDim.y]. logits: [logits_rows, vocab]. adjusted: [gridDim.y, vocab]. allowed: [allowed_rows,
-// ceil(vocab / 32)]. counts: [slots, counts_width]. bests: [gridDim.y, gridDim.x]
+// ceil(vocab / 32)]. inputs: [num_inputs]. counts: [slots, counts_width]. bests: [gridDim.y, gridDim.x]
 extern "C" __global__ void __launch_bounds__(CHUNK_THREADS, 6)
     adjust_logits(const SampleRow* rows, const float* logits, float* adjusted, const Bias* biases,
-                  const uint32_t* masked, const uint32_t* allowed, const uint16_t* counts, Best* bests,
-                  uint32_t vocab, uint32_t counts_width, uint32_t logits_rows, uint32_t num_biases,
-                  uint32_t num_masked, uint32_t allowed_rows, uint32_t slots) {
+                  const Masked* masked, const uint32_t* allowed, const uint32_t* inputs,
+                  const uint16_t* counts, Best* bests, uint32_t vocab, uint32_t counts_width,
+                  uint32_t logits_rows, uint32_t num_biases, uint32_t num_masked, uint32_t allowed_rows,
+                  uint32_t slots, uint32_t num_inputs) {
     __shared__ float tile[CHUNK];
     __shared__ uint32_t banned[CHUNK / 32];
     __shared__ Best room[CHUNK_THREADS / WARP];
@@ -79,7 +68,9 @@ extern "C" __global__ void __launch_bounds__(CHUNK_THREADS, 6)
     const SampleRow row = rows[blockIdx.y];
     if (!(row.flags & ACTIVE)) return;
     const int64_t at = row_begin(blockIdx.y, gridDim.x) + blockIdx.x;
-    if (!Extents{logits_rows, num_biases, num_masked, allowed_rows, slots}.hold(row)) {
+    const Lists lists{masked,     allowed,    inputs,       logits_rows, num_biases,
+                      num_masked, allowed_rows, slots, num_inputs};
+    if (!lists.hold(row)) {
         if (threadIdx.x == 0) bests[at] = {-INFINITY, NONE};
         return;
     }
@@ -93,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(CHUNK_THREADS, 6)
     }
     if (row.flags & ADJUSTED) {
         if (row.num_biases != 0) add_biases(row, biases, x, tile);
-        if (row.num_masked != 0) mark(row, masked, banned);
+        if (row.num_masked != 0) mark(row, lists, banned);
         const uint16_t* counted = counts + row_begin(row.counts_slot, counts_width);
         const uint32_t* bits = allowed + row_begin(row.allowed_row, (vocab + 31) / 32);
         float* to = adjusted + row_begin(blockIdx.y, vocab);

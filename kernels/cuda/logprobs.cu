@@ -40,24 +40,26 @@ __device__ __forceinline__ uint64_t block_min(uint64_t x, uint64_t* room) {
 }
 
 __device__ __forceinline__ uint32_t token_of(const SampleRow& row, const uint32_t* sampled, uint32_t at) {
-    return row.flags & GIVEN ? row.token : sampled[at];
+    return row.flags & GIVEN ? row.token : sampled[place_of(row, at)];
 }
 
-__device__ __forceinline__ bool is_scored(const SampleRow& row, uint32_t logits_rows) {
-    return row.flags & ACTIVE && row.flags & LOGPROBS && row.logits_row < logits_rows;
+__device__ __forceinline__ bool is_scored(const SampleRow& row, uint32_t at, uint32_t logits_rows,
+                                          uint32_t num_sampled) {
+    return row.flags & ACTIVE && row.flags & LOGPROBS && row.logits_row < logits_rows &&
+           place_of(row, at) < num_sampled;
 }
 
-// scores: [gridDim.y, gridDim.x]. tops: [gridDim.y, gridDim.x, MAX_TOP]
+// sampled: [num_sampled]. scores: [gridDim.y, gridDim.x]. tops: [gridDim.y, gridDim.x, MAX_TOP]
 extern "C" __global__ void __launch_bounds__(CHUNK_THREADS)
     score_chunks(const SampleRow* rows, const float* logits, const uint32_t* sampled, ChunkScore* scores,
-                 uint64_t* tops, uint32_t vocab, uint32_t logits_rows) {
+                 uint64_t* tops, uint32_t vocab, uint32_t logits_rows, uint32_t num_sampled) {
     __shared__ float max_room[WARP];
     __shared__ double sum_room[WARP];
     __shared__ uint32_t count_room[WARP];
     __shared__ uint64_t rank_rooms[2][WARP];
     wait_for_dependencies();
     const SampleRow row = rows[blockIdx.y];
-    if (!is_scored(row, logits_rows)) return;
+    if (!is_scored(row, blockIdx.y, logits_rows, num_sampled)) return;
     const float* from = logits + row_begin(row.logits_row, vocab);
     const uint32_t token = token_of(row, sampled, blockIdx.y);
     const float own = token < vocab ? from[token] : NAN;
@@ -109,18 +111,18 @@ __device__ __forceinline__ float logprob_of(float logit, double normalizer) {
     return static_cast<float>(fmin(logprob, 0.0));
 }
 
-// One block per row, at least one thread per chunk. out: [gridDim.x]
+// One block per row, at least one thread per chunk. out: [num_sampled]
 extern "C" __global__ void __launch_bounds__(1024)
     merge_scores(const SampleRow* rows, const float* logits, const uint32_t* sampled,
                  const ChunkScore* scores, const uint64_t* tops, TokenScore* out, uint32_t vocab,
-                 uint32_t chunks, uint32_t logits_rows) {
+                 uint32_t chunks, uint32_t logits_rows, uint32_t num_sampled) {
     __shared__ float max_room[WARP];
     __shared__ double sum_room[WARP];
     __shared__ uint32_t count_room[WARP];
     __shared__ uint64_t rank_rooms[2][WARP];
     wait_for_dependencies();
     const SampleRow row = rows[blockIdx.x];
-    if (!is_scored(row, logits_rows)) return;
+    if (!is_scored(row, blockIdx.x, logits_rows, num_sampled)) return;
     const float* from = logits + row_begin(row.logits_row, vocab);
     const bool has_chunk = threadIdx.x < chunks;
     const int64_t at = row_begin(blockIdx.x, chunks) + threadIdx.x;
@@ -130,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(1024)
     const double sum = block_sum(part, sum_room);
     const uint32_t greater = block_sum(mine.greater, count_room);
     const double normalizer = sum > 0.0 ? max + log(sum) : -INFINITY;
-    TokenScore& to = out[blockIdx.x];
+    TokenScore& to = out[place_of(row, blockIdx.x)];
     if (threadIdx.x == 0) {
         const uint32_t token = token_of(row, sampled, blockIdx.x);
         to.logprob = logprob_of(token < vocab ? from[token] : NAN, normalizer);

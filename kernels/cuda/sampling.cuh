@@ -16,22 +16,49 @@ constexpr uint32_t NONE = 0xffffffffu;
 constexpr int CHUNK = 2048, CHUNK_THREADS = 256, CHUNK_EACH = CHUNK / CHUNK_THREADS;
 
 // Bits of `SampleRow::flags`.
-constexpr uint32_t ACTIVE = 1, ADJUSTED = 2, COUNTED = 4, LOGPROBS = 8, GIVEN = 16;
+constexpr uint32_t ACTIVE = 1, ADJUSTED = 2, COUNTED = 4, LOGPROBS = 8, GIVEN = 16, FALLS_BACK = 32;
 
 // One token to sample. `kernels/src/cuda/sampling.rs` states what each field means.
 struct SampleRow {
     uint32_t flags, logits_row;
     float temperature, min_p_distance;
     uint32_t top_k;
-    float top_p, repetition_penalty, frequency_penalty, presence_penalty;
+    float top_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty;
     uint32_t counts_slot, seed_low, seed_high, index, position;
-    uint32_t first_bias, num_biases, first_masked, num_masked, allowed_row;
-    uint32_t num_logprobs, token, unused[3];
+    uint32_t first_bias, num_biases, first_masked, num_masked, num_ends, allowed_row;
+    uint32_t num_logprobs, token, input, target, unused[3];
 };
 
 struct Bias {
     uint32_t token;
     float bias;
+};
+
+// A token that must not be sampled, where the token before is `after`, or whatever it is with NONE.
+struct Masked {
+    uint32_t token, after;
+};
+
+// What rows refer to, and how much there is of it: a row that names more is passed over.
+struct Lists {
+    const Masked* masked;
+    const uint32_t *allowed, *inputs;
+    uint32_t logits_rows, biases, num_masked, allowed_rows, slots, num_inputs;
+
+    __device__ __forceinline__ bool hold(const SampleRow& row) const {
+        const auto fit = [](uint32_t first, uint32_t num, uint32_t all) {
+            return static_cast<uint64_t>(first) + num <= all;
+        };
+        return row.logits_row < logits_rows && fit(row.first_bias, row.num_biases, biases) &&
+               fit(row.first_masked, row.num_masked, num_masked) && row.num_ends <= row.num_masked &&
+               (row.allowed_row == NONE || row.allowed_row < allowed_rows) &&
+               (row.counts_slot == NONE || row.counts_slot < slots);
+    }
+
+    // The token before that which is sampled.
+    __device__ __forceinline__ uint32_t last(const SampleRow& row) const {
+        return row.input < num_inputs ? inputs[row.input] : NONE;
+    }
 };
 
 // A likeliest token: the greatest logit, of equal ones the lowest id.
@@ -58,7 +85,12 @@ __device__ __forceinline__ bool draws(const SampleRow& row) {
 }
 
 __device__ __forceinline__ bool filters(const SampleRow& row) {
-    return row.top_k != 0 || row.top_p < 1.0f;
+    return row.top_k != 0 || row.top_p < 1.0f || row.typical_p < 1.0f;
+}
+
+// Where among the sampled tokens the token of the grid's row `at` goes.
+__device__ __forceinline__ uint32_t place_of(const SampleRow& row, uint32_t at) {
+    return row.target == NONE ? at : row.target;
 }
 
 __device__ __forceinline__ Best better(Best a, Best b) {

@@ -46,8 +46,8 @@ pub use quantized::{
 pub use rope::{HeadNorms, NO_SLOT, RopeAndCache, RopeTable};
 pub use rows::GatherRows;
 pub use sampling::{
-    AcceptDrafts, Bias, Drafted, Draw, FeedTokens, MAX_TOP_LOGPROBS, NO_TOKEN, NONE, Sample,
-    SampleRow, Sampling, Score, Stages, TokenCounts, TokenScore,
+    AcceptDrafts, Bias, Drafted, Draw, FeedTokens, MAX_TOP_LOGPROBS, Masked, NO_TOKEN, NONE,
+    Sample, SampleRow, Sampling, Score, Stages, TokenCounts, TokenScore,
 };
 pub use staging::{Readback, Staging};
 

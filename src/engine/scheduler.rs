@@ -250,7 +250,6 @@ impl Scheduler {
             num_computed: 0,
             num_in_flight: 0,
             sample: 0,
-            is_carried: true,
             blocks: Vec::new(),
             num_tabled: 0,
             may_share_last: false,

@@ -39,8 +39,6 @@ pub(crate) struct Sequence {
     pub(crate) num_in_flight: u8,
     /// Which of its plan's samples its last token is, while that is unknown.
     pub(crate) sample: u32,
-    /// Whether a step may have that token before it is known.
-    pub(crate) is_carried: bool,
     pub(crate) blocks: Vec<BlockId>,
     /// Of them, those that the last plan's table has.
     pub(crate) num_tabled: usize,

@@ -3,10 +3,14 @@
 
 mod batch;
 mod decoder;
+mod deferred;
+mod drawing;
 mod flight;
 mod graphs;
 mod memory;
+mod resident;
 mod sampling;
+mod scores;
 mod tensors;
 mod upload;
 
@@ -16,21 +20,21 @@ use std::time::Instant;
 use sconce_kernels::cpu::{Cpu, Isa, KvShape};
 use sconce_kernels::cuda::{
     self, BlockTables, Buffer, Device, FeedTokens, Float, KvCache, KvDtype, Plan, PlanLimits,
-    Properties, Readback, Sample, Sampling, Stages,
+    Properties,
 };
 
 use self::batch::{Batch, Layout, Room};
 use self::decoder::{Decoder, Pass, Workspace};
+use self::drawing::{Drawing, Source};
 use self::flight::Flight;
 use self::graphs::{Graphs, Key};
-use self::sampling::{Samples, is_on_device};
+use self::sampling::{Needs, Samples};
 use super::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions};
 use super::input::Input;
 use super::limits::{Asked, LimitError};
-use super::sampler::{Logits, Sampler};
+use super::sampler::Sampler;
 use super::{Error, Executor, ExecutorLimits};
 use crate::engine::plan::{MAX_DRAFTS, Sampled, Scored, StepPlan};
-use crate::engine::request::SamplingParams;
 use crate::models::config::DecoderConfig;
 use crate::weights::{self, Checkpoint};
 
@@ -49,6 +53,9 @@ pub enum LoadError {
     /// The GPU refused or failed.
     #[error("the GPU cannot run this model")]
     Kernel(#[from] sconce_kernels::Error),
+    /// The GPU is older than Hopper.
+    #[error("--early-launch needs a GPU of compute capability 9.0 or newer")]
+    NoEarlyLaunch,
     /// A thread that loads panicked.
     #[error("loading the weights panicked")]
     Panicked,
@@ -89,15 +96,12 @@ pub struct CudaRunner {
     kv: KvCache,
     tables: BlockTables,
     workspace: Workspace,
-    sampling: Sampling,
+    drawing: Drawing,
     /// `[max_num_batched_tokens]` the step's tokens, also those that are carried.
     token_ids: Buffer,
-    /// `[max_num_seqs]` what the last step sampled.
-    sampled: Buffer,
     batch: Batch,
     samples: Samples,
-    /// Logits of samples that are the processor's, or of scores.
-    logits: Readback,
+    /// Finds what grammars allow.
     cpu: Cpu,
     sampler: Sampler,
     input: Input,
@@ -123,6 +127,9 @@ impl CudaRunner {
         options: &GpuOptions,
     ) -> Result<Self, LoadError> {
         let start = Instant::now();
+        if options.early_launch && !device.launch_early() {
+            return Err(LoadError::NoEarlyLaunch);
+        }
         let config = checkpoint.config();
         let asked = asked(options);
         let most = asked.limits(config, u32::MAX / options.block_size.max(1))?;
@@ -132,7 +139,6 @@ impl CudaRunner {
             Decoder::load(&device, checkpoint, float, max_positions, options.num_threads)?;
         let weights_at = ms(start);
         let max_logits = most.max_num_seqs as usize + MAX_DRAFTS;
-        let logits = Readback::new(&device, max_logits * config.vocab_size * 4)?;
         let shape = KvShape { num_blocks: 1, ..kv_shape(config, options) };
         let kv_dtype = match options.kv_dtype {
             GpuKvDtype::Auto => KvDtype::Float(float),
@@ -153,19 +159,17 @@ impl CudaRunner {
         let batch = Batch::new(&device, room, plan)?;
         let flight = || Flight::new(&device, room.samples);
         let cpu = Cpu::new(options.num_threads, Isa::detect())?;
-        let sampler = Sampler::new(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
+        let sampler = Sampler::on_device(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
         let mut runner = Self {
             graphs: Graphs::new(options.graphs, &limits),
             decoder,
             kv,
             tables,
             workspace,
-            sampling: Sampling::new(&device, room.samples, config.vocab_size)?,
+            drawing: Drawing::new(&device, &limits, room)?,
             token_ids: device.alloc_zeroed(room.tokens * 4)?,
-            sampled: device.alloc_zeroed(room.samples * 4)?,
             batch,
             samples: Samples::default(),
-            logits,
             cpu,
             sampler,
             input: Input::default(),
@@ -238,8 +242,8 @@ impl CudaRunner {
         std::mem::take(&mut self.device_ms)
     }
 
-    /// Launches the step, as a graph where there may be one.
-    fn launch(&mut self, plan: &StepPlan) -> Result<(), Error> {
+    /// Launches the step, as a graph where there may be one. Returns where its lists lie.
+    fn launch(&mut self, plan: &StepPlan) -> Result<Layout, Error> {
         self.batch.plan_attention(plan)?;
         let room = Room {
             tokens: self.input.num_tokens,
@@ -250,15 +254,16 @@ impl CudaRunner {
             biases: self.samples.biases().len(),
             masked: self.samples.masked().len(),
         };
-        let stages = self.samples.stages();
+        let needs = self.samples.needs();
         let size = self.graphs.size(plan.rows.len()).filter(|size| of_graph(*size).holds(room));
         let layout = Layout::new(size.map_or(room, of_graph));
         let what = (plan, &self.input, &self.samples);
         self.batch.send(&self.device, &layout, what)?;
         match size {
-            Some(size) => self.launch_graph(Key { size, stages }, &layout),
-            None => self.compute(&layout, self.batch.plan.grid(), stages),
+            Some(size) => self.launch_graph(Key { size, needs }, &layout)?,
+            None => self.compute(&layout, self.batch.plan.grid(), needs)?,
         }
+        Ok(layout)
     }
 
     /// Everything that a step asks of the device between what it is sent and what it yields.
@@ -266,9 +271,9 @@ impl CudaRunner {
         &mut self,
         layout: &Layout,
         grid: cuda::PlanGrid,
-        stages: Option<Stages>,
+        needs: Needs,
     ) -> Result<(), Error> {
-        let Room { tokens, logits, updates, copies, samples, .. } = layout.room();
+        let Room { tokens, logits, updates, copies, .. } = layout.room();
         let lists = self.batch.lists(layout);
         if updates > 0 {
             self.tables.update(&self.device, lists.updates)?;
@@ -282,7 +287,7 @@ impl CudaRunner {
         self.device.feed_tokens(FeedTokens {
             from: lists.carried,
             given: lists.token_ids,
-            sampled: self.sampled.slice(),
+            sampled: self.drawing.sampled(),
             out: self.token_ids.slice_mut().at(0, tokens * 4),
             vocab: self.limits.vocab_size as usize,
         })?;
@@ -296,22 +301,14 @@ impl CudaRunner {
             num_logits: logits,
             grid,
         })?;
-        let Some(stages) = stages else { return Ok(()) };
-        let vocab_size = self.limits.vocab_size as usize;
-        self.sampling.sample(
-            &self.device,
-            Sample {
-                rows: lists.samples,
-                logits: self.workspace.logits(logits, vocab_size),
-                biases: Some(lists.biases).filter(|list| !list.is_empty()),
-                masked: Some(lists.masked).filter(|list| !list.is_empty()),
-                allowed: None,
-                counts: None,
-                sampled: self.sampled.slice_mut().at(0, samples * 4),
-                stages,
-            },
-        )?;
-        Ok(())
+        let source = Source {
+            rows: lists.samples,
+            logits: self.workspace.logits(logits, self.limits.vocab_size as usize),
+            biases: lists.biases,
+            masked: lists.masked,
+            inputs: self.token_ids.slice(),
+        };
+        self.drawing.draw(&self.device, source, needs)
     }
 
     fn launch_graph(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
@@ -320,14 +317,14 @@ impl CudaRunner {
         }
         // The first such step is computed as it is: what libraries load at a first use must not be part
         // of a capture.
-        self.compute(layout, self.batch.plan.decode_grid(key.size), key.stages)?;
+        self.compute(layout, self.batch.plan.decode_grid(key.size), key.needs)?;
         self.capture(key, layout)
     }
 
     fn capture(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
         let grid = self.batch.plan.decode_grid(key.size);
         let device = self.device.clone();
-        let graph = device.capture(|| self.compute(layout, grid, key.stages))?;
+        let graph = device.capture(|| self.compute(layout, grid, key.needs))?;
         self.graphs.insert(key, graph);
         Ok(())
     }
@@ -348,46 +345,57 @@ impl CudaRunner {
         let (plan, input) = (StepPlan::default(), Input::default());
         self.batch.plan_attention(&plan)?;
         self.batch.send(&self.device, layout, (&plan, &input, &Samples::default()))?;
-        self.compute(layout, self.batch.plan.decode_grid(key.size), key.stages)
+        self.compute(layout, self.batch.plan.decode_grid(key.size), key.needs)
     }
 
-    /// Begins to read back what the step yields, and scores.
-    fn begin_readback(&mut self, plan: &StepPlan) -> Result<(), Error> {
-        let flight = &mut self.flights[self.num_begun % DEPTH];
-        flight.take_over(&self.input, &self.samples);
-        if self.samples.stages().is_some() {
-            let sampled = self.sampled.slice().at(0, plan.samples.len() * 4);
-            flight.sampled.begin(&self.device, sampled)?;
-        }
-        if !self.samples.on_host().is_empty() {
-            let vocab_size = self.limits.vocab_size as usize;
-            let logits = self.workspace.logits(self.input.logits_tokens.len(), vocab_size);
-            self.logits.begin(&self.device, logits)?;
-        }
-        Ok(())
-    }
-
-    /// Scores in as many passes over the vocabulary as there is room for logits.
+    /// Scores prompts' tokens in as many passes over the vocabulary as there is room for logits. What the model
+    /// gave for the samples is lost.
     fn score(&mut self, plan: &StepPlan) -> Result<(), Error> {
-        let max_rows = self.limits.max_num_seqs as usize + MAX_DRAFTS;
+        let max_rows = self.limits.max_num_seqs as usize;
+        let (num_tokens, num_scores) = (self.input.num_tokens, plan.scores.len());
         let vocab_size = self.limits.vocab_size as usize;
-        for scores in plan.scores.chunks(max_rows) {
-            let tokens: Vec<_> = scores.iter().map(|score| score.token_index).collect();
-            let tokens = self.device.buffer_of(&tokens)?;
-            let (num_tokens, num_scores) = (self.input.num_tokens, scores.len());
-            let workspace = &mut self.workspace;
+        self.drawing.send_scores(&self.device, &plan.scores, max_rows)?;
+        for begin in (0..num_scores).step_by(max_rows) {
+            let num_rows = max_rows.min(num_scores - begin);
             self.decoder.project_to_vocabulary(
-                workspace,
-                tokens.slice(),
+                &mut self.workspace,
+                self.drawing.score_tokens(begin, num_rows),
                 num_tokens,
-                num_scores,
+                num_rows,
             )?;
-            self.logits.begin(&self.device, self.workspace.logits(num_scores, vocab_size))?;
-            let logits = self.logits.wait()?;
-            let flight = &mut self.flights[self.num_begun % DEPTH];
-            self.sampler.score(&self.cpu, (scores, vocab_size), logits, &mut flight.scored);
+            let logits = self.workspace.logits(num_rows, vocab_size);
+            self.drawing.score(&self.device, logits, (begin, num_rows))?;
         }
-        Ok(())
+        let flight = &mut self.flights[self.num_begun % DEPTH];
+        flight.read_scores(&self.device, self.drawing.scores(num_scores))
+    }
+
+    /// Computes the samples' logits again.
+    fn project_samples(&mut self, layout: &Layout) -> Result<(), Error> {
+        let Room { tokens, logits, .. } = layout.room();
+        let lists = self.batch.lists(layout);
+        let workspace = &mut self.workspace;
+        Ok(self.decoder.project_to_vocabulary(workspace, lists.logits_tokens, tokens, logits)?)
+    }
+
+    /// Draws what the only step in flight has deferred: all tokens before are known now.
+    fn draw_deferred(&mut self) -> Result<(), Error> {
+        let flight = &mut self.flights[self.num_finished % DEPTH];
+        let deferred = flight.take_deferred();
+        if deferred.is_empty() {
+            return Ok(());
+        }
+        let ids = deferred.iter().map(|one| one.sample.sequence).collect();
+        self.sampler.find_allowed(&self.cpu, ids);
+        let num_logits = self.input.logits_tokens.len();
+        let logits = self.workspace.logits(num_logits, self.limits.vocab_size as usize);
+        let inputs = self.token_ids.slice();
+        let more = self.drawing.draw_deferred(
+            &self.device,
+            (&deferred, &self.sampler),
+            (logits, inputs),
+        )?;
+        flight.end(&self.device, &self.drawing, self.samples.needs().and(more))
     }
 }
 
@@ -400,27 +408,40 @@ impl Executor for CudaRunner {
         DEPTH
     }
 
-    fn carries(&self, sampling: &SamplingParams) -> bool {
-        is_on_device(sampling)
-    }
-
     fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {
         self.device.bind()?;
         let flight = &self.flights[(self.num_begun + 1) % DEPTH];
         let is_pipelined = self.num_begun > self.num_finished;
-        let num_before = if is_pipelined { flight.num_samples } else { 0 };
+        let num_before = if is_pipelined { flight.num_samples() } else { 0 };
         self.input.fill_after(plan, &self.limits, num_before)?;
         self.sampler.update(plan)?;
         let (alive, limit) = (self.sampler.num_sequences(), self.limits.max_num_seqs as usize);
         if alive > limit {
             return Err(Error::Plan(format!("{alive} sequences are alive, at most {limit}")));
         }
-        self.samples.fill(plan, &self.input, &self.sampler);
-        self.flights[self.num_begun % DEPTH].begin()?;
-        self.launch(plan)?;
-        self.flights[self.num_begun % DEPTH].end()?;
-        self.begin_readback(plan)?;
-        self.score(plan)?;
+        self.drawing.admit(&self.device, &plan.admitted)?;
+        self.samples.fill(plan, &self.input, &self.sampler)?;
+        let deferred = self.samples.deferred();
+        let flight = &mut self.flights[self.num_begun % DEPTH];
+        flight.begin(plan.samples.len(), deferred)?;
+        let layout = self.launch(plan)?;
+        if !plan.scores.is_empty() {
+            self.score(plan)?;
+        }
+        match (self.samples.deferred(), is_pipelined) {
+            ([], _) => {
+                let flight = &mut self.flights[self.num_begun % DEPTH];
+                flight.end(&self.device, &self.drawing, self.samples.needs())?;
+            }
+            (_, pipelined) => {
+                if !plan.scores.is_empty() {
+                    self.project_samples(&layout)?;
+                }
+                if !pipelined {
+                    self.draw_deferred()?;
+                }
+            }
+        }
         self.num_begun += 1;
         Ok(())
     }
@@ -428,19 +449,12 @@ impl Executor for CudaRunner {
     fn finish(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
         self.device.bind()?;
         let flight = &mut self.flights[self.num_finished % DEPTH];
-        self.num_finished += 1;
-        self.scored = std::mem::take(&mut flight.scored);
-        let vocab_size = self.limits.vocab_size as usize;
-        let mut on_host = Vec::new();
-        if !flight.on_host.is_empty() {
-            let values = self.logits.wait()?;
-            let logits = Logits { values, vocab_size, rows: &flight.logits_rows };
-            let which = (plan, &*flight.on_host);
-            self.sampler.sample_some(&self.cpu, which, logits, |i, one| on_host.push((i, one)))?;
-        }
-        flight.collect(plan, on_host, sampled)?;
+        flight.collect(plan, &mut self.sampler, sampled)?;
+        self.scored = flight.scored(plan)?;
         self.device_ms += flight.ms()?;
-        Ok(())
+        self.num_finished += 1;
+        // While the device computes the step after.
+        self.draw_deferred()
     }
 
     fn take_scored(&mut self) -> Vec<Scored> {
@@ -499,12 +513,14 @@ fn room(limits: &ExecutorLimits, num_columns: usize) -> Room {
         updates: seqs * num_columns,
         copies: seqs,
         samples: seqs,
-        biases: seqs * MAX_BIASES,
-        masked: seqs * MAX_MASKED,
+        // Or of a single request that is not from a router.
+        biases: seqs * MAX_BIASES + limits.vocab_size as usize,
+        masked: seqs * MAX_MASKED + limits.vocab_size as usize,
     }
 }
 
-/// What a graph of so many sequences has room for. Few requests have biases or forbidden tokens.
+/// What a graph of so many sequences has room for. Few requests have biases or forbidden tokens, and those that
+/// have may have some hundred.
 fn of_graph(size: usize) -> Room {
     Room {
         tokens: size,
@@ -512,14 +528,14 @@ fn of_graph(size: usize) -> Room {
         updates: size,
         copies: 0,
         samples: size,
-        biases: 4 * size,
-        masked: 4 * size,
+        biases: 512 + 4 * size,
+        masked: 512 + 4 * size,
     }
 }
 
 /// As many as routers let a request have.
 const MAX_BIASES: usize = 1024;
-const MAX_MASKED: usize = 256;
+const MAX_MASKED: usize = 512;
 
 /// Milliseconds since `start`.
 fn ms(start: Instant) -> f64 {

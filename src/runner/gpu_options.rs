@@ -28,6 +28,8 @@ pub struct GpuOptions {
     pub max_model_len: Option<u32>,
     /// Whether steps that only decode are launched as CUDA graphs.
     pub graphs: bool,
+    /// Whether a kernel's blocks are placed while the kernel before still runs.
+    pub early_launch: bool,
 }
 
 impl Default for GpuOptions {
@@ -44,6 +46,7 @@ impl Default for GpuOptions {
             max_num_seqs: 64,
             max_model_len: None,
             graphs: true,
+            early_launch: false,
         }
     }
 }

@@ -164,11 +164,6 @@ impl HashModel {
                 return Err(Error::Plan(format!("nothing was sampled for {carry:?}")));
             };
             *place = *token;
-            let row = plan.rows.iter().find(|row| row.tokens.contains(&carry.token_index));
-            let state = row.and_then(|row| self.sequences.get(row.sequence.0 as usize)?.as_ref());
-            if !state.is_some_and(|(_, sampling)| self.carries(sampling)) {
-                return Err(Error::Plan(format!("{carry:?} is of a sequence that isn't carried")));
-            }
         }
         Ok(())
     }
@@ -190,11 +185,6 @@ impl Executor for HashModel {
 
     fn depth(&self) -> usize {
         self.depth
-    }
-
-    fn carries(&self, sampling: &SamplingParams) -> bool {
-        // As on a device whose sampler doesn't know bad words.
-        sampling.grammar.is_none() && sampling.bad_words.is_empty()
     }
 
     fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {

@@ -21,6 +21,8 @@ mod constraint;
 #[cfg(test)]
 mod constraint_tests;
 mod logprobs;
+#[cfg(feature = "cuda")]
+pub(crate) mod on_device;
 mod philox;
 mod token_counts;
 mod vector;
@@ -53,11 +55,11 @@ pub struct Sampler {
     workers: Vec<Worker>,
     /// What all workers have sampled, by sample.
     gathered: Vec<(usize, Sampled)>,
-    /// The indices of all samples of a step.
-    all: Vec<usize>,
     /// Finds what grammars allow next while the model computes.
     ahead: Ahead,
     step: u64,
+    /// Whether sequences with penalties have their tokens counted here.
+    counts_tokens: bool,
 }
 
 /// Sampled from: a `[num_rows, vocab_size]` matrix, and which row each sample uses.
@@ -106,8 +108,9 @@ impl Sampler {
     pub fn new(eos_token_ids: Vec<TokenId>, num_threads: usize) -> Self {
         let workers = (0..num_threads.max(1)).map(|_| Worker::default()).collect();
         let sequences = HashMap::new();
-        let (gathered, all, ahead) = (Vec::new(), Vec::new(), Ahead::default());
-        Self { eos_token_ids, sequences, workers, gathered, all, ahead, step: 0 }
+        let (gathered, ahead) = (Vec::new(), Ahead::default());
+        let (step, counts_tokens) = (0, true);
+        Self { eos_token_ids, sequences, workers, gathered, ahead, step, counts_tokens }
     }
 
     /// Sequences admitted and not released.
@@ -122,7 +125,11 @@ impl Sampler {
             self.sequences.remove(sequence);
         }
         for admission in &plan.admitted {
-            let state = SequenceState::new(admission);
+            let state = if self.counts_tokens {
+                SequenceState::new(admission)
+            } else {
+                SequenceState::uncounted(admission)
+            };
             if self.sequences.insert(admission.sequence, state).is_some() {
                 let SequenceId(id) = admission.sequence;
                 return Err(Error::Plan(format!("sequence {id} is admitted and alive already")));
@@ -139,31 +146,12 @@ impl Sampler {
         logits: Logits<'_>,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), Error> {
-        let mut all = std::mem::take(&mut self.all);
-        all.clear();
-        all.extend(0..plan.samples.len());
-        let result = self.sample_some(cpu, (plan, &all), logits, |_, one| sampled.push(one));
-        self.all = all;
-        result
-    }
-
-    /// Samples only those of the plan's samples that `which` names, in rising order, and gives each
-    /// token with its sample's index to `push`.
-    pub(crate) fn sample_some(
-        &mut self,
-        cpu: &Cpu,
-        (plan, which): (&StepPlan, &[usize]),
-        logits: Logits<'_>,
-        push: impl FnMut(usize, Sampled),
-    ) -> Result<(), Error> {
-        let samples = &plan.samples;
-        self.check((samples, which), logits)?;
+        self.check(&plan.samples, logits)?;
         let next = AtomicUsize::new(0);
         let (sequences, eos_token_ids) = (&self.sequences, &self.eos_token_ids);
-        let num_workers = self.workers.len().min(which.len());
+        let num_workers = self.workers.len().min(plan.samples.len());
         cpu.parallel(&mut self.workers[..num_workers], |_, worker| {
-            while let Some((_, &i)) = take(&next, which) {
-                let sample = &samples[i];
+            while let Some((i, sample)) = take(&next, &plan.samples) {
                 let one = One::new(&sequences[&sample.sequence], eos_token_ids, *sample);
                 let rows = logits.values[logits.rows[i] as usize * logits.vocab_size..]
                     .chunks_exact(logits.vocab_size);
@@ -172,7 +160,7 @@ impl Sampler {
                 });
             }
         });
-        self.collect(samples, push);
+        self.collect(&plan.samples, sampled);
         Ok(())
     }
 
@@ -200,23 +188,15 @@ impl Sampler {
         scored.extend(gathered.into_iter().map(|(_, one)| one));
     }
 
-    fn check(
-        &mut self,
-        (samples, which): (&[Sample], &[usize]),
-        logits: Logits<'_>,
-    ) -> Result<(), Error> {
+    fn check(&mut self, samples: &[Sample], logits: Logits<'_>) -> Result<(), Error> {
         self.step += 1;
         let num_rows = logits.values.len() / logits.vocab_size.max(1);
-        let ends_beyond = |i: &usize| {
-            let (Some(row), Some(sample)) = (logits.rows.get(*i), samples.get(*i)) else {
-                return true;
-            };
-            (row + sample.num_drafts) as usize >= num_rows
-        };
-        if logits.rows.len() != samples.len() || which.iter().any(ends_beyond) {
+        let ends_beyond =
+            |(row, sample): (&u32, &Sample)| (row + sample.num_drafts) as usize >= num_rows;
+        if logits.rows.len() != samples.len() || logits.rows.iter().zip(samples).any(ends_beyond) {
             return Err(Error::Plan("samples do not fit the rows of logits".into()));
         }
-        for sample in which.iter().map(|i| &samples[*i]) {
+        for sample in samples {
             let SequenceId(id) = sample.sequence;
             let Some(state) = self.sequences.get_mut(&sample.sequence) else {
                 return Err(Error::Plan(format!("sequence {id} is sampled and was not admitted")));
@@ -228,8 +208,8 @@ impl Sampler {
         Ok(())
     }
 
-    /// Gives what the workers sampled to `push`, in the order of `samples`, and counts it.
-    fn collect(&mut self, samples: &[Sample], mut push: impl FnMut(usize, Sampled)) {
+    /// Appends what the workers sampled to `sampled`, in the order of `samples`, and counts it.
+    fn collect(&mut self, samples: &[Sample], sampled: &mut Vec<Sampled>) {
         for worker in &mut self.workers {
             self.gathered.append(&mut worker.sampled);
         }
@@ -247,22 +227,8 @@ impl Sampler {
                     self.ahead.prepare(walk);
                 }
             }
-            push(i, one);
+            sampled.push(one);
         }
-    }
-}
-
-/// For a device that samples by itself.
-#[cfg(feature = "cuda")]
-impl Sampler {
-    /// A live sequence's parameters, and which of its request's completions it is.
-    pub(crate) fn params(&self, sequence: SequenceId) -> Option<(&SamplingParams, u32)> {
-        self.sequences.get(&sequence).map(|state| (&*state.params, state.index))
-    }
-
-    /// The model's own end tokens.
-    pub(crate) fn eos_token_ids(&self) -> &[TokenId] {
-        &self.eos_token_ids
     }
 }
 
@@ -274,10 +240,15 @@ fn take<'a, T>(next: &AtomicUsize, all: &'a [T]) -> Option<(usize, &'a T)> {
 
 impl SequenceState {
     fn new(admission: &Admission) -> Self {
+        let token_counts = TokenCounts::needed_by(&admission.sampling, &admission.prompt);
+        Self { token_counts, ..Self::uncounted(admission) }
+    }
+
+    fn uncounted(admission: &Admission) -> Self {
         Self {
             params: Arc::clone(&admission.sampling),
             index: admission.index,
-            token_counts: TokenCounts::needed_by(&admission.sampling, &admission.prompt),
+            token_counts: None,
             bad_words: BadWords::needed_by(&admission.sampling),
             constraint: Constraint::needed_by(&admission.sampling),
             sampled_in: 0,

@@ -147,6 +147,11 @@ struct GpuArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = share)]
     gpu_memory_utilization: f64,
 
+    /// Have a GPU place each kernel's blocks while the kernel before still runs (programmatic dependent
+    /// launch). Needs compute capability 9.0; not measured yet
+    #[arg(long)]
+    early_launch: bool,
+
     /// Where the weights come from
     #[arg(long, value_enum, default_value_t = LoadFormat::Auto)]
     load_format: LoadFormat,

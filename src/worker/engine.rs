@@ -289,13 +289,9 @@ impl Engine {
         let arrived = self.start.elapsed();
         let deadline = patience.map(|patience| arrived + patience);
         let (n, name) = (request.n, RequestId(self.next_request));
-        let is_carried = self.executor.carries(&request.sampling);
         self.next_request += 1;
         match self.scheduler.submit(name, request, deadline) {
             Ok(()) => {
-                if !is_carried {
-                    self.scheduler.never_carry(name);
-                }
                 owner.requests.insert(id, name);
                 let ticket = Ticket { owner: Some((session, id)), num_unfinished: n, arrived };
                 self.requests.insert(name, ticket);

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::cli::HashOptions;
 use crate::engine::plan::{Sampled, Scored, StepPlan};
-use crate::engine::request::{SamplingParams, TokenId};
+use crate::engine::request::TokenId;
 use crate::runner::hash::HashModel;
 use crate::runner::{Error, Executor, ExecutorLimits};
 
@@ -56,10 +56,6 @@ impl Executor for HashExecutor {
 
     fn depth(&self) -> usize {
         self.model.depth()
-    }
-
-    fn carries(&self, sampling: &SamplingParams) -> bool {
-        self.model.carries(sampling)
     }
 
     fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {

@@ -194,6 +194,7 @@ void Block::prepare(const Launch& to_run, uint3 index) {
     for (Warp& warp : warps) warp.left = warp.num_meetings = 0;
     if (has_copied) std::ranges::fill(copies_of, Copies{});
     has_copied = false;
+    if (to_run.is_early) has_waited.assign(num_threads, false);
     num_left = num_ready = num_arrived = 0;
     num_true = 0;
     barrier = nullptr;
@@ -252,6 +253,16 @@ void Block::enter() {
     }
 }
 
+void Block::wait_for_those_before() {
+    if (launch->is_early) has_waited[current()] = true;
+}
+
+// Otherwise the kernel after could begin while those before this one run, for which it does not wait.
+void Block::let_dependents_begin() {
+    if (!launch->is_early || has_waited[current()]) return;
+    stop(LAUNCH_FAILED, "lets the next kernel begin (launch_dependents) before it has waited for those before");
+}
+
 // Ends the current thread, and goes on with a new one on its stack or with one that waited.
 __attribute__((noinline)) void Block::leave() {
     const unsigned leaving = current(), lane = leaving % LANES;
@@ -261,6 +272,7 @@ __attribute__((noinline)) void Block::leave() {
         if (is_awaited) stop(LAUNCH_FAILED, "leaves, while lanes of its warp wait for it");
     }
     if (barrier != nullptr) stop(LAUNCH_FAILED, "leaves, while others wait for it at a barrier");
+    if (launch->is_early && !has_waited[leaving]) stop(LAUNCH_FAILED, "never waits for the kernels before");
     warp.left |= 1u << lane;
     num_left++;
     Context& gone = thread->context;

@@ -115,6 +115,8 @@ public:
     bool is_shared(const void* address, size_t bytes) const;
     bool is_below_stack(const void* address) const { return stacks.is_below(address); }
     Copies& copies();
+    void wait_for_those_before();
+    void let_dependents_begin();
     [[noreturn]] void stop(int code, const char* message);
 
 private:
@@ -144,6 +146,8 @@ private:
     // On which stack each runs, once it has begun.
     std::vector<uint16_t> stack_of;
     std::vector<Copies> copies_of;
+    // Which threads have waited for the kernels before.
+    std::vector<bool> has_waited;
     bool has_copied = false;
     std::vector<Warp> warps;
     Stacks stacks;

@@ -81,6 +81,9 @@ bool is_shared(const void* address, size_t bytes);
 // Copies that are only performed at the wait that covers them.
 void copy_begin(void* to, const void* from, bool valid);
 void copy_commit();
+// What kernels do where they are launched before the one before has ended.
+void wait_for_those_before();
+void let_dependents_begin();
 void copy_wait(int pending);
 
 // Ends the launch with a CUDA error.

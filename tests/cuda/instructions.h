@@ -106,5 +106,5 @@ inline uint4 load_once(const void* from) {
     return x;
 }
 
-inline void launch_dependents() {}
-inline void wait_for_dependencies() {}
+inline void launch_dependents() { stand_in::let_dependents_begin(); }
+inline void wait_for_dependencies() { stand_in::wait_for_those_before(); }

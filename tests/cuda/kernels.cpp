@@ -47,6 +47,10 @@ void copy_begin(void* to, const void* from, bool valid) {
     own.pending.push_back({to, from, valid, own.open_group});
 }
 
+void wait_for_those_before() { Block::own().wait_for_those_before(); }
+
+void let_dependents_begin() { Block::own().let_dependents_begin(); }
+
 void copy_commit() { Block::own().copies().open_group++; }
 
 void copy_wait(int pending) {

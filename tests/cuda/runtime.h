@@ -13,6 +13,8 @@ struct Launch {
     uint3 grid, block;
     unsigned shared_bytes;
     void* const* arguments;
+    // Its blocks may be placed while the kernel before runs (programmatic dependent launch).
+    bool is_early;
 };
 
 const Kernel* find_kernel(const std::string& name);

@@ -3,9 +3,12 @@
 
 use std::ffi::{CString, c_char, c_void};
 
-use sconce::runner::gpu_options::GpuDtype;
+use sconce::engine::request::SamplingParams;
+use sconce::runner::gpu_options::{GpuDtype, GpuOptions};
+use sconce_kernels::cuda::Device;
 
 use super::models::{on_gpu, options};
+use super::sampling::regex;
 use super::tiny;
 
 /// The stand-in's counters; `None` on a real driver.
@@ -46,15 +49,21 @@ impl Counters {
     }
 }
 
-#[test]
-fn a_decode_step_is_one_graph_and_allocates_nothing() {
+const STEPS: u64 = 40;
+
+/// Decodes sequences with such parameters, and counts from when the graph of this size was captured.
+fn decode(samplings: Vec<SamplingParams>) -> Option<Counters> {
     let folder = tiny::folder(1, None);
     let mut gpu = on_gpu(folder.path(), &options(GpuDtype::BF16));
     let Some(counters) = Counters::find() else {
         println!("skipped: only the stand-in for the driver counts");
-        return;
+        return None;
     };
-    let mut sequences: Vec<_> = (0..3).map(|i| gpu.sequence(&[i, 5, 9])).collect();
+    let mut sequences = Vec::new();
+    for (i, sampling) in (0..).zip(samplings) {
+        gpu.sampling = sampling;
+        sequences.push(gpu.sequence(&[i, 5, 9]));
+    }
     for sequence in &mut sequences {
         gpu.advance(&mut [(sequence, 3)]);
     }
@@ -69,24 +78,108 @@ fn a_decode_step_is_one_graph_and_allocates_nothing() {
     decode(&mut gpu);
     // SAFETY: it has no arguments.
     unsafe { (counters.reset)() };
-
-    const STEPS: u64 = 40;
     for _ in 0..STEPS {
         decode(&mut gpu);
     }
-
     assert_eq!(counters.of("cuGraphLaunch"), STEPS);
-    assert_eq!(counters.of("cuLaunchKernel"), 0, "all launches are in the graph");
     for name in ["cuMemAlloc_v2", "cuMemFree_v2", "cuMemAllocAsync", "cuMemHostAlloc"] {
         assert_eq!(counters.of(name), 0, "{name}");
     }
     for name in ["cuMemcpyHtoD_v2", "cuMemcpyDtoH_v2", "cuStreamSynchronize", "cuCtxSynchronize"] {
         assert_eq!(counters.of(name), 0, "{name}");
     }
+    Some(counters)
+}
+
+#[test]
+fn a_decode_step_is_one_graph_and_allocates_nothing() {
+    let Some(counters) = decode(vec![SamplingParams::default(); 3]) else { return };
+
+    assert_eq!(counters.of("cuLaunchKernelEx"), 0, "all launches are in the graph");
     assert_eq!(counters.of("cuMemcpyHtoDAsync_v2"), STEPS, "one copy of what changes");
-    assert!(counters.of("cuMemcpyDtoHAsync_v2") <= 2 * STEPS);
+    assert_eq!(counters.of("cuMemcpyDtoHAsync_v2"), STEPS, "one copy of tokens");
     let nodes = counters.of("graph_nodes");
     println!("{nodes} nodes");
     // Nine launches a layer of three layers, and those around them.
     assert!(nodes <= 3 * 10 + 8, "{nodes}");
+}
+
+#[test]
+fn a_decode_step_asks_for_no_more_whatever_its_samples_need() {
+    let plain = SamplingParams { ignore_eos: true, temperature: 0.8, ..SamplingParams::default() };
+    let penalties = SamplingParams {
+        repetition_penalty: 1.2,
+        frequency_penalty: 0.5,
+        presence_penalty: 0.1,
+        logit_bias: (0..300).map(|token| (token, 0.5)).collect(),
+        ..plain.clone()
+    };
+    let words = SamplingParams {
+        min_tokens: 5,
+        stop_token_ids: vec![3, 4],
+        bad_words: (0..100).map(|token| vec![7, token]).collect(),
+        ..plain.clone()
+    };
+    let typical = SamplingParams { typical_p: 0.5, top_p: 0.9, ..plain.clone() };
+    let likely = SamplingParams { num_logprobs: Some(20), ..plain.clone() };
+    let allowed = SamplingParams { allowed_token_ids: (5..90).collect(), ..plain.clone() };
+
+    let samplings = vec![plain, penalties, words, typical, likely, allowed];
+    let Some(counters) = decode(samplings) else { return };
+
+    assert_eq!(counters.of("cuLaunchKernelEx"), 0, "all launches are in the graph");
+    assert_eq!(counters.of("cuMemcpyHtoDAsync_v2"), STEPS, "one copy of what changes");
+    assert_eq!(counters.of("cuMemcpyDtoHAsync_v2"), 2 * STEPS, "tokens and log-probabilities");
+    // Six more at most: to weigh, gather and choose what is typical, and two that score.
+    let nodes = counters.of("graph_nodes");
+    println!("{nodes} nodes");
+    assert!(nodes <= 3 * 10 + 8 + 6, "{nodes}");
+}
+
+#[test]
+fn what_a_grammar_allows_takes_one_copy_and_the_kernels_that_sample() {
+    let grammar = Some(regex("[0-9]{400}"));
+    let constrained = SamplingParams { grammar, ..SamplingParams::default() };
+
+    let samplings = vec![SamplingParams::default(), constrained.clone(), constrained];
+    let Some(counters) = decode(samplings) else { return };
+
+    assert_eq!(counters.of("cuLaunchKernelEx"), 2 * STEPS, "to adjust logits and to choose");
+    assert_eq!(counters.of("cuMemcpyHtoDAsync_v2"), 2 * STEPS, "what changes, and the masks");
+    assert_eq!(counters.of("cuMemcpyDtoHAsync_v2"), STEPS, "one copy of tokens");
+}
+
+#[test]
+fn early_launches_wait_for_what_they_need() {
+    if Device::open(0).unwrap().properties().capability < (9, 0) {
+        println!("skipped: the GPU can't");
+        return;
+    }
+    let folder = tiny::folder(1, None);
+    let early = GpuOptions { early_launch: true, ..options(GpuDtype::BF16) };
+    let tokens = |options: &GpuOptions| {
+        let mut gpu = on_gpu(folder.path(), options);
+        let mut sequence = gpu.sequence(&[1, 5, 9]);
+        let mut sampled = gpu.advance(&mut [(&mut sequence, 3)]);
+        for _ in 0..8 {
+            let last = sampled.last().map_or(0, |one| one.token);
+            sequence.tokens.push(last);
+            sampled.extend(gpu.advance(&mut [(&mut sequence, 1)]));
+        }
+        sampled
+    };
+    let expected = tokens(&options(GpuDtype::BF16));
+    let counters = Counters::find();
+    if let Some(counters) = &counters {
+        // SAFETY: it has no arguments.
+        unsafe { (counters.reset)() };
+    }
+
+    assert_eq!(tokens(&early), expected);
+    if let Some(counters) = counters {
+        // The stand-in fails a kernel that doesn't wait.
+        let launched = counters.of("cuLaunchKernelEx");
+        assert!(launched > 0);
+        assert_eq!(counters.of("attribute:6"), launched);
+    }
 }

@@ -47,6 +47,9 @@ for shape in "${shapes[@]}"; do
     cat "$out/bench-$shape.log"
 done
 
+step bench-early-launch "$folder/bench" smollm2-135m --early-launch
+cat "$out/bench-early-launch.log"
+
 if [ -z "$quick" ]; then
     step bench-llama-8b-q4 "$folder/bench" llama-8b --weights q4
     cat "$out/bench-llama-8b-q4.log"

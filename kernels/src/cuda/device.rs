@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{CString, c_int};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{result, sys};
@@ -23,6 +24,8 @@ pub(super) struct Inner {
     pub(super) stream: sys::CUstream,
     properties: Properties,
     modules: Vec<sys::CUmodule>,
+    /// Whether kernels are launched before those before them have ended.
+    pub(super) launches_early: AtomicBool,
     functions: Mutex<HashMap<&'static str, Function>>,
 }
 
@@ -107,8 +110,9 @@ impl Device {
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let stream = called("cuStreamCreate", stream)?;
         let modules = IMAGES.iter().map(|image| load(image)).collect::<Result<_, _>>()?;
-        let functions = Mutex::default();
-        let inner = Inner { device, context, stream, properties, modules, functions };
+        let (functions, launches_early) = (Mutex::default(), AtomicBool::new(false));
+        let inner =
+            Inner { device, context, stream, properties, modules, launches_early, functions };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -120,6 +124,14 @@ impl Device {
     /// Makes the device the calling thread's. Every thread that uses it calls this first.
     pub fn bind(&self) -> Result<(), Error> {
         self.inner.bind()
+    }
+
+    /// From now on a kernel's blocks are placed while the kernel before still runs, and wait for it there
+    /// (programmatic dependent launch). False where the GPU is older than Hopper, which can't.
+    pub fn launch_early(&self) -> bool {
+        let can = self.properties().capability >= (9, 0);
+        self.inner.launches_early.store(can, Ordering::Relaxed);
+        can
     }
 
     /// Bytes of memory that are free, and that there are.

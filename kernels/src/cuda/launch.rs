@@ -1,8 +1,9 @@
 //! Launching a kernel.
 
 use std::ffi::c_void;
+use std::sync::atomic::Ordering;
 
-use cudarc::driver::{result, sys};
+use cudarc::driver::sys;
 
 use super::device::called;
 use super::{Device, Error, Slice, SliceMut};
@@ -111,19 +112,36 @@ impl Device {
             *cell = arg.bits();
             *pointer = (&raw mut *cell).cast();
         }
-        let (stream, pointers) = (self.inner.stream, &mut pointers[..args.len()]);
-        // SAFETY: the function and the stream are alive, and each pointer is to a cell that outlives the
-        // call, which copies it. The rest is the caller's promise.
-        let result = unsafe {
-            result::launch_kernel(
-                function.handle,
-                (x, y, z),
-                (i, j, k),
-                shared_bytes,
-                stream,
-                pointers,
-            )
+        let early = self.inner.launches_early.load(Ordering::Relaxed);
+        let mut attributes = [early_launch()];
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: i,
+            blockDimY: j,
+            blockDimZ: k,
+            sharedMemBytes: shared_bytes,
+            hStream: self.inner.stream,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: u32::from(early),
         };
-        called("cuLaunchKernel", result)
+        let (function, pointers) = (function.handle, pointers.as_mut_ptr());
+        // SAFETY: the function and the stream are alive, and so are the attributes; each pointer is to a cell
+        // that outlives the call, which copies it. The rest is the caller's promise.
+        let launched = unsafe {
+            sys::cuLaunchKernelEx(&raw const config, function, pointers, std::ptr::null_mut())
+        };
+        called("cuLaunchKernelEx", launched.result())
+    }
+}
+
+/// Lets a kernel's blocks be placed while the kernel before runs. All of ours wait for it before they touch
+/// what it may write.
+fn early_launch() -> sys::CUlaunchAttribute {
+    sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
     }
 }

@@ -5,16 +5,13 @@
 //! A row's token depends on its logits and parameters and on nothing else in the batch.
 //!
 //! The rules are those of the processor's sampler, and so is the arithmetic: equal logits give equal
-//! tokens. What the host must do itself:
-//!
-//! - typical-p, which only the processor's sampler has;
-//! - a row for which [`NO_TOKEN`] comes back, from the model's logits, which must not be overwritten before
-//!   it was read; the token that it finds is then counted by [`TokenCounts::add_completion`];
-//! - what depends on the tokens just sampled: the bits that a grammar allows, the ends of bad words, and
-//!   penalties of a sequence with drafts, as a slot is counted once a step.
+//! tokens. What the host must do itself is what depends on the tokens just sampled: the bits that a grammar
+//! allows, and penalties of a sequence with drafts, as a slot is counted once a step. The end of a bad word may
+//! name the one token before it that the host does not know yet.
 //!
 //! Greedy rows read their logits once, and write them once where they are adjusted; rows that draw read
-//! them once more, and the chunk that was hit; rows with top-k or top-p a third time.
+//! them once more, and the chunk that was hit; rows with top-k or top-p a third time; rows with typical-p some
+//! forty times, by one block.
 
 mod counts;
 mod scores;
@@ -29,7 +26,7 @@ use super::{Buffer, Device, Plain, Slice, SliceMut};
 use crate::{Error, check_index, check_len, check_multiple};
 
 /// Comes back for a row that is idle, or where nothing is left to sample: all is masked, or no logit is a
-/// number.
+/// number. With [`SampleRow::FALLS_BACK`], only where bad words and the allowed tokens leave none.
 pub const NO_TOKEN: u32 = u32::MAX;
 
 /// Of an index of [`SampleRow`]: none.
@@ -54,6 +51,8 @@ pub struct SampleRow {
     pub top_k: u32,
     /// Keeps so much mass; 1 all.
     pub top_p: f32,
+    /// Keeps the most typical tokens, so much mass of them; 1 all.
+    pub typical_p: f32,
     /// Divides positive and multiplies negative logits of tokens that were seen.
     pub repetition_penalty: f32,
     /// Subtracted per occurrence in the completion.
@@ -72,21 +71,28 @@ pub struct SampleRow {
     pub first_bias: u32,
     /// How many.
     pub num_biases: u32,
-    /// Its part of the list of forbidden tokens: end tokens before `min_tokens`, ends of bad words.
+    /// Its part of the list of forbidden tokens: end tokens before `min_tokens`, then ends of bad words.
     pub first_masked: u32,
     /// How many.
     pub num_masked: u32,
+    /// Of them, the first that are end tokens.
+    pub num_ends: u32,
     /// Its row of the bits of allowed tokens, or [`NONE`].
     pub allowed_row: u32,
     /// So many of the likeliest tokens are wanted with [`Self::LOGPROBS`], at most [`MAX_TOP_LOGPROBS`].
     pub num_logprobs: u32,
     /// With [`Self::GIVEN`]: whose log-probability is wanted.
     pub token: u32,
+    /// Which of [`Sample::inputs`] is the token before, or [`NONE`].
+    pub input: u32,
+    /// Which of [`Sample::sampled`] and of [`Score::scores`] is its own; [`NONE`]: as many rows as are before it
+    /// are before it there.
+    pub target: u32,
     /// Nothing.
     pub unused: [u32; 3],
 }
 
-// SAFETY: 24 numbers of 32 bits, so there is no padding.
+// SAFETY: 28 numbers of 32 bits, so there is no padding.
 unsafe impl Plain for SampleRow {}
 
 /// Added to a token's logit.
@@ -102,6 +108,27 @@ pub struct Bias {
 // SAFETY: two numbers of 32 bits.
 unsafe impl Plain for Bias {}
 
+/// A token that must not be sampled.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Masked {
+    /// The token. Those outside the vocabulary are passed over.
+    pub token: u32,
+    /// Only where this is the token before; [`NONE`]: in any case.
+    pub after: u32,
+}
+
+// SAFETY: two numbers of 32 bits.
+unsafe impl Plain for Masked {}
+
+impl Masked {
+    /// In any case.
+    #[must_use]
+    pub fn always(token: u32) -> Self {
+        Self { token, after: NONE }
+    }
+}
+
 /// How to draw a token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
@@ -111,6 +138,8 @@ pub struct Draw {
     pub top_k: Option<u32>,
     /// Keeps so much mass; 1 all.
     pub top_p: f32,
+    /// Keeps the most typical tokens, so much mass of them; 1 all.
+    pub typical_p: f32,
     /// Keeps what is at least so likely relative to the likeliest; 0 all.
     pub min_p: f32,
     /// The request's seed.
@@ -132,6 +161,9 @@ impl SampleRow {
     pub const LOGPROBS: u32 = 8;
     /// They are of [`Self::token`], not of what was sampled.
     pub const GIVEN: u32 = 16;
+    /// Where nothing is left, it takes the likeliest token of the model's own logits that bad words and the
+    /// allowed tokens leave, or the first that they leave.
+    pub const FALLS_BACK: u32 = 32;
 
     /// Takes the likeliest token.
     #[must_use]
@@ -142,7 +174,7 @@ impl SampleRow {
     /// Draws a token.
     #[must_use]
     pub fn draw(logits_row: u32, draw: Draw) -> Self {
-        let Draw { temperature, top_k, top_p, min_p, seed, index, position } = draw;
+        let Draw { temperature, top_k, top_p, typical_p, min_p, seed, index, position } = draw;
         // The logarithm is taken here, as the processor's sampler takes it.
         let min_p_distance = if min_p > 0.0 { temperature * min_p.ln() } else { f32::NEG_INFINITY };
         Self {
@@ -150,6 +182,7 @@ impl SampleRow {
             min_p_distance,
             top_k: top_k.map_or(0, |k| k.max(1)),
             top_p,
+            typical_p,
             seed: [seed as u32, (seed >> 32) as u32],
             index,
             position,
@@ -167,6 +200,7 @@ impl Default for SampleRow {
             min_p_distance: f32::NEG_INFINITY,
             top_k: 0,
             top_p: 1.0,
+            typical_p: 1.0,
             repetition_penalty: 1.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
@@ -178,9 +212,12 @@ impl Default for SampleRow {
             num_biases: 0,
             first_masked: 0,
             num_masked: 0,
+            num_ends: 0,
             allowed_row: NONE,
             num_logprobs: 0,
             token: 0,
+            input: NONE,
+            target: NONE,
             unused: [0; 3],
         }
     }
@@ -194,8 +231,10 @@ pub enum Stages {
     Greedy,
     /// Draws at a temperature with min-p. Rows with top-k or top-p yield [`NO_TOKEN`].
     Draws,
-    /// Everything.
+    /// Everything but typical-p. Rows that have it yield [`NO_TOKEN`].
     Filters,
+    /// Everything.
+    Typical,
 }
 
 /// Tokens that one block works on. Fixed, so that a row's sums are the same in every batch.
@@ -232,13 +271,16 @@ pub struct Sample<'a> {
     pub logits: Slice<'a>,
     /// [`Bias`]es of all rows.
     pub biases: Option<Slice<'a>>,
-    /// Forbidden tokens of all rows.
+    /// [`Masked`] tokens of all rows.
     pub masked: Option<Slice<'a>>,
     /// `[allowed_rows, ceil(vocab / 32)]`: a bit for each token, the lowest first.
     pub allowed: Option<Slice<'a>>,
+    /// Tokens that were computed: of a row with [`SampleRow::input`], the one before that which is sampled.
+    pub inputs: Option<Slice<'a>>,
     /// What sequences with penalties have seen; tokens of rows that say so are counted.
     pub counts: Option<&'a mut TokenCounts>,
-    /// `[rows]`: tokens, or [`NO_TOKEN`].
+    /// Tokens, or [`NO_TOKEN`]: one for each row, or where rows have a [`SampleRow::target`] for those that the
+    /// targets name.
     pub sampled: SliceMut<'a>,
     /// What the rows need.
     pub stages: Stages,
@@ -249,10 +291,14 @@ struct Step {
     rows: Arg,
     logits: Arg,
     sampled: Arg,
+    num_sampled: u32,
     num_rows: usize,
-    /// Rows of logits.
-    num_logits: u32,
-    counts: (Arg, u32, u32),
+    counts: Arg,
+    counts_width: u32,
+    /// Forbidden and allowed tokens, and inputs.
+    lists: [Arg; 3],
+    /// Rows of logits, biases, forbidden tokens, rows of allowed ones, slots of counts, inputs.
+    extents: [Arg; 6],
 }
 
 impl Sampling {
@@ -285,39 +331,52 @@ impl Sampling {
 
     /// Samples a token per row.
     pub fn sample(&mut self, device: &Device, args: Sample<'_>) -> Result<(), Error> {
-        let Sample { rows, logits, biases, masked, allowed, counts, sampled, stages } = args;
-        let num_rows = self.check(rows, sampled.len() / size_of::<u32>())?;
-        check_len("the sampled tokens", sampled.len(), num_rows * size_of::<u32>())?;
+        let Sample { rows, logits, biases, masked, allowed, inputs, counts, sampled, stages } =
+            args;
+        check_multiple("the bytes of sampled tokens", sampled.len(), size_of::<u32>())?;
         if let Some(counts) = &counts {
             check_len("the token counts' vocabulary", counts.vocab(), self.vocab)?;
         }
+        let (counts, counts_width, slots) = counts::parts(counts.as_deref());
+        let count = |slice: Option<Slice<'_>>, bytes: usize| {
+            Arg::from(slice.map_or(0, |slice| (slice.len() / bytes) as u32))
+        };
         let step = Step {
             rows: rows.into(),
             logits: logits.into(),
             sampled: (&sampled).into(),
-            num_rows,
-            num_logits: self.num_logits(logits)?,
-            counts: counts::parts(counts.as_deref()),
+            num_sampled: (sampled.len() / size_of::<u32>()) as u32,
+            num_rows: self.num_rows(rows)?,
+            counts,
+            counts_width,
+            lists: [masked, allowed, inputs].map(Arg::optional),
+            extents: [
+                self.num_logits(logits)?.into(),
+                count(biases, size_of::<Bias>()),
+                count(masked, size_of::<Masked>()),
+                count(allowed, self.vocab.div_ceil(32) * size_of::<u32>()),
+                slots.into(),
+                count(inputs, size_of::<u32>()),
+            ],
         };
-        let count = |slice: Slice<'_>, bytes: usize| (slice.len() / bytes) as u32;
-        let bits = self.vocab.div_ceil(32) * size_of::<u32>();
-        let lists = [(biases, size_of::<Bias>()), (masked, size_of::<u32>()), (allowed, bits)];
-        let lists = lists.map(|(slice, bytes)| {
-            (Arg::optional(slice), slice.map_or(0, |slice| count(slice, bytes)).into())
-        });
-        self.adjust(device, &step, lists)?;
+        self.adjust(device, &step, Arg::optional(biases))?;
         if stages >= Stages::Draws {
             self.weigh(device, &step)?;
         }
         if stages >= Stages::Filters {
             self.gather(device, &step)?;
         }
-        self.choose(device, &step, stages)
+        self.choose(device, &step, stages)?;
+        if stages >= Stages::Typical {
+            self.choose_typical(device, &step)?;
+        }
+        Ok(())
     }
 
-    /// Checks that there are so many rows, and room for them.
-    fn check(&self, rows: Slice<'_>, num_rows: usize) -> Result<usize, Error> {
-        check_len("the rows to sample", rows.len(), num_rows * size_of::<SampleRow>())?;
+    /// How many rows there are, for which there is room.
+    fn num_rows(&self, rows: Slice<'_>) -> Result<usize, Error> {
+        check_multiple("the bytes of rows to sample", rows.len(), size_of::<SampleRow>())?;
+        let num_rows = rows.len() / size_of::<SampleRow>();
         check_index("the number of rows to sample", num_rows, self.max_rows + 1)?;
         Ok(num_rows)
     }
@@ -336,15 +395,9 @@ impl Sampling {
         }
     }
 
-    /// `lists`: biases, forbidden and allowed tokens, and how many there are.
-    fn adjust(
-        &mut self,
-        device: &Device,
-        step: &Step,
-        lists: [(Arg, Arg); 3],
-    ) -> Result<(), Error> {
-        let [(biases, num_biases), (masked, num_masked), (allowed, num_allowed)] = lists;
-        let (counts, width, slots) = step.counts;
+    fn adjust(&mut self, device: &Device, step: &Step, biases: Arg) -> Result<(), Error> {
+        let [masked, allowed, inputs] = step.lists;
+        let [num_logits, num_biases, num_masked, num_allowed, slots, num_inputs] = step.extents;
         let args = [
             step.rows,
             step.logits,
@@ -352,15 +405,17 @@ impl Sampling {
             biases,
             masked,
             allowed,
-            counts,
+            inputs,
+            step.counts,
             Arg::from(&self.bests.slice_mut()),
             (self.vocab as u32).into(),
-            width.into(),
-            step.num_logits.into(),
+            step.counts_width.into(),
+            num_logits,
             num_biases,
             num_masked,
             num_allowed,
-            slots.into(),
+            slots,
+            num_inputs,
         ];
         // SAFETY: the kernel's parameters. The rows' number was checked, and what they refer to is
         // checked by the kernel.
@@ -398,7 +453,8 @@ impl Sampling {
     }
 
     fn choose(&mut self, device: &Device, step: &Step, stages: Stages) -> Result<(), Error> {
-        let (counts, width, _) = step.counts;
+        let [masked, allowed, inputs] = step.lists;
+        let [num_logits, num_biases, num_masked, num_allowed, slots, num_inputs] = step.extents;
         let args = [
             step.rows,
             step.logits,
@@ -408,15 +464,44 @@ impl Sampling {
             self.plans.slice().into(),
             self.ids.slice().into(),
             self.likely.slice().into(),
-            counts,
+            masked,
+            allowed,
+            inputs,
+            step.counts,
             step.sampled,
             (self.vocab as u32).into(),
             (self.chunks as u32).into(),
-            width.into(),
+            step.counts_width.into(),
+            num_logits,
+            num_biases,
+            num_masked,
+            num_allowed,
+            slots,
+            num_inputs,
+            step.num_sampled.into(),
             (stages as u32).into(),
         ];
         let grid = Grid::line(step.num_rows, CHOOSE_THREADS);
-        // SAFETY: as above; tokens are counted only where the first kernel found the slot.
+        // SAFETY: as above; the kernel checks what rows refer to, and where their tokens go.
         Ok(unsafe { device.launch("choose_tokens", grid, &args) }?)
+    }
+
+    fn choose_typical(&mut self, device: &Device, step: &Step) -> Result<(), Error> {
+        let args = [
+            step.rows,
+            step.logits,
+            self.adjusted.slice().into(),
+            self.bests.slice().into(),
+            self.plans.slice().into(),
+            step.counts,
+            step.sampled,
+            (self.vocab as u32).into(),
+            (self.chunks as u32).into(),
+            step.counts_width.into(),
+            step.num_sampled.into(),
+        ];
+        let grid = Grid::line(step.num_rows, CHOOSE_THREADS);
+        // SAFETY: as above; where a row's indices are wrong, the first kernel has left that nothing was found.
+        Ok(unsafe { device.launch("choose_typical", grid, &args) }?)
     }
 }

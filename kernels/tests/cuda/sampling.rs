@@ -7,7 +7,7 @@ mod scores;
 mod steps;
 
 use sconce_kernels::cuda::{
-    Bias, Draw, NO_TOKEN, NONE, Sample, SampleRow, Sampling, SliceMut, Stages, TokenCounts,
+    Bias, Draw, Masked, NO_TOKEN, NONE, Sample, SampleRow, Sampling, SliceMut, Stages, TokenCounts,
 };
 
 use super::*;
@@ -22,6 +22,10 @@ struct Request {
     draw: Draw,
     biases: Vec<Bias>,
     masked: Vec<u32>,
+    /// Ends of bad words, and the token that each must follow, if one.
+    bad: Vec<(u32, Option<u32>)>,
+    /// The token before, if the row is to fall back where nothing is left.
+    last: Option<u32>,
     allowed: Option<Vec<u32>>,
     /// Repetition, frequency and presence.
     penalties: Option<[f32; 3]>,
@@ -29,20 +33,37 @@ struct Request {
     completion: Vec<u32>,
 }
 
-const GREEDY: Draw =
-    Draw { temperature: 0.0, top_k: None, top_p: 1.0, min_p: 0.0, seed: 7, index: 0, position: 0 };
+const GREEDY: Draw = Draw {
+    temperature: 0.0,
+    top_k: None,
+    top_p: 1.0,
+    typical_p: 1.0,
+    min_p: 0.0,
+    seed: 7,
+    index: 0,
+    position: 0,
+};
 const PLAIN: Draw = Draw { temperature: 1.0, ..GREEDY };
 
 impl Request {
     fn new(logits: Vec<f32>, draw: Draw) -> Self {
-        let (biases, masked) = (Vec::new(), Vec::new());
-        let (prompt, completion) = (Vec::new(), Vec::new());
-        Self { logits, draw, biases, masked, allowed: None, penalties: None, prompt, completion }
+        Self {
+            logits,
+            draw,
+            biases: Vec::new(),
+            masked: Vec::new(),
+            bad: Vec::new(),
+            last: None,
+            allowed: None,
+            penalties: None,
+            prompt: Vec::new(),
+            completion: Vec::new(),
+        }
     }
 
     fn is_adjusted(&self) -> bool {
-        let lists = !self.biases.is_empty() || !self.masked.is_empty();
-        lists || self.allowed.is_some() || self.penalties.is_some()
+        let lists = [self.biases.len(), self.masked.len(), self.bad.len()];
+        lists.iter().any(|len| *len > 0) || self.allowed.is_some() || self.penalties.is_some()
     }
 }
 
@@ -54,6 +75,7 @@ struct Batch {
     biases: Buffer,
     masked: Buffer,
     allowed: Buffer,
+    inputs: Buffer,
     counts: TokenCounts,
 }
 
@@ -62,15 +84,26 @@ impl Batch {
         let vocab = requests[0].logits.len();
         let mut rows = Vec::new();
         let (mut biases, mut masked, mut allowed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut inputs = Vec::new();
         let slots = requests.iter().filter(|request| request.penalties.is_some()).count();
         let mut counts = TokenCounts::new(device, slots, vocab).unwrap();
         let mut slot = 0;
         for (i, request) in (0..).zip(requests) {
             let mut row = SampleRow::draw(i, request.draw);
             (row.first_bias, row.num_biases) = (biases.len() as u32, request.biases.len() as u32);
-            (row.first_masked, row.num_masked) = (masked.len() as u32, request.masked.len() as u32);
+            row.first_masked = masked.len() as u32;
+            row.num_ends = request.masked.len() as u32;
+            row.num_masked = row.num_ends + request.bad.len() as u32;
             biases.extend_from_slice(&request.biases);
-            masked.extend_from_slice(&request.masked);
+            masked.extend(request.masked.iter().map(|token| Masked::always(*token)));
+            let bad = request.bad.iter();
+            masked
+                .extend(bad.map(|&(token, after)| Masked { token, after: after.unwrap_or(NONE) }));
+            if let Some(last) = request.last {
+                row.input = inputs.len() as u32;
+                row.flags |= SampleRow::FALLS_BACK;
+                inputs.push(last);
+            }
             if let Some(bits) = &request.allowed {
                 row.allowed_row = (allowed.len() / vocab.div_ceil(32)) as u32;
                 allowed.extend_from_slice(bits);
@@ -102,6 +135,7 @@ impl Batch {
             biases: device.buffer_of(&biases).unwrap(),
             masked: device.buffer_of(&masked).unwrap(),
             allowed: device.buffer_of(&allowed).unwrap(),
+            inputs: device.buffer_of(&inputs).unwrap(),
             counts,
         }
     }
@@ -128,6 +162,7 @@ impl Batch {
             biases: Some(self.biases.slice()),
             masked: Some(self.masked.slice()),
             allowed: Some(self.allowed.slice()),
+            inputs: Some(self.inputs.slice()),
             counts: Some(&mut self.counts),
             sampled,
             stages,
@@ -138,7 +173,7 @@ impl Batch {
 
 /// Samples with all stages.
 fn sample(device: &Device, requests: &[Request]) -> Vec<u32> {
-    Batch::new(device, requests).sample(device, Stages::Filters)
+    Batch::new(device, requests).sample(device, Stages::Typical)
 }
 
 /// The tokens are the reference's, one and all.

@@ -9,17 +9,7 @@
 use super::*;
 
 impl Scheduler {
-    /// Keeps the tokens of a request that was just submitted from being carried: each must be known
-    /// before the next step is planned, for the device can't sample it by itself. While one such
-    /// sequence awaits its token no step is planned ahead, as it could only be part of every other.
-    pub fn never_carry(&mut self, id: RequestId) {
-        if let Some(sequence) = self.waiting.iter_mut().rfind(|waiting| waiting.request == id) {
-            sequence.is_carried = false;
-        }
-    }
-
-    /// Whether all sequences that await a token can go on without knowing it, and find room for it
-    /// without anybody's being preempted.
+    /// Whether all sequences that await a token find room for it without anybody's being preempted.
     pub(super) fn may_go_ahead(&self) -> bool {
         let size = self.pool.block_size();
         let mut num_blocks = 0;
@@ -27,9 +17,6 @@ impl Scheduler {
             let Some(sequence) = &self.slots[*slot as usize] else { continue };
             if sequence.state != State::Running || sequence.num_pending() != 1 {
                 continue;
-            }
-            if sequence.num_unknown > 0 && !sequence.is_carried {
-                return false;
             }
             let is_full = sequence.blocks.len() * size <= sequence.num_computed;
             num_blocks += usize::from(is_full || sequence.may_share_last);

@@ -77,7 +77,7 @@ impl Layout {
             copies: place(1 + 2 * room.copies),
             samples: place(SAMPLE_WORDS * room.samples),
             biases: place(2 * room.biases),
-            masked: place(room.masked),
+            masked: place(2 * room.masked),
             plan: place(0),
         }
     }
@@ -130,7 +130,7 @@ pub(super) struct Lists<'a> {
     pub(super) samples: Slice<'a>,
     /// `[biases]` of a token and what is added to its logit.
     pub(super) biases: Slice<'a>,
-    /// `[masked]`
+    /// `[masked]` of a token and what it must follow.
     pub(super) masked: Slice<'a>,
     /// The plan of attention.
     pub(super) plan: Slice<'a>,
@@ -220,7 +220,7 @@ impl Batch {
             copies: list(layout.copies, 1 + 2 * copies),
             samples: list(layout.samples, SAMPLE_WORDS * samples),
             biases: list(layout.biases, 2 * biases),
-            masked: list(layout.masked, masked),
+            masked: list(layout.masked, 2 * masked),
             plan: list(layout.plan, all.len() / 4 - layout.plan),
         }
     }
@@ -268,7 +268,7 @@ mod tests {
             (layout.copies, 3),
             (layout.samples, 3 * SAMPLE_WORDS),
             (layout.biases, 2),
-            (layout.masked, 5),
+            (layout.masked, 10),
             (layout.plan, 0),
         ];
 

@@ -1,26 +1,26 @@
 //! A step that was begun: what it yields, and what must be remembered of it until then.
 
-use sconce_kernels::cuda::{self, Device, Event, Readback};
+use sconce_kernels::cuda::{self, Device, Event, NO_TOKEN, Readback, Slice, TokenScore};
 
-use super::sampling::Samples;
-use crate::engine::plan::{Sampled, Scored, StepPlan};
+use super::drawing::Drawing;
+use super::sampling::{Deferred, Needs};
+use super::scores::{self, SCORE};
+use crate::engine::plan::{MAX_SCORES, Sampled, Scored, StepPlan};
 use crate::runner::Error;
-use crate::runner::input::Input;
-
-/// Comes from the device where nothing is left to sample. The processor's sampler takes the first token
-/// then, and so does the device where it carries such a token to the next step.
-const NO_TOKEN: u32 = u32::MAX;
+use crate::runner::sampler::Sampler;
 
 /// A step on its way.
 pub(super) struct Flight {
-    /// `[num_samples]` tokens of those that are the device's.
-    pub(super) sampled: Readback,
-    pub(super) num_samples: usize,
-    /// Each sample's row of logits.
-    pub(super) logits_rows: Vec<u32>,
-    /// Samples that are the processor's, by index.
-    pub(super) on_host: Vec<usize>,
-    pub(super) scored: Vec<Scored>,
+    /// `[num_samples]` tokens.
+    tokens: Readback,
+    /// `[num_samples]` of [`TokenScore`], where any sample wants it.
+    logprobs: Readback,
+    /// Of the prompts' tokens that are scored.
+    scores: Readback,
+    num_samples: usize,
+    has_logprobs: bool,
+    /// Samples that are not drawn yet.
+    deferred: Vec<Deferred>,
     times: Option<[Event; 2]>,
 }
 
@@ -28,11 +28,12 @@ impl Flight {
     /// Room for so many samples.
     pub(super) fn new(device: &Device, max_samples: usize) -> Result<Self, cuda::Error> {
         Ok(Self {
-            sampled: Readback::new(device, max_samples * 4)?,
+            tokens: Readback::new(device, max_samples * 4)?,
+            logprobs: Readback::new(device, max_samples * SCORE)?,
+            scores: Readback::new(device, MAX_SCORES * SCORE)?,
             num_samples: 0,
-            logits_rows: Vec::new(),
-            on_host: Vec::new(),
-            scored: Vec::new(),
+            has_logprobs: false,
+            deferred: Vec::new(),
             times: None,
         })
     }
@@ -43,14 +44,39 @@ impl Flight {
         Ok(())
     }
 
-    /// The device begins with the step.
-    pub(super) fn begin(&mut self) -> Result<(), Error> {
+    /// The device begins with a step.
+    pub(super) fn begin(&mut self, num_samples: usize, deferred: &[Deferred]) -> Result<(), Error> {
+        self.num_samples = num_samples;
+        self.has_logprobs = false;
+        self.deferred.clear();
+        self.deferred.extend_from_slice(deferred);
         self.times.as_mut().map_or(Ok(()), |[begin, _]| Ok(begin.record()?))
     }
 
-    /// The device has done the step.
-    pub(super) fn end(&mut self) -> Result<(), Error> {
-        self.times.as_mut().map_or(Ok(()), |[_, end]| Ok(end.record()?))
+    /// The device has drawn all that the step yields, which needed `needs`: begins to read it back.
+    pub(super) fn end(
+        &mut self,
+        device: &Device,
+        drawing: &Drawing,
+        needs: Needs,
+    ) -> Result<(), Error> {
+        if let Some([_, end]) = &mut self.times {
+            end.record()?;
+        }
+        if self.num_samples > 0 {
+            self.tokens.begin(device, drawing.sampled().at(0, self.num_samples * 4))?;
+        }
+        self.has_logprobs = needs.logprobs;
+        if needs.logprobs {
+            let logprobs = drawing.logprobs().at(0, self.num_samples * SCORE);
+            self.logprobs.begin(device, logprobs)?;
+        }
+        Ok(())
+    }
+
+    /// Begins to read back what the step scores.
+    pub(super) fn read_scores(&mut self, device: &Device, scores: Slice<'_>) -> Result<(), Error> {
+        Ok(self.scores.begin(device, scores)?)
     }
 
     /// Milliseconds from begin to end.
@@ -60,36 +86,50 @@ impl Flight {
         Ok(end.ms_since(begin)?)
     }
 
-    /// Remembers the step.
-    pub(super) fn take_over(&mut self, input: &Input, samples: &Samples) {
-        self.num_samples = samples.rows().len();
-        self.logits_rows.clone_from(&input.logits_rows);
-        self.on_host.clear();
-        self.on_host.extend(samples.on_host());
+    /// Samples before this step's that a step after it may carry.
+    pub(super) fn num_samples(&self) -> usize {
+        self.num_samples
     }
 
-    /// Waits for the device's tokens, and appends them and the processor's, by sample, in their order.
+    /// Takes the samples that are not drawn yet.
+    pub(super) fn take_deferred(&mut self) -> Vec<Deferred> {
+        std::mem::take(&mut self.deferred)
+    }
+
+    /// Waits for the device's tokens, tells `sampler` of them, and appends them.
     pub(super) fn collect(
         &mut self,
         plan: &StepPlan,
-        on_host: Vec<(usize, Sampled)>,
+        sampler: &mut Sampler,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), Error> {
-        let all_on_host = self.on_host.len() == self.num_samples;
-        let tokens = if all_on_host { &[] } else { self.sampled.wait::<u32>()? };
-        let mut on_host = on_host.into_iter().peekable();
-        for i in 0..plan.samples.len() {
-            if on_host.peek().is_none_or(|(next, _)| *next != i) {
-                let token = tokens.get(i).copied().ok_or_else(|| {
-                    Error::Plan(format!("sample {i} was neither the device's nor the processor's"))
-                })?;
-                let token = if token == NO_TOKEN { 0 } else { token };
-                sampled.push(Sampled { token, logprobs: None, end: None });
+        if plan.samples.is_empty() {
+            return Ok(());
+        }
+        let scores = if self.has_logprobs { self.logprobs.wait::<TokenScore>()? } else { &[] };
+        let tokens = self.tokens.wait::<u32>()?;
+        for (i, sample) in plan.samples.iter().enumerate() {
+            let id = sample.sequence;
+            let token = tokens.get(i).copied().unwrap_or(NO_TOKEN);
+            if token == NO_TOKEN {
+                let end = Some(sampler.why_none(id));
+                sampled.push(Sampled { token: 0, logprobs: None, end });
+                continue;
             }
-            while let Some((_, one)) = on_host.next_if(|(next, _)| *next == i) {
-                sampled.push(one);
-            }
+            let wanted = sampler.params(id).and_then(|(params, _)| params.num_logprobs);
+            let logprobs =
+                wanted.zip(scores.get(i)).map(|(num, score)| scores::logprobs(score, num));
+            let end = sampler.learn(id, token);
+            sampled.push(Sampled { token, logprobs: logprobs.map(Box::new), end });
         }
         Ok(())
+    }
+
+    /// Waits for what the step has scored.
+    pub(super) fn scored(&mut self, plan: &StepPlan) -> Result<Vec<Scored>, Error> {
+        if plan.scores.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(scores::scored(&plan.scores, self.scores.wait::<TokenScore>()?))
     }
 }

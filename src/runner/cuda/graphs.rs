@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use sconce_kernels::cuda::{Error, Graph, Stages};
 
+use super::sampling::Needs;
 use crate::runner::ExecutorLimits;
 
 /// Numbers of sequences beyond which steps are not captured: the host is fast enough for them.
@@ -15,7 +16,7 @@ pub(super) struct Key {
     /// Sequences, padding included.
     pub(super) size: usize,
     /// What their samples need.
-    pub(super) stages: Option<Stages>,
+    pub(super) needs: Needs,
 }
 
 /// Captured steps.
@@ -42,8 +43,9 @@ impl Graphs {
         let mut sizes: Vec<_> =
             self.sizes.first().into_iter().chain(self.sizes.last()).copied().collect();
         sizes.dedup();
-        let stages = [Some(Stages::Greedy), Some(Stages::Filters)];
-        sizes.into_iter().flat_map(|size| stages.map(|stages| Key { size, stages })).collect()
+        let needs = [Stages::Greedy, Stages::Filters]
+            .map(|stages| Needs { stages: Some(stages), logprobs: false });
+        sizes.into_iter().flat_map(|size| needs.map(|needs| Key { size, needs })).collect()
     }
 
     pub(super) fn has(&self, key: Key) -> bool {

@@ -1,10 +1,11 @@
 //! How large the KV cache is made: what weights and buffers leave of the device's memory.
 
 use sconce_kernels::cpu::KvShape;
-use sconce_kernels::cuda::{self, Device, KvDtype, Plan, Sampling};
+use sconce_kernels::cuda::{self, Device, KvDtype, Plan};
 
 use super::decoder::Decoder;
-use super::{LoadError, plan_limits};
+use super::drawing::Drawing;
+use super::{LoadError, plan_limits, room};
 use crate::engine::plan::MAX_DRAFTS;
 use crate::models::config::DecoderConfig;
 use crate::runner::ExecutorLimits;
@@ -63,10 +64,9 @@ impl Sizing<'_> {
         let few = ExecutorLimits { num_blocks: 1, ..self.most };
         let plan = Plan::new(plan_limits(self.config, &few))?;
         let workspace = decoder.workspace(max_tokens, max_logits, (&plan, &block))?;
-        let max_seqs = self.most.max_num_seqs as usize;
-        let sampling = Sampling::new(self.device, max_seqs, self.config.vocab_size)?;
+        let drawing = Drawing::new(self.device, &self.most, room(&self.most, 0))?;
         let (free, total) = self.device.memory()?;
-        drop((workspace, sampling));
+        drop((workspace, drawing));
         let kept = (total as f64 * (1.0 - self.options.memory_utilization)) as u64;
         let free = (free as u64).saturating_sub(kept + RESERVE);
         // Partial results of attention: two floats of a head, and a head, per 256 positions of each.

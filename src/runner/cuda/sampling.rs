@@ -1,91 +1,180 @@
-//! Which samples the device draws by itself, and what it must know of them.
+//! A step's samples as the device reads them, and which of them it can't be told of yet.
 //!
-//! It takes what most requests ask for. Grammars and the other things that depend on the text so far are
-//! the processor's, and so are drafts; so is a sample of which the device finds nothing left.
+//! All tokens are the device's to draw. It is told of a sample with the step's other numbers, but where a
+//! grammar says what may come next: that follows from the token before, which a step in flight may still
+//! sample. Such samples are *deferred*: the model computes their logits with everybody's, and they are drawn
+//! when the token before is known.
 
-use sconce_kernels::cuda::{Bias, Draw, SampleRow, Stages};
+use sconce_kernels::cuda::{Bias, Draw, Masked, NONE, SampleRow, Stages};
 
 use crate::engine::plan::{Sample, StepPlan};
 use crate::engine::request::SamplingParams;
+use crate::runner::Error;
 use crate::runner::input::Input;
 use crate::runner::sampler::Sampler;
+use crate::runner::sampler::on_device::LastToken;
 
-/// Whether the device can sample for a sequence with such parameters.
-pub(super) fn is_on_device(params: &SamplingParams) -> bool {
-    params.grammar.is_none()
-        && params.allowed_token_ids.is_empty()
-        && params.bad_words.is_empty()
-        && params.num_logprobs.is_none()
-        && params.typical_p >= 1.0
-        && params.repetition_penalty == 1.0
-        && params.frequency_penalty == 0.0
-        && params.presence_penalty == 0.0
+/// What samples need of the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Needs {
+    /// `None`: there are no samples.
+    pub(super) stages: Option<Stages>,
+    /// Whether any of them wants log-probabilities.
+    pub(super) logprobs: bool,
 }
 
-/// A step's samples, as the device reads them.
+impl Needs {
+    /// What both need.
+    pub(super) fn and(self, other: Self) -> Self {
+        let stages = self.stages.max(other.stages);
+        Self { stages, logprobs: self.logprobs || other.logprobs }
+    }
+}
+
+/// A sample that is drawn when the token before it is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deferred {
+    pub(super) sample: Sample,
+    /// Which of the plan's samples it is.
+    pub(super) index: u32,
+    pub(super) logits_row: u32,
+}
+
+/// Samples, as the device reads them.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
-    /// One per sample of the plan; idle where the processor samples.
     rows: Vec<SampleRow>,
     biases: Vec<Bias>,
-    masked: Vec<u32>,
-    stages: Option<Stages>,
-    /// Samples that are the processor's.
-    on_host: Vec<usize>,
+    masked: Vec<Masked>,
+    needs: Needs,
+    deferred: Vec<Deferred>,
+}
+
+/// Whether a sequence's tokens must be counted.
+pub(super) fn has_penalty(params: &SamplingParams) -> bool {
+    params.repetition_penalty != 1.0
+        || params.frequency_penalty != 0.0
+        || params.presence_penalty != 0.0
 }
 
 impl Samples {
-    /// Takes over the plan's samples.
-    pub(super) fn fill(&mut self, plan: &StepPlan, input: &Input, sampler: &Sampler) {
+    /// Takes over the plan's samples: a row for each, idle where it is deferred.
+    pub(super) fn fill(
+        &mut self,
+        plan: &StepPlan,
+        input: &Input,
+        sampler: &Sampler,
+    ) -> Result<(), Error> {
+        self.clear();
+        self.deferred.clear();
+        // Both are in the order of the plan's rows, but for forks, none of whose tokens is carried.
+        let mut carried = plan.carried.iter().map(|carry| carry.token_index).peekable();
+        for (index, (sample, &logits_row)) in (0..).zip(plan.samples.iter().zip(&input.logits_rows))
+        {
+            while carried.next_if(|token| *token < sample.token_index).is_some() {}
+            let last = match carried.peek() {
+                Some(token) if *token == sample.token_index => LastToken::Awaited,
+                Some(_) | None => LastToken::Known,
+            };
+            if sampler.has_grammar(sample.sequence) {
+                self.rows.push(SampleRow::default());
+                self.deferred.push(Deferred { sample: *sample, index, logits_row });
+                continue;
+            }
+            let allowed_row = sample.sequence.0;
+            let place = Place { logits_row, allowed_row, target: NONE };
+            self.push((sample, last), place, sampler)?;
+        }
+        Ok(())
+    }
+
+    /// Empties the rows and what they refer to.
+    pub(super) fn clear(&mut self) {
         self.rows.clear();
         self.biases.clear();
         self.masked.clear();
-        self.on_host.clear();
-        self.stages = None;
-        for (i, (sample, logits_row)) in plan.samples.iter().zip(&input.logits_rows).enumerate() {
-            match sampler.params(sample.sequence) {
-                Some((params, index)) if sample.num_drafts == 0 && is_on_device(params) => {
-                    self.push((sample, *logits_row), (params, index), sampler.eos_token_ids());
-                }
-                Some(_) | None => {
-                    self.rows.push(SampleRow::default());
-                    self.on_host.push(i);
-                }
-            }
-        }
+        self.needs = Needs::default();
+    }
+
+    /// Adds a deferred sample, whose allowed tokens are a row of a list of its own.
+    pub(super) fn push_deferred(
+        &mut self,
+        deferred: &Deferred,
+        allowed_row: u32,
+        sampler: &Sampler,
+    ) -> Result<(), Error> {
+        let Deferred { sample, index, logits_row } = deferred;
+        let place = Place { logits_row: *logits_row, allowed_row, target: *index };
+        self.push((sample, LastToken::Known), place, sampler)
     }
 
     fn push(
         &mut self,
-        (sample, logits_row): (&Sample, u32),
-        (params, index): (&SamplingParams, u32),
-        eos_token_ids: &[u32],
-    ) {
-        let Sample { position, .. } = *sample;
-        let SamplingParams { temperature, top_k, top_p, min_p, seed, .. } = *params;
-        let (mut row, stages) = if temperature > 0.0 {
-            let draw = Draw { temperature, top_k, top_p, min_p, seed, index, position };
-            let filters = top_k.is_some() || top_p < 1.0;
-            let stages = if filters { Stages::Filters } else { Stages::Draws };
-            (SampleRow::draw(logits_row, draw), stages)
-        } else {
-            (SampleRow::greedy(logits_row), Stages::Greedy)
+        (sample, last): (&Sample, LastToken),
+        place: Place,
+        sampler: &Sampler,
+    ) -> Result<(), Error> {
+        let id = sample.sequence;
+        let Some((params, index)) = sampler.params(id) else {
+            return Err(Error::Plan(format!("sequence {} is sampled and was not admitted", id.0)));
         };
-        self.stages = self.stages.max(Some(stages));
-        (row.first_bias, row.first_masked) = (self.biases.len() as u32, self.masked.len() as u32);
-        let biases = params.logit_bias.iter().map(|&(token, bias)| Bias { token, bias });
-        self.biases.extend(biases);
-        self.biases[row.first_bias as usize..].sort_by_key(|bias| bias.token);
-        if sample.num_generated < params.min_tokens {
-            let eos = if params.ignore_eos { &[] } else { eos_token_ids };
-            self.masked.extend(eos.iter().chain(&params.stop_token_ids));
+        if sample.num_drafts > 0 {
+            return Err(Error::Plan(format!("sequence {} has drafts", id.0)));
         }
-        row.num_biases = self.biases.len() as u32 - row.first_bias;
-        row.num_masked = self.masked.len() as u32 - row.first_masked;
-        if row.num_biases + row.num_masked > 0 {
+        let (mut row, stages) = row_of(params, (sample, index), place.logits_row);
+        self.needs.stages = self.needs.stages.max(Some(stages));
+        row.flags |= SampleRow::FALLS_BACK;
+        (row.input, row.target) = (sample.token_index, place.target);
+        if !params.allowed_token_ids.is_empty() || params.grammar.is_some() {
+            row.allowed_row = place.allowed_row;
+        }
+        if has_penalty(params) {
+            row.flags |= SampleRow::COUNTED;
+            row.counts_slot = id.0;
+            row.repetition_penalty = params.repetition_penalty;
+            row.frequency_penalty = params.frequency_penalty;
+            row.presence_penalty = params.presence_penalty;
+        }
+        if let Some(num_logprobs) = params.num_logprobs {
+            row.flags |= SampleRow::LOGPROBS;
+            row.num_logprobs = num_logprobs;
+            self.needs.logprobs = true;
+        }
+        self.push_lists((sample, last), &mut row, sampler);
+        let is_adjusted = row.num_biases + row.num_masked > 0
+            || row.allowed_row != NONE
+            || row.counts_slot != NONE;
+        if is_adjusted {
             row.flags |= SampleRow::ADJUSTED;
         }
         self.rows.push(row);
+        Ok(())
+    }
+
+    /// Biases, end tokens that may not come yet, and ends of bad words.
+    fn push_lists(
+        &mut self,
+        (sample, last): (&Sample, LastToken),
+        row: &mut SampleRow,
+        sampler: &Sampler,
+    ) {
+        let Some((params, _)) = sampler.params(sample.sequence) else { return };
+        (row.first_bias, row.first_masked) = (self.biases.len() as u32, self.masked.len() as u32);
+        let biases = params.logit_bias.iter().map(|&(token, bias)| Bias { token, bias });
+        self.biases.extend(biases);
+        // Stable: a token's biases are added in their order.
+        self.biases[row.first_bias as usize..].sort_by_key(|bias| bias.token);
+        row.num_biases = self.biases.len() as u32 - row.first_bias;
+        if sample.num_generated < params.min_tokens {
+            let eos = if params.ignore_eos { &[] } else { sampler.eos_token_ids() };
+            let ends = eos.iter().chain(&params.stop_token_ids);
+            self.masked.extend(ends.map(|token| Masked::always(*token)));
+        }
+        row.num_ends = self.masked.len() as u32 - row.first_masked;
+        let bad = sampler.bad_ends(sample.sequence, last);
+        self.masked
+            .extend(bad.map(|end| Masked { token: end.token, after: end.after.unwrap_or(NONE) }));
+        row.num_masked = self.masked.len() as u32 - row.first_masked;
     }
 
     pub(super) fn rows(&self) -> &[SampleRow] {
@@ -96,17 +185,46 @@ impl Samples {
         &self.biases
     }
 
-    pub(super) fn masked(&self) -> &[u32] {
+    pub(super) fn masked(&self) -> &[Masked] {
         &self.masked
     }
 
-    /// What the device's samples need. `None`: it has none.
-    pub(super) fn stages(&self) -> Option<Stages> {
-        self.stages
+    pub(super) fn needs(&self) -> Needs {
+        self.needs
     }
 
-    /// Samples that are the processor's, by index.
-    pub(super) fn on_host(&self) -> &[usize] {
-        &self.on_host
+    /// Samples whose rows are idle.
+    pub(super) fn deferred(&self) -> &[Deferred] {
+        &self.deferred
     }
+}
+
+/// Where a sample's row finds things.
+#[derive(Clone, Copy)]
+struct Place {
+    logits_row: u32,
+    allowed_row: u32,
+    target: u32,
+}
+
+/// How a token is drawn.
+fn row_of(
+    params: &SamplingParams,
+    (sample, index): (&Sample, u32),
+    logits_row: u32,
+) -> (SampleRow, Stages) {
+    let SamplingParams { temperature, top_k, top_p, typical_p, min_p, seed, .. } = *params;
+    if temperature <= 0.0 {
+        return (SampleRow::greedy(logits_row), Stages::Greedy);
+    }
+    let position = sample.position;
+    let draw = Draw { temperature, top_k, top_p, typical_p, min_p, seed, index, position };
+    let stages = if typical_p < 1.0 {
+        Stages::Typical
+    } else if top_k.is_some() || top_p < 1.0 {
+        Stages::Filters
+    } else {
+        Stages::Draws
+    };
+    (SampleRow::draw(logits_row, draw), stages)
 }

@@ -8,9 +8,9 @@ use crate::engine::request::{SamplingParams, TokenId};
 /// A sequence's bad words, and what they could follow.
 #[derive(Clone, Debug)]
 pub(super) struct BadWords {
-    params: Arc<SamplingParams>,
+    pub(super) params: Arc<SamplingParams>,
     /// The completion's last tokens, as many as any bad word is longer than one.
-    last: Vec<TokenId>,
+    pub(super) last: Vec<TokenId>,
     max_last: usize,
 }
 

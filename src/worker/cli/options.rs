@@ -100,6 +100,7 @@ fn gpu_options(
         max_num_seqs: limits.max_num_seqs.get(),
         max_model_len: limits.max_model_len.map(NonZeroU32::get),
         graphs: true,
+        early_launch: gpu.early_launch,
     })
 }
 

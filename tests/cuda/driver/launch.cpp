@@ -20,6 +20,7 @@ struct Recorded {
     const Kernel* kernel;
     uint3 grid, block;
     unsigned shared_bytes;
+    bool is_early;
     std::vector<std::vector<Slot>> values;
 
     int run() const;
@@ -46,7 +47,7 @@ int Recorded::run() const {
     std::vector<void*> arguments;
     for (const auto& value : values) arguments.push_back(const_cast<Slot*>(value.data()));
     if (has_stray_pointer(arguments.data())) return ILLEGAL_ADDRESS;
-    return stand_in::run({kernel, grid, block, shared_bytes, arguments.data()});
+    return stand_in::run({kernel, grid, block, shared_bytes, arguments.data(), is_early});
 }
 
 void check(const Function& function, const CUlaunchConfig& config) {
@@ -58,6 +59,16 @@ void check(const Function& function, const CUlaunchConfig& config) {
     refuse_if(config.sharedMemBytes > static_cast<unsigned>(function.max_dynamic_shared));
 }
 
+bool is_early(const CUlaunchConfig& config) {
+    bool found = false;
+    for (unsigned i = 0; i < config.numAttrs; i++) {
+        const CUlaunchAttribute& attribute = config.attrs[i];
+        refuse_if(attribute.id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, CUDA_ERROR_NOT_SUPPORTED);
+        found |= attribute.value.programmaticStreamSerializationAllowed != 0;
+    }
+    return found;
+}
+
 void launch(CUfunction handle, const CUlaunchConfig& config, void** parameters, void** extra) {
     const Function& function = state().functions.find(handle);
     const Kernel& kernel = *function.kernel;
@@ -67,6 +78,7 @@ void launch(CUfunction handle, const CUlaunchConfig& config, void** parameters, 
                       {config.gridDimX, config.gridDimY, config.gridDimZ},
                       {config.blockDimX, config.blockDimY, config.blockDimZ},
                       config.sharedMemBytes,
+                      is_early(config),
                       {}};
     for (size_t i = 0; i < kernel.num_parameters; i++) {
         const size_t bytes = kernel.parameters[i].bytes;

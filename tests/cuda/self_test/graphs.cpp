@@ -181,6 +181,37 @@ TEST(kernels_in_graphs_fail_for_good) {
     EXPECT(std::isnan(out.get()[1]));
 }
 
+// Programmatic dependent launch: also in graphs, a kernel must wait for those before it in every thread.
+TEST(early_launches_must_wait) {
+    const CUstream stream = new_stream();
+    Buffer<float> out(2);
+    const auto launch_early = [&](const char* name) {
+        CUlaunchAttribute attribute{};
+        attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attribute.value.programmaticStreamSerializationAllowed = 1;
+        const CUlaunchConfig config{2, 1, 1, 64, 1, 1, 0, stream, &attribute, 1};
+        void* list[] = {&out.address};
+        return cuLaunchKernelEx(&config, function(name), list, nullptr);
+    };
+    const auto outcome_in_graph = [&](const char* name) {
+        OK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+        OK(launch_early(name));
+        CUgraph graph;
+        CUgraphExec executable;
+        OK(cuStreamEndCapture(stream, &graph));
+        OK(cuGraphInstantiate(&executable, graph, 0));
+        OK(cuGraphLaunch(executable, stream));
+        const CUresult ended = cuStreamSynchronize(stream);
+        stand_in_revive();
+        return ended;
+    };
+    OK(outcome_in_graph("waits_for_those_before"));
+    EXPECT_IS(out.get()[1], 1.0f);
+    EXPECT_IS(outcome_in_graph("waits_in_some_threads"), CUDA_ERROR_LAUNCH_FAILED);
+    EXPECT_IS(outcome_in_graph("lets_dependents_begin_too_early"), CUDA_ERROR_LAUNCH_FAILED);
+    OK(outcome("waits_in_some_threads", {2, 64}, out.address));
+}
+
 TEST(events_tell_time) {
     CUevent start, end;
     OK(cuEventCreate(&start, 0));

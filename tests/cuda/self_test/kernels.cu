@@ -274,3 +274,25 @@ extern "C" __global__ void says_who_it_is(unsigned* out) {
     out[number] = who | blockIdx.x << 12 | blockIdx.y << 16 | blockIdx.z << 20;
 }
 SCONCE_KERNEL(says_who_it_is)
+
+// As kernels do that are launched before the one before has ended, and as they must not.
+extern "C" __global__ void waits_for_those_before(float* out) {
+    wait_for_dependencies();
+    launch_dependents();
+    if (threadIdx.x == 0) out[blockIdx.x] = 1.0f;
+}
+SCONCE_KERNEL(waits_for_those_before)
+
+extern "C" __global__ void waits_in_some_threads(float* out) {
+    if (threadIdx.x == 40) return;
+    wait_for_dependencies();
+    out[0] = 1.0f;
+}
+SCONCE_KERNEL(waits_in_some_threads)
+
+extern "C" __global__ void lets_dependents_begin_too_early(float* out) {
+    launch_dependents();
+    wait_for_dependencies();
+    out[0] = 1.0f;
+}
+SCONCE_KERNEL(lets_dependents_begin_too_early)

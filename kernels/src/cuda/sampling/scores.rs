@@ -53,9 +53,9 @@ pub struct Score<'a> {
     pub rows: Slice<'a>,
     /// `[logits_rows, vocab]`, as the model gave them.
     pub logits: Slice<'a>,
-    /// `[rows]`: the tokens of rows that give none.
+    /// The tokens of rows that give none, as [`super::Sample::sampled`] has them.
     pub sampled: Slice<'a>,
-    /// `[rows]` of [`TokenScore`].
+    /// Of each of them a [`TokenScore`].
     pub scores: SliceMut<'a>,
 }
 
@@ -63,9 +63,10 @@ impl Sampling {
     /// Scores the rows that want log-probabilities; the others' scores stay as they are.
     pub fn score(&mut self, device: &Device, args: Score<'_>) -> Result<(), Error> {
         let Score { rows, logits, sampled, scores } = args;
-        let num_rows = self.check(rows, sampled.len() / size_of::<u32>())?;
+        let num_rows = self.num_rows(rows)?;
         let logits_rows = self.num_logits(logits)?;
-        check_len("the tokens' scores", scores.len(), num_rows * size_of::<TokenScore>())?;
+        let num_sampled = sampled.len() / size_of::<u32>();
+        check_len("the tokens' scores", scores.len(), num_sampled * size_of::<TokenScore>())?;
         let (vocab, num_chunks) = (self.vocab as u32, self.chunks as u32);
         let of_chunks = [
             rows.into(),
@@ -75,6 +76,7 @@ impl Sampling {
             Arg::from(&self.scores.tops.slice_mut()),
             vocab.into(),
             logits_rows.into(),
+            (num_sampled as u32).into(),
         ];
         // SAFETY: the kernel's parameters, for as many rows as there is room for; rows' indices and
         // tokens are checked by the kernel.
@@ -89,6 +91,7 @@ impl Sampling {
             vocab.into(),
             num_chunks.into(),
             logits_rows.into(),
+            (num_sampled as u32).into(),
         ];
         let grid = Grid::line(num_rows, num_chunks.next_multiple_of(32));
         // SAFETY: as above.

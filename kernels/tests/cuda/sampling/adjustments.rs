@@ -109,6 +109,45 @@ fn all_adjustments_together_are_made_in_the_processors_order() {
 }
 
 #[test]
+fn the_end_of_a_bad_word_is_impossible_only_after_what_it_follows() {
+    let device = device();
+    let mut requests = Vec::new();
+    for (last, after) in [(5, Some(5)), (5, Some(6)), (6, None)] {
+        let mut request = Request::new(vec![1.0, 3.0, 2.0], GREEDY);
+        (request.bad, request.last) = (vec![(1, after), (9, None)], Some(last));
+        requests.push(request);
+    }
+
+    assert_eq!(sample(&device, &requests), [2, 1, 2]);
+    assert_sampled(&device, &requests);
+}
+
+/// End tokens come again, and what is forbidden or not allowed does not.
+#[test]
+fn where_nothing_is_left_the_models_own_likeliest_allowed_token_is_taken() {
+    let device = device();
+    for vocab in [3, 1000, 2049, 5000] {
+        let mut rng = rng(vocab as u64);
+        let mut requests = Vec::new();
+        for mut request in (0..12).flat_map(|_| both(&mut rng, vocab)).collect::<Vec<_>>() {
+            request.allowed = Some(random_bits(&mut rng, vocab));
+            request.masked = (0..vocab as u32).collect();
+            request.bad =
+                tokens(&mut rng, vocab, vocab / 3).into_iter().map(|t| (t, None)).collect();
+            request.last = Some(1);
+            if rng.random_bool(0.3) {
+                request.logits.fill(if rng.random() { f32::NAN } else { f32::NEG_INFINITY });
+            }
+            if rng.random_bool(0.2) {
+                request.bad = (0..vocab as u32).map(|token| (token, Some(1))).collect();
+            }
+            requests.push(request);
+        }
+        assert_sampled(&device, &requests);
+    }
+}
+
+#[test]
 fn the_models_own_logits_are_kept() {
     let device = device();
     let mut request = Request::new(vec![1.0, 2.0, 3.0, 0.5], GREEDY);

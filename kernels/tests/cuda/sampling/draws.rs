@@ -31,6 +31,7 @@ fn random_draw(rng: &mut StdRng, vocab: usize) -> Draw {
         temperature: temperatures[rng.random_range(0..temperatures.len())],
         top_k: by_k.then(|| rng.random_range(1..=vocab.min(200) as u32 + 1)),
         top_p: if by_p { rng.random_range(0.01..1.0) } else { 1.0 },
+        typical_p: 1.0,
         min_p: if by_min { rng.random_range(0.0..0.3) } else { 0.0 },
         seed: rng.random(),
         index: rng.random_range(0..4),
@@ -51,6 +52,27 @@ fn thousands_of_draws_equal_the_reference() {
                         logits.iter_mut().for_each(|logit| *logit = logit.round());
                     }
                     Request::new(logits, random_draw(&mut rng, vocab))
+                })
+                .collect();
+            assert_sampled(&device, &requests);
+        }
+    }
+}
+
+#[test]
+fn typical_draws_equal_the_reference_also_after_other_filters() {
+    let device = device();
+    let mut rng = rng(11);
+    for vocab in [1, 31, 777, 2100] {
+        for ties in [false, true] {
+            let requests: Vec<_> = (0..40)
+                .map(|_| {
+                    let mut logits = random_logits(&mut rng, vocab, 4.0);
+                    if ties {
+                        logits.iter_mut().for_each(|logit| *logit = logit.round());
+                    }
+                    let typical_p = rng.random_range(0.01..1.0);
+                    Request::new(logits, Draw { typical_p, ..random_draw(&mut rng, vocab) })
                 })
                 .collect();
             assert_sampled(&device, &requests);
@@ -133,6 +155,7 @@ fn odd_logits_and_extreme_parameters_are_sampled_as_by_the_reference() {
                 temperature,
                 top_k: [None, Some(1), Some(0), Some(vocab as u32)][i % 4],
                 top_p: [1.0, 0.0, 1e-6, 0.5, 0.999_999_9][i % 5],
+                typical_p: [1.0, 0.0, 0.5][i % 11 % 3],
                 min_p: [0.0, 1.0, 1e-30, 0.5][i % 7 % 4],
                 position: i as u32,
                 ..PLAIN

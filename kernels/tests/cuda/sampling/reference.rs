@@ -28,6 +28,19 @@ pub(super) fn adjust(request: &Request) -> Vec<f32> {
             *logit = f32::NEG_INFINITY;
         }
     }
+    forbid(request, &mut logits);
+    logits
+}
+
+/// Bad words and tokens that are not allowed.
+fn forbid(request: &Request, logits: &mut [f32]) {
+    for (token, after) in &request.bad {
+        if let Some(logit) = logits.get_mut(*token as usize)
+            && (after.is_none() || *after == request.last)
+        {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
     if let Some(bits) = &request.allowed {
         for (token, logit) in logits.iter_mut().enumerate() {
             if bits[token / 32] >> (token % 32) & 1 == 0 {
@@ -35,16 +48,23 @@ pub(super) fn adjust(request: &Request) -> Vec<f32> {
             }
         }
     }
-    logits
 }
 
 pub(super) fn sample(request: &Request) -> Option<u32> {
     let logits = adjust(request);
-    if request.draw.temperature > 0.0 {
+    let token = if request.draw.temperature > 0.0 {
         draw(&kept(&logits, &request.draw), &request.draw)
     } else {
         argmax(&logits)
-    }
+    };
+    token.or_else(|| {
+        request.last?;
+        let mut own = request.logits.clone();
+        forbid(request, &mut own);
+        let mut all = vec![0.0; own.len()];
+        forbid(request, &mut all);
+        argmax(&own).or_else(|| argmax(&all))
+    })
 }
 
 fn argmax(logits: &[f32]) -> Option<u32> {
@@ -81,6 +101,26 @@ pub(super) fn kept(logits: &[f32], draw: &Draw) -> Vec<(u32, f32)> {
         });
         tokens.truncate(last.map_or(usize::MAX, |last| last + 1));
     }
+    tokens.sort_by_key(|(id, _)| *id);
+    if draw.typical_p < 1.0 { typical(tokens, draw.typical_p) } else { tokens }
+}
+
+/// The tokens whose surprise is nearest to the entropy, until they have so much of the mass.
+fn typical(mut tokens: Vec<(u32, f32)>, typical_p: f32) -> Vec<(u32, f32)> {
+    let total = mass(&tokens);
+    let surprise = |weight: f32| total.ln() - f64::from(weight).ln();
+    let entropy: f64 = (tokens.iter().filter(|(_, weight)| *weight > 0.0))
+        .map(|(_, weight)| f64::from(*weight) / total * surprise(*weight))
+        .sum();
+    let distance = |weight: f32| (surprise(weight) - entropy).abs() as f32;
+    // Stable: of equally typical ones the lower ids come first.
+    tokens.sort_by(|a, b| distance(a.1).partial_cmp(&distance(b.1)).unwrap());
+    let mut sum = 0.0;
+    let last = tokens.iter().position(|(_, weight)| {
+        sum += f64::from(*weight);
+        sum >= f64::from(typical_p) * total
+    });
+    tokens.truncate(last.map_or(usize::MAX, |last| last + 1));
     tokens.sort_by_key(|(id, _)| *id);
     tokens
 }

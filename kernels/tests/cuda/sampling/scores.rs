@@ -28,7 +28,7 @@ fn score(device: &Device, rows: &[SampleRow], logits: &[f32], sampled: &[u32]) -
     let mut sampling = Sampling::new(device, rows.len(), logits.len() / sampled.len()).unwrap();
     let buffers = [device.buffer_of(rows).unwrap(), device.buffer_of(logits).unwrap()];
     let sampled = device.buffer_of(sampled).unwrap();
-    let mut scores = device.alloc(size_of_val(rows) / 96 * size_of::<TokenScore>()).unwrap();
+    let mut scores = device.alloc(rows.len() * size_of::<TokenScore>()).unwrap();
     device.fill(&mut scores.slice_mut(), 0xab).unwrap();
     let [rows, logits] = &buffers;
     let args = Score {

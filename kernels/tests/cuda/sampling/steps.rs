@@ -49,11 +49,32 @@ fn rows_that_need_more_stages_than_were_asked_for_sample_nothing() {
         SampleRow::draw(0, Draw { min_p: 1.0, ..PLAIN }),
         SampleRow::draw(0, Draw { top_k: Some(1), ..PLAIN }),
         SampleRow::draw(0, Draw { top_p: 0.1, ..PLAIN }),
-    ];
+        SampleRow::draw(0, Draw { typical_p: 0.1, ..PLAIN }),
+    ]
+    .map(|row| SampleRow { flags: row.flags | SampleRow::FALLS_BACK, ..row });
 
-    assert_eq!(sample_rows(&rows, Stages::Greedy), [1, NO_TOKEN, NO_TOKEN, NO_TOKEN]);
-    assert_eq!(sample_rows(&rows, Stages::Draws), [1, 1, NO_TOKEN, NO_TOKEN]);
-    assert_eq!(sample_rows(&rows, Stages::Filters), [1; 4]);
+    let none = NO_TOKEN;
+    assert_eq!(sample_rows(&rows, Stages::Greedy), [1, none, none, none, none]);
+    assert_eq!(sample_rows(&rows, Stages::Draws), [1, 1, none, none, none]);
+    assert_eq!(sample_rows(&rows, Stages::Filters), [1, 1, 1, 1, none]);
+    // The most typical token is the second likeliest.
+    assert_eq!(sample_rows(&rows, Stages::Typical), [1, 1, 1, 1, 2]);
+}
+
+/// Some rows of a batch, sampled after the others and put where they belong.
+#[test]
+fn a_row_with_a_target_leaves_the_others_as_they_were() {
+    let to = |row: u32, target| SampleRow { target, ..SampleRow::greedy(row) };
+    let device = device();
+    let [first, second] = [0, 4].map(|at| GIVEN_LOGITS[at..at + 4].to_vec());
+    let mut batch = Batch::new(&device, &[first, second].map(|row| Request::new(row, GREEDY)));
+    let rows = device.buffer_of(&[to(1, 3), to(0, 0), to(0, 9)]).unwrap();
+    let mut sampling = Sampling::new(&device, 3, 4).unwrap();
+    let mut sampled = device.buffer_of(&[7u32; 5]).unwrap();
+
+    batch.ask(&device, &mut sampling, (rows.slice(), sampled.slice_mut(), Stages::Greedy));
+
+    assert_eq!(device.download::<u32>(sampled.slice()).unwrap(), [1, 7, 7, 0, 7]);
 }
 
 /// One graph, with other rows and logits at each launch, whose tokens become the next step's.
@@ -180,6 +201,7 @@ fn shapes_that_do_not_fit_are_refused() {
                 logits: buffer.slice().at(0, logits),
                 biases: None,
                 masked: None,
+                inputs: None,
                 allowed: None,
                 counts: None,
                 sampled: out.slice_mut().at(0, num * 4),

@@ -165,26 +165,6 @@ fn a_block_with_a_token_that_never_became_known_is_not_found_again() {
 }
 
 #[test]
-fn a_token_that_is_not_carried_is_waited_for_by_all() {
-    let mut engine = Pipeline::new(|_| {});
-    engine.submit(1, request(prompt(1, 8), 3));
-    engine.scheduler.never_carry(RequestId(1));
-    engine.submit(2, request(prompt(2, 8), 10));
-    assert!(engine.plan());
-
-    for _ in 0..2 {
-        assert!(!engine.plan(), "a token is awaited");
-        engine.commit();
-        assert!(engine.plan());
-        assert_eq!(engine.last().carried, []);
-    }
-    assert!(engine.plan(), "nothing follows its last token");
-    assert_eq!(engine.last().carried.len(), 1);
-    engine.commit();
-    assert_eq!(engine.finishes(), [(1, Finish::Length)]);
-}
-
-#[test]
 fn a_step_that_has_to_preempt_waits_for_the_one_before_it() {
     let mut engine = Pipeline::new(|config| config.num_blocks = 8);
     engine.submit(1, request(prompt(1, 8), 20));
