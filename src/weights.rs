@@ -12,6 +12,7 @@ mod file;
 mod gguf;
 mod hugging_face;
 mod layout;
+mod packed;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,11 +22,11 @@ use std::{
 
 use half::{bf16, f16};
 
-use sconce_kernels::cpu::MatrixPart;
 use sconce_kernels::dtype::Dtype;
 
 pub use self::encoder::EncoderCheckpoint;
 pub use self::error::Error;
+pub(crate) use self::packed::{Fp8Rows, Matrix};
 use self::{
     file::{Span, WeightFile},
     gguf::Gguf,
@@ -117,6 +118,7 @@ impl Checkpoint {
             ));
         }
         let files = HuggingFace::without_weights(dir);
+        files.check_is_not_quantized()?;
         let (config, text) = (files.config()?, files.text()?);
         let embedding = EmbeddingConfig { pooler: None, max_seq_length: None };
         let spans = layout::random(&config, matrices)?;
@@ -126,7 +128,8 @@ impl Checkpoint {
 
     fn of_hugging_face(dir: HuggingFace) -> Result<Self, Error> {
         let config = dir.config()?;
-        let (text, embedding, mut spans) = (dir.text()?, dir.embedding()?, dir.spans()?);
+        let (text, embedding, mut spans) =
+            (dir.text()?, dir.embedding()?, dir.spans(Some(&config))?);
         // Without a head, the model is saved under its own names.
         if !spans.keys().any(|name| name.starts_with("model.")) {
             let named = spans.into_iter().map(|(name, span)| match name.as_str() {
@@ -176,10 +179,16 @@ impl Checkpoint {
         self.spans.values().map(|span| (span.dtype, span.shape.iter().product()))
     }
 
-    /// Whether its matrices are 16-bit IEEE floats.
+    /// Whether its matrices are 16-bit IEEE floats: in a directory, those that are floats at all.
     pub fn is_f16(&self) -> bool {
-        let mut matrices = self.spans.values().filter(|span| span.shape.len() > 1);
-        matrices.all(|span| span.dtype == Dtype::F16)
+        let matrices = || self.spans.values().filter(|span| span.shape.len() > 1);
+        match &self.source {
+            Source::Gguf(_) => matrices().all(|span| span.dtype == Dtype::F16),
+            Source::HuggingFace(_) => {
+                let mut floats = matrices().filter(|span| span.dtype.block_len() == 1).peekable();
+                floats.peek().is_some() && floats.all(|span| span.dtype == Dtype::F16)
+            }
+        }
     }
 
     /// Whether there is a matrix of plain floats.
@@ -198,8 +207,13 @@ impl Checkpoint {
     }
 
     /// The matrix with this Hugging Face name, left in its file.
-    pub(crate) fn matrix(&self, name: &str) -> Result<MatrixPart<'_>, Error> {
-        Ok(self.span(name)?.matrix())
+    pub(crate) fn matrix(&self, name: &str) -> Result<Matrix<'_>, Error> {
+        Ok(Matrix::new(self.span(name)?))
+    }
+
+    /// The matrix with this Hugging Face name, if it is one of 8-bit floats with a scale per row at most.
+    pub(crate) fn fp8(&self, name: &str) -> Result<Option<Fp8Rows<'_>>, Error> {
+        Ok(self.span(name)?.as_packed().and_then(|packed| packed.as_fp8()))
     }
 
     /// The tokenizer as a Hugging Face `tokenizer.json`.
@@ -295,7 +309,10 @@ impl Tensor {
             | Dtype::Q8_0
             | Dtype::Q4K
             | Dtype::Q5K
-            | Dtype::Q6K => None,
+            | Dtype::Q6K
+            | Dtype::Int4
+            | Dtype::Int8
+            | Dtype::Dequantized => None,
         }
     }
 }

@@ -17,6 +17,9 @@ mod models;
 #[path = "gpu/parity.rs"]
 mod parity;
 #[cfg(test)]
+#[path = "gpu/quantized.rs"]
+mod quantized;
+#[cfg(test)]
 #[path = "gpu/sampling.rs"]
 mod sampling;
 #[cfg(test)]

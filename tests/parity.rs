@@ -23,6 +23,9 @@ mod quality;
 #[path = "parity/quantize.rs"]
 mod quantize;
 #[cfg(test)]
+#[path = "parity/quantized.rs"]
+mod quantized;
+#[cfg(test)]
 #[path = "parity/speculation.rs"]
 mod speculation;
 #[cfg(test)]

@@ -40,9 +40,7 @@ pub use linear::{Linear, MAX_GEMV_ROWS, Write};
 pub use matmul::{LinearFp8, Matmul, Scaling};
 pub use moe::{MoeCombine, MoeLinear, MoeRoute, RouteWeights, moe_tiles_bytes};
 pub use norm::AddRmsNorm;
-pub use quantized::{
-    Form, GatherQuantizedRows, Int4Format, Int4Part, LinearQuantized, QuantizedMatrix,
-};
+pub use quantized::{Form, GatherQuantizedRows, LinearQuantized, QuantizedMatrix};
 pub use rope::{HeadNorms, NO_SLOT, RopeAndCache, RopeTable};
 pub use rows::GatherRows;
 pub use sampling::{

@@ -94,7 +94,12 @@ pub(crate) fn bytes_of(sizes: impl Iterator<Item = (Dtype, usize)>, compute: Com
             Compute::F32 => Dtype::F32,
             Compute::Q8 if dtype.block_len() == 1 => Dtype::Q8_0,
             Compute::Q4 if dtype.block_len() == 1 => Dtype::Q4_1,
-            Compute::Int8 | Compute::Q8 | Compute::Q4 => dtype,
+            // As they are packed.
+            Compute::Int8 | Compute::Q8 | Compute::Q4 => match dtype {
+                Dtype::Int4 => Dtype::Q4_1,
+                Dtype::Int8 | Dtype::Dequantized => Dtype::Q8_0,
+                dtype => dtype,
+            },
         };
         num_elements / dtype.block_len() * dtype.block_bytes()
     });
@@ -144,8 +149,9 @@ impl Source<'_> {
 
     /// Stacks tensors along their rows. The checkpoint has checked all shapes.
     fn matrix(&self, names: &[String]) -> Result<PackedMatrix, Error> {
-        let parts = names.iter().map(|name| self.checkpoint.matrix(name));
-        let parts: Vec<_> = parts.collect::<Result<_, _>>()?;
+        let matrices = names.iter().map(|name| self.checkpoint.matrix(name));
+        let matrices: Vec<_> = matrices.collect::<Result<_, _>>()?;
+        let parts: Vec<_> = matrices.iter().map(weights::Matrix::part).collect();
         PackedMatrix::pack(self.cpu, &parts, self.compute)
             .map_err(|source| Error::Pack { name: names.join(", "), source })
     }

@@ -29,7 +29,7 @@ use self::drawing::{Drawing, Source};
 use self::flight::Flight;
 use self::graphs::{Graphs, Key};
 use self::sampling::{Needs, Samples};
-use super::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions};
+use super::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions, GpuQuantization};
 use super::input::Input;
 use super::limits::{Asked, LimitError};
 use super::sampler::Sampler;
@@ -47,6 +47,12 @@ pub enum LoadError {
     /// A tensor cannot be read.
     #[error("cannot read the weights")]
     Read(#[source] io::Error),
+    /// Quantization was asked for and there is nothing that it applies to.
+    #[error("there is nothing to quantize: the file's weights are quantized already")]
+    NothingToQuantize,
+    /// 8-bit floats were asked for.
+    #[error("this GPU does not multiply 8-bit floats with a scale per row: quantize to q8 instead")]
+    NoFp8,
     /// A limit that is impossible.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -111,6 +117,7 @@ pub struct CudaRunner {
     num_finished: usize,
     scored: Vec<Scored>,
     limits: ExecutorLimits,
+    quantize: Option<GpuQuantization>,
     phases: Vec<(&'static str, f64)>,
     device_ms: f32,
     device: Device,
@@ -134,9 +141,9 @@ impl CudaRunner {
         let asked = asked(options);
         let most = asked.limits(config, u32::MAX / options.block_size.max(1))?;
         let float = float(checkpoint, options.dtype);
+        let kind = (float, options.quantize);
         let max_positions = most.max_model_len as usize;
-        let decoder =
-            Decoder::load(&device, checkpoint, float, max_positions, options.num_threads)?;
+        let decoder = Decoder::load(&device, checkpoint, kind, max_positions, options.num_threads)?;
         let weights_at = ms(start);
         let max_logits = most.max_num_seqs as usize + MAX_DRAFTS;
         let shape = KvShape { num_blocks: 1, ..kv_shape(config, options) };
@@ -178,6 +185,7 @@ impl CudaRunner {
             num_finished: 0,
             scored: Vec::new(),
             limits,
+            quantize: options.quantize,
             phases: Vec::new(),
             device_ms: 0.0,
             device,
@@ -217,8 +225,10 @@ impl CudaRunner {
     pub fn fingerprint(&self) -> String {
         let Properties { name, capability, driver_version, .. } = self.properties();
         let (float, kv_dtype) = (self.decoder.float(), self.kv.dtype());
-        let block_size = self.limits.block_size;
-        format!("{name} {capability:?} {driver_version} {float:?} {kv_dtype:?} {block_size}")
+        let (block_size, quantize) = (self.limits.block_size, self.quantize);
+        format!(
+            "{name} {capability:?} {driver_version} {float:?} {quantize:?} {kv_dtype:?} {block_size}"
+        )
     }
 
     /// The last step's logits as the model gave them, as

@@ -11,6 +11,8 @@ pub struct GpuOptions {
     pub num_threads: NonZeroUsize,
     /// Type of weights and activations. `None`: the checkpoint's, or bf16 where that has none of 16 bits.
     pub dtype: Option<GpuDtype>,
+    /// What weights become that the checkpoint has as floats. `None`: what they are.
+    pub quantize: Option<GpuQuantization>,
     /// How the KV cache stores an element.
     pub kv_dtype: GpuKvDtype,
     /// Size of the KV cache. `None`: what [`Self::memory_utilization`] leaves.
@@ -38,6 +40,7 @@ impl Default for GpuOptions {
         Self {
             num_threads: NonZeroUsize::MIN,
             dtype: None,
+            quantize: None,
             kv_dtype: GpuKvDtype::Auto,
             kv_cache: None,
             memory_utilization: 0.9,
@@ -60,6 +63,18 @@ pub enum GpuDtype {
     F16,
     /// 32 bits.
     F32,
+}
+
+/// What weights become that a checkpoint has as floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuQuantization {
+    /// 8-bit codes with a scale per 32.
+    Q8,
+    /// 4-bit codes with a scale and a minimum per 32; the vocabulary in 8 bits.
+    Q4,
+    /// 8-bit floats with a scale per row, which meet 8-bit activations with a scale per token; the
+    /// vocabulary stays floats. Hopper and later.
+    Fp8,
 }
 
 /// How the KV cache stores an element.

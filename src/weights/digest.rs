@@ -2,13 +2,11 @@
 
 use sha2::{Digest, Sha256};
 
-use super::file::Span;
 use super::{Checkpoint, Error};
 
 /// Larger tensors are sampled.
 const MAX_WHOLE_BYTES: usize = 16 << 10;
 const SAMPLES: usize = 4;
-const SAMPLE_BYTES: usize = MAX_WHOLE_BYTES / SAMPLES;
 
 impl Checkpoint {
     /// The SHA-256 of every tensor's name, type, shape and contents; of a large tensor, of four
@@ -20,21 +18,8 @@ impl Checkpoint {
         let mut digest = Sha256::new();
         for (name, span) in spans {
             digest.update(format!("{name} {:?} {:?}\0", span.dtype, span.shape));
-            update(&mut digest, span)?;
+            span.sample((MAX_WHOLE_BYTES, SAMPLES), |bytes| digest.update(bytes))?;
         }
         Ok(digest.finalize().into())
     }
-}
-
-fn update(digest: &mut Sha256, span: &Span) -> Result<(), Error> {
-    let len = span.len();
-    if len <= MAX_WHOLE_BYTES {
-        digest.update(span.read()?);
-        return Ok(());
-    }
-    for sample in 0..SAMPLES {
-        let offset = (len - SAMPLE_BYTES) / (SAMPLES - 1) * sample;
-        digest.update(span.piece(offset, SAMPLE_BYTES)?);
-    }
-    Ok(())
 }

@@ -6,10 +6,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use sconce_kernels::{cpu::MatrixPart, dtype::Dtype};
+use sconce_kernels::dtype::Dtype;
 
 use super::{
-    Error, Kind,
+    Error, Kind, Matrix,
     file::Span,
     hugging_face::{EncoderKind, HuggingFace, LayerNames},
     kind,
@@ -39,7 +39,7 @@ impl EncoderCheckpoint {
             Kind::Directory => HuggingFace::of_dir(path)?,
         };
         let Some((config, kind)) = dir.encoder()? else { return Ok(None) };
-        let spans = dir.spans()?;
+        let spans = dir.spans(None)?;
         // Without a head, the model is saved under its own names.
         let prefix = kind.prefix();
         let has_prefix = spans.keys().any(|name| name.starts_with(prefix));
@@ -90,8 +90,8 @@ impl EncoderCheckpoint {
     }
 
     /// A matrix of this shape, left in its file.
-    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<MatrixPart<'_>, Error> {
-        Ok(self.span(name, &shape)?.matrix())
+    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix<'_>, Error> {
+        Ok(Matrix::new(self.span(name, &shape)?))
     }
 
     /// Reads a tensor of this shape.

@@ -8,10 +8,11 @@ use std::{
     sync::Arc,
 };
 
+use ::safetensors::Dtype as StoredDtype;
 use sconce_kernels::cpu::{MatrixPart, ReadBytes};
 use sconce_kernels::dtype::Dtype;
 
-use super::{Error, Tensor, dummy};
+use super::{Error, Tensor, dummy, packed::Packed};
 
 /// An open file and its length.
 pub(super) struct WeightFile {
@@ -20,8 +21,19 @@ pub(super) struct WeightFile {
     len: u64,
 }
 
-/// Where one tensor lies. [`WeightFile::span`] and [`Span::random`] are the only ways to one, so its
-/// bytes are in the file, or can be made.
+/// Where a tensor of any type lies, as its file declares it. [`WeightFile::stored`] is the only way to
+/// one, so its bytes are in the file.
+#[derive(Clone)]
+pub(super) struct Stored {
+    file: Arc<WeightFile>,
+    offset: u64,
+    num_bytes: usize,
+    pub(super) dtype: StoredDtype,
+    pub(super) shape: Vec<usize>,
+}
+
+/// Where one tensor lies, of a type that kernels know. [`WeightFile::span`], [`Span::random`] and
+/// [`Span::packed`] are the only ways to one, so its bytes are in the file, or can be made.
 pub(super) struct Span {
     source: Source,
     pub(super) dtype: Dtype,
@@ -32,6 +44,7 @@ pub(super) struct Span {
 enum Source {
     File { file: Arc<WeightFile>, offset: u64 },
     Random { seed: u64 },
+    Packed(Box<Packed>),
 }
 
 impl WeightFile {
@@ -82,6 +95,12 @@ impl WeightFile {
             );
             return Err(self.malformed(reason));
         };
+        self.check_end(name, offset, num_bytes)?;
+        let source = Source::File { file: Arc::clone(self), offset };
+        Ok(Span { source, dtype, shape: shape.to_vec(), num_bytes })
+    }
+
+    fn check_end(&self, name: &str, offset: u64, num_bytes: usize) -> Result<(), Error> {
         let end = offset.checked_add(num_bytes as u64);
         if end.is_none_or(|end| end > self.len) {
             let reason = format!(
@@ -90,8 +109,67 @@ impl WeightFile {
             );
             return Err(self.malformed(reason));
         }
-        let source = Source::File { file: Arc::clone(self), offset };
-        Ok(Span { source, dtype, shape: shape.to_vec(), num_bytes })
+        Ok(())
+    }
+
+    /// As [`Self::span`], of a type that kernels need not know.
+    pub(super) fn stored(
+        self: &Arc<Self>,
+        name: &str,
+        dtype: StoredDtype,
+        shape: &[usize],
+        offset: u64,
+    ) -> Result<Stored, Error> {
+        let bits = shape.iter().try_fold(dtype.bitsize(), |bits, dim| bits.checked_mul(*dim));
+        let Some(bits) = bits else {
+            let reason = format!("{name} has the impossible shape {shape:?}");
+            return Err(self.malformed(reason));
+        };
+        let num_bytes = bits.div_ceil(8);
+        self.check_end(name, offset, num_bytes)?;
+        Ok(Stored { file: Arc::clone(self), offset, num_bytes, dtype, shape: shape.to_vec() })
+    }
+}
+
+impl Stored {
+    /// As a tensor that kernels know, which must be one of floats.
+    pub(super) fn span(&self, name: &str) -> Result<Span, Error> {
+        let dtype = match self.dtype {
+            StoredDtype::F32 => Dtype::F32,
+            StoredDtype::F16 => Dtype::F16,
+            StoredDtype::BF16 => Dtype::BF16,
+            other => {
+                let found = format!("of type {other:?}");
+                return Err(Error::unsupported(name, found, "F32, F16, BF16"));
+            }
+        };
+        self.file.span(name, dtype, &self.shape, self.offset)
+    }
+
+    /// Reads it.
+    pub(super) fn read(&self) -> Result<Vec<u8>, Error> {
+        self.piece(0, self.num_bytes)
+    }
+
+    fn piece(&self, offset: usize, len: usize) -> Result<Vec<u8>, Error> {
+        self.file.read(self.offset + offset as u64, len as u64)
+    }
+
+    /// Fills `out` with the bytes from `offset` on.
+    pub(super) fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()> {
+        if offset.saturating_add(out.len()) > self.num_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file.file.read_exact_at(out, self.offset + offset as u64)
+    }
+
+    pub(super) fn num_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Its file, for errors.
+    pub(super) fn malformed(&self, reason: impl Into<String>) -> Error {
+        self.file.malformed(reason)
     }
 }
 
@@ -101,6 +179,21 @@ impl Span {
         let source = Source::Random { seed: dummy::seed(name) };
         let num_bytes = num_bytes(dtype, shape)?;
         Some(Self { source, dtype, shape: shape.to_vec(), num_bytes })
+    }
+
+    /// A tensor of blocks that are made of codes when they are read. `None`: the shape is impossible.
+    pub(super) fn packed(packed: Packed) -> Option<Self> {
+        let (dtype, shape) = (packed.dtype(), packed.shape().to_vec());
+        let num_bytes = num_bytes(dtype, &shape)?;
+        Some(Self { source: Source::Packed(Box::new(packed)), dtype, shape, num_bytes })
+    }
+
+    /// What it is made of, if it lies in several tensors.
+    pub(super) fn as_packed(&self) -> Option<&Packed> {
+        match &self.source {
+            Source::Packed(packed) => Some(packed),
+            Source::File { .. } | Source::Random { .. } => None,
+        }
     }
 
     fn fill_random(&self, seed: u64, offset: usize, out: &mut [u8]) {
@@ -116,26 +209,51 @@ impl Span {
         Ok(Tensor { dtype: self.dtype, shape: self.shape.clone(), data: self.read()? })
     }
 
-    /// As a matrix that is left in the file.
-    pub(super) fn matrix(&self) -> MatrixPart<'_> {
+    /// As a matrix whose bytes another gives.
+    pub(super) fn matrix_of<'a>(&self, data: &'a dyn ReadBytes) -> MatrixPart<'a> {
         let rows = self.shape.first().copied().unwrap_or(0);
         let cols = self.shape.last().copied().unwrap_or(0);
-        MatrixPart { dtype: self.dtype, rows, cols, data: self }
+        MatrixPart { dtype: self.dtype, rows, cols, data }
     }
 
-    /// Bytes of the tensor.
-    pub(super) fn len(&self) -> usize {
-        self.num_bytes
+    /// Calls `with` with the bytes, or with as many pieces of them as told, from the beginning to the end:
+    /// of each tensor that this is made of.
+    pub(super) fn sample(
+        &self,
+        (max_bytes, num_pieces): (usize, usize),
+        mut with: impl FnMut(&[u8]),
+    ) -> Result<(), Error> {
+        let mut sample = |len: usize, read: &dyn Fn(usize, usize) -> Result<Vec<u8>, Error>| {
+            if len <= max_bytes {
+                with(&read(0, len)?);
+                return Ok(());
+            }
+            let piece = max_bytes / num_pieces;
+            for index in 0..num_pieces {
+                with(&read((len - piece) / (num_pieces - 1) * index, piece)?);
+            }
+            Ok(())
+        };
+        match self.as_packed() {
+            Some(packed) => packed.tensors().try_for_each(|tensor| {
+                sample(tensor.num_bytes, &|offset, len| tensor.piece(offset, len))
+            }),
+            None => sample(self.num_bytes, &|offset, len| self.piece(offset, len)),
+        }
     }
 
-    /// Reads some of the tensor's bytes.
-    pub(super) fn piece(&self, offset: usize, len: usize) -> Result<Vec<u8>, Error> {
+    fn piece(&self, offset: usize, len: usize) -> Result<Vec<u8>, Error> {
         let len = len.min(self.num_bytes.saturating_sub(offset));
         match &self.source {
             Source::File { file, offset: begin } => file.read(begin + offset as u64, len as u64),
             Source::Random { seed } => {
                 let mut bytes = vec![0; len];
                 self.fill_random(*seed, offset, &mut bytes);
+                Ok(bytes)
+            }
+            Source::Packed(packed) => {
+                let mut bytes = vec![0; len];
+                packed.unpack()?.read_at(offset, &mut bytes);
                 Ok(bytes)
             }
         }
@@ -159,6 +277,10 @@ impl ReadBytes for Span {
             }
             Source::Random { seed } => {
                 self.fill_random(*seed, offset, out);
+                Ok(())
+            }
+            Source::Packed(packed) => {
+                packed.unpack().map_err(io::Error::other)?.read_at(offset, out);
                 Ok(())
             }
         }

@@ -4,6 +4,7 @@
 mod config;
 mod encoder;
 mod encoder_kind;
+mod quantization;
 mod safetensors;
 mod sentence;
 mod text;
@@ -20,7 +21,7 @@ use serde::Deserialize;
 
 use super::{
     EmbeddingConfig, Error, TextConfig,
-    file::{Span, WeightFile},
+    file::{Span, Stored, WeightFile},
 };
 use crate::models::config::DecoderConfig;
 use crate::models::encoder::config::EncoderConfig;
@@ -69,7 +70,7 @@ impl HuggingFace {
         }
         let path = dir.join(INDEX);
         let Some(Index { weight_map }) = optional_json(&path)? else {
-            return Err(nothing_in(dir));
+            return only_file(dir).map(|path| Self::of_file(&path)).ok_or_else(|| nothing_in(dir));
         };
         let mut index = BTreeMap::new();
         for (tensor, shard) in weight_map {
@@ -89,12 +90,42 @@ impl HuggingFace {
         Ok(Self { dir: dir.to_owned(), files, index })
     }
 
-    /// Where the tensors lie.
-    pub(super) fn spans(&self) -> Result<HashMap<String, Span>, Error> {
-        let mut spans: HashMap<String, Span> = HashMap::new();
+    /// Where the tensors lie, quantized matrices as one each. Of a decoder, `config` says which biases it
+    /// has.
+    pub(super) fn spans(
+        &self,
+        config: Option<&DecoderConfig>,
+    ) -> Result<HashMap<String, Span>, Error> {
+        let quantization = quantization::read(&self.dir)?;
+        let mut tensors = self.tensors()?;
+        let mut spans = match quantization {
+            Some(quantization) => quantization.take_matrices(&mut tensors, config)?,
+            None => HashMap::with_capacity(tensors.len()),
+        };
+        for (name, tensor) in tensors {
+            let span = tensor.span(&name)?;
+            spans.insert(name, span);
+        }
+        Ok(spans)
+    }
+
+    /// Refuses what is quantized: random weights are not.
+    pub(super) fn check_is_not_quantized(&self) -> Result<(), Error> {
+        match quantization::read(&self.dir)? {
+            Some(quantization) => {
+                let found = format!("{quantization:?}");
+                let supported = "none with random weights";
+                Err(Error::unsupported("quantization_config in config.json", found, supported))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn tensors(&self) -> Result<HashMap<String, Stored>, Error> {
+        let mut spans: HashMap<String, Stored> = HashMap::new();
         for path in &self.files {
             let file = Arc::new(WeightFile::open(path)?);
-            for (name, span) in safetensors::spans(&file)? {
+            for (name, span) in safetensors::tensors(&file)? {
                 if self.index.get(&name).is_some_and(|indexed| indexed != path) {
                     let reason = format!("the index has {name} in another shard");
                     return Err(Error::malformed(path, reason));
@@ -150,6 +181,13 @@ impl HuggingFace {
     }
 }
 
+/// The one file of tensors in `dir`, of any name: AutoGPTQ named it after the number of bits.
+fn only_file(dir: &Path) -> Option<PathBuf> {
+    let paths = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
+    let mut files = paths.filter(|path| path.extension().is_some_and(|it| it == "safetensors"));
+    files.next().filter(|_| files.next().is_none())
+}
+
 fn nothing_in(dir: &Path) -> Error {
     let holds = |extensions: &[&str]| {
         fs::read_dir(dir).is_ok_and(|entries| {
@@ -159,7 +197,7 @@ fn nothing_in(dir: &Path) -> Error {
             })
         })
     };
-    let mut reason = format!("neither {SINGLE} nor {INDEX}");
+    let mut reason = format!("neither {SINGLE} nor {INDEX}, nor one other file of tensors");
     if holds(&["bin", "pt", "pth", "pkl"]) {
         reason.push_str("; pickled weights are not read, since loading them can run code");
     } else if holds(&["gguf"]) {

@@ -316,6 +316,9 @@ enum Quantization {
     Q8,
     /// 4 bits, a scale and a minimum per 32 weights; the vocabulary in 8 bits
     Q4,
+    /// 8-bit floats with a scale per row, times activations in 8-bit floats; the vocabulary as it is.
+    /// For GPUs of the generation Hopper
+    Fp8,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

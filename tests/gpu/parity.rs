@@ -14,7 +14,7 @@ use super::steps::Runner;
 use super::tiny;
 
 /// The largest difference of logits, relative to the largest of them.
-fn distance(given: &[f32], expected: &[f32]) -> f32 {
+pub(crate) fn distance(given: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(given.len(), expected.len());
     let scale = expected.iter().fold(0.0_f32, |scale, x| scale.max(x.abs()));
     let differences = given.iter().zip(expected).map(|(x, y)| (x - y).abs());
@@ -22,7 +22,7 @@ fn distance(given: &[f32], expected: &[f32]) -> f32 {
     differences.fold(0.0, |most: f32, x| if x <= most { most } else { x }) / scale
 }
 
-fn prompt(seed: u32, len: u32) -> Vec<u32> {
+pub(crate) fn prompt(seed: u32, len: u32) -> Vec<u32> {
     (0..len).map(|i| (seed * 7919 + i * 104_729 + i * i * 31) % tiny::VOCAB_SIZE as u32).collect()
 }
 

@@ -5,6 +5,7 @@
 mod gguf;
 mod gguf_broken;
 mod gguf_file;
+mod quantized;
 mod safetensors;
 
 use std::{

@@ -1,4 +1,4 @@
-//! The blocks that GGUF files store quantized weights in, read as groups of 32 elements.
+//! The blocks that checkpoints store quantized weights in, read as groups of 32 elements.
 
 use half::{bf16, f16};
 
@@ -20,7 +20,7 @@ impl Group {
     }
 
     /// The nearest 8-bit codes, the largest magnitude as 127.
-    pub(super) fn q8(elements: &[f32; BLOCK]) -> Self {
+    pub(crate) fn q8(elements: &[f32; BLOCK]) -> Self {
         let largest = elements.iter().fold(0.0_f32, |largest, x| larger(x.abs(), largest));
         let scale = f16::from_f32(largest / 127.0).to_f32();
         let code = |x: f32| ((x / scale).round().clamp(-127.0, 127.0) + 128.0) as u8;
@@ -29,7 +29,7 @@ impl Group {
     }
 
     /// The nearest 4-bit codes from the least element to the greatest.
-    pub(super) fn q4(elements: &[f32; BLOCK]) -> Self {
+    pub(crate) fn q4(elements: &[f32; BLOCK]) -> Self {
         let least = elements.iter().fold(f32::INFINITY, |least, x| -larger(-x, -least));
         let greatest = elements.iter().fold(f32::NEG_INFINITY, |most, x| larger(*x, most));
         let min = f16::from_f32(least).to_f32();
@@ -57,7 +57,7 @@ pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     let expected = out.len() / dtype.block_len() * dtype.block_bytes();
     assert!(bytes.len() == expected && out.len().is_multiple_of(dtype.block_len()));
     match dtype {
-        Dtype::F32 => {
+        Dtype::F32 | Dtype::Dequantized => {
             let (quads, _) = bytes.as_chunks::<4>();
             out.iter_mut().zip(quads).for_each(|(x, quad)| *x = f32::from_le_bytes(*quad));
         }
@@ -114,6 +114,15 @@ pub(crate) fn group(dtype: Dtype, row: &[u8], index: usize) -> Group {
             Group::new(codes, 0, scale, min)
         }
         Dtype::Q6K => q6k(block, index),
+        Dtype::Int4 | Dtype::Int8 => {
+            let scale = f32::from_le_bytes(*bytes(block, 0));
+            Group::new(*bytes(block, 8), block[4], scale, 0.0)
+        }
+        Dtype::Dequantized => {
+            let mut elements = [0.0; BLOCK];
+            dequantize(dtype, block, &mut elements);
+            Group::q8(&elements)
+        }
         Dtype::F32 | Dtype::F16 | Dtype::BF16 => {
             unreachable!("a plain float is in no group")
         }
@@ -123,7 +132,7 @@ pub(crate) fn group(dtype: Dtype, row: &[u8], index: usize) -> Group {
 /// Writes a row of any type as floats.
 pub(crate) fn dequantize_row(dtype: Dtype, row: &[u8], out: &mut [f32]) {
     match dtype {
-        Dtype::F32 => {
+        Dtype::F32 | Dtype::Dequantized => {
             for (out, bytes) in out.iter_mut().zip(row.as_chunks().0) {
                 *out = f32::from_le_bytes(*bytes);
             }
@@ -145,7 +154,9 @@ pub(crate) fn dequantize_row(dtype: Dtype, row: &[u8], out: &mut [f32]) {
         | Dtype::Q8_0
         | Dtype::Q4K
         | Dtype::Q5K
-        | Dtype::Q6K => {
+        | Dtype::Q6K
+        | Dtype::Int4
+        | Dtype::Int8 => {
             for (index, out) in out.chunks_mut(BLOCK).enumerate() {
                 group(dtype, row, index).dequantize(out);
             }

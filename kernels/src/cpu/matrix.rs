@@ -140,7 +140,8 @@ impl PackedMatrix {
     /// Packs the parts, stacked along the rows; their types may differ, their columns may not.
     ///
     /// 4-, 5- and 6-bit super-block types (`Q4K`, `Q5K`, `Q6K`) have their two-level scales
-    /// multiplied out and rounded to half precision; every other type is kept exactly.
+    /// multiplied out and rounded to half precision, and so has `Int4` its zero point times its
+    /// scale; `Dequantized` is rounded to 8 bits. Every other type is kept exactly.
     pub fn pack(cpu: &Cpu, parts: &[MatrixPart<'_>], compute: Compute) -> Result<Self, Error> {
         let cols = parts.first().ok_or(Error::Empty("a matrix's parts"))?.cols;
         let mut packed: Vec<PackedPart> = Vec::with_capacity(parts.len());

@@ -50,11 +50,11 @@ impl Format {
             Dtype::F32 => Self::F32,
             Dtype::F16 => Self::F16,
             Dtype::BF16 => Self::BF16,
-            Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q4K => Self::P4,
+            Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q4K | Dtype::Int4 => Self::P4,
             Dtype::Q5_0 => Self::P5,
             Dtype::Q5_1 | Dtype::Q5K => Self::P5Min,
             Dtype::Q6K => Self::P6,
-            Dtype::Q8_0 => Self::P8,
+            Dtype::Q8_0 | Dtype::Int8 | Dtype::Dequantized => Self::P8,
         }
     }
 

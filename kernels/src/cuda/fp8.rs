@@ -49,14 +49,23 @@ impl Fp8Matrix {
         Ok(matrix)
     }
 
-    /// Takes a matrix that a checkpoint has in 8 bits already, and its rows' scales.
-    pub fn of(device: &Device, codes: &[u8], scales: &[f32], k: usize) -> Result<Self, Error> {
+    /// Room for a matrix that a checkpoint has in 8 bits already, with its rows' scales: the codes are to
+    /// be copied to [`Self::codes_mut`]. `k`, and how many scales there are, are multiples of 16.
+    pub fn with_scales(device: &Device, scales: &[f32], k: usize) -> Result<Self, Error> {
         let n = scales.len();
         check_multiple("a matrix's rows", n, 16)?;
         check_multiple("a matrix's columns", k, 16)?;
-        check_len("a matrix", codes.len(), n * k)?;
-        let (codes, scales) = (device.buffer_of(codes)?, device.buffer_of(scales)?);
-        Ok(Self { codes, scales, n, k })
+        Ok(Self { codes: device.alloc(n * k)?, scales: device.buffer_of(scales)?, n, k })
+    }
+
+    /// `[n, k]`, a byte each.
+    pub fn codes_mut(&mut self) -> SliceMut<'_> {
+        self.codes.slice_mut()
+    }
+
+    /// Bytes of codes and scales.
+    pub fn num_bytes(&self) -> usize {
+        self.codes.len() + self.scales.len()
     }
 
     /// Output features.

@@ -125,6 +125,23 @@ impl Matmul {
         &self.device
     }
 
+    /// Whether the device multiplies 8-bit floats with a scale per row: Hopper does, older ones don't.
+    pub fn has_fp8(&self) -> bool {
+        const SIZE: usize = 128;
+        let shape = Shape {
+            of: Type::E4M3(Scaling::Row),
+            y: Float::BF16,
+            write: Write::Store,
+            rows: SIZE,
+            n: SIZE,
+            k: SIZE,
+            stride: SIZE,
+            alignment: 256,
+        };
+        let search = |plan: Plan| plan.algorithms(self.handle.0, 1, WORKSPACE_BYTES);
+        self.device.bind().is_ok() && Plan::new(shape).and_then(search).is_ok()
+    }
+
     /// Memory that any kernel may use in the stream's order.
     pub(super) fn workspace(&self) -> Slice<'_> {
         self.workspace.slice()

@@ -1,17 +1,15 @@
 //! Quantised matrices: packed at load into one of a few forms, and multiplied without becoming floats.
 
 mod gemm;
-mod int4;
 mod layout;
 mod linear;
 
 use self::layout::{Codes, GROUP};
 use super::{Buffer, Device, Float, Slice, SliceMut};
-use crate::cpu::{MatrixPart, blocks};
+use crate::cpu::{MatrixPart, blocks, blocks::Group};
 use crate::dtype::Dtype;
-use crate::{Error, check_len};
+use crate::{Error, check_len, check_multiple};
 
-pub use self::int4::{Int4Format, Int4Part};
 pub use self::layout::Form;
 pub use self::linear::LinearQuantized;
 
@@ -34,32 +32,52 @@ impl Form {
     /// Of a checkpoint's type, if it is a quantised one.
     pub fn of(dtype: Dtype) -> Option<Self> {
         match dtype {
-            Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q4K => Some(Self::W4),
+            Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q4K | Dtype::Int4 => Some(Self::W4),
             Dtype::Q5_1 | Dtype::Q5K => Some(Self::W8),
             Dtype::Q5_0 | Dtype::Q8_0 | Dtype::Q6K => Some(Self::W8Halves),
+            Dtype::Int8 | Dtype::Dequantized => Some(Self::W8Halves),
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => None,
         }
     }
 }
 
 impl QuantizedMatrix {
-    /// Packs the parts of a GGUF file, stacked along the rows; their types may differ, their columns may
-    /// not. All are quantised.
+    /// Packs the parts, stacked along the rows; their types may differ, their columns may not. All are
+    /// quantised.
     ///
-    /// Types of super-blocks (`Q4K`, `Q5K`, `Q6K`) have their two-level scales multiplied out and rounded
-    /// to half precision, as on the CPU; every other type is kept exactly.
+    /// Scales and minima become half floats, as on the CPU: those of super-blocks (`Q4K`, `Q5K`, `Q6K`)
+    /// after they are multiplied out, of `Int4` its zero point times its scale. Every other type of ggml's
+    /// is kept exactly.
     pub fn pack(device: &Device, parts: &[MatrixPart<'_>]) -> Result<Self, Error> {
+        Self::pack_with(device, parts, None)
+    }
+
+    /// As [`Self::pack`], of floats, too, which become the nearest codes of the given form.
+    pub fn quantize(
+        device: &Device,
+        parts: &[MatrixPart<'_>],
+        floats: Form,
+    ) -> Result<Self, Error> {
+        Self::pack_with(device, parts, Some(floats))
+    }
+
+    fn pack_with(
+        device: &Device,
+        parts: &[MatrixPart<'_>],
+        floats: Option<Form>,
+    ) -> Result<Self, Error> {
         let k = parts.first().ok_or(Error::Empty("a matrix's parts"))?.cols;
+        check_multiple("a matrix's columns", k, GROUP)?;
         let mut rows = Rows::default();
         for part in parts {
             part.check()?;
             check_len("the columns of a matrix's part", part.cols, k)?;
-            let form = Form::of(part.dtype).ok_or(Error::Operand)?;
+            let form = Form::of(part.dtype).or(floats).ok_or(Error::Operand)?;
             let packed = layout::pack(form, part.rows, k, |tile, to| {
                 part.with_rows(tile, |rows| {
                     for (row, bytes) in rows.iter().enumerate() {
                         for index in 0..k / GROUP {
-                            let group = blocks::group(part.dtype, bytes, index);
+                            let group = group(part.dtype, form, bytes, index);
                             to.put(row, index, &Codes::of(&group, form));
                         }
                     }
@@ -83,6 +101,20 @@ impl QuantizedMatrix {
     /// Bytes of codes and scales.
     pub fn num_bytes(&self) -> usize {
         self.pieces.iter().map(|piece| piece.tiles.len()).sum()
+    }
+}
+
+/// A group of a row, of floats the nearest codes.
+fn group(dtype: Dtype, form: Form, row: &[u8], index: usize) -> Group {
+    if dtype.block_len() > 1 {
+        return blocks::group(dtype, row, index);
+    }
+    let bytes = GROUP * dtype.block_bytes();
+    let mut elements = [0.0; GROUP];
+    blocks::dequantize_row(dtype, &row[index * bytes..][..bytes], &mut elements);
+    match form {
+        Form::W4 => Group::q4(&elements),
+        Form::W8 | Form::W8Halves => Group::q8(&elements),
     }
 }
 

@@ -6,7 +6,7 @@ use sconce_kernels::dtype::Dtype;
 
 use crate::Random;
 
-pub(crate) const DTYPES: [Dtype; 11] = [
+pub(crate) const DTYPES: [Dtype; 13] = [
     Dtype::F32,
     Dtype::F16,
     Dtype::BF16,
@@ -18,6 +18,8 @@ pub(crate) const DTYPES: [Dtype; 11] = [
     Dtype::Q4K,
     Dtype::Q5K,
     Dtype::Q6K,
+    Dtype::Int4,
+    Dtype::Int8,
 ];
 
 /// Random elements: bytes, with the half-float fields set to plausible numbers.
@@ -37,6 +39,21 @@ pub(crate) fn random_weights(dtype: Dtype, num_elements: usize, random: &mut Ran
             Dtype::F16 | Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 => &[0],
             Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => &[0, 2],
             Dtype::Q6K => &[208],
+            Dtype::Int4 | Dtype::Int8 => {
+                let is_4_bits = dtype == Dtype::Int4;
+                let scale = f16::from_f32(random.float() * 0.01).to_f32();
+                let zero = if is_4_bits { u32::from(block[4] % 17) } else { 128 };
+                block[..4].copy_from_slice(&scale.to_le_bytes());
+                block[4..8].copy_from_slice(&zero.to_le_bytes());
+                block[8..].iter_mut().for_each(|code| *code &= if is_4_bits { 15 } else { 255 });
+                &[]
+            }
+            Dtype::Dequantized => {
+                for element in block.chunks_exact_mut(4) {
+                    element.copy_from_slice(&random.float().to_le_bytes());
+                }
+                &[]
+            }
         };
         for &at in halves {
             let scale = if dtype == Dtype::F16 { 1.0 } else { 0.01 };
@@ -69,6 +86,15 @@ fn block_values(dtype: Dtype, block: &[u8]) -> Vec<f32> {
         Dtype::Q4K => super_block(block, None, &block[16..144]),
         Dtype::Q5K => super_block(block, Some(&block[16..48]), &block[48..176]),
         Dtype::Q6K => six(block),
+        Dtype::Int4 | Dtype::Int8 => {
+            let scale = f32::from_le_bytes(block[..4].try_into().unwrap());
+            let zero = f32::from(block[4]);
+            block[8..].iter().map(|&code| (f32::from(code) - zero) * scale).collect()
+        }
+        Dtype::Dequantized => {
+            let (elements, _) = block.as_chunks();
+            elements.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        }
     }
 }
 

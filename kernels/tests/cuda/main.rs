@@ -6,7 +6,6 @@ mod activation;
 mod attention;
 mod blocks;
 mod fp8;
-mod int4;
 mod linear;
 mod moe;
 mod norm;

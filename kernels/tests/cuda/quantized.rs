@@ -7,7 +7,7 @@ use sconce_kernels::dtype::Dtype;
 use super::linear::product;
 use super::*;
 
-const DTYPES: [Dtype; 8] = [
+const DTYPES: [Dtype; 10] = [
     Dtype::Q4_0,
     Dtype::Q4_1,
     Dtype::Q5_0,
@@ -16,6 +16,8 @@ const DTYPES: [Dtype; 8] = [
     Dtype::Q4K,
     Dtype::Q5K,
     Dtype::Q6K,
+    Dtype::Int4,
+    Dtype::Int8,
 ];
 
 /// Rows of random blocks. Scales are such that elements are of the order of one.
@@ -29,7 +31,9 @@ fn blocks(rng: &mut StdRng, dtype: Dtype, rows: usize, cols: usize) -> Vec<u8> {
         Dtype::Q4K => (&[0, 2], 0.002),
         Dtype::Q5K => (&[0, 2], 0.001),
         Dtype::Q6K => (&[208], 0.0003),
-        Dtype::F32 | Dtype::F16 | Dtype::BF16 => unreachable!("quantised"),
+        Dtype::Int4 => (&[], 0.1),
+        Dtype::Int8 => (&[], 0.01),
+        Dtype::Dequantized | Dtype::F32 | Dtype::F16 | Dtype::BF16 => unreachable!("quantised"),
     };
     let num_blocks = rows * cols / dtype.block_len();
     let mut bytes: Vec<u8> = (0..num_blocks * dtype.block_bytes()).map(|_| rng.random()).collect();
@@ -37,6 +41,13 @@ fn blocks(rng: &mut StdRng, dtype: Dtype, rows: usize, cols: usize) -> Vec<u8> {
         for &place in places {
             let scale = f16::from_f32(scale * rng.random_range(-1.0..1.0));
             block[place..place + 2].copy_from_slice(&scale.to_le_bytes());
+        }
+        if let Dtype::Int4 | Dtype::Int8 = dtype {
+            let (zero, most) = if dtype == Dtype::Int4 { (block[4] % 17, 15) } else { (128, 255) };
+            let scale = f16::from_f32(scale * rng.random_range(-1.0..1.0)).to_f32();
+            block[..4].copy_from_slice(&scale.to_le_bytes());
+            block[4..8].copy_from_slice(&u32::from(zero).to_le_bytes());
+            block[8..].iter_mut().for_each(|code| *code &= most);
         }
     }
     bytes

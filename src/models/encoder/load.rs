@@ -6,7 +6,7 @@ use super::config::HeadConfig;
 use super::head::{Classifier, Head};
 use super::{Encoder, EncoderLayer, Linear, Norm};
 use crate::models::load::{Error, of_vocabulary};
-use crate::weights::EncoderCheckpoint;
+use crate::weights::{EncoderCheckpoint, Matrix};
 
 /// Packs the encoder of `checkpoint` on all of `cpu`'s threads.
 pub(crate) fn encoder(
@@ -118,8 +118,9 @@ impl Source<'_> {
 
     /// Stacks tensors of one shape along their rows.
     fn stack(&self, names: &[String], shape: [usize; 2]) -> Result<PackedMatrix, Error> {
-        let parts = names.iter().map(|name| self.checkpoint.matrix(name, shape));
-        let parts: Vec<_> = parts.collect::<Result<_, _>>()?;
+        let matrices = names.iter().map(|name| self.checkpoint.matrix(name, shape));
+        let matrices: Vec<_> = matrices.collect::<Result<_, _>>()?;
+        let parts: Vec<_> = matrices.iter().map(Matrix::part).collect();
         PackedMatrix::pack(self.cpu, &parts, self.compute)
             .map_err(|source| Error::Pack { name: names.join(", "), source })
     }

@@ -6,15 +6,16 @@ use sconce_kernels::Error;
 use sconce_kernels::cpu::{self, KvShape};
 use sconce_kernels::cuda::{
     AddRmsNorm, Attention, AttentionWorkspace, BlockTables, Buffer, Device, Float, Gate, GateMul,
-    GatherQuantizedRows, GatherRows, KvCache, Linear, LinearQuantized, Matmul, Plan, PlanGrid,
-    RopeAndCache, RopeTable, Scoring, Slice, SliceMut, Write,
+    GatherQuantizedRows, GatherRows, KvCache, Linear, LinearQuantized, LinearToFp8, Matmul, Plan,
+    PlanGrid, RopeAndCache, RopeTable, Scoring, Slice, SliceMut, Write,
 };
 
 use super::LoadError;
 use super::batch::Lists;
-use super::tensors::{Layer, Matrix, Weights};
+use super::tensors::{Goal, Layer, Matrix, Weights};
 use crate::layers::rope::Frequencies;
 use crate::models::config::{DecoderConfig, RopeStyle};
+use crate::runner::gpu_options::GpuQuantization;
 use crate::weights::Checkpoint;
 
 /// A model on a device.
@@ -46,7 +47,7 @@ pub(super) struct Workspace {
     last_hidden_states: Buffer,
     /// `[max_logits_rows, vocab_size]` f32
     logits: Buffer,
-    /// Rows of quantized matrices as floats, for products of many tokens.
+    /// Rows of quantized matrices as floats, for products of many tokens; or tokens in 8 bits.
     scratch: Buffer,
     attention: AttentionWorkspace,
 }
@@ -86,7 +87,7 @@ impl Decoder {
     pub(super) fn load(
         device: &Device,
         checkpoint: &Checkpoint,
-        float: Float,
+        (float, quantize): (Float, Option<GpuQuantization>),
         max_positions: usize,
         num_threads: NonZeroUsize,
     ) -> Result<Self, LoadError> {
@@ -96,11 +97,13 @@ impl Decoder {
             RopeStyle::Half => cpu::RopeStyle::Half,
             RopeStyle::Interleaved => cpu::RopeStyle::Interleaved,
         };
+        let matmul = Matmul::new(device)?;
+        let goal = Goal { float, quantize, has_fp8: matmul.has_fp8() };
         Ok(Self {
             float,
-            weights: Weights::load(device, checkpoint, float, num_threads)?,
+            weights: Weights::load(device, checkpoint, goal, num_threads)?,
             rope: RopeTable::new(device, &inv_freq, max_positions, magnitude, style)?,
-            matmul: Matmul::new(device)?,
+            matmul,
             config,
         })
     }
@@ -135,7 +138,7 @@ impl Decoder {
             inner: of(max_tokens, config.intermediate_size)?,
             last_hidden_states: of(max_logits_rows, config.hidden_size)?,
             logits: self.device().alloc_zeroed(max_logits_rows * config.vocab_size * 4)?,
-            scratch: self.device().alloc(self.weights.scratch_bytes(SCRATCH_BYTES))?,
+            scratch: self.device().alloc(self.weights.scratch_bytes(max_tokens, SCRATCH_BYTES))?,
             attention: AttentionWorkspace::new(self.device(), plan, shape)?,
         })
     }
@@ -203,6 +206,7 @@ impl Decoder {
                 float,
                 out,
             }),
+            Matrix::Fp8(_) => Err(Error::Operand),
         }
     }
 
@@ -218,6 +222,19 @@ impl Decoder {
             Matrix::Quantized(w) => {
                 let scratch = scratch.slice_mut();
                 self.matmul.linear_quantized(LinearQuantized {
+                    float,
+                    x,
+                    w,
+                    y,
+                    y_float,
+                    write,
+                    rows,
+                    scratch,
+                })
+            }
+            Matrix::Fp8(w) => {
+                let scratch = scratch.slice_mut().at(0, w.scratch_bytes(rows));
+                self.matmul.linear_fp8(LinearToFp8 {
                     float,
                     x,
                     w,

@@ -1,25 +1,29 @@
 //! A checkpoint's tensors in a device's memory. Named as in Hugging Face's checkpoints.
 //!
 //! Quantized matrices stay quantized where activations have 16 bits; where they have 32, everything does,
-//! so that results can be compared.
+//! so that results can be compared. 8-bit floats with a scale per row meet activations of 8 bits where
+//! the hardware multiplies them, and are 8-bit codes elsewhere.
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use sconce_kernels::cpu::{MatrixPart, dequantize};
-use sconce_kernels::cuda::{Buffer, Device, Float, QuantizedMatrix, SliceMut};
+use sconce_kernels::cuda::{Buffer, Device, Float, Form, Fp8Matrix, QuantizedMatrix, SliceMut};
 use sconce_kernels::dtype::Dtype;
 
 use super::LoadError;
 use super::upload::{self, Job, PIECE};
 use crate::models::config::DecoderConfig;
+use crate::runner::gpu_options::GpuQuantization;
 use crate::weights::{self, Checkpoint};
 
 /// A weight matrix, `[n, k]`.
 pub(super) enum Matrix {
     Floats(Buffer),
     Quantized(QuantizedMatrix),
+    Fp8(Fp8Matrix),
 }
 
 impl Matrix {
@@ -27,6 +31,7 @@ impl Matrix {
         match self {
             Self::Floats(buffer) => buffer.len(),
             Self::Quantized(matrix) => matrix.num_bytes(),
+            Self::Fp8(matrix) => matrix.num_bytes(),
         }
     }
 }
@@ -63,7 +68,33 @@ pub(super) struct Layer {
 /// A matrix to be made, whose rows are those of the checkpoint's tensors, one after the other.
 struct Stack<'a> {
     names: Vec<String>,
+    /// Whether its rows are the vocabulary.
+    is_vocabulary: bool,
     matrix: &'a mut Matrix,
+}
+
+/// What becomes of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    /// Floats.
+    Floats,
+    /// Codes; floats among the parts become those of the form.
+    Codes(Option<Form>),
+    /// The checkpoint's 8-bit floats.
+    Fp8,
+    /// 8-bit floats, of others.
+    ToFp8,
+}
+
+/// What weights are to be.
+#[derive(Clone, Copy)]
+pub(super) struct Goal {
+    /// Type of activations, and of weights that are floats.
+    pub(super) float: Float,
+    /// What floats become.
+    pub(super) quantize: Option<GpuQuantization>,
+    /// Whether the device multiplies 8-bit floats.
+    pub(super) has_fp8: bool,
 }
 
 impl Weights {
@@ -71,11 +102,12 @@ impl Weights {
     pub(super) fn load(
         device: &Device,
         checkpoint: &Checkpoint,
-        float: Float,
+        goal: Goal,
         num_threads: NonZeroUsize,
     ) -> Result<Self, LoadError> {
+        check(checkpoint, goal)?;
         let config = checkpoint.config();
-        let loader = Loader { device, checkpoint, float };
+        let loader = Loader { device, checkpoint, goal, num_threads };
         let layers = (0..config.num_hidden_layers).map(|index| loader.layer(config, index));
         let mut weights = Self {
             embed_tokens: Matrix::Floats(device.alloc(0)?),
@@ -86,40 +118,37 @@ impl Weights {
                 false => Some(Matrix::Floats(device.alloc(0)?)),
             },
         };
-        let (quantized, floats) = loader.allocate(weights.stacks())?;
-        let mut jobs = Vec::new();
-        for Stack { names, matrix } in floats {
-            if let Matrix::Floats(buffer) = matrix {
-                loader.push_jobs(&names, buffer.slice_mut(), &mut jobs)?;
-            }
-        }
-        upload::run(device, jobs, num_threads)?;
-        loader.pack_all(quantized, num_threads)?;
+        loader.fill(weights.stacks())?;
         Ok(weights)
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter().flat_map(|layer| {
+            [&layer.qkv_proj, &layer.o_proj, &layer.gate_up_proj, &layer.down_proj]
+        });
+        layers.chain([&self.embed_tokens]).chain(&self.lm_head)
     }
 
     /// Bytes of the matrices.
     pub(super) fn num_bytes(&self) -> usize {
-        let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.qkv_proj, &layer.o_proj, &layer.gate_up_proj, &layer.down_proj]
-        });
-        let all = layers.chain([&self.embed_tokens]).chain(&self.lm_head);
-        all.map(Matrix::num_bytes).sum()
+        self.matrices().map(Matrix::num_bytes).sum()
     }
 
-    /// As many bytes, or none where nothing is quantized.
-    pub(super) fn scratch_bytes(&self, bytes: usize) -> usize {
-        let is_quantized = |matrix: &Matrix| matches!(matrix, Matrix::Quantized(_));
-        let layers = self.layers.first().map(|layer| &layer.down_proj);
-        let any =
-            [&self.embed_tokens].into_iter().chain(&self.lm_head).chain(layers).any(is_quantized);
-        if any { bytes } else { 0 }
+    /// What products of up to `max_rows` tokens need besides, where `bytes` are for rows of quantized
+    /// matrices as floats.
+    pub(super) fn scratch_bytes(&self, max_rows: usize, bytes: usize) -> usize {
+        let needed = self.matrices().map(|matrix| match matrix {
+            Matrix::Floats(_) => 0,
+            Matrix::Quantized(_) => bytes,
+            Matrix::Fp8(matrix) => matrix.scratch_bytes(max_rows),
+        });
+        needed.max().unwrap_or(0)
     }
 
     fn stacks(&mut self) -> Vec<Stack<'_>> {
-        let mut stacks = vec![stack(["model.embed_tokens.weight"], &mut self.embed_tokens)];
+        let mut stacks = vec![vocabulary("model.embed_tokens.weight", &mut self.embed_tokens)];
         if let Some(head) = &mut self.lm_head {
-            stacks.push(stack(["lm_head.weight"], head));
+            stacks.push(vocabulary("lm_head.weight", head));
         }
         for (index, layer) in self.layers.iter_mut().enumerate() {
             let prefixed = |names: &[&str]| -> Vec<String> {
@@ -129,62 +158,178 @@ impl Weights {
             let o = prefixed(&["self_attn.o_proj"]);
             let gate_up = prefixed(&["mlp.gate_proj", "mlp.up_proj"]);
             let down = prefixed(&["mlp.down_proj"]);
-            stacks.push(Stack { names: qkv, matrix: &mut layer.qkv_proj });
-            stacks.push(Stack { names: o, matrix: &mut layer.o_proj });
-            stacks.push(Stack { names: gate_up, matrix: &mut layer.gate_up_proj });
-            stacks.push(Stack { names: down, matrix: &mut layer.down_proj });
+            let parts = [
+                (qkv, &mut layer.qkv_proj),
+                (o, &mut layer.o_proj),
+                (gate_up, &mut layer.gate_up_proj),
+                (down, &mut layer.down_proj),
+            ];
+            let parts = parts.into_iter();
+            stacks.extend(parts.map(|(names, matrix)| Stack {
+                names,
+                is_vocabulary: false,
+                matrix,
+            }));
         }
         stacks
     }
 }
 
-fn stack<'a, const N: usize>(names: [&str; N], matrix: &'a mut Matrix) -> Stack<'a> {
-    Stack { names: names.map(str::to_owned).to_vec(), matrix }
+fn vocabulary<'a>(name: &str, matrix: &'a mut Matrix) -> Stack<'a> {
+    Stack { names: vec![name.to_owned()], is_vocabulary: true, matrix }
+}
+
+/// Refuses to quantize what is quantized already, and what the device could not multiply.
+fn check(checkpoint: &Checkpoint, goal: Goal) -> Result<(), LoadError> {
+    match goal.quantize {
+        Some(_) if !checkpoint.has_float_matrices() => Err(LoadError::NothingToQuantize),
+        Some(GpuQuantization::Fp8) if !goal.has_fp8 => Err(LoadError::NoFp8),
+        Some(_) | None => Ok(()),
+    }
 }
 
 struct Loader<'a> {
     device: &'a Device,
     checkpoint: &'a Checkpoint,
-    float: Float,
+    goal: Goal,
+    num_threads: NonZeroUsize,
 }
 
 impl<'a> Loader<'a> {
-    /// Parts the stacks that stay quantized from those that become floats, and makes room for these.
-    fn allocate<'s>(
-        &self,
-        stacks: Vec<Stack<'s>>,
-    ) -> Result<(Vec<Stack<'s>>, Vec<Stack<'s>>), LoadError> {
-        let (mut quantized, mut floats) = (Vec::new(), Vec::new());
+    /// Makes the matrices: first those whose bytes are copied as they are or as floats.
+    fn fill(&self, stacks: Vec<Stack<'_>>) -> Result<(), LoadError> {
+        let (mut copied, mut packed, mut to_fp8) = (Vec::new(), Vec::new(), Vec::new());
+        let num = stacks.len();
         for stack in stacks {
-            let parts = self.parts(&stack.names)?;
-            if self.float != Float::F32 && parts.iter().all(|part| part.dtype.block_len() > 1) {
-                quantized.push(stack);
-                continue;
+            match self.decide(&stack)? {
+                made @ (Made::Floats | Made::Fp8) => {
+                    *stack.matrix = self.allocate(&stack.names, made)?;
+                    copied.push(stack);
+                }
+                Made::Codes(floats) => packed.push((stack, floats)),
+                Made::ToFp8 => to_fp8.push(stack),
             }
-            let elements: usize = parts.iter().map(|part| part.rows * part.cols).sum();
-            *stack.matrix = Matrix::Floats(self.device.alloc(elements * self.float.size())?);
-            floats.push(stack);
         }
-        Ok((quantized, floats))
+        let num_fp8 = copied.iter().filter(|it| matches!(it.matrix, Matrix::Fp8(_))).count();
+        let (codes, fp8) = (packed.len(), num_fp8 + to_fp8.len());
+        tracing::info!(floats = num - codes - fp8, codes, fp8, "matrices of weights");
+        let mut jobs = Vec::new();
+        for Stack { names, matrix, .. } in copied {
+            match matrix {
+                Matrix::Floats(buffer) => self.push_jobs(&names, buffer.slice_mut(), &mut jobs)?,
+                Matrix::Fp8(matrix) => self.push_fp8(&names, matrix.codes_mut(), &mut jobs)?,
+                Matrix::Quantized(_) => {}
+            }
+        }
+        upload::run(self.device, jobs, self.num_threads)?;
+        self.pack_all(packed)?;
+        to_fp8.into_iter().try_for_each(|stack| self.to_fp8(stack))
     }
 
-    fn parts(&self, names: &[String]) -> Result<Vec<MatrixPart<'a>>, LoadError> {
+    fn decide(&self, stack: &Stack<'_>) -> Result<Made, LoadError> {
+        let Goal { float, quantize, .. } = self.goal;
+        let matrices = self.matrices(&stack.names)?;
+        let num_quantized =
+            matrices.iter().filter(|matrix| matrix.part().dtype.block_len() > 1).count();
+        if float == Float::F32 {
+            return Ok(Made::Floats);
+        }
+        if num_quantized == matrices.len() {
+            return Ok(if self.is_fp8(stack)? { Made::Fp8 } else { Made::Codes(None) });
+        }
+        let fits = |multiple: usize| {
+            matrices.iter().all(|matrix| matrix.part().cols.is_multiple_of(multiple))
+        };
+        match quantize {
+            Some(GpuQuantization::Q4) if fits(32) && !stack.is_vocabulary => {
+                Ok(Made::Codes(Some(Form::W4)))
+            }
+            Some(GpuQuantization::Q8 | GpuQuantization::Q4) if fits(32) => {
+                Ok(Made::Codes(Some(Form::W8Halves)))
+            }
+            Some(GpuQuantization::Fp8) if !stack.is_vocabulary && self.fits_fp8(&matrices) => {
+                Ok(Made::ToFp8)
+            }
+            Some(_) | None => Ok(Made::Floats),
+        }
+    }
+
+    /// Whether all its parts are 8-bit floats that the device multiplies.
+    fn is_fp8(&self, stack: &Stack<'_>) -> Result<bool, LoadError> {
+        if !self.goal.has_fp8 || stack.is_vocabulary {
+            return Ok(false);
+        }
+        for name in &stack.names {
+            if self.checkpoint.fp8(name)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(self.fits_fp8(&self.matrices(&stack.names)?))
+    }
+
+    /// cuBLASLt's 8-bit products are of multiples of 16.
+    fn fits_fp8(&self, matrices: &[weights::Matrix<'_>]) -> bool {
+        let rows: usize = matrices.iter().map(|matrix| matrix.part().rows).sum();
+        let cols = matrices.first().map_or(0, |matrix| matrix.part().cols);
+        rows.is_multiple_of(16) && cols.is_multiple_of(16)
+    }
+
+    /// Makes room for what is copied.
+    fn allocate(&self, names: &[String], made: Made) -> Result<Matrix, LoadError> {
+        let matrices = self.matrices(names)?;
+        if made != Made::Fp8 {
+            let elements: usize =
+                matrices.iter().map(|matrix| matrix.part().rows * matrix.part().cols).sum();
+            let bytes = elements * self.goal.float.size();
+            return Ok(Matrix::Floats(self.device.alloc(bytes)?));
+        }
+        let mut scales = Vec::new();
+        for name in names {
+            scales.extend(self.checkpoint.fp8(name)?.map(|part| part.scales()).transpose()?);
+        }
+        let cols = matrices.first().map_or(0, |matrix| matrix.part().cols);
+        let matrix = Fp8Matrix::with_scales(self.device, &scales.concat(), cols)?;
+        Ok(Matrix::Fp8(matrix))
+    }
+
+    fn matrices(&self, names: &[String]) -> Result<Vec<weights::Matrix<'a>>, LoadError> {
         Ok(names.iter().map(|name| self.checkpoint.matrix(name)).collect::<Result<_, _>>()?)
     }
 
-    /// Packs quantized matrices, each on one of the threads.
-    fn pack_all(&self, stacks: Vec<Stack<'_>>, num_threads: NonZeroUsize) -> Result<(), LoadError> {
+    /// Packs matrices, each on one of the threads.
+    fn pack_all(&self, stacks: Vec<(Stack<'_>, Option<Form>)>) -> Result<(), LoadError> {
         upload::share_out(
             self.device,
             stacks,
-            num_threads,
+            self.num_threads,
             || Ok(()),
-            |(), Stack { names, matrix }| {
-                let packed = QuantizedMatrix::pack(self.device, &self.parts(&names)?)?;
-                *matrix = Matrix::Quantized(packed);
+            |(), (Stack { names, matrix, .. }, floats)| {
+                let matrices = self.matrices(&names)?;
+                let parts: Vec<_> = matrices.iter().map(weights::Matrix::part).collect();
+                *matrix = Matrix::Quantized(match floats {
+                    Some(form) => QuantizedMatrix::quantize(self.device, &parts, form)?,
+                    None => QuantizedMatrix::pack(self.device, &parts)?,
+                });
                 Ok(())
             },
         )
+    }
+
+    /// Copies floats, and has the device make them 8 bits wide: there is room for one matrix of them.
+    fn to_fp8(&self, stack: Stack<'_>) -> Result<(), LoadError> {
+        let float = self.goal.float;
+        let Matrix::Floats(mut floats) = self.allocate(&stack.names, Made::Floats)? else {
+            return Ok(());
+        };
+        let matrices = self.matrices(&stack.names)?;
+        let rows = matrices.iter().map(|matrix| matrix.part().rows).sum();
+        let cols = matrices.first().map_or(0, |matrix| matrix.part().cols);
+        let mut jobs = Vec::new();
+        self.push_jobs(&stack.names, floats.slice_mut(), &mut jobs)?;
+        upload::run(self.device, jobs, self.num_threads)?;
+        let matrix = Fp8Matrix::quantize(self.device, (float, floats.slice()), (rows, cols))?;
+        *stack.matrix = Matrix::Fp8(matrix);
+        Ok(self.device.synchronize()?)
     }
 
     fn layer(&self, config: &DecoderConfig, index: usize) -> Result<Layer, LoadError> {
@@ -213,28 +358,58 @@ impl<'a> Loader<'a> {
             let quantized = || weights::Error::NotFloat { name: name.clone(), dtype: tensor.dtype };
             elements.extend(tensor.to_f32().ok_or_else(quantized)?);
         }
-        let mut bytes = vec![0; elements.len() * self.float.size()];
-        write_floats(self.float, &elements, &mut bytes);
+        let mut bytes = vec![0; elements.len() * self.goal.float.size()];
+        write_floats(self.goal.float, &elements, &mut bytes);
         Ok(self.device.buffer_of(&bytes)?)
     }
 
     /// Cuts the tensors into pieces of whole rows.
-    fn push_jobs(
+    fn push_jobs<'j>(
         &self,
         names: &[String],
-        mut to: SliceMut<'a>,
-        jobs: &mut Vec<Job<'a>>,
-    ) -> Result<(), LoadError> {
-        let float = self.float;
+        mut to: SliceMut<'j>,
+        jobs: &mut Vec<Job<'j>>,
+    ) -> Result<(), LoadError>
+    where
+        'a: 'j,
+    {
+        let float = self.goal.float;
         for name in names {
-            let part = self.checkpoint.matrix(name)?;
-            let row_bytes = part.cols * float.size();
+            // What it is made of is forgotten with its last piece.
+            let matrix = Arc::new(self.checkpoint.matrix(name)?);
+            let (rows, cols) = (matrix.part().rows, matrix.part().cols);
+            let row_bytes = cols * float.size();
             let rows_per_piece = (PIECE / row_bytes).max(1);
-            for first in (0..part.rows).step_by(rows_per_piece) {
-                let rows = rows_per_piece.min(part.rows - first);
+            for first in (0..rows).step_by(rows_per_piece) {
+                let rows = rows_per_piece.min(rows - first);
                 let (piece, rest) = to.split_at(rows * row_bytes);
                 to = rest;
-                let make = move |out: &mut [u8]| make_rows(part, first, float, out);
+                let matrix = Arc::clone(&matrix);
+                let make = move |out: &mut [u8]| make_rows(matrix.part(), first, float, out);
+                jobs.push(Job { to: piece, make: Box::new(make) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts 8-bit floats into pieces, which are copied as they are.
+    fn push_fp8<'j>(
+        &self,
+        names: &[String],
+        mut to: SliceMut<'j>,
+        jobs: &mut Vec<Job<'j>>,
+    ) -> Result<(), LoadError>
+    where
+        'a: 'j,
+    {
+        for name in names {
+            let Some(part) = self.checkpoint.fp8(name)? else { continue };
+            let [rows, cols] = part.shape();
+            let len = rows * cols;
+            for first in (0..len).step_by(PIECE) {
+                let (piece, rest) = to.split_at(PIECE.min(len - first));
+                to = rest;
+                let make = move |out: &mut [u8]| part.read_codes_at(first, out);
                 jobs.push(Job { to: piece, make: Box::new(make) });
             }
         }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Settings of relatives of Llama that change the results, and values that turn them off.
-const FEATURES: [&str; 18] = [
+const FEATURES: [&str; 17] = [
     "alibi",
     "attention_multiplier",
     "attn_logit_softcapping",
@@ -26,7 +26,6 @@ const FEATURES: [&str; 18] = [
     "num_local_experts",
     "partial_rotary_factor",
     "qk_layernorm",
-    "quantization_config",
     "residual_multiplier",
     "rope_interleaved",
     "use_qk_norm",

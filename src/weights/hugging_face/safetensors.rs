@@ -6,7 +6,6 @@
 use std::{collections::HashSet, fmt, sync::Arc};
 
 use safetensors::tensor::{Dtype as SafeDtype, Metadata, TensorInfo};
-use sconce_kernels::dtype::Dtype;
 use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -14,7 +13,7 @@ use serde::{
 
 use crate::weights::{
     Error,
-    file::{Span, WeightFile},
+    file::{Stored, WeightFile},
 };
 
 /// The limit of the format.
@@ -23,7 +22,7 @@ const MAX_TENSORS: usize = 1 << 20;
 const MAX_DIMS: usize = 8;
 
 /// Where the tensors of `file` lie.
-pub(super) fn spans(file: &Arc<WeightFile>) -> Result<Vec<(String, Span)>, Error> {
+pub(super) fn tensors(file: &Arc<WeightFile>) -> Result<Vec<(String, Stored)>, Error> {
     let head = file.head(8)?;
     let Ok(header_len) = head.try_into().map(u64::from_le_bytes) else {
         return Err(file.malformed("it is shorter than 8 bytes"));
@@ -34,15 +33,15 @@ pub(super) fn spans(file: &Arc<WeightFile>) -> Result<Vec<(String, Span)>, Error
     let header = &file.head(8 + header_len)?[8..];
     let Header(tensors) =
         serde_json::from_slice(header).map_err(|error| file.malformed(error.to_string()))?;
-    let mut spans = Vec::with_capacity(tensors.len());
+    let mut stored = Vec::with_capacity(tensors.len());
     for (name, info) in &tensors {
         // Counted by old versions of transformers, as integers; nobody needs them.
         if name.ends_with(".position_ids") {
             continue;
         }
         let offset = (8 + header_len).saturating_add(info.data_offsets.0 as u64);
-        let span = file.span(name, dtype(name, info.dtype)?, &info.shape, offset)?;
-        spans.push((name.clone(), span));
+        let tensor = file.stored(name, info.dtype, &info.shape, offset)?;
+        stored.push((name.clone(), tensor));
     }
     let metadata = Metadata::new(None, in_file_order(tensors));
     let metadata = metadata.map_err(|error| file.malformed(error.to_string()))?;
@@ -52,21 +51,12 @@ pub(super) fn spans(file: &Arc<WeightFile>) -> Result<Vec<(String, Span)>, Error
         let reason = format!("{data} bytes of tensors after {header_len} of header in {len}");
         return Err(file.malformed(reason));
     }
-    Ok(spans)
+    Ok(stored)
 }
 
 fn in_file_order(mut tensors: Vec<(String, TensorInfo)>) -> Vec<(String, TensorInfo)> {
     tensors.sort_by_key(|(_, info)| info.data_offsets);
     tensors
-}
-
-fn dtype(name: &str, dtype: SafeDtype) -> Result<Dtype, Error> {
-    match dtype {
-        SafeDtype::F32 => Ok(Dtype::F32),
-        SafeDtype::F16 => Ok(Dtype::F16),
-        SafeDtype::BF16 => Ok(Dtype::BF16),
-        other => Err(Error::unsupported(name, format!("of type {other:?}"), "F32, F16, BF16")),
-    }
 }
 
 /// The tensors in a header's JSON.

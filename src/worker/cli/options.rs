@@ -12,7 +12,7 @@ use super::{
 };
 use crate::runner::cpu::{KvCacheSize, RunnerOptions};
 use crate::runner::device::DeviceChoice;
-use crate::runner::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions};
+use crate::runner::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions, GpuQuantization};
 use crate::worker::Error;
 
 /// What was said of a checkpoint, for each device that may run it.
@@ -57,9 +57,6 @@ fn gpu_options(
     if compute.isa.is_some() {
         return only("--isa");
     }
-    if compute.quantize.is_some() {
-        return only("--quantize");
-    }
     if compute.compute == Precision::Int16 {
         return only("--compute int16");
     }
@@ -72,6 +69,9 @@ fn gpu_options(
         Some(FloatChoice::F16) => Some(GpuDtype::F16),
         Some(FloatChoice::F32) => Some(GpuDtype::F32),
     };
+    if dtype == Some(GpuDtype::F32) && compute.quantize.is_some() {
+        return Err("--quantize excludes 32-bit activations".to_owned());
+    }
     let kv_dtype = match (compute.kv_cache_dtype, dtype) {
         (KvPrecision::Fp8, _) => GpuKvDtype::Fp8,
         (KvPrecision::Int8, _) => GpuKvDtype::Int8,
@@ -88,6 +88,11 @@ fn gpu_options(
     Ok(GpuOptions {
         num_threads,
         dtype,
+        quantize: compute.quantize.map(|quantization| match quantization {
+            Quantization::Q8 => GpuQuantization::Q8,
+            Quantization::Q4 => GpuQuantization::Q4,
+            Quantization::Fp8 => GpuQuantization::Fp8,
+        }),
         kv_dtype,
         kv_cache: match (compute.num_blocks, compute.kv_cache_bytes) {
             (Some(num_blocks), _) => Some(KvCacheSize::Blocks(num_blocks.get())),
@@ -119,6 +124,9 @@ fn runner_options(
         compute: match (compute.compute, compute.quantize) {
             _ if compute.exact => Compute::F32,
             (Precision::F32, None) => Compute::F32,
+            (_, Some(Quantization::Fp8)) => {
+                return Err("--quantize fp8 is for GPUs: the processor has q8 and q4".to_owned());
+            }
             (Precision::F32, Some(_)) => {
                 return Err("--quantize and --compute f32 exclude each other".to_owned());
             }
@@ -219,14 +227,21 @@ mod tests {
             checkpoint_source("m".into(), &gpu, &compute, &parse("")).map_err(|e| e.to_string())
         };
 
-        for args in ["", "--device=cuda:1 --dtype=f16", "--device=cpu --isa=avx2", "--exact"] {
+        for args in [
+            "",
+            "--device=cuda:1 --dtype=f16",
+            "--device=cuda --quantize=fp8",
+            "--device=cpu --isa=avx2",
+            "--exact",
+        ] {
             assert!(source(args).is_ok(), "{args}");
         }
         let refused = [
             ("--device=cpu --dtype=bf16", "for GPUs"),
             ("--device=cpu --kv-dtype=fp8", "for GPUs"),
             ("--device=cuda --isa=avx2", "--device cpu"),
-            ("--device=cuda --quantize=q8", "--device cpu"),
+            ("--device=cuda --quantize=q8 --dtype=f32", "32-bit activations"),
+            ("--device=cpu --quantize=fp8", "for GPUs"),
             ("--device=cuda --kv-dtype=f32", "--device cpu"),
             ("--dtype=bf16 --isa=avx2", "for GPUs"),
         ];
