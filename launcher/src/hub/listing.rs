@@ -84,8 +84,14 @@ impl Client {
         for _ in 0..MAX_PAGES {
             let (entries, headers) = self.json::<Vec<TreeEntry>>(&url).await?;
             let pickle = entries.iter().find(|entry| is_pickle(&entry.path));
-            let remotes = entries.iter().filter_map(|entry| entry.remote(repo, &commit));
-            listing.files.extend(remotes);
+            for entry in &entries {
+                let nameless = || Error::Protocol { url: plain(&url), what: "content hash" };
+                let Some(file) = entry.file() else { continue };
+                let (oid, size) = entry.content();
+                let id = oid.parse().map_err(|_| nameless())?;
+                let (repo, commit) = (repo.clone(), commit.clone());
+                listing.files.push(Remote { repo, commit, file, id, size });
+            }
             listing.pickle = listing.pickle.or_else(|| pickle.map(TreeEntry::shown));
             match next_page(&headers).and_then(|next| url.join(next).ok()) {
                 None => return Ok(listing),
@@ -124,14 +130,17 @@ impl TreeEntry {
         self.path.chars().take(100).filter(|c| !c.is_control()).collect()
     }
 
-    fn remote(&self, repo: &RepoId, commit: &Revision) -> Option<Remote> {
-        let (oid, size) = match &self.lfs {
+    /// Its path, if it is a file of a kind that is fetched.
+    fn file(&self) -> Option<RepoPath> {
+        (self.kind == "file").then(|| self.path.parse().ok())?
+    }
+
+    /// Its content's name and length.
+    fn content(&self) -> (&str, u64) {
+        match &self.lfs {
             Some(lfs) => (lfs.oid.strip_prefix("sha256:").unwrap_or(&lfs.oid), lfs.size),
-            None => (self.oid.as_str(), self.size),
-        };
-        let file = (self.kind == "file").then(|| self.path.parse().ok())??;
-        let id = oid.parse().ok()?;
-        Some(Remote { repo: repo.clone(), commit: commit.clone(), file, id, size })
+            None => (&self.oid, self.size),
+        }
     }
 }
 

@@ -176,7 +176,9 @@ async fn three_hundred_in_whole_files_are_caught() {
 
         let Pulled::Fetched(mended) = pulled else { panic!("{round}: {how}: not noticed") };
         assert!(std::fs::read(&mended.model).unwrap() == content, "{round}: {how}");
-        assert_eq!(site.hub.seen_at(Host::Cdn).len(), before + 1, "{round}: {how}");
+        // Where only the link was another, its file was still there.
+        let num_fetched = site.hub.seen_at(Host::Cdn).len() - before;
+        assert_eq!(num_fetched, usize::from(round % 10 > 0), "{round}: {how}");
         reset(&site);
     }
 }

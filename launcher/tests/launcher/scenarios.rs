@@ -85,7 +85,7 @@ const SCENARIOS: [(&str, Script, End); 30] = [
         |hub| {
             at_hub(hub, &[Fault::Slow(0), Fault::Etag("../../evil".into())]);
         },
-        Error("no .safetensors"),
+        Error("no valid content hash"),
     ),
     (
         "the file changes under the download",

@@ -67,6 +67,10 @@ pub async fn create(
     let is_stored = is_stored(&app, &request)?;
     let model = api::models::find_for(&app, &request.options.model, Task::Generate)?;
     request.store = Some(is_stored);
+    // A response says what it was sampled with.
+    if let Some(defaults) = &model.info.sampling_defaults {
+        request.options.sampling.fill(defaults);
+    }
     let response = ResponseObject::begin(new_id("resp"), &model.info.model, &mut request);
     let (mut encoded, input) = encode(&app, &principal, (&model, request)).await?;
     let reply = encoded.request.reply;
