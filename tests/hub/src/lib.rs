@@ -56,6 +56,8 @@ pub struct Seen {
 
 #[derive(Default)]
 struct Inner {
+    /// The hub's URL.
+    hub: String,
     /// The second host's URL.
     cdn: String,
     repos: BTreeMap<String, Repo>,
@@ -121,7 +123,10 @@ impl StandIn {
         let shared = Shared(Arc::new(Mutex::new(inner)));
         let url = serve(Router::new().fallback(protocol::hub), &shared).await;
         let cdn = serve(Router::new().fallback(content::cdn), &shared).await;
-        shared.lock().cdn = cdn;
+        {
+            let mut inner = shared.lock();
+            (inner.hub, inner.cdn) = (url.clone(), cdn);
+        }
         Self { url, shared }
     }
 

@@ -143,12 +143,13 @@ fn tree(
     let entries: Vec<_> =
         of_page.map(|(path, content)| entry(inner, path, content, fault)).collect();
     let number = if matches!(fault, Some(Fault::PageLoop)) { page } else { page + 1 };
-    let host = if matches!(fault, Some(Fault::PageAway)) { inner.cdn.as_str() } else { "" };
+    let leads_away = matches!(fault, Some(Fault::PageAway));
+    let host = if leads_away { &inner.cdn } else { &inner.hub };
     let next = format!(
         "<{host}/api/models/{}/tree/{}?recursive=true&expand=false&cursor={number}>; rel=\"next\"",
         at.repo, at.commit
     );
-    let has_more = (page + 1) * inner.page_size < files.len() || number == page || !host.is_empty();
+    let has_more = (page + 1) * inner.page_size < files.len() || number == page || leads_away;
     let link = [("link", next.as_str())];
     json_answer(&json!(entries), if has_more { &link } else { &[] }, fault)
 }
