@@ -123,6 +123,8 @@ impl StandIn {
         let shared = Shared(Arc::new(Mutex::new(inner)));
         let url = serve(Router::new().fallback(protocol::hub), &shared).await;
         let cdn = serve(Router::new().fallback(content::cdn), &shared).await;
+        // Another name, not only another port: clients follow redirects on the same host at once.
+        let cdn = cdn.replace("127.0.0.1", "localhost");
         {
             let mut inner = shared.lock();
             (inner.hub, inner.cdn) = (url.clone(), cdn);
