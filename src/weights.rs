@@ -9,6 +9,7 @@ mod dummy;
 mod encoder;
 mod error;
 mod file;
+mod generation;
 mod gguf;
 mod hugging_face;
 mod layout;
@@ -26,6 +27,7 @@ use sconce_kernels::dtype::Dtype;
 
 pub use self::encoder::EncoderCheckpoint;
 pub use self::error::Error;
+pub use self::generation::GenerationConfig;
 pub(crate) use self::packed::{Fp8Rows, Matrix};
 use self::{
     file::{Span, WeightFile},
@@ -58,6 +60,7 @@ struct TextConfig {
     /// Texts to embed end with the end token. Nothing could be generated after it.
     add_eos_token: bool,
     eos_token_ids: Vec<u32>,
+    generation: GenerationConfig,
 }
 
 /// What a checkpoint says of embeddings.
@@ -247,6 +250,11 @@ impl Checkpoint {
     /// Tokens that end a completion, ascending.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.text.eos_token_ids
+    }
+
+    /// How its authors sample from it.
+    pub fn generation_config(&self) -> &GenerationConfig {
+        &self.text.generation
     }
 }
 

@@ -91,6 +91,7 @@ install_embedding_model "$root/target/venv" ||
 install_python "$root/target/venv-openai2" tests/e2e/requirements-openai2.txt
 install_python "$root/target/venv-frameworks" tests/e2e/requirements-frameworks.txt
 install_python "$root/target/venv-litellm" tests/e2e/requirements-litellm.txt
+install_python "$root/target/venv-hub" tests/e2e/requirements-hub.txt
 install_python "$root/target/venv-schemathesis" tests/e2e/requirements-schemathesis.txt
 install_node
 install_schemas
@@ -148,4 +149,7 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
     target/venv-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_frameworks.py "$@"
     say "end-to-end tests: litellm as a gateway"
     target/venv-litellm/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_litellm.py "$@"
+    say "end-to-end tests: the hub, by its own client of the previous major version"
+    target/venv-hub/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_hub.py \
+        -k 'not sconce and not busy' "$@"
 fi

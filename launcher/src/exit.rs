@@ -41,6 +41,7 @@ fn status_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
             pull::Error::Catalogue(_)
             | pull::Error::Local(_)
             | pull::Error::Fixed(_)
+            | pull::Error::NothingToFilter(_)
             | pull::Error::Unnamed(_)
             | pull::Error::Unobtainable { .. }
             | pull::Error::Name(_)
@@ -105,6 +106,7 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         | pull::Error::Local(_)
         | pull::Error::OtherContent { .. }
         | pull::Error::Name(_)
+        | pull::Error::NothingToFilter(_)
         | pull::Error::Failed(_) => return None,
     };
     Some(text.to_owned())

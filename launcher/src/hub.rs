@@ -6,6 +6,8 @@
 mod cache;
 mod client;
 mod error;
+mod filter;
+mod listing;
 mod partial;
 mod retry;
 pub(crate) mod select;
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use futures::{StreamExt, TryStreamExt};
 
 pub use error::Error;
+pub use filter::{BadPattern, Filter};
 
 use crate::catalogue::{CatalogueFile, HubLocation};
 use crate::digest::ContentId;
@@ -24,7 +27,8 @@ use crate::progress::Progress;
 use crate::settings::{HubSettings, Network};
 use crate::store::{Fetched, Origin};
 use cache::HubCache;
-use client::{Client, Remote};
+use client::Client;
+use listing::{Listing, Remote};
 use transfer::{Downloader, blocking, hash_regular};
 
 /// Files of one model that are fetched at once.
@@ -63,30 +67,54 @@ impl Hub {
         at: &HubLocation,
         files: &[CatalogueFile],
     ) -> Result<Snapshot, Error> {
-        let mut fetched = Vec::new();
+        let (mut fetched, mut missing) = (Vec::new(), Vec::new());
         for file in files {
-            let found = match self.cached_pinned(at, file).await {
-                Some(found) => found,
-                None => self.fetch_pinned(at, file).await?,
-            };
-            fetched.push((file.name.clone(), found));
+            match self.cached_pinned(at, file).await {
+                Some(found) => fetched.push((file.name.clone(), found)),
+                None => missing.push(file),
+            }
         }
+        if !missing.is_empty() {
+            fetched.extend(self.fetch_pinned(at, &missing).await?);
+        }
+        fetched.sort_by_key(|(name, _)| files.iter().position(|file| file.name == *name));
         let directory = self.cache.snapshot(&at.repo, &at.revision);
         Ok(Snapshot { commit: at.revision.clone(), directory, files: fetched })
     }
 
-    /// Brings what `name` stands for, resolving its revision to a commit first.
-    pub async fn pull(&self, name: &HubName) -> Result<Snapshot, Error> {
+    async fn fetch_pinned(
+        &self,
+        at: &HubLocation,
+        files: &[&CatalogueFile],
+    ) -> Result<Vec<(RepoPath, Fetched)>, Error> {
+        let client = self.client()?;
+        let mut remotes = Vec::new();
+        for file in files {
+            remotes.push((announce_pinned(&client, at, file).await?, file.sha256));
+        }
+        self.cache.check_room(remotes.iter().map(|(remote, _)| remote))?;
+        let downloader = self.downloader(&client);
+        let fetched = futures::stream::iter(&remotes).map(|(remote, sha256)| async {
+            let fetched = downloader.fetch(remote, Some(*sha256)).await?;
+            Ok((remote.file.clone(), fetched))
+        });
+        fetched.buffered(MAX_PARALLEL).try_collect().await
+    }
+
+    /// Brings what `name` stands for, of which `filter` wants all or some, resolving its revision
+    /// to a commit first.
+    pub async fn pull(&self, name: &HubName, filter: &Filter) -> Result<Snapshot, Error> {
         let revision = name.revision.clone().unwrap_or_else(Revision::main);
-        if let Some(snapshot) = self.cached(name, &revision).await? {
+        if let Some(snapshot) = self.cached((name, filter), &revision).await? {
             return Ok(snapshot);
         }
         let client = self.client()?;
         let remotes = match &name.file {
             Some(file) => vec![client.announce(&name.repo, &revision, file).await?],
-            None => select::select_files(client.list(&name.repo, &revision).await?)?,
+            None => select::choose(client.list(&name.repo, &revision).await?, filter)?,
         };
         let commit = remotes.first().map(|remote| remote.commit.clone()).ok_or(Error::NoWeights)?;
+        self.cache.check_room(remotes.iter())?;
         let downloader = self.downloader(&client);
         let fetch = async |remote: &Remote| {
             downloader.fetch(remote, None).await.map(|fetched| (remote.file.clone(), fetched))
@@ -115,32 +143,21 @@ impl Hub {
         (hashes.sha256 == file.sha256).then_some(Fetched { path, hashes, origin: Origin::Found })
     }
 
-    async fn fetch_pinned(&self, at: &HubLocation, file: &CatalogueFile) -> Result<Fetched, Error> {
-        let client = self.client()?;
-        let remote = client.announce(&at.repo, &at.revision, &file.name).await?;
-        if let ContentId::Sha256(got) = remote.id
-            && got != file.sha256
-        {
-            let (file, expected) = (file.name.clone(), file.sha256);
-            return Err(Error::WrongAnnouncement { file, expected, got: remote.id });
-        }
-        if remote.size != file.size {
-            let (file, expected) = (file.name.clone(), file.size);
-            return Err(Error::WrongSize { file, expected, got: remote.size });
-        }
-        self.downloader(&client).fetch(&remote, Some(file.sha256)).await
-    }
-
     /// What the cache has of `name`, when asking the hub is not allowed, or cannot matter: one file
     /// at a commit never changes.
-    async fn cached(&self, name: &HubName, revision: &Revision) -> Result<Option<Snapshot>, Error> {
+    async fn cached(
+        &self,
+        (name, filter): (&HubName, &Filter),
+        revision: &Revision,
+    ) -> Result<Option<Snapshot>, Error> {
         let is_offline = self.settings.network == Network::Offline;
         let is_fixed = revision.is_commit() && name.file.is_some();
         if !is_offline && !is_fixed {
             return Ok(None);
         }
-        let absent = || Error::Offline { cache: self.cache.root().to_owned() };
-        let Some(commit) = self.cache.commit(&name.repo, revision) else { return Err(absent()) };
+        let Some(commit) = self.cache.commit(&name.repo, revision) else {
+            return Err(self.offline());
+        };
         let directory = self.cache.snapshot(&name.repo, &commit);
         let remotes = match &name.file {
             Some(file) => {
@@ -149,11 +166,14 @@ impl Hub {
             None => self.cached_remotes(&name.repo, &commit),
         };
         if remotes.is_empty() {
-            return if is_offline { Err(absent()) } else { Ok(None) };
+            return if is_offline { Err(self.offline()) } else { Ok(None) };
         }
-        let remotes = if name.file.is_some() { remotes } else { select::select_files(remotes)? };
+        let remotes = match &name.file {
+            Some(_) => remotes,
+            None => select::choose(Listing { files: remotes, pickle: None }, filter)?,
+        };
         if name.file.is_none() && !select::is_whole(&remotes) {
-            return Err(absent());
+            return Err(self.offline());
         }
         let Some(files) = self.check_cached(remotes).await? else { return Ok(None) };
         Ok(Some(Snapshot { commit, directory, files }))
@@ -188,27 +208,62 @@ impl Hub {
         Some(Remote { repo: repo.clone(), commit: commit.clone(), file, id, size })
     }
 
-    /// The files at the root of a snapshot. Whether they are all that the repository has, only the
-    /// hub knows; a loader that misses one says so.
+    /// The files of a snapshot. Whether they are all that the repository has, only the hub knows; a
+    /// loader that misses one says so.
     fn cached_remotes(&self, repo: &RepoId, commit: &Revision) -> Vec<Remote> {
-        let Ok(entries) = std::fs::read_dir(self.cache.snapshot(repo, commit)) else {
-            return Vec::new();
-        };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut names: Vec<RepoPath> = names.filter_map(|name| name.parse().ok()).collect();
+        let mut names = Vec::new();
+        collect_names(&self.cache.snapshot(repo, commit), "", &mut names);
         names.sort();
         names.into_iter().filter_map(|file| self.cached_remote(repo, commit, file)).collect()
     }
 
     fn client(&self) -> Result<Client, Error> {
         match self.settings.network {
-            Network::Online => Client::new(self.settings.clone()),
-            Network::Offline => Err(Error::Offline { cache: self.cache.root().to_owned() }),
+            Network::Online => Client::new(self.settings.clone(), self.progress.clone()),
+            Network::Offline => Err(self.offline()),
         }
+    }
+
+    fn offline(&self) -> Error {
+        Error::Offline { cache: self.cache.root().to_owned() }
     }
 
     fn downloader<'a>(&'a self, client: &'a Client) -> Downloader<'a> {
         let Self { cache, state, progress, .. } = self;
         Downloader { client, cache, state, progress }
+    }
+}
+
+/// Asks for a file of which the content is known already: the hub must know it too.
+async fn announce_pinned(
+    client: &Client,
+    at: &HubLocation,
+    file: &CatalogueFile,
+) -> Result<Remote, Error> {
+    let remote = client.announce(&at.repo, &at.revision, &file.name).await?;
+    if let ContentId::Sha256(got) = remote.id
+        && got != file.sha256
+    {
+        let (file, expected) = (file.name.clone(), file.sha256);
+        return Err(Error::WrongAnnouncement { file, expected, got: remote.id });
+    }
+    if remote.size != file.size {
+        let (file, expected) = (file.name.clone(), file.size);
+        return Err(Error::WrongSize { file, expected, got: remote.size });
+    }
+    Ok(remote)
+}
+
+/// Files below `directory`, which is `folder` of the snapshot, of a kind that is fetched.
+fn collect_names(directory: &Path, folder: &str, names: &mut Vec<RepoPath>) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let path = format!("{folder}{name}");
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_names(&entry.path(), &format!("{path}/"), names);
+        } else if let Ok(file) = path.parse() {
+            names.push(file);
+        }
     }
 }

@@ -228,6 +228,16 @@ impl RepoPath {
         self.0.rsplit_once('.').map_or("", |(_, kind)| kind)
     }
 
+    /// The folder that the file lies in; empty for the root.
+    pub fn folder(&self) -> &str {
+        self.0.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+
+    /// The file's name in its folder.
+    pub fn name(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&self.0, |(_, name)| name)
+    }
+
     /// Whether the file lies in the repository's root.
     pub fn is_at_root(&self) -> bool {
         !self.0.contains('/')

@@ -172,6 +172,8 @@ fn write_line(text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use indicatif::{InMemoryTerm, ProgressDrawTarget};
+
     use super::*;
 
     #[test]
@@ -183,5 +185,22 @@ mod tests {
         let text = lines.advance(50 << 20, start + Duration::from_secs(5)).unwrap();
         assert_eq!(text, "model.gguf: 50.00 MiB of 100.00 MiB (50%), 10.00 MiB/s, 5 seconds left");
         assert_eq!(lines.advance(51 << 20, start + Duration::from_secs(9)), None);
+    }
+
+    #[test]
+    fn a_bar_shows_what_is_here_how_fast_it_comes_and_how_long_it_takes() {
+        let terminal = InMemoryTerm::new(5, 120);
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let progress = Progress::Bars(MultiProgress::with_draw_target(target));
+
+        let transfer = progress.start("model.gguf", 1 << 20, 4 << 20);
+        transfer.set(2 << 20);
+        transfer.finish();
+        progress.note("waiting for another pull");
+
+        let shown = terminal.contents();
+        for part in ["model.gguf", "4.00 MiB/4.00 MiB", "iB/s", "0s", "waiting for another pull"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
     }
 }

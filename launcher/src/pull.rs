@@ -9,7 +9,7 @@ mod restore;
 use std::path::{Path, PathBuf};
 
 use crate::catalogue::{Catalogue, Entry, Mirror};
-use crate::hub::{Hub, Snapshot};
+use crate::hub::{Filter, Hub, Snapshot};
 use crate::mirror;
 use crate::name::{HubName, ModelId, ModelName, RepoPath};
 use crate::progress::Progress;
@@ -42,6 +42,20 @@ pub struct Wish {
     pub freshness: Freshness,
     /// What this machine calls the model; as its repository or catalogue entry otherwise.
     pub model: Option<ModelId>,
+    /// Which files of a repository are wanted. With a filter the source is asked always.
+    pub filter: Filter,
+}
+
+impl Wish {
+    /// What is here, if it is whole after `check`.
+    pub fn known(check: Check) -> Self {
+        Self { check, freshness: Freshness::Known, model: None, filter: Filter::default() }
+    }
+
+    /// What the source has now.
+    pub fn newest() -> Self {
+        Self { freshness: Freshness::Newest, ..Self::known(Check::IfTouched) }
+    }
 }
 
 /// Whether what is here will do.
@@ -130,11 +144,15 @@ impl Puller {
 
     /// Returns `name` once it is here and was checked.
     pub async fn pull(&self, name: &ModelName, check: Check) -> Result<Pulled, Error> {
-        self.pull_as(name, &Wish { check, freshness: Freshness::Known, model: None }).await
+        self.pull_as(name, &Wish::known(check)).await
     }
 
     /// Returns `name` once it is here, as wished.
     pub async fn pull_as(&self, name: &ModelName, wish: &Wish) -> Result<Pulled, Error> {
+        let is_repository = matches!(name, ModelName::Hub(hub) if hub.file.is_none());
+        if !wish.filter.is_empty() && !is_repository {
+            return Err(Error::NothingToFilter(name.to_string()));
+        }
         match name {
             ModelName::Path(path) => Ok(Pulled::Local(local::open(path)?)),
             ModelName::Hub(hub) => {
@@ -142,7 +160,8 @@ impl Puller {
                     Some(model) => model.clone(),
                     None => self.model_of(name, hub)?,
                 };
-                self.pull_once((name, wish), model, self.pull_hub(hub)).await
+                let bring = self.pull_hub(hub, &wish.filter);
+                self.pull_once((name, wish), model, bring).await
             }
             ModelName::Tag(tag) => match self.catalogue.find(tag.as_ref()) {
                 Ok(entry) => {
@@ -168,13 +187,13 @@ impl Puller {
     ) -> Result<Pulled, Error> {
         let key = name.to_string();
         let known = async || match wish.freshness {
-            Freshness::Known => {
+            Freshness::Known if wish.filter.is_empty() => {
                 let present = self.present(name, wish.check).await?;
                 let is_wished =
                     |it: &Manifest| wish.model.as_ref().is_none_or(|m| it.id.model == *m);
                 Ok::<_, Error>(present.filter(is_wished))
             }
-            Freshness::Newest => Ok(None),
+            Freshness::Known | Freshness::Newest => Ok(None),
         };
         if let Some(manifest) = known().await? {
             return Ok(Pulled::Present(manifest));
@@ -283,8 +302,8 @@ impl Puller {
         Err(Failed { name: entry.name.clone(), attempts }.into())
     }
 
-    async fn pull_hub(&self, name: &HubName) -> Result<Brought, Error> {
-        match self.hub().pull(name).await {
+    async fn pull_hub(&self, name: &HubName, filter: &Filter) -> Result<Brought, Error> {
+        match self.hub().pull(name, filter).await {
             Ok(snapshot) => Ok(from_hub(name.repo.to_string(), snapshot)),
             Err(error) => {
                 let attempts = vec![(self.hub_source(name.repo.as_ref()), error.into())];
@@ -322,6 +341,10 @@ fn from_hub(repo: String, snapshot: Snapshot) -> Brought {
 
 /// A GGUF file is loaded itself; safetensors with all that lies beside them.
 fn model_of(files: &[(RepoPath, Fetched)], directory: &Path) -> PathBuf {
-    let single = files.iter().find(|(name, _)| name.kind() == "gguf");
-    single.map_or_else(|| directory.to_owned(), |(_, file)| file.path.clone())
+    let of_kind = |kind| files.iter().find(|(name, _)| name.kind() == kind);
+    match (of_kind("gguf"), of_kind("safetensors")) {
+        (Some((_, file)), _) => file.path.clone(),
+        (None, Some((name, _))) if !name.is_at_root() => directory.join(name.folder()),
+        (None, _) => directory.to_owned(),
+    }
 }

@@ -42,6 +42,23 @@ pub struct HubSettings {
     pub connect_timeout: Duration,
     /// How often and how patiently failed requests are repeated.
     pub retries: Retries,
+    /// How large files are fetched.
+    pub parallel: Parallel,
+}
+
+/// How large files are fetched: in parts, several at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Parallel {
+    /// Bytes of a part. A file of less than two parts is fetched as a whole.
+    pub part_bytes: u64,
+    /// Most transfers at once, of all files together.
+    pub max_connections: usize,
+}
+
+impl Default for Parallel {
+    fn default() -> Self {
+        Self { part_bytes: 32 << 20, max_connections: 8 }
+    }
 }
 
 /// Where a token was found.
@@ -69,8 +86,10 @@ pub struct Retries {
     pub max_attempts: u32,
     /// Delay after the first failure; it doubles with each further one.
     pub base_delay: Duration,
-    /// Longest delay, the one that a server asks for included.
+    /// Longest delay of our own.
     pub max_delay: Duration,
+    /// Longest delay that a server may ask for. The hub counts in windows of five minutes.
+    pub max_pause: Duration,
 }
 
 impl Default for Retries {
@@ -79,6 +98,7 @@ impl Default for Retries {
             max_attempts: 5,
             base_delay: Duration::from_millis(500),
             max_delay: Duration::from_secs(60),
+            max_pause: Duration::from_secs(330),
         }
     }
 }
@@ -189,6 +209,7 @@ impl HubSettings {
             read_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT", 30)?,
             connect_timeout: seconds("HF_HUB_ETAG_TIMEOUT", 10)?,
             retries: Retries::default(),
+            parallel: Parallel::default(),
         })
     }
 }
@@ -258,6 +279,14 @@ mod tests {
             ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"),
         ]);
 
+        let elsewhere = home.path().join("elsewhere");
+        std::fs::write(&elsewhere, "hf_other").unwrap();
+        let named = [("HOME", "/u"), ("HF_TOKEN_PATH", elsewhere.to_str().unwrap())];
+        let typed = [&named[..], &[("HF_TOKEN", "hf_typed")]].concat();
+
+        let secret = |found: Settings| found.hub.token.unwrap().secret().to_owned();
+        assert_eq!(secret(settings(&named).unwrap()), "hf_other");
+        assert_eq!(secret(settings(&typed).unwrap()), "hf_typed");
         assert_eq!(found.hub.token.as_ref().unwrap().secret(), "hf_secret");
         assert!(!format!("{found:?}").contains("secret"));
         assert!(disabled.unwrap().hub.token.is_none());

@@ -11,6 +11,7 @@ mod import;
 mod lockfile;
 mod manifest;
 mod remove;
+mod sampling;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -27,6 +28,7 @@ pub use import::{ImportError, Imported, Transfer};
 pub use lockfile::{Lock, LockError, LockedFile, LockedVersion};
 pub use manifest::{Check, Content, Damage, Manifest, ManifestFile, Source};
 pub use remove::{Collected, Mode, Removed};
+pub use sampling::SamplingDefaults;
 pub use usage::InUse;
 
 use crate::digest::{Hashes, Sha256Hash};

@@ -18,6 +18,7 @@ use crate::models::pooling::Pooling;
 use crate::runner::cpu::RunnerOptions;
 use crate::runner::device::DeviceChoice;
 use crate::runner::gpu_options::GpuOptions;
+use crate::weights::GenerationConfig;
 
 // Beyond it, a step's bookkeeping takes longer than the step.
 const MAX_NUM_SEQS: u32 = 4096;
@@ -243,6 +244,26 @@ struct FormatArgs {
     /// Jinja source of the chat template, instead of the model's own
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
+
+    /// How to sample where a request doesn't say: as the model's generation_config.json says, or as
+    /// OpenAI documents
+    #[arg(long, value_enum, default_value_t = GenerationSource::Auto)]
+    generation_config: GenerationSource,
+
+    /// What goes before --generation-config, as JSON: temperature, top_k, top_p, min_p,
+    /// repetition_penalty, frequency_penalty, presence_penalty, max_tokens, stop. For example
+    /// '{"temperature": 0.6, "top_p": 0.95}'
+    #[arg(long, value_name = "JSON", value_parser = GenerationConfig::parse)]
+    override_generation_config: Option<GenerationConfig>,
+}
+
+/// Where it is said how to sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GenerationSource {
+    /// The model's own file, if there is one.
+    Auto,
+    /// Nowhere.
+    None,
 }
 
 /// What runs at once, and what waits.
@@ -367,6 +388,9 @@ pub(crate) struct Config {
     pub(crate) reasoning_parser: String,
     /// `None`: the model's own.
     pub(crate) chat_template: Option<String>,
+    pub(crate) generation_source: GenerationSource,
+    /// Goes before what the model says.
+    pub(crate) generation: GenerationConfig,
     pub(crate) exit_with_stdin: bool,
     /// Nothing is served: what the model needs is printed.
     pub(crate) describe: bool,
@@ -480,6 +504,8 @@ impl TryFrom<Worker> for Config {
             tool_parser: args.formats.tool_parser.unwrap_or_default(),
             reasoning_parser: args.formats.reasoning_parser.unwrap_or_default(),
             chat_template,
+            generation_source: args.formats.generation_config,
+            generation: args.formats.override_generation_config.unwrap_or_default(),
             exit_with_stdin: args.exit_with_stdin,
             describe: args.describe,
         })

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use sconce_kernels::cpu::Isa;
-use sconce_proto::worker::{ModelInfo, Task};
+use sconce_proto::worker::{ModelInfo, SamplingDefaults, Task};
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use super::cli::{CheckpointSource, Config, LoadFormat, ModelSource};
+use super::cli::{CheckpointSource, Config, GenerationSource, LoadFormat, ModelSource};
 use super::grammars::Grammars;
 use super::hash;
 use super::service::Served;
@@ -27,7 +27,7 @@ use crate::grammar::Compiler;
 use crate::runner::cpu::{CpuRunner, RunnerOptions};
 use crate::runner::device::{Device, DeviceChoice};
 use crate::runner::{Embedder, Executor, ExecutorLimits};
-use crate::weights::{self, Checkpoint, EncoderCheckpoint};
+use crate::weights::{self, Checkpoint, EncoderCheckpoint, GenerationConfig};
 
 // Of all block tables together: 1 GiB, and few enough to be numbered in 32 bits.
 const MAX_TABLE_BLOCKS: u64 = 1 << 28;
@@ -240,8 +240,32 @@ fn describe_checkpoint(
         bos_token_id: checkpoint.bos_token_id(),
         add_bos_token: checkpoint.add_bos_token(),
         eos_token_ids: checkpoint.eos_token_ids().to_vec(),
+        sampling_defaults: sampling_defaults(match config.generation_source {
+            GenerationSource::Auto => {
+                config.generation.clone().over(checkpoint.generation_config().clone())
+            }
+            GenerationSource::None => config.generation.clone(),
+        }),
         ..describe(config, limits)
     }
+}
+
+/// As routers are told it; `None` if nothing is said.
+fn sampling_defaults(config: GenerationConfig) -> Option<SamplingDefaults> {
+    let GenerationConfig { temperature, top_p, min_p, repetition_penalty, .. } = config;
+    let said = config != GenerationConfig::default();
+    said.then(|| SamplingDefaults {
+        temperature,
+        // Less than nothing means all tokens, as 0 does.
+        top_k: config.top_k.map(|k| u32::try_from(k).unwrap_or(0)),
+        top_p,
+        min_p,
+        repetition_penalty,
+        frequency_penalty: config.frequency_penalty,
+        presence_penalty: config.presence_penalty,
+        max_tokens: config.max_new_tokens,
+        stop: config.stop.unwrap_or_default(),
+    })
 }
 
 /// What of the processor's kernels changes answers.
@@ -260,6 +284,10 @@ fn fingerprint(info: &ModelInfo, tokenizer: &[u8], (weights, kernels): ([u8; 32]
     let ends = (info.bos_token_id, info.add_bos_token, &info.eos_token_ids);
     let parsers = (&info.tool_parser, &info.reasoning_parser);
     let text = format!("{chat_template:?} {special_tokens:?} {ends:?} {parsers:?}");
+    let text = match &info.sampling_defaults {
+        Some(defaults) => format!("{text} {defaults:?}"),
+        None => text,
+    };
     let text = hex(&Sha256::new().chain_update(text).chain_update(tokenizer).finalize());
     let weights = hex(&weights);
     let all = format!("{program} {version} {weights} {text} {kernels} {max_model_len}");
@@ -300,6 +328,7 @@ fn describe(config: &Config, limits: ExecutorLimits) -> ModelInfo {
         reasoning_parser: config.reasoning_parser.clone(),
         max_logprobs: MAX_LOGPROBS.min(limits.vocab_size),
         tasks: vec![Task::Generate.into()],
+        sampling_defaults: sampling_defaults(config.generation.clone()),
         ..ModelInfo::default()
     }
 }

@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -276,11 +277,75 @@ def test_defaults_take_effect_when_the_model_is_served(store, gguf, tmp_path):
         server.stop()
 
 
+def ask(server, **fields):
+    body = {"model": server.model, "messages": [{"role": "user", "content": "Tell a story."}]}
+    status, _, reply = server.post("/v1/chat/completions", {**body, **fields})
+    assert status == 200, reply
+    return reply["choices"][0]["message"]["content"], reply["usage"]["completion_tokens"]
+
+
+def test_sampling_defaults_fill_what_a_request_leaves_open(store, gguf, tmp_path):
+    store.run("import", str(gguf), "--name", "base")
+    recipe = tmp_path / "careful.toml"
+    recipe.write_text(
+        'base = "base"\n[sampling]\ntemperature = 0\ntop_p = 0.9\nmax_tokens = 7\nstop = ["\\u0000"]\n'
+    )
+    created = store.json("create", "careful", "-f", str(recipe))
+    assert created["defaults"]["sampling"]["max_tokens"] == 7
+    assert '"temperature":0' in store.run("show", "careful").stdout
+    # A lock file carries them: they are part of the version.
+    assert "max_tokens = 7" in (store.home / "models.lock").read_text()
+
+    server = Server(model="careful", home=store.home)
+    try:
+        greedy, num_tokens = ask(server)
+        assert num_tokens == 7
+        # Greedy, so that no seed matters.
+        assert [ask(server, seed=seed)[0] for seed in range(4)] == [greedy] * 4
+        # What a request says goes before.
+        assert ask(server, max_tokens=3)[1] == 3
+        hot = {ask(server, temperature=2, top_p=1, seed=seed)[0] for seed in range(4)}
+        assert len(hot) > 1
+        _, _, reply = server.post("/v1/responses", {"model": "careful", "input": "Hello"})
+        assert (reply["temperature"], round(reply["top_p"], 3)) == (0, 0.9)
+        assert reply["usage"]["output_tokens"] == 7
+    finally:
+        server.stop()
+
+
+def test_a_models_own_generation_config_is_followed_unless_told_otherwise(tmp_path):
+    folder = tmp_path / "tiny"
+    script = pathlib.Path(__file__).parents[1] / "tiny_model.py"
+    subprocess.run([sys.executable, script, folder], check=True)
+    own = folder / "generation_config.json"
+    own.write_text(json.dumps({"do_sample": True, "temperature": 0.0, "max_new_tokens": 5}))
+
+    def num_tokens(*flags):
+        server = Server(*flags, model=str(folder), home=tmp_path / "home")
+        try:
+            return ask(server, ignore_eos=True)[1]
+        finally:
+            server.stop()
+
+    assert num_tokens() == 5
+    assert num_tokens("--override-generation-config", '{"max_tokens": 6}') == 6
+    assert num_tokens("--generation-config", "none", "--max-model-len", "64") > 6
+
+    own.write_text(json.dumps({"temperature": -1}))
+    refused = subprocess.run(
+        [BINARY, "worker", "--describe", "--model", folder], capture_output=True, text=True
+    )
+    assert refused.returncode != 0
+    assert "generation_config.json" in refused.stderr and "`temperature` is -1" in refused.stderr
+
+
 def test_a_recipe_that_can_not_take_effect_is_refused(store, gguf, tmp_path):
     store.run("import", str(gguf), "--name", "base")
     recipe = tmp_path / "helper.toml"
     for line, said in [
         ("temperature = 0.5", "temperature"),
+        ("[sampling]\ntemperature = 3", "`temperature` is 3 and must be from 0 to 2"),
+        ("[sampling]\ntemprature = 1", "temprature"),
         ('quantize = "q4"', "nothing to quantize"),
         ("context_length = 1000000", "positions"),
         ('tool_parser = "unheard-of"', "unheard-of"),

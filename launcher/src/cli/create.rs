@@ -33,7 +33,16 @@ The file is TOML. All but `base` may be left out:
   speculation = \"off\"               or prompt-lookup
   tool_parser = \"hermes\"            how the model writes calls of tools
   reasoning_parser = \"none\"         how the model writes its reasoning
-  chat_template_file = \"chat.jinja\" beside the file; or the text itself, as chat_template")]
+  chat_template_file = \"chat.jinja\" beside the file; or the text itself, as chat_template
+
+  [sampling]                        what a request doesn't say; the rest as the model's
+  temperature = 0.6                 generation_config.json says
+  top_p = 0.95
+  top_k = 20
+  min_p = 0.05
+  repetition_penalty = 1.1          and frequency_penalty, presence_penalty
+  max_tokens = 1024
+  stop = [\"</answer>\"]")]
 pub struct Create {
     /// What to call the model
     name: ModelId,
@@ -131,12 +140,13 @@ mod tests {
     #[test]
     fn a_file_says_a_base_and_what_is_different() {
         let text = "base = \"a@1\"\ncontext_length = 64\nspeculation = \"off\"\n\
-                    chat_template_file = \"x.jinja\"";
+                    chat_template_file = \"x.jinja\"\n[sampling]\ntemperature = 0.5";
 
         let recipe = parse(text).unwrap();
 
         assert_eq!(recipe.base.to_string(), "a@1");
-        let flags = "--max-model-len 64 --speculation off --chat-template (its own)";
+        let flags = "--max-model-len 64 --speculation off --chat-template (its own) \
+                     --override-generation-config {\"temperature\":0.5}";
         assert_eq!(recipe.defaults.to_string(), flags);
         assert_eq!(recipe.defaults.chat_template.unwrap(), "text of x.jinja");
     }
@@ -147,6 +157,8 @@ mod tests {
             "context_length = 64",
             "base = 3",
             "base = \"a@1\"\ntemperature = 0.5",
+            "base = \"a@1\"\n[sampling]\ntemprature = 0.5",
+            "base = \"a@1\"\n[sampling]\nmax_tokens = 0",
             "base = \"a@1\"\ncontext_length = 0",
             "base = \"a@1\"\nquantize = \"q5\"",
             "base = \"a@1\"\nchat_template = \"x\"\nchat_template_file = \"y\"",

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::Fault;
 use super::output::{Output, print};
+use crate::hub::Filter;
 use crate::name::{ModelId, ModelName};
 use crate::pull::{Freshness, Pulled, Wish};
 use crate::settings::{Network, Settings};
@@ -24,6 +25,9 @@ Examples:
   sconce pull smollm2:135m
   sconce pull hf:Qwen/Qwen3-0.6B@main --name qwen3
   sconce pull hf:Qwen/Qwen3-0.6B@main --update     another version, if the branch has moved
+  sconce pull hf:Qwen/Qwen3-0.6B-GGUF --include '*Q8_0*'
+  HF_TOKEN=hf_… sconce pull hf:meta-llama/Llama-3.2-1B    whose terms your account accepted
+  HF_ENDPOINT=https://mirror.example sconce pull hf:Qwen/Qwen3-0.6B
   sconce pull --locked models.lock                 as `sconce sync models.lock`")]
 pub struct Pull {
     /// `name:tag`, `hf:owner/repo[@revision][:file]`, a version to mend, or a path
@@ -38,12 +42,21 @@ pub struct Pull {
     #[arg(long)]
     update: bool,
 
+    /// Only files of the repository that this pattern fits; may be repeated. `*` goes over folders
+    /// too. A folder's model is served from there. The hub is asked even if a model is here
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+
+    /// No file of the repository that this pattern fits; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+
     /// Hash every file again, even of a model that was pulled before
     #[arg(long)]
     verify: bool,
 
     /// Bring exactly the versions of this lock file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "name_as", "update", "verify"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "name_as", "update", "include", "exclude", "verify"])]
     locked: Option<PathBuf>,
 
     /// Use what is on this machine; never the network
@@ -102,6 +115,7 @@ impl Pull {
             check: if self.verify { Check::Always } else { Check::IfTouched },
             freshness: if self.update { Freshness::Newest } else { Freshness::Known },
             model: self.name_as,
+            filter: Filter::new(&self.include, &self.exclude)?,
         };
         let pulled = super::puller(settings(self.offline)?)?.pull_as(&name, &wish).await?;
         print(&match &pulled {

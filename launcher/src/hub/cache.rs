@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, CacheRepo, Repo};
 
 use super::Error;
-use super::client::Remote;
+use super::listing::Remote;
 use crate::digest::ContentId;
 use crate::name::{RepoId, RepoPath, Revision};
-use crate::store::files::{remove_if_exists, write_atomic};
+use crate::store::files::{check_free_space, remove_if_exists, write_atomic};
 
 /// The hub's cache on this machine.
 #[derive(Clone, Debug)]
@@ -50,9 +50,27 @@ impl HubCache {
         self.directory(&remote.repo).join("blobs").join(remote.id.to_string())
     }
 
-    /// Where the content of `remote` grows.
+    /// Where the content of `remote` grows. Not where the hub's own tools let it grow: it may have
+    /// gaps, and they would take its length for how much is there.
     pub(crate) fn incomplete(&self, remote: &Remote) -> PathBuf {
-        self.directory(&remote.repo).join("blobs").join(format!("{}.incomplete", remote.id))
+        self.directory(&remote.repo).join("blobs").join(format!("{}.sconce.incomplete", remote.id))
+    }
+
+    /// Refuses to begin what the disk has no room for: all of `remotes` that is not here yet.
+    pub(crate) fn check_room<'a>(
+        &self,
+        remotes: impl Iterator<Item = &'a Remote>,
+    ) -> Result<(), Error> {
+        use std::os::unix::fs::MetadataExt;
+
+        self.create()?;
+        let missing = remotes.filter(|remote| !self.blob(remote).exists()).map(|remote| {
+            let partial = std::fs::metadata(self.incomplete(remote));
+            remote.size.saturating_sub(partial.map_or(0, |it| it.blocks() * 512))
+        });
+        let needed = missing.fold(0, u64::saturating_add);
+        let any = self.root.join("blobs");
+        check_free_space(&any, needed).map_err(Error::io(&self.root))
     }
 
     /// The lock that the hub's own tools take while they fetch the same content.

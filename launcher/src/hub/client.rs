@@ -1,47 +1,63 @@
-//! The hub's HTTP interface: what is in a repository, and what a file must be.
+//! Requests to the hub: who sees the token, which redirects are followed, what is tried again.
 
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, LINK, LOCATION};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Method, Response, StatusCode, Url};
-use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::Error;
-use super::retry::{Backoff, requested_pause};
-use crate::digest::ContentId;
+use super::listing::Remote;
+use super::partial::Span;
+use super::retry::{Backoff, Budgets, requested_pause};
 use crate::name::{RepoId, RepoPath, Revision};
-use crate::settings::{HubSettings, Retries};
+use crate::progress::Progress;
+use crate::settings::{HubSettings, Parallel};
 
 const MAX_REDIRECTS: usize = 8;
 const MAX_JSON_BYTES: usize = 16 << 20;
-const MAX_PAGES: usize = 100;
 
 /// A client of one hub.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
     settings: HubSettings,
-}
-
-/// A file as the hub announces it.
-#[derive(Clone, Debug)]
-pub(crate) struct Remote {
-    pub(crate) repo: RepoId,
-    pub(crate) commit: Revision,
-    pub(crate) file: RepoPath,
-    pub(crate) id: ContentId,
-    pub(crate) size: u64,
+    progress: Progress,
+    budgets: Arc<Budgets>,
+    /// Transfers that may begin now.
+    connections: Arc<Semaphore>,
 }
 
 /// Which redirects a request follows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Follow {
+pub(crate) enum Follow {
     /// Those to the same host: a repository that was renamed. Others are the answer.
     SameHost,
     /// All of them.
     Anywhere,
 }
 
+/// Where a file's content is: at the hub, which may have led to another host.
+#[derive(Debug)]
+pub(crate) struct Location {
+    resolve: Url,
+    led_to: Mutex<Option<Url>>,
+}
+
+impl Location {
+    /// The next request asks the hub again: what it led to may have expired.
+    pub(crate) fn forget(&self) {
+        *self.led_to.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn current(&self) -> Url {
+        let led_to = self.led_to.lock().unwrap_or_else(PoisonError::into_inner);
+        led_to.clone().unwrap_or_else(|| self.resolve.clone())
+    }
+}
+
 impl Client {
-    pub(crate) fn new(settings: HubSettings) -> Result<Self, Error> {
+    pub(crate) fn new(settings: HubSettings, progress: Progress) -> Result<Self, Error> {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("sconce/", env!("CARGO_PKG_VERSION")))
@@ -49,110 +65,68 @@ impl Client {
             .read_timeout(settings.read_timeout)
             .build()
             .map_err(Error::Client)?;
-        Ok(Self { http, settings })
+        let connections = Arc::new(Semaphore::new(settings.parallel.max_connections.max(1)));
+        Ok(Self { http, settings, progress, budgets: Arc::default(), connections })
     }
 
-    pub(crate) fn retries(&self) -> Retries {
-        self.settings.retries
+    pub(crate) fn backoff(&self) -> Backoff<'_> {
+        Backoff::new(self.settings.retries, &self.progress)
     }
 
-    /// Asks what `file` is at `revision`.
-    pub(crate) async fn announce(
-        &self,
-        repo: &RepoId,
-        revision: &Revision,
-        file: &RepoPath,
-    ) -> Result<Remote, Error> {
-        let url = self.resolve_url(repo, revision, file);
-        let response = self.small(Method::HEAD, &url, Follow::SameHost).await?;
-        let headers = response.headers();
-        let protocol = |what| Error::Protocol { url: plain(&url), what };
-        let commit: Revision = header(headers, "x-repo-commit")
-            .and_then(|commit| commit.parse().ok())
-            .filter(Revision::is_commit)
-            .ok_or_else(|| protocol("X-Repo-Commit"))?;
-        check_commit(revision, &commit)?;
-        let id = header(headers, "x-linked-etag")
-            .or_else(|| header(headers, "etag"))
-            .and_then(|etag| unquote(etag).parse().ok())
-            .ok_or_else(|| protocol("content hash (X-Linked-Etag or ETag)"))?;
-        let size = header(headers, "x-linked-size")
-            .or_else(|| {
-                response.status().is_success().then(|| header(headers, "content-length"))?
-            })
-            .and_then(|size| size.parse().ok())
-            .ok_or_else(|| protocol("size (X-Linked-Size or Content-Length)"))?;
-        Ok(Remote { repo: repo.clone(), commit, file: file.clone(), id, size })
+    pub(crate) fn parallel(&self) -> Parallel {
+        self.settings.parallel
     }
 
-    /// Lists the files at `revision` that are of a kind that is fetched.
-    pub(crate) async fn list(
-        &self,
-        repo: &RepoId,
-        revision: &Revision,
-    ) -> Result<Vec<Remote>, Error> {
-        #[derive(Deserialize)]
-        struct Model {
-            sha: String,
-        }
-        let url = self.url(&["api", "models"], repo, &["revision", revision.as_ref()]);
-        let (model, _) = self.json::<Model>(&url).await?;
-        let commit: Revision = model
-            .sha
-            .parse()
-            .ok()
-            .filter(Revision::is_commit)
-            .ok_or_else(|| Error::Protocol { url: plain(&url), what: "commit" })?;
-        check_commit(revision, &commit)?;
-
-        let mut url = self.url(&["api", "models"], repo, &["tree", commit.as_ref()]);
-        url.set_query(Some("recursive=true&expand=false"));
-        let mut files = Vec::new();
-        for _ in 0..MAX_PAGES {
-            let (entries, headers) = self.json::<Vec<TreeEntry>>(&url).await?;
-            files.extend(entries.iter().filter_map(|entry| entry.remote(repo, &commit)));
-            match next_page(&headers).and_then(|next| url.join(next).ok()) {
-                None => return Ok(files),
-                Some(next) if next.origin() == self.settings.endpoint.origin() => url = next,
-                Some(next) => {
-                    let reason = "the next page is on another host";
-                    return Err(Error::Redirect { url: plain(&next), reason });
-                }
-            }
-        }
-        Err(Error::Protocol { url: plain(&url), what: "end of its list of files" })
+    /// Waits until another transfer may begin. It lasts as long as what is returned.
+    pub(crate) async fn connection(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        // Never closed.
+        self.connections.acquire().await.ok()
     }
 
-    /// Asks for the bytes of `remote` from `from` on. The answer's status is 200, 206 or 416.
+    pub(crate) fn is_hub(&self, url: &Url) -> bool {
+        url.origin() == self.settings.endpoint.origin()
+    }
+
+    /// Where the content of `remote` is.
+    pub(crate) fn location(&self, remote: &Remote) -> Location {
+        let resolve = self.resolve_url(&remote.repo, &remote.commit, &remote.file);
+        Location { resolve, led_to: Mutex::default() }
+    }
+
+    /// Asks for the bytes of `span`, or for all. The answer's status is 200, 206 or 416.
     pub(crate) async fn get(
         &self,
-        remote: &Remote,
-        from: u64,
+        location: &Location,
+        span: Option<Span>,
         validator: Option<&str>,
     ) -> Result<Response, Error> {
         let mut headers = HeaderMap::new();
-        if from > 0 {
-            headers.insert("range", header_value(&format!("bytes={from}-")));
+        if let Some(Span { first, last }) = span {
+            headers.insert("range", header_value(&format!("bytes={first}-{last}")));
             if let Some(etag) = validator {
                 headers.insert("if-range", header_value(etag));
             }
         }
-        let url = self.resolve_url(&remote.repo, &remote.commit, &remote.file);
+        let url = location.current();
         let response = self.send(Method::GET, &url, headers, Follow::Anywhere).await?;
+        if !self.is_hub(response.url()) && response.status().is_success() {
+            let mut led_to = location.led_to.lock().unwrap_or_else(PoisonError::into_inner);
+            *led_to = Some(response.url().clone());
+        }
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Ok(response);
         }
-        self.accept(response).await
+        self.accept(response)
     }
 
-    fn resolve_url(&self, repo: &RepoId, revision: &Revision, file: &RepoPath) -> Url {
+    pub(crate) fn resolve_url(&self, repo: &RepoId, revision: &Revision, file: &RepoPath) -> Url {
         let mut tail = vec!["resolve", revision.as_ref()];
         tail.extend(file.as_ref().split('/'));
         self.url(&[], repo, &tail)
     }
 
     /// A `/` inside of a segment (a branch's name) is escaped.
-    fn url(&self, head: &[&str], repo: &RepoId, tail: &[&str]) -> Url {
+    pub(crate) fn url(&self, head: &[&str], repo: &RepoId, tail: &[&str]) -> Url {
         let mut url = self.settings.endpoint.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(head).extend(repo.as_ref().split('/')).extend(tail);
@@ -160,7 +134,7 @@ impl Client {
         url
     }
 
-    async fn json<T: serde::de::DeserializeOwned>(
+    pub(crate) async fn json<T: serde::de::DeserializeOwned>(
         &self,
         url: &Url,
     ) -> Result<(T, HeaderMap), Error> {
@@ -179,13 +153,18 @@ impl Client {
     }
 
     /// A request with a small answer: tried again when it fails, but not for long.
-    async fn small(&self, method: Method, url: &Url, follow: Follow) -> Result<Response, Error> {
-        let mut backoff = Backoff::new(self.settings.retries);
+    pub(crate) async fn small(
+        &self,
+        method: Method,
+        url: &Url,
+        follow: Follow,
+    ) -> Result<Response, Error> {
+        let mut backoff = self.backoff();
         let mut was_unreachable = false;
         loop {
             let sent = self.send(method.clone(), url, HeaderMap::new(), follow);
             let answer = match sent.await {
-                Ok(response) => self.accept(response).await,
+                Ok(response) => self.accept(response),
                 Err(error) => Err(error),
             };
             match answer {
@@ -213,7 +192,9 @@ impl Client {
         let mut url = url.clone();
         let mut token = self.settings.token.as_ref();
         for _ in 0..=MAX_REDIRECTS {
-            if url.origin() != self.settings.endpoint.origin() {
+            if self.is_hub(&url) {
+                self.budgets.wait(&url, &self.progress).await;
+            } else {
                 token = None;
             }
             let mut request = self
@@ -225,6 +206,11 @@ impl Client {
                 request = request.bearer_auth(token.secret());
             }
             let response = request.send().await.map_err(transport(&url))?;
+            if self.is_hub(&url) {
+                let max_pause = self.settings.retries.max_pause;
+                let said = (response.status(), response.headers());
+                self.budgets.note(&url, said, max_pause);
+            }
             let Some(next) = redirect(&url, &response)? else { return Ok(response) };
             if follow == Follow::SameHost && next.origin() != url.origin() {
                 return Ok(response);
@@ -235,13 +221,13 @@ impl Client {
     }
 
     /// Turns a status that is no answer into an error.
-    async fn accept(&self, response: Response) -> Result<Response, Error> {
+    fn accept(&self, response: Response) -> Result<Response, Error> {
         let status = response.status();
         if status.is_success() || status.is_redirection() {
             return Ok(response);
         }
         let url = plain(response.url());
-        let is_hub = response.url().origin() == self.settings.endpoint.origin();
+        let is_hub = self.is_hub(response.url());
         // A storage host says 403 when the signature in its URL is too old; the hub signs anew.
         let is_stale = status == StatusCode::FORBIDDEN && !is_hub;
         let is_busy = status == StatusCode::REQUEST_TIMEOUT
@@ -251,46 +237,37 @@ impl Client {
             let retry_after = requested_pause(response.headers());
             return Err(Error::Busy { url, status: status.as_u16(), retry_after });
         }
-        let reason = reason(status, response.headers());
+        let reason = self.reason(status, response.headers());
         Err(Error::Refused { url, status: status.as_u16(), reason })
     }
-}
 
-#[derive(Deserialize)]
-struct TreeEntry {
-    #[serde(rename = "type")]
-    kind: String,
-    path: String,
-    #[serde(default)]
-    size: u64,
-    #[serde(default)]
-    oid: String,
-    lfs: Option<LfsEntry>,
-}
-
-#[derive(Deserialize)]
-struct LfsEntry {
-    oid: String,
-    size: u64,
-}
-
-impl TreeEntry {
-    fn remote(&self, repo: &RepoId, commit: &Revision) -> Option<Remote> {
-        let (oid, size) = match &self.lfs {
-            Some(lfs) => (lfs.oid.strip_prefix("sha256:").unwrap_or(&lfs.oid), lfs.size),
-            None => (self.oid.as_str(), self.size),
+    /// The hub's words, and what they mean to who has a token, or none.
+    fn reason(&self, status: StatusCode, headers: &HeaderMap) -> String {
+        let code = header(headers, "x-error-code").unwrap_or("");
+        let said = header(headers, "x-error-message").unwrap_or("");
+        let said: String = said.chars().filter(|c| !c.is_control()).take(300).collect();
+        let has_token = self.settings.token.is_some();
+        let ours = match (status.as_u16(), code) {
+            (_, "GatedRepo") if has_token => {
+                "the repository asks for its terms to be accepted on its page, by the account that \
+                 the token in use belongs to"
+            }
+            (_, "GatedRepo") => {
+                "the repository asks for its terms to be accepted on its page, and for HF_TOKEN"
+            }
+            (_, "EntryNotFound") => "the repository has no such file",
+            (_, "RevisionNotFound") => "the repository has no such revision",
+            (401 | 403, _) | (_, "RepoNotFound") if has_token => {
+                "no such repository, or it is private and the token in use does not open it"
+            }
+            (401 | 403, _) | (_, "RepoNotFound") => {
+                "no such repository, or it is private and wants HF_TOKEN"
+            }
+            (404, _) => "not found",
+            _ => status.canonical_reason().unwrap_or("unexpected"),
         };
-        let file = (self.kind == "file").then(|| self.path.parse().ok())??;
-        let id = oid.parse().ok()?;
-        Some(Remote { repo: repo.clone(), commit: commit.clone(), file, id, size })
+        if said.is_empty() { ours.to_owned() } else { format!("{ours} ({said})") }
     }
-}
-
-fn check_commit(asked: &Revision, got: &Revision) -> Result<(), Error> {
-    if asked.is_commit() && asked != got {
-        return Err(Error::WrongCommit { asked: asked.clone(), got: got.clone() });
-    }
-    Ok(())
 }
 
 fn redirect(url: &Url, response: &Response) -> Result<Option<Url>, Error> {
@@ -309,41 +286,13 @@ fn redirect(url: &Url, response: &Response) -> Result<Option<Url>, Error> {
     }
 }
 
-fn reason(status: StatusCode, headers: &HeaderMap) -> String {
-    let code = header(headers, "x-error-code").unwrap_or("");
-    let said = header(headers, "x-error-message").unwrap_or("");
-    let said: String = said.chars().filter(|c| !c.is_control()).take(300).collect();
-    let ours = match (status.as_u16(), code) {
-        (_, "GatedRepo") => "the repository asks for its terms to be accepted, and for HF_TOKEN",
-        (_, "EntryNotFound") => "the repository has no such file",
-        (_, "RevisionNotFound") => "the repository has no such revision",
-        (401 | 403, _) | (_, "RepoNotFound") => {
-            "no such repository, or it is private and wants HF_TOKEN"
-        }
-        (404, _) => "not found",
-        _ => status.canonical_reason().unwrap_or("unexpected"),
-    };
-    if said.is_empty() { ours.to_owned() } else { format!("{ours} ({said})") }
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// For text that is ASCII already.
 fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-fn unquote(etag: &str) -> &str {
-    etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
-}
-
-fn next_page(headers: &HeaderMap) -> Option<&str> {
-    headers.get_all(LINK).iter().filter_map(|link| link.to_str().ok()).find_map(|link| {
-        let (url, parameters) = link.strip_prefix('<')?.split_once('>')?;
-        parameters.contains("rel=\"next\"").then_some(url)
-    })
 }
 
 /// The URL without what may be secret in it.
@@ -370,6 +319,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::settings::Retries;
 
     fn client(endpoint: &str) -> Client {
         let settings = HubSettings {
@@ -381,8 +331,9 @@ mod tests {
             read_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             retries: Retries::default(),
+            parallel: Parallel::default(),
         };
-        Client::new(settings).unwrap()
+        Client::new(settings, Progress::Silent).unwrap()
     }
 
     #[test]
@@ -401,13 +352,5 @@ mod tests {
         let url = Url::parse("https://me:secret@cdn/x?X-Amz-Signature=secret#secret").unwrap();
 
         assert_eq!(plain(&url), "https://cdn/x");
-    }
-
-    #[test]
-    fn the_next_page_is_found_in_the_link_header() {
-        let mut headers = HeaderMap::new();
-        headers.insert(LINK, HeaderValue::from_static("</tree?cursor=x>; rel=\"next\""));
-
-        assert_eq!(next_page(&headers), Some("/tree?cursor=x"));
     }
 }

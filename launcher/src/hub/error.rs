@@ -137,9 +137,27 @@ pub enum Error {
     /// The repository has no weights in a format that is served.
     #[error("the repository has neither .safetensors nor .gguf files at its root")]
     NoWeights,
+    /// The repository's weights could run code.
+    #[error(
+        "the repository has its weights only as {0}: such files can run code when they are opened, \
+         and are refused; .safetensors and .gguf are fetched"
+    )]
+    OnlyPickles(String),
     /// Several models in one repository.
-    #[error("the repository has several GGUF files; name one of them with `:FILE`: {}", .0.join(", "))]
+    #[error(
+        "the repository has several models; name a file with `:FILE`, or choose with --include: {}",
+        .0.join(", ")
+    )]
     Ambiguous(Vec<String>),
+    /// The filter wants nothing of what there is.
+    #[error("--include and --exclude leave nothing of what is fetched: {}", .0.join(", "))]
+    NoMatch(Vec<String>),
+    /// The filter leaves out what a model can't do without.
+    #[error(
+        "--include and --exclude leave no whole model: a shard or config.json is missing of {}",
+        .0.join(", ")
+    )]
+    NotWhole(Vec<String>),
     /// The disk said no.
     #[error("{}", path.display())]
     Io {
@@ -174,7 +192,10 @@ impl Error {
             | Self::WrongSize { .. }
             | Self::WrongHash { .. }
             | Self::NoWeights
+            | Self::OnlyPickles(_)
             | Self::Ambiguous(_)
+            | Self::NoMatch(_)
+            | Self::NotWhole(_)
             | Self::Io { .. } => false,
         }
     }

@@ -1,8 +1,17 @@
 //! Which files of a repository make up the model.
 
+use std::collections::BTreeSet;
+
 use super::Error;
-use super::client::Remote;
+use super::filter::Filter;
+use super::listing::{Listing, Remote};
 use crate::name::RepoPath;
+
+/// Weights that run code when they are opened.
+const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"];
+
+/// Most files that a message names.
+const MAX_NAMED: usize = 20;
 
 /// Configuration and tokenizer files are small; what is larger is something else.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
@@ -28,11 +37,59 @@ impl Candidate for Remote {
     }
 }
 
-/// Chooses the files of the model: its safetensors with their configuration and tokenizer, or else
-/// its one GGUF file.
-pub(crate) fn select_files<T: Candidate>(files: Vec<T>) -> Result<Vec<T>, Error> {
-    let mut files = files;
+/// Chooses the files of the model in a repository, among those that `filter` wants.
+pub(crate) fn choose(listing: Listing, filter: &Filter) -> Result<Vec<Remote>, Error> {
+    let Listing { files, pickle } = listing;
+    let chosen = if filter.is_empty() { select_files(files) } else { filtered(files, filter) };
+    chosen.map_err(|error| match (error, pickle) {
+        (Error::NoWeights, Some(pickle)) => Error::OnlyPickles(pickle),
+        (error, _) => error,
+    })
+}
+
+/// The files that `filter` wants: a whole model, which may lie in a folder.
+fn filtered(mut files: Vec<Remote>, filter: &Filter) -> Result<Vec<Remote>, Error> {
+    let all = named(files.iter());
+    files.retain(|it| filter.wants(it.file.as_ref()));
+    if files.is_empty() {
+        return Err(Error::NoMatch(all));
+    }
+    let weights = files.iter().filter(|it| matches!(it.file.kind(), "safetensors" | "gguf"));
+    let folders: BTreeSet<_> = weights.map(|it| it.file.folder().to_owned()).collect();
+    let chosen = match folders.iter().collect::<Vec<_>>()[..] {
+        [folder] if !folder.is_empty() => {
+            files.retain(|it| it.file.folder() == folder);
+            select(files)?
+        }
+        [] | [_] => select_files(files)?,
+        _ if folders.contains("") => select_files(files)?,
+        _ => return Err(Error::Ambiguous(folders.iter().map(|it| format!("{it}/")).collect())),
+    };
+    if is_whole(&chosen) { Ok(chosen) } else { Err(Error::NotWhole(named(chosen.iter()))) }
+}
+
+fn named<'a>(files: impl ExactSizeIterator<Item = &'a Remote>) -> Vec<String> {
+    let more = files.len().saturating_sub(MAX_NAMED);
+    let mut names: Vec<_> = files.take(MAX_NAMED).map(|it| it.file.to_string()).collect();
+    if more > 0 {
+        names.push(format!("and {more} more"));
+    }
+    names
+}
+
+/// Whether the file at `path` holds weights in a format that can run code.
+pub(crate) fn is_pickle(path: &str) -> bool {
+    PICKLES.iter().any(|kind| path.ends_with(kind))
+}
+
+/// Chooses the files of the model at the root: its safetensors with their configuration and
+/// tokenizer, or else its one GGUF file.
+pub(crate) fn select_files<T: Candidate>(mut files: Vec<T>) -> Result<Vec<T>, Error> {
     files.retain(|it| it.file().is_at_root() || it.file().as_ref() == POOLING);
+    select(files)
+}
+
+fn select<T: Candidate>(mut files: Vec<T>) -> Result<Vec<T>, Error> {
     let has_weights = files.iter().any(|it| it.file().kind() == "safetensors");
     if has_weights {
         return Ok(safetensors_model(files));
@@ -49,7 +106,7 @@ pub(crate) fn select_files<T: Candidate>(files: Vec<T>) -> Result<Vec<T>, Error>
 /// the ones that the index or the usual name speaks of are taken.
 fn safetensors_model<T: Candidate>(mut files: Vec<T>) -> Vec<T> {
     let is_usual = |name: &RepoPath| {
-        let name = name.as_ref();
+        let name = name.name();
         name == "model.safetensors" || name.starts_with("model-0")
     };
     let has_usual = files.iter().any(|it| it.file().kind() == "safetensors" && is_usual(it.file()));
@@ -64,7 +121,7 @@ fn safetensors_model<T: Candidate>(mut files: Vec<T>) -> Vec<T> {
 /// Whether files that happen to be here make up a model: the configuration, and every shard that
 /// the shards' names speak of.
 pub(crate) fn is_whole<T: Candidate>(files: &[T]) -> bool {
-    let has = |name: &str| files.iter().any(|it| it.file().as_ref() == name);
+    let has = |name: &str| files.iter().any(|it| it.file().name() == name);
     if !files.iter().any(|it| it.file().kind() == "safetensors") {
         return true;
     }
@@ -126,6 +183,54 @@ mod tests {
                 "tokenizer.model"
             ]
         );
+    }
+
+    fn chosen(names: &[&str], include: &[&str], exclude: &[&str]) -> Result<Vec<String>, Error> {
+        let owned =
+            |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let filter = Filter::new(&owned(include), &owned(exclude)).unwrap();
+        let pickle = names.iter().find(|name| is_pickle(name)).map(|name| (*name).to_owned());
+        let names: Vec<_> = names.iter().copied().filter(|name| !is_pickle(name)).collect();
+        let listing = Listing { files: remotes(&names), pickle };
+        Ok(choose(listing, &filter)?.iter().map(|remote| remote.file.to_string()).collect())
+    }
+
+    #[test]
+    fn a_filter_chooses_a_model_where_there_are_several() {
+        let quantized = ["README.txt", "m.Q4_0.gguf", "m.Q8_0.gguf"];
+        assert_eq!(chosen(&quantized, &["*Q4*"], &[]).unwrap(), ["m.Q4_0.gguf"]);
+        assert_eq!(chosen(&quantized, &[], &["*Q4*"]).unwrap(), ["m.Q8_0.gguf"]);
+
+        let folders = [
+            "int4/config.json",
+            "int4/model.safetensors",
+            "int8/config.json",
+            "int8/model.safetensors",
+            "tokenizer.json",
+        ];
+        let one = chosen(&folders, &["int4/"], &[]).unwrap();
+        assert_eq!(one, ["int4/config.json", "int4/model.safetensors"]);
+        let several = chosen(&folders, &["*.safetensors"], &[]).unwrap_err();
+        assert!(several.to_string().ends_with("int4/, int8/"), "{several}");
+    }
+
+    #[test]
+    fn a_filter_that_leaves_no_whole_model_is_refused_with_the_names() {
+        let shards =
+            ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+        for (include, exclude) in [(&["*.safetensors"], &[][..]), (&["*"], &["*-00002-of*"])] {
+            let error = chosen(&shards, include, exclude).unwrap_err();
+            assert!(matches!(error, Error::NotWhole(_)), "{error}");
+        }
+        let error = chosen(&shards, &["*.gguf"], &[]).unwrap_err().to_string();
+        assert!(error.ends_with(shards[2]), "{error}");
+    }
+
+    #[test]
+    fn a_repository_of_pickles_is_refused_by_name() {
+        let error = chosen(&["config.json", "pytorch_model.bin"], &[], &[]).unwrap_err();
+        assert!(error.to_string().contains("pytorch_model.bin"), "{error}");
+        assert!(matches!(error, Error::OnlyPickles(_)));
     }
 
     #[test]

@@ -2,18 +2,20 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use reqwest::{Response, StatusCode};
+use futures::{StreamExt, TryStreamExt};
+use reqwest::{Response, StatusCode, Url};
 
 use super::Error;
 use super::cache::HubCache;
-use super::client::{Client, Remote, plain, transport};
+use super::client::{Client, Location, plain, transport};
+use super::listing::Remote;
 use super::partial::Partial;
-use super::retry::Backoff;
 use crate::digest::{Hashes, Sha256Hash, hash_file};
 use crate::lock::{Hold, LockFile};
 use crate::progress::{Progress, Transfer};
-use crate::store::files::{check_free_space, remove_if_exists, rename_durably, write_atomic};
+use crate::store::files::{check_free_space, remove_if_exists, rename_durably};
 use crate::store::{Fetched, Origin};
 
 /// An attempt that brings less than this counts as one that brought nothing.
@@ -23,7 +25,7 @@ const PROGRESS_BYTES: u64 = 64 << 10;
 pub(crate) struct Downloader<'a> {
     pub(crate) client: &'a Client,
     pub(crate) cache: &'a HubCache,
-    /// Where validators of interrupted transfers are kept.
+    /// Where it is noted how far interrupted transfers came.
     pub(crate) state: &'a Path,
     pub(crate) progress: &'a Progress,
 }
@@ -47,8 +49,23 @@ impl Downloader<'_> {
         if let Some(hashes) = intact(&blob, remote, pinned).await? {
             return Ok(Fetched { path: self.cache.link(remote)?, hashes, origin: Origin::Found });
         }
+        if let Some(found) = self.plain_file(remote, pinned).await {
+            return Ok(found);
+        }
         let hashes = self.download(remote, pinned, &blob).await?;
         Ok(Fetched { path: self.cache.link(remote)?, hashes, origin: Origin::Pulled })
+    }
+
+    /// A file in the snapshot itself, as it is on file systems without links.
+    async fn plain_file(&self, remote: &Remote, pinned: Option<Sha256Hash>) -> Option<Fetched> {
+        let path = self.cache.snapshot_file(&remote.repo, &remote.commit, &remote.file);
+        if !std::fs::symlink_metadata(&path).ok()?.is_file() {
+            return None;
+        }
+        let owned = path.clone();
+        let hashes = blocking(move || hash_regular(&owned)).await.ok()?;
+        let is_it = hashes.matches(&remote.id) && pinned.is_none_or(|pin| pin == hashes.sha256);
+        is_it.then_some(Fetched { path, hashes, origin: Origin::Found })
     }
 
     async fn download(
@@ -58,124 +75,173 @@ impl Downloader<'_> {
         blob: &Path,
     ) -> Result<Hashes, Error> {
         let incomplete = self.cache.incomplete(remote);
-        let mut partial = open(incomplete.clone(), remote.size).await?;
+        let partial = self.open(remote).await?;
         let mut may_be_stale = partial.num_bytes() > 0;
         loop {
             check_free_space(&incomplete, remote.size - partial.num_bytes())
                 .map_err(Error::io(&incomplete))?;
-            if let Err(error) = self.receive(remote, &mut partial).await {
-                return Err(self.abandon(error, partial, remote));
+            if let Err(error) = self.receive(remote, &partial).await {
+                return Err(abandon(error, &partial, remote));
             }
-            let finished = blocking(move || partial.finish()).await;
-            let (path, hashes) = finished.map_err(Error::io(&incomplete))?;
-            self.forget_validator(remote);
+            let finished = Arc::clone(&partial);
+            let hashes =
+                blocking(move || finished.finish()).await.map_err(Error::io(&incomplete))?;
             if hashes.matches(&remote.id) && pinned.is_none_or(|pin| pin == hashes.sha256) {
-                let to = blob.to_owned();
-                blocking(move || rename_durably(&path, &to)).await.map_err(Error::io(blob))?;
+                let (from, to) = (incomplete, blob.to_owned());
+                blocking(move || rename_durably(&from, &to)).await.map_err(Error::io(blob))?;
                 return Ok(hashes);
             }
-            remove_if_exists(&incomplete).map_err(Error::io(&incomplete))?;
             if !may_be_stale {
+                partial.discard().map_err(Error::io(&incomplete))?;
                 return Err(wrong_hash(remote, hashes));
             }
             // What an earlier run left may have been of something else.
             may_be_stale = false;
-            partial = open(incomplete.clone(), remote.size).await?;
+            let part_bytes = self.client.parallel().part_bytes;
+            partial.restart(part_bytes).map_err(Error::io(&incomplete))?;
         }
     }
 
-    /// Keeps what can be resumed, and frees the room of what cannot.
-    fn abandon(&self, error: Error, partial: Partial, remote: &Remote) -> Error {
-        let is_useless = matches!(&error, Error::WrongSize { .. })
-            || matches!(&error, Error::Io { source, .. } if is_disk_full(source));
-        if is_useless {
-            self.forget_validator(remote);
-            if let Err(source) = partial.discard() {
-                tracing::warn!(%source, file = %remote.file, "could not delete a partial file");
-            }
-        }
-        error
+    async fn open(&self, remote: &Remote) -> Result<Arc<Partial>, Error> {
+        let path = self.cache.incomplete(remote);
+        let note = self.state.join(format!("{}.json", remote.id));
+        let shape = (remote.size, self.client.parallel().part_bytes.max(1));
+        let at = path.clone();
+        let opened = blocking(move || Partial::open(&path, &note, shape)).await;
+        opened.map(Arc::new).map_err(Error::io(&at))
     }
 
     /// Goes on until all bytes are there.
-    async fn receive(&self, remote: &Remote, partial: &mut Partial) -> Result<(), Error> {
-        let label = remote.file.as_ref();
-        let transfer = self.progress.start(label, partial.num_bytes(), remote.size);
-        let mut backoff = Backoff::new(self.client.retries());
-        while !partial.is_complete() {
-            let before = partial.num_bytes();
-            if let Err(error) = self.attempt(remote, partial, &transfer).await {
-                if partial.num_bytes() >= before + PROGRESS_BYTES {
-                    backoff.reset();
-                }
-                tracing::debug!(%error, file = label, "transfer interrupted");
-                backoff.wait(error).await?;
-            }
-        }
-        transfer.finish();
-        Ok(())
-    }
-
-    /// One request, from where the file ends now.
-    async fn attempt(
-        &self,
-        remote: &Remote,
-        partial: &mut Partial,
-        transfer: &Transfer,
-    ) -> Result<(), Error> {
+    async fn receive(&self, remote: &Remote, partial: &Arc<Partial>) -> Result<(), Error> {
+        let location = self.client.location(remote);
+        let shown = self.progress.start(remote.file.as_ref(), partial.num_bytes(), remote.size);
         let path = self.cache.incomplete(remote);
-        let from = partial.num_bytes();
-        let validator = if from > 0 { self.validator(remote) } else { None };
-        let mut response = self.client.get(remote, from, validator.as_deref()).await?;
-        let url = response.url().clone();
-        if !continues(&response, remote, from)? {
-            partial.restart().map_err(Error::io(&path))?;
-        }
-        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(Error::CutShort { url: plain(&url), received: 0, size: remote.size });
-        }
-        self.remember_validator(remote, &response);
-        while let Some(chunk) = response.chunk().await.map_err(transport(&url))? {
-            if let Err(got) = partial.write(&chunk).map_err(Error::io(&path))? {
-                return Err(wrong_size(remote, got));
-            }
-            transfer.set(partial.num_bytes());
-        }
-        if !partial.is_complete() {
-            let received = partial.num_bytes();
-            return Err(Error::CutShort { url: plain(&url), received, size: remote.size });
-        }
-        Ok(())
-    }
-
-    fn validator_path(&self, remote: &Remote) -> PathBuf {
-        self.state.join(format!("{}.etag", remote.id))
-    }
-
-    /// The strong ETag under which the first bytes of an interrupted transfer came.
-    fn validator(&self, remote: &Remote) -> Option<String> {
-        std::fs::read_to_string(self.validator_path(remote)).ok()
-    }
-
-    fn remember_validator(&self, remote: &Remote, response: &Response) {
-        let etag = response.headers().get("etag").and_then(|etag| etag.to_str().ok());
-        match etag.filter(|etag| etag.starts_with('"')) {
-            Some(etag) => {
-                // Without it a resumed file is still checked, only later.
-                if let Err(error) = write_atomic(&self.validator_path(remote), etag.as_bytes()) {
-                    tracing::debug!(%error, "could not note the validator of a transfer");
+        let reception = Reception { client: self.client, remote, partial, location, shown, path };
+        loop {
+            match reception.all_parts().await {
+                Ok(()) => break,
+                // Only parts of several can be of no use, so that this comes once.
+                Err(Broken::NoParts) => {
+                    let path = &reception.path;
+                    partial.restart(remote.size).map_err(Error::io(path))?;
                 }
+                Err(Broken::Failed(error)) => return Err(error),
             }
-            None => self.forget_validator(remote),
         }
-    }
-
-    fn forget_validator(&self, remote: &Remote) {
-        let _ = remove_if_exists(&self.validator_path(remote));
+        reception.shown.finish();
+        Ok(())
     }
 }
 
-/// Whether the answer goes on where the file ends; if not, it starts over.
+/// Keeps what can be resumed, and frees the room of what cannot.
+fn abandon(error: Error, partial: &Partial, remote: &Remote) -> Error {
+    let is_useless = matches!(&error, Error::WrongSize { .. })
+        || matches!(&error, Error::Io { source, .. } if is_disk_full(source));
+    if is_useless && let Err(source) = partial.discard() {
+        tracing::warn!(%source, file = %remote.file, "could not delete a partial file");
+    }
+    error
+}
+
+/// One file as it arrives.
+struct Reception<'a> {
+    client: &'a Client,
+    remote: &'a Remote,
+    partial: &'a Arc<Partial>,
+    location: Location,
+    shown: Transfer,
+    path: PathBuf,
+}
+
+/// Why a file's parts stopped growing.
+enum Broken {
+    /// The host does not answer ranges, or its file is another one now.
+    NoParts,
+    Failed(Error),
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Reception<'_> {
+    async fn all_parts(&self) -> Result<(), Broken> {
+        let parts = futures::stream::iter(self.partial.open_parts());
+        let connections = self.client.parallel().max_connections.max(1);
+        let fetched = parts.map(|part| self.part(part)).buffer_unordered(connections);
+        fetched.try_collect().await
+    }
+
+    /// Goes on until the part is there.
+    async fn part(&self, part: usize) -> Result<(), Broken> {
+        let mut backoff = self.client.backoff();
+        while let Some(before) = self.partial.missing(part) {
+            let connection = self.client.connection().await;
+            let attempt = self.attempt(part).await;
+            drop(connection);
+            if let Err(Broken::Failed(error)) = attempt {
+                self.location.forget();
+                let now = self.partial.missing(part).map_or(u64::MAX, |span| span.first);
+                if now >= before.first + PROGRESS_BYTES {
+                    backoff.reset();
+                }
+                tracing::debug!(%error, file = %self.remote.file, "transfer interrupted");
+                backoff.wait(error).await?;
+            } else {
+                attempt?;
+            }
+        }
+        if !self.partial.is_whole() {
+            self.partial.note();
+            let partial = Arc::clone(self.partial);
+            let hashed = blocking(move || partial.hash_front()).await;
+            hashed.map_err(Error::io(&self.path))?;
+        }
+        Ok(())
+    }
+
+    /// One request, from where the part ends now.
+    async fn attempt(&self, part: usize) -> Result<(), Broken> {
+        let Some(missing) = self.partial.missing(part) else { return Ok(()) };
+        let is_whole = self.partial.is_whole();
+        let span = (!is_whole || missing.first > 0).then_some(missing);
+        let validator = self.partial.validator().filter(|_| self.partial.num_bytes() > 0);
+        let mut response = self.client.get(&self.location, span, validator.as_deref()).await?;
+        let url = response.url().clone();
+        let etag = response.headers().get("etag").and_then(|etag| etag.to_str().ok());
+        if !continues(&response, self.remote, missing.first)? || !self.partial.agrees(etag) {
+            if !is_whole {
+                return Err(Broken::NoParts);
+            }
+            self.partial.restart(self.remote.size).map_err(Error::io(&self.path))?;
+            self.shown.set(0);
+            if response.status() != StatusCode::OK {
+                return Err(self.cut_short(&url).into());
+            }
+            self.partial.agrees(etag);
+        }
+        while let Some(chunk) = response.chunk().await.map_err(transport(&url))? {
+            let written = self.partial.write(part, &chunk).map_err(Error::io(&self.path))?;
+            if let Err(got) = written {
+                return Err(wrong_size(self.remote, got).into());
+            }
+            self.shown.set(self.partial.num_bytes());
+        }
+        match self.partial.missing(part) {
+            None => Ok(()),
+            Some(_) => Err(self.cut_short(&url).into()),
+        }
+    }
+
+    fn cut_short(&self, url: &Url) -> Error {
+        let received = self.partial.num_bytes();
+        Error::CutShort { url: plain(url), received, size: self.remote.size }
+    }
+}
+
+/// Whether the answer goes on at `from`; if not, it starts over.
 fn continues(response: &Response, remote: &Remote, from: u64) -> Result<bool, Error> {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
     if response.status() != StatusCode::PARTIAL_CONTENT {
@@ -185,7 +251,7 @@ fn continues(response: &Response, remote: &Remote, from: u64) -> Result<bool, Er
         {
             return Err(wrong_size(remote, got));
         }
-        return Ok(false);
+        return Ok(response.status() == StatusCode::OK && from == 0);
     }
     let range = header("content-range").and_then(|range| range.strip_prefix("bytes "));
     let (span, total) = range
@@ -231,11 +297,6 @@ pub(crate) fn hash_regular(path: &Path) -> io::Result<Hashes> {
         return Err(io::Error::other("not a regular file"));
     }
     hash_file(path)
-}
-
-async fn open(path: PathBuf, size: u64) -> Result<Partial, Error> {
-    let at = path.clone();
-    blocking(move || Partial::open(&path, size)).await.map_err(Error::io(&at))
 }
 
 /// Runs disk work on a thread of its own.

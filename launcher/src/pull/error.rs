@@ -21,6 +21,9 @@ pub enum Error {
     /// Only what comes from elsewhere has a newest state.
     #[error("`{0}` is one version, which never changes; name where it came from")]
     Fixed(String),
+    /// Only a repository has files to choose among.
+    #[error("`{0}` is no repository of the hub, whose files --include and --exclude choose among")]
+    NothingToFilter(String),
     /// A repository whose name would be read as something else.
     #[error("hf:{0} gives its model no name that can be used")]
     Unnamed(RepoId),

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::SamplingDefaults;
+
 /// How a version is served unless a command line says otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +41,9 @@ pub struct Defaults {
     /// Jinja source of the chat template, instead of the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
+    /// How to sample where a request doesn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<SamplingDefaults>,
 }
 
 /// What plain floats are quantized to.
@@ -94,6 +99,10 @@ impl Defaults {
             reasoning_parser: self.reasoning_parser.or(base.reasoning_parser),
             speculation: self.speculation.or(base.speculation),
             chat_template: self.chat_template.or(base.chat_template),
+            sampling: match (self.sampling, base.sampling) {
+                (Some(own), Some(base)) => Some(own.over(base)),
+                (own, base) => own.or(base),
+            },
         }
     }
 
@@ -112,11 +121,14 @@ impl Defaults {
             ("--reasoning-parser", text(&self.reasoning_parser)),
             ("--speculation", self.speculation.map(|it| it.flag().into())),
             ("--chat-template", template.map(|path| path.as_os_str().to_owned())),
+            (SAMPLING_FLAG, self.sampling.as_ref().map(|it| it.json().into())),
         ];
         let own = flags.into_iter().filter(|(flag, _)| !is_said(flag, given));
         own.filter_map(|(flag, value)| Some([flag.into(), value?])).flatten().collect()
     }
 }
+
+const SAMPLING_FLAG: &str = "--override-generation-config";
 
 /// Flags that mean the same or can't stand beside each other.
 const EXCLUDES: [(&str, &[&str]); 3] = [
@@ -218,6 +230,7 @@ mod tests {
             reasoning_parser: Some("think".into()),
             speculation: Some(Speculation::Off),
             chat_template: Some("{{ messages }}".into()),
+            sampling: Some(SamplingDefaults { top_k: Some(20), ..SamplingDefaults::default() }),
         };
         let num_fields = serde_json::to_value(&defaults).unwrap().as_object().unwrap().len();
 

@@ -6,6 +6,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
+use indicatif::BinaryBytes;
+
 /// Left free on a disk, so that the rest of the machine goes on.
 const SPARE_BYTES: u64 = 64 << 20;
 
@@ -48,7 +50,8 @@ pub(crate) fn check_free_space(path: &Path, needed: u64) -> io::Result<()> {
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let needed = needed.saturating_add(SPARE_BYTES);
     if free < needed {
-        let text = format!("{free} bytes are free on its disk and {needed} are needed");
+        let (free, needed) = (BinaryBytes(free), BinaryBytes(needed));
+        let text = format!("{free} are free on its disk and {needed} are needed");
         return Err(io::Error::new(io::ErrorKind::StorageFull, text));
     }
     Ok(())

@@ -4,10 +4,11 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use sconce_launcher::digest::Sha256Hash;
-use sconce_launcher::store::Origin;
+use sconce_launcher::pull::Pulled;
+use sconce_launcher::store::{Check, Origin};
 
-use crate::support::hub::COMMIT;
 use crate::support::{REPO, Site, bytes, entry, hf};
+use sconce_stand_in_hub::COMMIT;
 
 /// Lays out `content` as `huggingface_hub` does; returns the blob.
 fn lay_out(site: &Site, file: &str, content: &[u8]) -> PathBuf {
@@ -107,4 +108,42 @@ async fn a_device_in_the_place_of_a_blob_is_never_read() {
     let manifest = site.fetch(&hf("model.gguf")).await;
 
     assert_eq!(std::fs::read(manifest.model).unwrap(), content);
+}
+
+#[tokio::test]
+async fn a_chain_of_links_is_followed_and_its_end_never_deleted() {
+    let content = bytes(5000);
+    let site = Site::with("model.gguf", &content).await;
+    let manifest = site.fetch(&hf("model.gguf")).await;
+    // As another tool would move it: into the shared store, which is itself on another disk.
+    let blob = site.repo_dir().join("blobs").join(Sha256Hash::of(&content).to_string());
+    let shared = site.settings.hub.cache.join("blobs/ab/abcd");
+    let disk = site.settings.hub.cache.with_extension("disk");
+    std::fs::create_dir_all(shared.parent().unwrap()).unwrap();
+    std::fs::rename(&blob, &disk).unwrap();
+    symlink(&disk, &shared).unwrap();
+    symlink("../../blobs/ab/abcd", &blob).unwrap();
+
+    assert!(matches!(site.pull("repo").await.unwrap(), Pulled::Present(_)));
+    let again = site.puller().pull(&"repo".parse().unwrap(), Check::Always).await.unwrap();
+    assert!(matches!(again, Pulled::Present(_)));
+    assert_eq!(std::fs::read(&manifest.model).unwrap(), content);
+
+    site.puller().remove(&"repo".parse().unwrap()).unwrap();
+    assert!(std::fs::symlink_metadata(&blob).is_err());
+    assert_eq!(std::fs::read(&shared).unwrap(), content);
+}
+
+#[tokio::test]
+async fn a_cache_without_links_is_used_as_it_is() {
+    let content = bytes(5000);
+    let site = Site::with("model.gguf", &content).await;
+    let snapshot = site.repo_dir().join("snapshots").join(COMMIT);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::write(snapshot.join("model.gguf"), &content).unwrap();
+
+    let manifest = site.fetch(&hf("model.gguf")).await;
+
+    assert_eq!(manifest.files[0].origin, Origin::Found);
+    assert_eq!(site.hub.num_bytes(), 0);
 }

@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "what a test stands on may fail it")]
 
 mod cache;
+mod corruption;
 mod faults;
 mod mirror;
 mod pull;
+mod ranges;
+mod scenarios;
 mod supervision;
 mod support;
 mod up;

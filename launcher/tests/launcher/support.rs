@@ -1,7 +1,5 @@
 //! What the tests stand on.
 
-pub(crate) mod hub;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,11 +7,10 @@ use sconce_launcher::catalogue::Catalogue;
 use sconce_launcher::digest::Sha256Hash;
 use sconce_launcher::progress::Progress;
 use sconce_launcher::pull::{Error, Pulled, Puller};
-use sconce_launcher::settings::{HubSettings, Network, Retries, Settings, Token};
+use sconce_launcher::settings::{HubSettings, Network, Parallel, Retries, Settings, Token};
 use sconce_launcher::store::{Check, Manifest};
+use sconce_stand_in_hub::{COMMIT, StandIn};
 use tempfile::TempDir;
-
-use hub::StandIn;
 
 /// A machine with an empty home, and a hub that it talks to.
 pub(crate) struct Site {
@@ -31,6 +28,7 @@ impl Site {
             max_attempts: 4,
             base_delay: Duration::from_millis(1),
             max_delay: Duration::from_secs(2),
+            max_pause: Duration::from_secs(2),
         };
         let settings = Settings {
             home: home.path().join("sconce"),
@@ -44,6 +42,7 @@ impl Site {
                 read_timeout: Duration::from_millis(500),
                 connect_timeout: Duration::from_secs(5),
                 retries,
+                parallel: Parallel::default(),
             },
             path: None,
         };
@@ -113,7 +112,7 @@ pub(crate) fn entry(file: &str, content: &[u8]) -> String {
         "[[model]]\nname = \"tiny:1\"\ndescription = \"\"\nlicense = \"Apache-2.0\"\n\
          hub = {{ repo = \"{REPO}\", revision = \"{}\" }}\n\
          files = [{{ name = \"{file}\", size = {}, sha256 = \"{}\" }}]\n",
-        hub::COMMIT,
+        COMMIT,
         content.len(),
         Sha256Hash::of(content)
     )

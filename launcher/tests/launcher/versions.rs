@@ -1,20 +1,16 @@
 //! What pulls make of models whose source moves, and what a lock file brings back.
 
-use sconce_launcher::pull::{Error, Freshness, Pulled, Wish};
+use sconce_launcher::pull::{Error, Pulled, Wish};
 use sconce_launcher::settings::Network;
-use sconce_launcher::store::{self, Check, Extras, Lock};
+use sconce_launcher::store::{self, Extras, Lock};
 
-use crate::support::hub::COMMIT;
 use crate::support::{REPO, Site, bytes, entry, hf};
+use sconce_stand_in_hub::COMMIT;
 
 const LATER: &str = "89abcdef0123456789abcdef0123456789abcdef";
 
-fn newest() -> Wish {
-    Wish { check: Check::IfTouched, freshness: Freshness::Newest, model: None }
-}
-
 async fn update(site: &Site, name: &str) -> Pulled {
-    site.puller().pull_as(&name.parse().unwrap(), &newest()).await.unwrap()
+    site.puller().pull_as(&name.parse().unwrap(), &Wish::newest()).await.unwrap()
 }
 
 fn ids(site: &Site) -> Vec<String> {
@@ -32,8 +28,8 @@ async fn a_branch_that_moved_is_another_version_when_asked_for() {
     let site = Site::with("model.gguf", &bytes(1000)).await;
     let name = hf("model.gguf");
     let first = site.fetch(&name).await;
-    site.hub.put(REPO, "model.gguf", &bytes(2000));
     site.hub.move_to(LATER);
+    site.hub.put(REPO, "model.gguf", &bytes(2000));
 
     assert!(matches!(site.pull(&name).await.unwrap(), Pulled::Present(it) if it == first));
     let Pulled::Fetched(second) = update(&site, &name).await else { panic!("not fetched") };
@@ -65,7 +61,7 @@ async fn a_version_never_changes() {
     site.fetch(&hf("model.gguf")).await;
 
     for name in ["repo", "repo@1"] {
-        let updated = site.puller().pull_as(&name.parse().unwrap(), &newest()).await;
+        let updated = site.puller().pull_as(&name.parse().unwrap(), &Wish::newest()).await;
         assert!(matches!(updated, Err(Error::Fixed(_))), "{name}");
     }
     let absent = site.pull("repo@2").await.unwrap_err();
@@ -95,7 +91,7 @@ async fn two_repositories_share_no_name_unless_told_to() {
     let refused = site.pull(other).await.unwrap_err();
     assert!(matches!(refused, Error::Store(store::Error::NameTaken { .. })), "{refused}");
 
-    let mut wish = newest();
+    let mut wish = Wish::newest();
     wish.model = Some("mine".parse().unwrap());
     site.puller().pull_as(&other.parse().unwrap(), &wish).await.unwrap();
     assert_eq!(ids(&site), ["mine@1", "repo@1"]);

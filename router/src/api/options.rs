@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use sconce_proto::worker::SamplingDefaults;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use utoipa::openapi::RefOr;
@@ -103,6 +104,17 @@ impl Options {
 }
 
 impl Sampling {
+    /// Says as `defaults` do what the request doesn't say.
+    pub(crate) fn fill(&mut self, defaults: &SamplingDefaults) {
+        self.temperature = self.temperature.or(defaults.temperature);
+        self.top_k = self.top_k.or(defaults.top_k);
+        self.top_p = self.top_p.or(defaults.top_p);
+        self.min_p = self.min_p.or(defaults.min_p);
+        self.repetition_penalty = self.repetition_penalty.or(defaults.repetition_penalty);
+        self.frequency_penalty = self.frequency_penalty.or(defaults.frequency_penalty);
+        self.presence_penalty = self.presence_penalty.or(defaults.presence_penalty);
+    }
+
     fn read(fields: &Fields) -> Result<Self, ApiError> {
         // -1 is vLLM's older way of saying "all".
         let top_k = fields.integer("top_k")?.map(|k| u32::try_from(k).unwrap_or(0));

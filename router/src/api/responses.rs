@@ -70,6 +70,10 @@ pub async fn create(
     let target = api::models::find_for((&app, &principal), asked, Task::Generate).await?;
     let model = &target.model;
     request.store = Some(is_stored);
+    // A response says what it was sampled with.
+    if let Some(defaults) = &model.info.sampling_defaults {
+        request.options.sampling.fill(defaults);
+    }
     let response = ResponseObject::begin(new_id("resp"), &target.name, &mut request);
     let (mut encoded, input) = encode(&app, &principal, (model, request)).await?;
     let reply = encoded.request.reply;

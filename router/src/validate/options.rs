@@ -26,10 +26,16 @@ pub(super) struct Bounds<'a> {
 impl Bounds<'_> {
     pub(super) fn request(
         &self,
-        options: Options,
+        mut options: Options,
         prompts: Prompts,
-        (max_tokens, logprobs): (MaxTokens, Option<u32>),
+        (mut max_tokens, logprobs): (MaxTokens, Option<u32>),
     ) -> Result<GenerateRequest, ApiError> {
+        if let Some(defaults) = &self.info.sampling_defaults {
+            options.sampling.fill(defaults);
+            if let (MaxTokens::UpTo(_), Some(max)) = (max_tokens, defaults.max_tokens) {
+                max_tokens = MaxTokens::UpTo(max);
+            }
+        }
         let mut sampling = sampling::lower(&options.sampling, self)?;
         sampling.num_logprobs = logprobs;
         let prompt_logprobs = self.logprobs("prompt_logprobs", options.prompt_logprobs)?;
@@ -129,7 +135,11 @@ impl Bounds<'_> {
         }
     }
 
+    /// The texts that end a completion: the model's, where the request has none.
     pub(super) fn stop(&self, param: &str, stop: Vec<String>) -> Result<Vec<String>, ApiError> {
+        if let (true, Some(defaults)) = (stop.is_empty(), &self.info.sampling_defaults) {
+            return Ok(defaults.stop.clone());
+        }
         let Limits { max_stop, max_stop_bytes, .. } = *self.limits;
         texts(param, stop, max_stop, max_stop_bytes)
     }

@@ -1,6 +1,6 @@
 //! Many doors, one verdict: what chat refuses, the others refuse for the same reason.
 
-use sconce_proto::worker::ModelInfo;
+use sconce_proto::worker::{ModelInfo, SamplingDefaults, SamplingParams};
 use serde_json::{Value, json};
 
 use super::responses::{Checked, input, user};
@@ -516,4 +516,55 @@ fn thinking_is_a_variable_of_the_template() {
         let change = json!({"max_tokens": 2000, "thinking": thinking});
         assert!(variables(change).is_err());
     }
+}
+
+#[test]
+fn what_a_request_leaves_open_is_as_the_model_says_at_every_door() {
+    let defaults = SamplingDefaults {
+        temperature: Some(0.6),
+        top_k: Some(20),
+        top_p: Some(0.95),
+        min_p: Some(0.1),
+        repetition_penalty: Some(1.1),
+        frequency_penalty: Some(0.2),
+        presence_penalty: Some(0.3),
+        max_tokens: Some(33),
+        stop: vec!["END".into()],
+    };
+    let info = ModelInfo { sampling_defaults: Some(defaults), ..info() };
+    let limits = Limits::default();
+    let by_chat = |body: Value| {
+        let request = ChatCompletionRequest::read(body.to_string().as_bytes()).unwrap();
+        chat(request, &info, &limits).unwrap()
+    };
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+
+    let request = by_chat(body.clone());
+    let sampling = request.fit(5, &info).unwrap();
+    let SamplingParams { temperature, top_k, top_p, min_p, .. } = sampling;
+    assert_eq!((temperature, top_k, top_p, min_p), (0.6, 20, 0.95, 0.1));
+    assert_eq!(sampling.repetition_penalty, 1.1);
+    assert_eq!((sampling.frequency_penalty, sampling.presence_penalty), (0.2, 0.3));
+    assert_eq!((sampling.max_tokens, request.stop), (33, vec!["END".to_owned()]));
+
+    let said = json!({"temperature": 0, "top_k": -1, "max_tokens": 9, "stop": "x"});
+    let request = by_chat(serde_json::from_slice(&with(body, &said)).unwrap());
+    let sampling = request.fit(5, &info).unwrap();
+    assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.0, 0, 0.95));
+    assert_eq!((sampling.max_tokens, request.stop), (9, vec!["x".to_owned()]));
+
+    // Completions have OpenAI's 16 only where nobody says more.
+    let body = json!({"model": "m", "prompt": "hi"}).to_string();
+    let read = || CompletionRequest::read(body.as_bytes()).unwrap();
+    let request = completions(read(), &info, &limits).unwrap();
+    assert_eq!(request.fit(5, &info).unwrap().max_tokens, 33);
+    let plain = ModelInfo { sampling_defaults: None, ..info.clone() };
+    let request = completions(read(), &plain, &limits).unwrap();
+    assert_eq!(request.fit(5, &plain).unwrap().max_tokens, 16);
+
+    let body = json!({"model": "m", "max_tokens": 9,
+        "messages": [{"role": "user", "content": "hi"}]});
+    let request = MessagesRequest::read(body.to_string().as_bytes()).unwrap();
+    let request = messages(request, &info, &limits).unwrap();
+    assert_eq!((request.sampling.top_k, request.stop), (20, vec!["END".to_owned()]));
 }

@@ -6,7 +6,7 @@ use super::{
     metadata::Metadata,
     tokenizer::{self, CONTROL},
 };
-use crate::weights::{Error, TextConfig};
+use crate::weights::{Error, GenerationConfig, TextConfig};
 
 /// Tokens that end a turn or a document whenever a vocabulary has them. Files often name only one
 /// of theirs.
@@ -57,5 +57,6 @@ pub(super) fn read(metadata: &Metadata) -> Result<TextConfig, Error> {
         add_bos_token: bos_token_id.is_some() && tokenizer::adds_bos(metadata)?,
         add_eos_token: tokenizer::adds_eos(metadata)?,
         eos_token_ids,
+        generation: GenerationConfig::default(),
     })
 }

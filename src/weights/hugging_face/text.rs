@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{TOKENIZER, optional_json, optional_text};
-use crate::weights::{Error, TextConfig};
+use crate::weights::{Error, GenerationConfig, TextConfig};
 
 /// Names by which a template may know a special token.
 const SPECIAL: [&str; 7] =
@@ -102,7 +102,14 @@ pub(super) fn read(dir: &Path) -> Result<TextConfig, Error> {
         add_eos_token: config.add_eos_token == Some(true),
         eos_token_ids,
         special_tokens,
+        generation: generation_config(dir)?,
     })
+}
+
+fn generation_config(dir: &Path) -> Result<GenerationConfig, Error> {
+    let path = dir.join("generation_config.json");
+    let Some(text) = optional_text(&path)? else { return Ok(GenerationConfig::default()) };
+    GenerationConfig::read(&text).map_err(|reason| Error::malformed(&path, reason))
 }
 
 /// The tokenizer as transformers changes it where `add_eos_token` is set: its post-processor puts
