@@ -38,6 +38,7 @@ enum Command {
     Plan(sconce_launcher::cli::Plan),
     Doctor(sconce_launcher::cli::Doctor),
     Rm(sconce_launcher::cli::Rm),
+    Run(sconce_launcher::cli::Run),
     Ps(sconce_launcher::cli::Ps),
     Logs(sconce_launcher::cli::Logs),
     Stop(sconce_launcher::cli::Stop),
@@ -114,6 +115,7 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
             one_thread()?.block_on(doctor.run(isa))
         }
         Command::Rm(rm) => one_thread()?.block_on(rm.run()),
+        Command::Run(run) => one_thread()?.block_on(run.run()),
         Command::Ps(ps) => one_thread()?.block_on(ps.run()),
         Command::Logs(logs) => one_thread()?.block_on(logs.run()),
         Command::Stop(stop) => one_thread()?.block_on(stop.run()),
