@@ -1,5 +1,7 @@
 //! The one binary: its subcommands are the processes and the tools around them.
 
+#[cfg(test)]
+mod documented;
 mod manual;
 
 use std::io::IsTerminal;
