@@ -52,7 +52,7 @@ class Terminal:
         os.write(self.master, text.encode() + b"\r")
         # The line is echoed after the prompt that was there.
         self.read_until(re.escape(text.split("\r")[-1][-20:]))
-        return self.read_until(r"\n>>> ")
+        return self.read_until(r"\n\r*>>> ")
 
     def end(self):
         try:
@@ -122,7 +122,7 @@ def test_an_interrupt_stops_the_answer_and_not_the_chat(reach, server):
     server.wait_for_metric("sconce_num_requests_running", 1)
     terminal.read_until(r"Count\.\r?\n[^\n]*\w")
     terminal.process.send_signal(signal.SIGINT)
-    terminal.read_until(r"\n>>> ")
+    terminal.read_until(r"\n\r*>>> ")
     server.wait_for_metric("sconce_num_requests_running", 0)
     assert "messages    2" in terminal.type("/show")
 

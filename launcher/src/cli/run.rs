@@ -78,16 +78,17 @@ impl Run {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let mut settings = Settings::from_env()?;
+        let key = self.api_key.clone().filter(|key| !key.is_empty());
         if self.offline {
             settings.hub.network = Network::Offline;
         }
         // Before anything is started for nothing.
         let prompt = self.whole_prompt()?;
         let server = match &self.url {
-            Some(url) => Server::remote(url, self.api_key.clone()),
+            Some(url) => Server::remote(url, key),
             None => {
                 let name: ModelName = self.model.parse()?;
-                Server::find_or_start(&settings, &name, self.api_key.clone()).await?
+                Server::find_or_start(&settings, &name, key).await?
             }
         };
         // A server of our own is ended whatever becomes of the chat, a signal's end included.

@@ -44,7 +44,9 @@ pub(super) async fn answer(
         // Dropping the stream hangs up, and the server stops.
         _ = tokio::signal::ctrl_c() => Ok(Ended::Interrupted),
     };
-    if !got.text.is_empty() || got.is_dim {
+    if got.is_dim {
+        write("\x1b[0m\n")?;
+    } else if !got.text.is_empty() {
         write("\n")?;
     }
     if answered.is_ok() || !got.text.is_empty() {

@@ -48,8 +48,8 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let typed = name.to_string();
         let listed = Servers::new(&settings.home).list()?;
-        let found = listed.into_iter().filter(|server| server.name == typed);
-        if let Some(url) = found.filter_map(|server| server.url).next() {
+        let mut found = listed.into_iter().filter(|server| server.name == typed);
+        if let Some(url) = found.find_map(|server| server.url) {
             return Ok(Self { url, key, model: Some(typed), own: None });
         }
         // Pulled here, where its progress is seen.
