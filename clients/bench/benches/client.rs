@@ -1,0 +1,110 @@
+//! How many tokens a second one core of the load generator takes in: each token an event, a chunk
+//! and a write of its own, as a server sends them that has nothing to wait for.
+//!
+//!     cargo bench -p sconce-bench
+//!
+//! The server is another process, so that only the client's computing is counted.
+
+#![expect(clippy::unwrap_used, reason = "a bench that can't be set up should stop")]
+#![expect(clippy::print_stdout, reason = "prints the figure")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+
+use clap::Parser;
+use sconce_bench::Bench;
+use serde_json::Value;
+
+const TOKENS: usize = 500;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    bench: Bench,
+}
+
+fn main() {
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        return serve();
+    }
+    let mut server = Command::new(std::env::current_exe().unwrap())
+        .arg("serve")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut url = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    for concurrency in ["1", "16", "64"] {
+        let out = tempfile::NamedTempFile::new().unwrap();
+        let json = out.path().to_str().unwrap();
+        let words = ["bench", "--url", url.trim(), "--model", "m", "--concurrency", concurrency];
+        let words = words.into_iter().chain(["-n", "1000", "--no-live", "--output-json", json]);
+        Cli::parse_from(words).bench.run().unwrap();
+        let result: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+        let number = |name: &str| result[name].as_f64().unwrap();
+        let cpu = result["client"]["cpu_seconds"].as_f64().unwrap();
+        println!(
+            "\nconcurrency {concurrency}: {:.0} tokens/s, {:.0} tokens per second of one core\n",
+            number("output_throughput"),
+            number("total_output_tokens") / cpu
+        );
+    }
+    // It ends with its standard input.
+    drop(server.stdin.take());
+    server.wait().unwrap();
+}
+
+/// Serves until standard input ends.
+fn serve() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    println!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            std::thread::spawn(move || answer(&stream));
+        }
+    });
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// Answers the requests of one connection, whatever they ask.
+fn answer(stream: &TcpStream) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let chunk = |data: &str| {
+        let event = format!("data: {data}\n\n");
+        format!("{:x}\r\n{event}\r\n", event.len()).into_bytes()
+    };
+    let token = chunk(
+        r#"{"id":"chatcmpl-0123456789","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":" hello"},"logprobs":null,"finish_reason":null}],"usage":null}"#,
+    );
+    let usage = format!(
+        r#"{{"choices":[],"usage":{{"prompt_tokens":128,"completion_tokens":{TOKENS},"total_tokens":0}}}}"#
+    );
+    let end = [chunk(&usage), chunk("[DONE]"), b"0\r\n\r\n".to_vec()].concat();
+    let mut reader = BufReader::new(stream);
+    let mut writer = stream;
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().ok()?;
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        reader.read_exact(&mut vec![0; length]).ok()?;
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        writer.write_all(head.as_bytes()).ok()?;
+        for _ in 0..TOKENS {
+            writer.write_all(&token).ok()?;
+        }
+        writer.write_all(&end).ok()?;
+    }
+}
