@@ -126,7 +126,7 @@ impl Checkpoint {
 
     fn of_hugging_face(dir: HuggingFace) -> Result<Self, Error> {
         let config = dir.config()?;
-        let (text, embedding, mut spans) = (dir.text()?, dir.embedding()?, dir.spans()?);
+        let (text, embedding, mut spans) = (dir.text()?, dir.embedding()?, dir.decoder_spans()?);
         // Without a head, the model is saved under its own names.
         if !spans.keys().any(|name| name.starts_with("model.")) {
             let named = spans.into_iter().map(|(name, span)| match name.as_str() {

@@ -34,6 +34,19 @@ enum Source {
     Random { seed: u64 },
 }
 
+impl Source {
+    /// From a byte of the tensor on.
+    fn part(&self, begin: usize) -> Self {
+        match self {
+            Self::File { file, offset } => {
+                Self::File { file: Arc::clone(file), offset: offset + begin as u64 }
+            }
+            // Not the same for each part.
+            Self::Random { seed } => Self::Random { seed: seed.wrapping_add(begin as u64) },
+        }
+    }
+}
+
 impl WeightFile {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
@@ -121,6 +134,41 @@ impl Span {
         let rows = self.shape.first().copied().unwrap_or(0);
         let cols = self.shape.last().copied().unwrap_or(0);
         MatrixPart { dtype: self.dtype, rows, cols, data: self }
+    }
+
+    /// The tensors that are stacked in it, one for each index of its first dimension.
+    pub(super) fn unstack(self) -> Vec<Self> {
+        let Some((&num, shape)) = self.shape.split_first() else { return vec![self] };
+        let num_bytes = self.num_bytes / num.max(1);
+        let part = |index: usize| Self {
+            source: self.source.part(index * num_bytes),
+            dtype: self.dtype,
+            shape: shape.to_vec(),
+            num_bytes,
+        };
+        (0..num).map(part).collect()
+    }
+
+    /// The tensors whose rows lie in it one after the other, so many of each. `None`: it has other rows.
+    pub(super) fn split_rows(self, rows: &[usize]) -> Option<Vec<Self>> {
+        let (&all, rest) = self.shape.split_first()?;
+        if all == 0
+            || rows.iter().try_fold(0, |sum: usize, rows| sum.checked_add(*rows)) != Some(all)
+        {
+            return None;
+        }
+        let mut first = 0;
+        let part = |rows: &usize| {
+            let begin = first;
+            first += rows;
+            Self {
+                source: self.source.part(self.num_bytes / all * begin),
+                dtype: self.dtype,
+                shape: [&[*rows], rest].concat(),
+                num_bytes: self.num_bytes / all * rows,
+            }
+        };
+        Some(rows.iter().map(part).collect())
     }
 
     /// Bytes of the tensor.

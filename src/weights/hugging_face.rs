@@ -1,9 +1,12 @@
 //! Directories as `save_pretrained` writes them: safetensors beside `config.json` and the
 //! tokenizer's files.
 
+mod architecture;
 mod config;
 mod encoder;
 mod encoder_kind;
+mod names;
+mod rope;
 mod safetensors;
 mod sentence;
 mod text;
@@ -17,6 +20,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     EmbeddingConfig, Error, TextConfig,
@@ -117,6 +121,16 @@ impl HuggingFace {
             Some(name) => Err(Error::MissingTensor(name.clone())),
             None => Ok(spans),
         }
+    }
+
+    /// Where a decoder's tensors lie, by the names that a decoder has without a part that sees images.
+    pub(super) fn decoder_spans(&self) -> Result<HashMap<String, Span>, Error> {
+        let config: Option<Value> = optional_json(&self.dir.join("config.json"))?;
+        let is_multimodal = config.is_some_and(|config| config.get("text_config").is_some());
+        let spans = self.spans()?.into_iter();
+        Ok(spans
+            .filter_map(|(name, span)| Some((names::known(&name, is_multimodal)?, span)))
+            .collect())
     }
 
     pub(super) fn config(&self) -> Result<DecoderConfig, Error> {

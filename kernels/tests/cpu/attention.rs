@@ -60,6 +60,7 @@ pub(crate) fn fill(
         let args = RopeAndCache {
             qkv: &mut qkv,
             num_q_heads: heads.num_q,
+            norms: None,
             positions: &(0..len as u32).collect::<Vec<_>>(),
             table: &table,
             slot_mapping: &(0..len).map(slot).collect::<Vec<_>>(),
@@ -105,6 +106,8 @@ pub(crate) fn attend_at(
         qkv: &qkv[offset..],
         num_q_heads: heads.num_q,
         scale: 1.0,
+        soft_cap: None,
+        window: None,
         layer: 1,
         rows: &args_rows,
         block_tables: &tables,
@@ -332,6 +335,7 @@ fn positions_not_seen_may_hold_anything() {
         let args = RopeAndCache {
             qkv: &mut vec![f32::NAN; heads.row()],
             num_q_heads: heads.num_q,
+            norms: None,
             positions: &[19],
             table: &table,
             slot_mapping: &[sequences[0].blocks[1] * 16 + 3],
@@ -373,8 +377,16 @@ fn attention_refuses_what_is_out_of_range() {
     };
     let run = |row: AttentionRow, block_tables: &[u32], layer, num_q_heads| {
         let rows = [row];
-        let args =
-            Attention { qkv: &qkv, num_q_heads, scale: 1.0, layer, rows: &rows, block_tables };
+        let args = Attention {
+            qkv: &qkv,
+            num_q_heads,
+            scale: 1.0,
+            soft_cap: None,
+            window: None,
+            layer,
+            rows: &rows,
+            block_tables,
+        };
         cpu.attention(args, &kv, &mut vec![0.0; 2 * 576]).is_ok()
     };
 

@@ -109,6 +109,7 @@ fn rotation_matches_its_formula_in_both_styles() {
             let args = RopeAndCache {
                 qkv: &mut qkv,
                 num_q_heads: 4,
+                norms: None,
                 positions: &positions,
                 table: &table,
                 slot_mapping: &[3, 17, 40],
@@ -147,8 +148,15 @@ fn rope_refuses_what_is_out_of_range() {
     let mut kv = KvCache::new(shape(), KvDtype::F16).unwrap();
     let mut run = |table, qkv: usize, positions: &[u32], slot_mapping: &[u32], layer| {
         let mut qkv = vec![0.0; qkv];
-        let args =
-            RopeAndCache { qkv: &mut qkv, num_q_heads: 4, positions, table, slot_mapping, layer };
+        let args = RopeAndCache {
+            qkv: &mut qkv,
+            num_q_heads: 4,
+            norms: None,
+            positions,
+            table,
+            slot_mapping,
+            layer,
+        };
         cpu.rope_and_cache(args, &mut kv).is_ok()
     };
 
