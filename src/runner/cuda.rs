@@ -3,6 +3,7 @@
 
 mod batch;
 mod decoder;
+mod experts;
 mod flight;
 mod graphs;
 mod memory;

@@ -50,20 +50,28 @@ pub(super) struct Layer {
     pub(super) qkv_proj: Matrix,
     /// `[qkv_size]`
     pub(super) qkv_bias: Option<Buffer>,
+    /// Of queries and of keys, `[head_dim]` each.
+    pub(super) qk_norms: Option<[Buffer; 2]>,
     /// `[hidden_size, q_size]`
     pub(super) o_proj: Matrix,
-    /// `[hidden_size]`
-    pub(super) post_attention_layernorm: Buffer,
-    /// `[2 * intermediate_size, hidden_size]`: gate, then up.
+    /// `[hidden_size]`: before the MLP.
+    pub(super) mlp_layernorm: Buffer,
+    /// `[num_experts, hidden_size]`, of a mixture of experts.
+    pub(super) router: Option<Matrix>,
+    /// `[2 * intermediate_size, hidden_size]`: gate, then up; of experts, floats, one after the other.
     pub(super) gate_up_proj: Matrix,
-    /// `[hidden_size, intermediate_size]`
+    /// `[hidden_size, intermediate_size]`; of experts, floats, one after the other.
     pub(super) down_proj: Matrix,
+    /// Norms of what attention and the MLP add to the residual stream, `[hidden_size]` each.
+    pub(super) post_norms: Option<[Buffer; 2]>,
 }
 
 /// A matrix to be made, whose rows are those of the checkpoint's tensors, one after the other.
 struct Stack<'a> {
     names: Vec<String>,
     matrix: &'a mut Matrix,
+    /// Experts are multiplied as floats, whatever they are in the checkpoint.
+    is_of_experts: bool,
 }
 
 impl Weights {
@@ -80,15 +88,16 @@ impl Weights {
         let mut weights = Self {
             embed_tokens: Matrix::Floats(device.alloc(0)?),
             layers: layers.collect::<Result<_, _>>()?,
-            norm: loader.vector(&["model.norm.weight".to_owned()])?,
+            norm: loader.norm("model.norm.weight".to_owned())?,
             lm_head: match config.tie_word_embeddings {
                 true => None,
                 false => Some(Matrix::Floats(device.alloc(0)?)),
             },
         };
-        let (quantized, floats) = loader.allocate(weights.stacks())?;
+        let num_experts = config.variant.experts.map(|experts| experts.num_experts);
+        let (quantized, floats) = loader.allocate(weights.stacks(num_experts))?;
         let mut jobs = Vec::new();
-        for Stack { names, matrix } in floats {
+        for Stack { names, matrix, .. } in floats {
             if let Matrix::Floats(buffer) = matrix {
                 loader.push_jobs(&names, buffer.slice_mut(), &mut jobs)?;
             }
@@ -101,7 +110,8 @@ impl Weights {
     /// Bytes of the matrices.
     pub(super) fn num_bytes(&self) -> usize {
         let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.qkv_proj, &layer.o_proj, &layer.gate_up_proj, &layer.down_proj]
+            let matrices = [&layer.qkv_proj, &layer.o_proj, &layer.gate_up_proj, &layer.down_proj];
+            matrices.into_iter().chain(&layer.router)
         });
         let all = layers.chain([&self.embed_tokens]).chain(&self.lm_head);
         all.map(Matrix::num_bytes).sum()
@@ -110,13 +120,14 @@ impl Weights {
     /// As many bytes, or none where nothing is quantized.
     pub(super) fn scratch_bytes(&self, bytes: usize) -> usize {
         let is_quantized = |matrix: &Matrix| matches!(matrix, Matrix::Quantized(_));
-        let layers = self.layers.first().map(|layer| &layer.down_proj);
+        let layers = self.layers.first().into_iter();
+        let layers = layers.flat_map(|layer| [&layer.o_proj, &layer.down_proj]);
         let any =
             [&self.embed_tokens].into_iter().chain(&self.lm_head).chain(layers).any(is_quantized);
         if any { bytes } else { 0 }
     }
 
-    fn stacks(&mut self) -> Vec<Stack<'_>> {
+    fn stacks(&mut self, num_experts: Option<usize>) -> Vec<Stack<'_>> {
         let mut stacks = vec![stack(["model.embed_tokens.weight"], &mut self.embed_tokens)];
         if let Some(head) = &mut self.lm_head {
             stacks.push(stack(["lm_head.weight"], head));
@@ -127,19 +138,39 @@ impl Weights {
             };
             let qkv = prefixed(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
             let o = prefixed(&["self_attn.o_proj"]);
-            let gate_up = prefixed(&["mlp.gate_proj", "mlp.up_proj"]);
-            let down = prefixed(&["mlp.down_proj"]);
-            stacks.push(Stack { names: qkv, matrix: &mut layer.qkv_proj });
-            stacks.push(Stack { names: o, matrix: &mut layer.o_proj });
-            stacks.push(Stack { names: gate_up, matrix: &mut layer.gate_up_proj });
-            stacks.push(Stack { names: down, matrix: &mut layer.down_proj });
+            let of_mlp = |parts: &[&str]| match num_experts {
+                None => prefixed(parts),
+                Some(num) => (0..num).flat_map(|i| expert(index, i, parts)).collect(),
+            };
+            let (gate_up, down) =
+                (of_mlp(&["mlp.gate_proj", "mlp.up_proj"]), of_mlp(&["mlp.down_proj"]));
+            let router = prefixed(&["mlp.gate"]);
+            let mut push = |names, matrix, is_of_experts| {
+                stacks.push(Stack { names, matrix, is_of_experts });
+            };
+            push(qkv, &mut layer.qkv_proj, false);
+            push(o, &mut layer.o_proj, false);
+            push(gate_up, &mut layer.gate_up_proj, num_experts.is_some());
+            push(down, &mut layer.down_proj, num_experts.is_some());
+            if let Some(matrix) = &mut layer.router {
+                push(router, matrix, false);
+            }
         }
         stacks
     }
 }
 
 fn stack<'a, const N: usize>(names: [&str; N], matrix: &'a mut Matrix) -> Stack<'a> {
-    Stack { names: names.map(str::to_owned).to_vec(), matrix }
+    Stack { names: names.map(str::to_owned).to_vec(), matrix, is_of_experts: false }
+}
+
+/// Names of an expert's tensors, by those of a whole MLP's parts.
+fn expert(layer: usize, expert: usize, parts: &[&str]) -> Vec<String> {
+    let name = |part: &&str| {
+        let part = part.trim_start_matches("mlp.");
+        format!("model.layers.{layer}.mlp.experts.{expert}.{part}.weight")
+    };
+    parts.iter().map(name).collect()
 }
 
 struct Loader<'a> {
@@ -157,7 +188,8 @@ impl<'a> Loader<'a> {
         let (mut quantized, mut floats) = (Vec::new(), Vec::new());
         for stack in stacks {
             let parts = self.parts(&stack.names)?;
-            if self.float != Float::F32 && parts.iter().all(|part| part.dtype.block_len() > 1) {
+            let is_quantized = parts.iter().all(|part| part.dtype.block_len() > 1);
+            if self.float != Float::F32 && is_quantized && !stack.is_of_experts {
                 quantized.push(stack);
                 continue;
             }
@@ -179,7 +211,7 @@ impl<'a> Loader<'a> {
             stacks,
             num_threads,
             || Ok(()),
-            |(), Stack { names, matrix }| {
+            |(), Stack { names, matrix, .. }| {
                 let packed = QuantizedMatrix::pack(self.device, &self.parts(&names)?)?;
                 *matrix = Matrix::Quantized(packed);
                 Ok(())
@@ -191,30 +223,65 @@ impl<'a> Loader<'a> {
         let name = |rest: &str| format!("model.layers.{index}.{rest}");
         let empty = || Ok::<_, LoadError>(Matrix::Floats(self.device.alloc(0)?));
         let bias = ["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj.bias")));
+        let norm = |part: &str| self.norm(name(&format!("{part}.weight")));
+        let qk_norms = match config.variant.qk_norm {
+            true => Some([norm("self_attn.q_norm")?, norm("self_attn.k_norm")?]),
+            false => None,
+        };
+        let (mlp_layernorm, post_norms) = match config.variant.post_norms {
+            true => {
+                let post = ["post_attention_layernorm", "post_feedforward_layernorm"];
+                ("pre_feedforward_layernorm", Some([norm(post[0])?, norm(post[1])?]))
+            }
+            false => ("post_attention_layernorm", None),
+        };
         Ok(Layer {
-            input_layernorm: self.vector(&[name("input_layernorm.weight")])?,
+            input_layernorm: norm("input_layernorm")?,
             qkv_proj: empty()?,
             qkv_bias: match config.attention_bias {
                 true => Some(self.vector(&bias)?),
                 false => None,
             },
+            qk_norms,
             o_proj: empty()?,
-            post_attention_layernorm: self.vector(&[name("post_attention_layernorm.weight")])?,
+            mlp_layernorm: norm(mlp_layernorm)?,
+            router: match config.variant.experts {
+                Some(_) => Some(empty()?),
+                None => None,
+            },
             gate_up_proj: empty()?,
             down_proj: empty()?,
+            post_norms,
         })
+    }
+
+    /// A norm's weights as they are multiplied with.
+    fn norm(&self, name: String) -> Result<Buffer, LoadError> {
+        let offset = self.checkpoint.config().variant.norm_offset;
+        let mut elements = self.floats(&[name])?;
+        elements.iter_mut().for_each(|element| *element += offset);
+        self.buffer_of(&elements)
     }
 
     /// Vectors, one after the other.
     fn vector(&self, names: &[String]) -> Result<Buffer, LoadError> {
+        self.buffer_of(&self.floats(names)?)
+    }
+
+    fn floats(&self, names: &[String]) -> Result<Vec<f32>, LoadError> {
         let mut elements = Vec::new();
         for name in names {
             let tensor = self.checkpoint.tensor(name)?;
             let quantized = || weights::Error::NotFloat { name: name.clone(), dtype: tensor.dtype };
             elements.extend(tensor.to_f32().ok_or_else(quantized)?);
         }
+        Ok(elements)
+    }
+
+    /// Floats of the model's type.
+    fn buffer_of(&self, elements: &[f32]) -> Result<Buffer, LoadError> {
         let mut bytes = vec![0; elements.len() * self.float.size()];
-        write_floats(self.float, &elements, &mut bytes);
+        write_floats(self.float, elements, &mut bytes);
         Ok(self.device.buffer_of(&bytes)?)
     }
 
