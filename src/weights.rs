@@ -78,7 +78,7 @@ impl Checkpoint {
 
     /// As [`Self::open`], for what only embeds, too.
     pub fn open_for_any_task(path: &Path) -> Result<Self, Error> {
-        let checkpoint = match kind(path)? {
+        let mut checkpoint = match kind(path)? {
             Kind::Gguf => {
                 let mut gguf = Gguf::open(path)?;
                 let (config, text) = (gguf.config()?, gguf.text()?);
@@ -89,6 +89,7 @@ impl Checkpoint {
             Kind::Safetensors => Self::of_hugging_face(HuggingFace::of_file(path))?,
             Kind::Directory => Self::of_hugging_face(HuggingFace::of_dir(path)?)?,
         };
+        layout::part(&checkpoint.config, &mut checkpoint.spans);
         layout::check(&checkpoint.config, &checkpoint.spans)?;
         let (text, vocab_size) = (&checkpoint.text, checkpoint.config.vocab_size);
         let mut ids = text.eos_token_ids.iter().chain(&text.bos_token_id);

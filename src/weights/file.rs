@@ -150,7 +150,7 @@ impl Span {
     }
 
     /// The tensors whose rows lie in it one after the other, so many of each. `None`: it has other rows.
-    pub(super) fn split_rows(self, rows: &[usize]) -> Option<Vec<Self>> {
+    pub(super) fn split_rows(&self, rows: &[usize]) -> Option<Vec<Self>> {
         let (&all, rest) = self.shape.split_first()?;
         if all == 0
             || rows.iter().try_fold(0, |sum: usize, rows| sum.checked_add(*rows)) != Some(all)

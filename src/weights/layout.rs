@@ -8,6 +8,31 @@ use sconce_kernels::dtype::Dtype;
 use super::{Error, file::Span};
 use crate::models::config::DecoderConfig;
 
+/// Parts what some families' files have in one: queries, keys and values, gates and factors.
+pub(super) fn part(config: &DecoderConfig, spans: &mut HashMap<String, Span>) {
+    let (q, kv, ff) = (config.q_size(), config.kv_size(), config.intermediate_size);
+    for layer in 0..config.num_hidden_layers {
+        for (prefix, whole, parts) in [
+            ("self_attn", "qkv_proj", &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)][..]),
+            ("mlp", "gate_up_proj", &[("gate_proj", ff), ("up_proj", ff)][..]),
+        ] {
+            let name = |part: &str| format!("model.layers.{layer}.{prefix}.{part}.weight");
+            let rows: Vec<_> = parts.iter().map(|(_, rows)| *rows).collect();
+            // What has other rows is refused later, as a tensor that nothing reads.
+            let Some(found) = spans.get(&name(whole)).and_then(|span| span.split_rows(&rows))
+            else {
+                continue;
+            };
+            spans.remove(&name(whole));
+            spans.extend(parts.iter().zip(found).map(|((part, _), span)| (name(part), span)));
+        }
+        if layer == 0 && spans.len() < config.num_hidden_layers {
+            // The configuration lies, which is said later.
+            return;
+        }
+    }
+}
+
 /// Checks the tensors against the configuration.
 pub(super) fn check(config: &DecoderConfig, spans: &HashMap<String, Span>) -> Result<(), Error> {
     let expect = |name: &str, shape: &[usize]| {

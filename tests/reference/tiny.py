@@ -133,6 +133,21 @@ MODELS = {
             },
         },
     },
+    "phi3_bf16": {
+        "model": "Phi3",
+        "dtype": torch.bfloat16,
+        "config": {
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "sliding_window": 12,
+            "pad_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+    },
 }
 
 

@@ -295,6 +295,9 @@ fn refuses_what_it_would_compute_wrongly_of_families() {
     refused_of(moe, "num_experts", json!(5), "mlp.experts.5.");
     refused_of(moe, "moe_intermediate_size", json!(16), "has shape [");
     refused_of("mixtral_f32", "num_local_experts", json!(600), "at most 512");
+    let stretched = json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]});
+    refused_of("phi3_bf16", "rope_parameters", stretched, "_factor of RoPE");
+    refused_of("phi3_bf16", "num_key_value_heads", json!(2), "no tensor model.layers.0.self_attn");
     refused_of(gemma3, "hidden_activation", json!("silu"), "hidden_act in config.json is silu");
     refused_of(gemma3, "use_bidirectional_attention", json!(true), "bidirectional");
     refused_of(gemma3, "query_pre_attn_scalar", json!(-1.0), "the scale of attention");

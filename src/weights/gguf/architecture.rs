@@ -16,15 +16,17 @@ pub(super) enum Architecture {
     Qwen3Moe,
     Gemma2,
     Gemma3,
+    Phi3,
 }
 
-const ALL: [Architecture; 6] = [
+const ALL: [Architecture; 7] = [
     Architecture::Llama,
     Architecture::Qwen2,
     Architecture::Qwen3,
     Architecture::Qwen3Moe,
     Architecture::Gemma2,
     Architecture::Gemma3,
+    Architecture::Phi3,
 ];
 
 /// Keys that every architecture reads.
@@ -77,6 +79,7 @@ impl Architecture {
             Self::Qwen3Moe => "qwen3moe",
             Self::Gemma2 => "gemma2",
             Self::Gemma3 => "gemma3",
+            Self::Phi3 => "phi3",
         }
     }
 
@@ -95,6 +98,7 @@ impl Architecture {
         match self {
             Self::Llama => &["attention.sliding_window", "expert_count", "expert_used_count"],
             Self::Qwen2 | Self::Qwen3 => &[],
+            Self::Phi3 => &["attention.sliding_window"],
             Self::Qwen3Moe => &[
                 "expert_count",
                 "expert_used_count",
@@ -202,19 +206,19 @@ impl Keys<'_> {
     fn sliding(&self, num_layers: usize, rope_dim: usize) -> Result<Option<Sliding>, Error> {
         let window = self.usize("attention.sliding_window")?.filter(|window| *window > 0);
         let pattern = match self.architecture {
-            Architecture::Llama => usize::MAX,
+            Architecture::Llama | Architecture::Phi3 => usize::MAX,
             Architecture::Gemma2 => 2,
             Architecture::Gemma3 => 6,
             Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen3Moe => return Ok(None),
         };
-        let key = "attention.sliding_window_pattern";
-        if self.metadata.values.contains_key(&self.key(key)) {
-            let given = self.usize(key)?;
-            if given != Some(pattern) {
-                let found = format!("{given:?}");
-                return Err(Error::unsupported(self.key(key), found, pattern.to_string()));
-            }
-        }
+        let key = self.key("attention.sliding_window_pattern");
+        // Of each layer, or how many layers from one that sees all to the next.
+        let layers = if self.metadata.is_array(&key) {
+            self.metadata.bools(&key)?.unwrap_or_default()
+        } else {
+            let pattern = self.metadata.usize(&key)?.unwrap_or(pattern).max(1);
+            (0..num_layers.min(1 << 20)).map(|layer| (layer + 1) % pattern != 0).collect()
+        };
         let Some(window) = window else { return Ok(None) };
         let context = self.required_usize("context_length")?;
         if self.architecture != Architecture::Gemma3 && window >= context {
@@ -227,8 +231,7 @@ impl Keys<'_> {
             }
             _ => None,
         };
-        let layers = (0..num_layers.min(1 << 20)).map(|layer| (layer + 1) % pattern != 0);
-        Ok(Some(Sliding { window, layers: layers.collect(), rope }))
+        Ok(Some(Sliding { window, layers, rope }))
     }
 
     fn experts(&self) -> Result<Option<Experts>, Error> {

@@ -63,6 +63,8 @@ fn layer_role(name: &str, architecture: Architecture) -> Option<Role> {
         "ffn_up_exps.weight" => return experts("up_proj.weight"),
         "ffn_down_exps.weight" => return experts("down_proj.weight"),
         "ffn_gate.weight" => "mlp.gate_proj.weight",
+        "attn_qkv.weight" => "self_attn.qkv_proj.weight",
+        "ffn_up.weight" if architecture == Architecture::Phi3 => "mlp.gate_up_proj.weight",
         "ffn_up.weight" => "mlp.up_proj.weight",
         "ffn_down.weight" => "mlp.down_proj.weight",
         "attn_rot_embd" | "attn_rot_embd.weight" | "attn.rot_embd" => return Some(Role::Unused),

@@ -11,6 +11,9 @@ use crate::{
     weights::Error,
 };
 
+/// The architecture whose heads may rotate in part.
+pub(super) const PHI3: &str = "Phi3ForCausalLM";
+
 /// A family of decoders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Architecture {
@@ -22,11 +25,12 @@ pub(super) enum Architecture {
     Qwen3Moe,
     Gemma2,
     Gemma3,
+    Phi3,
 }
 
 const SUPPORTED: &str = "LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, Qwen2ForCausalLM, \
     Qwen3ForCausalLM, Qwen3MoeForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, \
-    Gemma3ForConditionalGeneration, and those without a head: LlamaModel, MistralModel, Qwen2Model, \
+    Gemma3ForConditionalGeneration, Phi3ForCausalLM, and those without a head: LlamaModel, MistralModel, Qwen2Model, \
     Qwen3Model, Gemma2Model, Gemma3TextModel";
 
 impl Architecture {
@@ -42,6 +46,7 @@ impl Architecture {
             "Qwen2ForCausalLM" | "Qwen2Model" => Ok(Self::Qwen2),
             "Qwen3ForCausalLM" | "Qwen3Model" => Ok(Self::Qwen3),
             "Qwen3MoeForCausalLM" => Ok(Self::Qwen3Moe),
+            PHI3 => Ok(Self::Phi3),
             "Gemma2ForCausalLM" | "Gemma2Model" => Ok(Self::Gemma2),
             "Gemma3ForCausalLM" | "Gemma3TextModel" | "Gemma3ForConditionalGeneration" => {
                 Ok(Self::Gemma3)
@@ -76,7 +81,7 @@ impl Architecture {
     /// Of transformers' configurations, those that differ from Llama's: files leave them out.
     fn defaults(self) -> Value {
         match self {
-            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3Moe => json!({}),
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3Moe | Self::Phi3 => json!({}),
             Self::Mixtral => json!({ "rope_theta": 1e6 }),
             Self::Qwen3 => json!({ "head_dim": 128 }),
             Self::Gemma2 => json!({
@@ -109,6 +114,7 @@ impl Architecture {
         match self {
             Self::Llama | Self::Mistral => false,
             Self::Mixtral => key == "num_local_experts",
+            Self::Phi3 => key == "partial_rotary_factor",
             Self::Qwen2 | Self::Qwen3 => key == "use_sliding_window",
             Self::Qwen3Moe => matches!(key, "num_experts" | "num_local_experts"),
             Self::Gemma2 | Self::Gemma3 => matches!(
@@ -202,7 +208,7 @@ impl Architecture {
             Some(types) => types.iter().map(|kind| self.slides(kind)).collect::<Result<_, _>>()?,
             None => {
                 let pattern = self.pattern(json)?;
-                (0..json.num_hidden_layers.min(1 << 20)).map(|layer| pattern(layer)).collect()
+                (0..json.num_hidden_layers.min(1 << 20)).map(pattern).collect()
             }
         };
         Ok(Some(Sliding { window, layers, rope }))
@@ -212,7 +218,7 @@ impl Architecture {
     fn window(self, json: &ConfigJson) -> Result<Option<usize>, Error> {
         let given = json.rest.get("sliding_window");
         let default = match self {
-            Self::Llama | Self::Mixtral => None,
+            Self::Llama | Self::Mixtral | Self::Phi3 => None,
             Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe => {
                 // Otherwise the window means nothing.
                 let uses = json.rest.get("use_sliding_window").and_then(Value::as_bool);
@@ -256,7 +262,9 @@ impl Architecture {
                 let pattern = pattern.unwrap_or(6).max(1);
                 Ok(Box::new(move |layer| (layer + 1) % pattern != 0))
             }
-            Self::Llama | Self::Mistral | Self::Mixtral | Self::Qwen3Moe => Ok(Box::new(|_| true)),
+            Self::Llama | Self::Mistral | Self::Mixtral | Self::Qwen3Moe | Self::Phi3 => {
+                Ok(Box::new(|_| true))
+            }
         }
     }
 

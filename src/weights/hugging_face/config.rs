@@ -42,7 +42,7 @@ const FEATURES: [&str; 25] = [
 #[derive(Deserialize)]
 pub(super) struct ConfigJson {
     #[serde(default)]
-    architectures: Vec<String>,
+    pub(super) architectures: Vec<String>,
     pub(super) hidden_size: usize,
     pub(super) intermediate_size: usize,
     pub(super) num_hidden_layers: usize,

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::architecture::PHI3;
 use super::config::ConfigJson;
 use crate::{
     models::config::{RopeConfig, RopeScaling, RopeStyle},
@@ -68,13 +69,16 @@ fn parse(
         let what = format!("{key} of RoPE in config.json");
         return Err(Error::unsupported(what, value.to_string(), "none"));
     }
-    if rope.partial_rotary_factor.is_some_and(|factor| factor != 1.0) {
-        let found = format!("{:?}", rope.partial_rotary_factor);
-        return Err(Error::unsupported("partial_rotary_factor in config.json", found, "1"));
+    let of_model = json.rest.get("partial_rotary_factor").and_then(Value::as_f64);
+    let part = rope.partial_rotary_factor.or(of_model.map(|part| part as f32)).unwrap_or(1.0);
+    if part != 1.0 && json.architectures != [PHI3] {
+        let what = "partial_rotary_factor in config.json";
+        return Err(Error::unsupported(what, part.to_string(), "1"));
     }
+    let dim = (head_dim as f32 * part) as usize;
     let theta = rope.rope_theta.or(json.rope_theta).unwrap_or(10_000.0);
     let scaling = scaling(path, &rope, json.max_position_embeddings)?;
-    Ok(RopeConfig { theta, dim: head_dim, style: RopeStyle::Half, scaling })
+    Ok(RopeConfig { theta, dim, style: RopeStyle::Half, scaling })
 }
 
 fn scaling(path: &Path, rope: &RopeJson, max_positions: usize) -> Result<RopeScaling, Error> {
