@@ -1,5 +1,7 @@
 //! The one binary: its subcommands are the processes and the tools around them.
 
+#[cfg(test)]
+mod documented;
 mod manual;
 
 use std::io::IsTerminal;
@@ -8,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
@@ -62,7 +65,7 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let cli = parse();
     start_log(cli.log_format);
-    match run(cli.command, started) {
+    match forbid_core_dumps().and_then(|()| run(cli.command, started)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
@@ -132,6 +135,13 @@ async fn serve(router: sconce_router::cli::Router) -> anyhow::Result<()> {
     let stage = sconce_router::shutdown::on_signals(router.exit_with_stdin)
         .context("listening for signals")?;
     Ok(sconce_router::server::run(router.into(), stage).await?)
+}
+
+/// Prompts and keys are in the memory of most processes, and must not reach a disk. What is started
+/// from here inherits it.
+fn forbid_core_dumps() -> anyhow::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).context("turning core dumps off")
 }
 
 /// A worker is crash-only: a thread that died must not leave the others behind. The hook before

@@ -16,7 +16,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::{Modify, OpenApi};
 
 use crate::server::route::{self, Access, Route};
-use crate::{api, health, metrics};
+use crate::{api, health, metrics, playground};
 use errors::Errors;
 pub(crate) use errors::WorkerErrors;
 use events::Events;
@@ -60,6 +60,8 @@ const SCHEME: &str = "api_key";
         metrics::scrape,
         openapi_json,
         page,
+        playground::page,
+        playground::file,
     ),
     modifiers(&ApiKey, &Errors, &Events, &Examples),
 )]

@@ -17,6 +17,7 @@ pub mod keys;
 pub mod metrics;
 pub mod model;
 pub mod parse;
+mod playground;
 mod prompt;
 mod reading;
 pub mod replay;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
-use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
+use rustix::process::geteuid;
 use sconce_proto::MAX_MESSAGE_BYTES;
 use sconce_proto::worker::worker_server::WorkerServer;
 use serde_json::json;
@@ -49,7 +49,6 @@ pub async fn run(args: Worker) -> Result<(), Error> {
     if config.describe {
         return needs::print(&config);
     }
-    forbid_core_dumps()?;
     let mut signals = Signals::new()?;
     let listener = Listener::bind(&config.listen)
         .await
@@ -256,13 +255,6 @@ fn announce(served: &Served, address: &str, phases: &[(&'static str, f64)]) -> s
     info!(model = info.model, version = info.version, phases = %ready["phases_ms"], "ready");
     println!("ready {ready}");
     std::io::stdout().flush()
-}
-
-/// Prompts are in this process's memory, and must not reach a disk.
-fn forbid_core_dumps() -> Result<(), Error> {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none)
-        .map_err(|error| Error::Process { what: "can't turn core dumps off", source: error.into() })
 }
 
 /// Whether the router at the other end runs as this user, or as root.

@@ -67,3 +67,14 @@ def test_shells_can_complete_the_commands(tmp_path):
 
     assert sconce("man", str(tmp_path / "man1")).returncode == 0
     assert (tmp_path / "man1" / "sconce-up.1").exists()
+
+
+def test_what_is_in_memory_never_reaches_a_disk(server):
+    """Prompts and keys are in these processes: none of them leaves a core dump."""
+    children = pathlib.Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    pids = [server.process.pid, *map(int, children.read_text().split())]
+    assert len(pids) >= 3
+    for pid in pids:
+        limits = pathlib.Path(f"/proc/{pid}/limits").read_text()
+        [core] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+        assert core.split()[4:6] == ["0", "0"], core

@@ -36,7 +36,7 @@ use super::body;
 use crate::app::App;
 use crate::auth::{self, Authenticator};
 use crate::config::MetricsAccess;
-use crate::{api, docs, health, metrics, replay};
+use crate::{api, docs, health, metrics, playground, replay};
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +203,8 @@ pub fn routes() -> Vec<Route> {
         Public::get("/health", health::health),
         Public::get("/openapi.json", docs::openapi_json),
         Public::get("/docs", docs::page),
+        Public::get("/", playground::page),
+        Public::get("/playground/{*file}", playground::file),
         Scraper::get("/metrics", metrics::scrape),
     ]
 }
