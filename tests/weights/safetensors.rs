@@ -283,9 +283,19 @@ fn refuses_what_it_would_compute_wrongly_of_families() {
     let (moe, gemma3) = ("qwen3_moe_bf16", "gemma3_f32");
     refused_of(mistral, "sliding_window", json!(0), "sliding_window is 0");
     refused_of(mistral, "sliding_window", json!("wide"), "sliding_window in config.json");
-    refused_of(mistral, "layer_types", json!(["full_attention"; 2]), "full_attention");
+    refused_of(
+        mistral,
+        "layer_types",
+        json!(["full_attention", "full_attention"]),
+        "full_attention",
+    );
     refused_of(qwen2, "layer_types", json!(["sliding_attention"]), "1 layer_types of 2 layers");
-    refused_of(qwen2, "layer_types", json!(["chunked_attention"; 2]), "chunked_attention");
+    refused_of(
+        qwen2,
+        "layer_types",
+        json!(["chunked_attention", "chunked_attention"]),
+        "chunked_attention",
+    );
     refused_of(qwen2, "attention_bias", json!(true), "attention_bias");
     refused_of("qwen3_bf16", "num_experts", json!(4), "num_experts in config.json is 4");
     refused_of(moe, "num_experts_per_tok", json!(7), "num_experts_per_tok is 7, at most 6");
