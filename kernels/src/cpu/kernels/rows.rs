@@ -157,7 +157,7 @@ pub(super) unsafe fn silu_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]
 #[inline(always)]
 pub(super) unsafe fn gelu_tanh_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     /// Twice the square root of 2 / pi.
-    const FACTOR: f32 = 1.595_769_1;
+    const FACTOR: f32 = 1.595_769;
     let len = out.len();
     // SAFETY: indexes are below the slices' common length.
     unsafe {
