@@ -3,5 +3,6 @@
 pub mod config;
 pub mod decoder;
 pub mod encoder;
+mod experts;
 pub mod load;
 pub mod pooling;

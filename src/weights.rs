@@ -82,7 +82,7 @@ impl Checkpoint {
 
     /// As [`Self::open`], for what only embeds, too.
     pub fn open_for_any_task(path: &Path) -> Result<Self, Error> {
-        let checkpoint = match kind(path)? {
+        let mut checkpoint = match kind(path)? {
             Kind::Gguf => {
                 let mut gguf = Gguf::open(path)?;
                 let (config, text) = (gguf.config()?, gguf.text()?);
@@ -93,6 +93,7 @@ impl Checkpoint {
             Kind::Safetensors => Self::of_hugging_face(HuggingFace::of_file(path))?,
             Kind::Directory => Self::of_hugging_face(HuggingFace::of_dir(path)?)?,
         };
+        layout::part(&checkpoint.config, &mut checkpoint.spans);
         layout::check(&checkpoint.config, &checkpoint.spans)?;
         let (text, vocab_size) = (&checkpoint.text, checkpoint.config.vocab_size);
         let mut ids = text.eos_token_ids.iter().chain(&text.bos_token_id);
@@ -132,7 +133,7 @@ impl Checkpoint {
     fn of_hugging_face(dir: HuggingFace) -> Result<Self, Error> {
         let config = dir.config()?;
         let (text, embedding, mut spans) =
-            (dir.text()?, dir.embedding()?, dir.spans(Some(&config))?);
+            (dir.text()?, dir.embedding()?, dir.decoder_spans(&config)?);
         // Without a head, the model is saved under its own names.
         if !spans.keys().any(|name| name.starts_with("model.")) {
             let named = spans.into_iter().map(|(name, span)| match name.as_str() {

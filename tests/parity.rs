@@ -5,6 +5,13 @@
 #[path = "parity/consistency.rs"]
 mod consistency;
 #[cfg(test)]
+#[path = "parity/gguf.rs"]
+mod gguf;
+#[cfg(test)]
+#[path = "weights/gguf_file.rs"]
+#[expect(dead_code, reason = "bad files are for other tests")]
+mod gguf_file;
+#[cfg(test)]
 #[path = "parity/harness.rs"]
 mod harness;
 #[cfg(test)]

@@ -135,6 +135,7 @@ impl Model {
             let rope = RopeAndCache {
                 qkv: &mut b.qkv,
                 num_q_heads: NUM_Q_HEADS,
+                norms: None,
                 positions: &b.positions,
                 table: &self.rope,
                 slot_mapping: &b.slots,
@@ -145,6 +146,8 @@ impl Model {
                 qkv: &b.qkv,
                 num_q_heads: NUM_Q_HEADS,
                 scale: 0.125,
+                soft_cap: None,
+                window: None,
                 layer: index,
                 rows: &b.rows,
                 block_tables: &b.tables,
@@ -223,6 +226,7 @@ fn fill(cpu: &Cpu, model: &Model, buffers: &mut Buffers) -> Result<(), Error> {
             let rope = RopeAndCache {
                 qkv: &mut qkv[..(end - first) * QKV],
                 num_q_heads: NUM_Q_HEADS,
+                norms: None,
                 positions: &vec![0; end - first],
                 table: &model.rope,
                 slot_mapping: &(first as u32..end as u32).collect::<Vec<_>>(),

@@ -79,6 +79,8 @@ fn attention(criterion: &mut Criterion) {
                     qkv: &qkv,
                     num_q_heads: 9,
                     scale: 0.125,
+                    soft_cap: None,
+                    window: None,
                     layer: 0,
                     rows: &[row],
                     block_tables: &tables,

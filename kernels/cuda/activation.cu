@@ -54,6 +54,27 @@ template <class T> __device__ __forceinline__ void bias(T* x, const T* bias, int
     store_pack(x + at * N, sum);
 }
 
+// x: [packs] of 16 bytes, each element times `factor`.
+template <class T> __device__ __forceinline__ void scale(T* x, float factor, int64_t packs) {
+    wait_for_dependencies();
+    launch_dependents();
+    const int64_t at = thread_of_grid() * PACK<T>;
+    if (at >= packs * PACK<T>) return;
+    auto some = load_pack<T>(x + at);
+#pragma unroll
+    for (int i = 0; i < PACK<T>; i++) some.at[i] = from_float<T>(to_float(some.at[i]) * factor);
+    store_pack(x + at, some);
+}
+
+// x: [len] = cap tanh(x / cap)
+extern "C" __global__ void __launch_bounds__(256) soft_cap(float* x, float cap, uint32_t len) {
+    wait_for_dependencies();
+    launch_dependents();
+    const int64_t at = thread_of_grid();
+    if (at < len) x[at] = cap * tanhf(x[at] / cap);
+}
+SCONCE_KERNEL(soft_cap)
+
 template <class T, class U> __device__ __forceinline__ void convert(const T* from, U* to, int64_t len) {
     constexpr int N = 8;
     wait_for_dependencies();
@@ -94,7 +115,12 @@ template <class T, class U> __device__ __forceinline__ void convert(const T* fro
         add_bias_##SUFFIX(T* x, const T* added, int cols, uint32_t packs) {                        \
         bias<T>(x, added, cols, packs);                                                            \
     }                                                                                              \
-    SCONCE_KERNEL(add_bias_##SUFFIX)
+    SCONCE_KERNEL(add_bias_##SUFFIX)                                                               \
+    extern "C" __global__ void __launch_bounds__(256)                                              \
+        scale_##SUFFIX(T* x, float factor, uint32_t packs) {                                       \
+        scale<T>(x, factor, packs);                                                                \
+    }                                                                                              \
+    SCONCE_KERNEL(scale_##SUFFIX)
 SCONCE_FOR_FLOATS(DEFINE)
 
 #define DEFINE_CONVERT(T, FROM, U, TO)                                                             \

@@ -199,6 +199,26 @@ __device__ __forceinline__ void grouped(const T* x, const T* w, T* y, const uint
     y[static_cast<int64_t>(pair) * n + feature] = from_float<T>(sum);
 }
 
+// As `grouped`, of f32, to compare with: a thread has a feature and a pair, and sums along k in order.
+extern "C" __global__ void __launch_bounds__(FEATURES* PAIRS)
+    moe_grouped_f32(const float* x, const float* w, float* y, const uint32_t* tiles, int pairs_per_x, int n,
+                    int k) {
+    wait_for_dependencies();
+    launch_dependents();
+    const uint32_t* tile = tiles + static_cast<int64_t>(blockIdx.y) * (1 + PAIRS);
+    const uint32_t expert = tile[0];
+    if (expert == NONE) return;
+    const int feature = blockIdx.x * FEATURES + threadIdx.x % FEATURES;
+    const uint32_t pair = tile[1 + threadIdx.x / FEATURES];
+    if (pair == NONE || feature >= n) return;
+    const float* from = x + static_cast<int64_t>(pair / pairs_per_x) * k;
+    const float* row = w + (static_cast<int64_t>(expert) * n + feature) * k;
+    float sum = 0.0f;
+    for (int i = 0; i < k; i++) sum = fmaf(from[i], row[i], sum);
+    y[static_cast<int64_t>(pair) * n + feature] = sum;
+}
+SCONCE_KERNEL(moe_grouped_f32)
+
 // out: [rows, cols] (+)= the pairs' results, [rows, top_k, cols], times their weights, in order.
 template <class T>
 __device__ __forceinline__ void combine(const T* pairs, const float* weights, T* out, int cols, int top_k,

@@ -13,11 +13,13 @@ mod kv_cache;
 mod matmul;
 mod matrix;
 mod memory;
+mod moe;
 #[cfg(target_os = "linux")]
 mod numa;
 mod panels;
 mod pool;
 mod rope;
+mod rows;
 mod shared;
 mod simd;
 
@@ -32,7 +34,8 @@ pub use self::isa::Isa;
 pub use self::kv_cache::{KvCache, KvDtype, KvShape};
 pub use self::matmul::Output;
 pub use self::matrix::{Compute, MatrixPart, PackedMatrix, ReadBytes};
-pub use self::rope::{RopeAndCache, RopeStyle, RopeTable};
+pub use self::moe::{Route, RouteWeights, route};
+pub use self::rope::{HeadNorms, RopeAndCache, RopeStyle, RopeTable};
 
 use self::kernels::Kernels;
 use self::memory::Arena;

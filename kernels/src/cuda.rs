@@ -38,7 +38,7 @@ pub use graph::Graph;
 pub use kv_cache::{BlockTables, KvCache, KvDtype, KvSlices, num_bytes};
 pub use linear::{Linear, MAX_GEMV_ROWS, Write};
 pub use matmul::{LinearFp8, Matmul, Scaling};
-pub use moe::{MoeCombine, MoeLinear, MoeRoute, RouteWeights, moe_tiles_bytes};
+pub use moe::{MoeCombine, MoeLinear, MoeRoute, moe_tiles_bytes};
 pub use norm::AddRmsNorm;
 pub use quantized::{Form, GatherQuantizedRows, LinearQuantized, QuantizedMatrix};
 pub use rope::{HeadNorms, NO_SLOT, RopeAndCache, RopeTable};

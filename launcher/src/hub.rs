@@ -94,11 +94,14 @@ impl Hub {
         }
         self.cache.check_room(remotes.iter().map(|(remote, _)| remote))?;
         let downloader = self.downloader(&client);
-        let fetched = futures::stream::iter(&remotes).map(|(remote, sha256)| async {
-            let fetched = downloader.fetch(remote, Some(*sha256)).await?;
+        let fetch = async |remote: &Remote, sha256| {
+            let fetched = downloader.fetch(remote, Some(sha256)).await?;
             Ok((remote.file.clone(), fetched))
-        });
-        fetched.buffered(MAX_PARALLEL).try_collect().await
+        };
+        // Made before the stream: a closure within it would keep a task from being sent elsewhere.
+        let fetches: Vec<_> =
+            remotes.iter().map(|(remote, sha256)| fetch(remote, *sha256)).collect();
+        futures::stream::iter(fetches).buffered(MAX_PARALLEL).try_collect().await
     }
 
     /// Brings what `name` stands for, of which `filter` wants all or some, resolving its revision

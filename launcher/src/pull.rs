@@ -186,23 +186,14 @@ impl Puller {
         bring: impl Future<Output = Result<Brought, Error>>,
     ) -> Result<Pulled, Error> {
         let key = name.to_string();
-        let known = async || match wish.freshness {
-            Freshness::Known if wish.filter.is_empty() => {
-                let present = self.present(name, wish.check).await?;
-                let is_wished =
-                    |it: &Manifest| wish.model.as_ref().is_none_or(|m| it.id.model == *m);
-                Ok::<_, Error>(present.filter(is_wished))
-            }
-            Freshness::Known | Freshness::Newest => Ok(None),
-        };
-        if let Some(manifest) = known().await? {
+        if let Some(manifest) = self.present_as_wished(name, wish).await? {
             return Ok(Pulled::Present(manifest));
         }
         let _lock = self
             .store
             .lock_pull(&key, || self.progress.note(&format!("waiting for another pull of {key}")))
             .await?;
-        if let Some(manifest) = known().await? {
+        if let Some(manifest) = self.present_as_wished(name, wish).await? {
             return Ok(Pulled::Present(manifest));
         }
         let before = self.store.find(name)?;
@@ -213,6 +204,23 @@ impl Puller {
             (Freshness::Newest, false) => Pulled::Present(manifest),
             (Freshness::Newest, true) | (Freshness::Known, _) => Pulled::Fetched(manifest),
         })
+    }
+
+    /// The version that would be pulled, if it need not be.
+    async fn present_as_wished(
+        &self,
+        name: &ModelName,
+        wish: &Wish,
+    ) -> Result<Option<Manifest>, Error> {
+        match wish.freshness {
+            Freshness::Known if wish.filter.is_empty() => {
+                let present = self.present(name, wish.check).await?;
+                let is_wished =
+                    |it: &Manifest| wish.model.as_ref().is_none_or(|m| it.id.model == *m);
+                Ok(present.filter(is_wished))
+            }
+            Freshness::Known | Freshness::Newest => Ok(None),
+        }
     }
 
     /// What has a version already: it is there, or fetched again as it was.

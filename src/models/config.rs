@@ -1,4 +1,5 @@
-//! A Llama-shaped decoder's hyperparameters, the same whether GGUF or `config.json` gave them.
+//! A decoder's hyperparameters, the same whether GGUF or `config.json` gave them: a Llama's, and what its
+//! family does otherwise.
 
 /// Shape of a decoder. Names are those of Hugging Face's `config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,70 @@ pub struct DecoderConfig {
     pub tie_word_embeddings: bool,
     /// The q, k and v projections have biases.
     pub attention_bias: bool,
+    /// What is not as in a Llama.
+    pub variant: Variant,
 }
+
+/// What a family does otherwise than Llama. The default is nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Variant {
+    /// Queries and keys have RMS norms of each head, before they are rotated.
+    pub qk_norm: bool,
+    /// What scores are multiplied with; `None`: one by the root of `head_dim`.
+    pub attention_scale: Option<f32>,
+    /// Scores are `cap * tanh(score / cap)`.
+    pub attn_logit_softcapping: Option<f32>,
+    /// Logits are `cap * tanh(logit / cap)`.
+    pub final_logit_softcapping: Option<f32>,
+    /// Layers that see only the last positions.
+    pub sliding: Option<Sliding>,
+    /// What embeddings are multiplied with.
+    pub embedding_scale: Option<f32>,
+    /// Added to the norms' weights when they are loaded.
+    pub norm_offset: f32,
+    /// What attention and MLP compute is normed before it is added to the residual stream.
+    pub post_norms: bool,
+    /// What the MLP's gates are put through.
+    pub hidden_act: Activation,
+    /// Each MLP is a mixture of experts, of `intermediate_size` each.
+    pub experts: Option<Experts>,
+}
+
+/// Sliding windows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sliding {
+    /// How many positions a token sees, itself included.
+    pub window: usize,
+    /// Which layers have one.
+    pub layers: Vec<bool>,
+    /// The rotary embedding of those layers, where it is another.
+    pub rope: Option<RopeConfig>,
+}
+
+/// What gates are put through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`
+    #[default]
+    Silu,
+    /// GELU, by the approximation with the hyperbolic tangent.
+    GeluTanh,
+}
+
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// There are.
+    pub num_experts: usize,
+    /// Of each token.
+    pub num_experts_per_tok: usize,
+    /// The weights of a token's experts add up to one.
+    pub norm_topk_prob: bool,
+}
+
+/// Most experts of a mixture, and of a token.
+pub(crate) const MAX_EXPERTS: usize = 512;
+pub(crate) const MAX_EXPERTS_PER_TOK: usize = 32;
 
 /// No model reads further, and tables of this many rows still fit into memory.
 const MAX_POSITIONS: usize = 1 << 24;
@@ -60,7 +124,63 @@ impl DecoderConfig {
         if !(self.rms_norm_eps >= 0.0 && self.rms_norm_eps < 1.0) {
             return Err(format!("rms_norm_eps is {}", self.rms_norm_eps));
         }
-        self.rope.validate(self.head_dim)
+        self.rope.validate(self.head_dim)?;
+        self.variant.validate(self)
+    }
+
+    /// What scores are multiplied with.
+    pub fn attention_scale(&self) -> f32 {
+        self.variant.attention_scale.unwrap_or((self.head_dim as f32).sqrt().recip())
+    }
+
+    /// How many positions a layer's tokens see, if not all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        let sliding = self.variant.sliding.as_ref()?;
+        sliding.layers.get(layer)?.then_some(sliding.window)
+    }
+
+    /// The rotary embedding of the layers that slide, where it is not that of the others.
+    pub fn sliding_rope(&self) -> Option<&RopeConfig> {
+        self.variant.sliding.as_ref()?.rope.as_ref()
+    }
+}
+
+impl Variant {
+    fn validate(&self, config: &DecoderConfig) -> Result<(), String> {
+        let positives = [
+            ("the scale of attention", self.attention_scale),
+            ("attn_logit_softcapping", self.attn_logit_softcapping),
+            ("final_logit_softcapping", self.final_logit_softcapping),
+            ("the scale of embeddings", self.embedding_scale),
+        ];
+        for (name, number) in positives {
+            if number.is_some_and(|number| !(number.is_finite() && number > 0.0)) {
+                return Err(format!("{name} is {number:?}"));
+            }
+        }
+        if let Some(Sliding { window, layers, rope }) = &self.sliding {
+            if *window == 0 {
+                return Err("sliding_window is 0".to_owned());
+            }
+            if layers.len() != config.num_hidden_layers {
+                let (given, layers) = (layers.len(), config.num_hidden_layers);
+                return Err(format!("{given} layer_types of {layers} layers"));
+            }
+            if let Some(rope) = rope {
+                rope.validate(config.head_dim)?;
+            }
+        }
+        let Some(Experts { num_experts, num_experts_per_tok, .. }) = self.experts else {
+            return Ok(());
+        };
+        if !(1..=MAX_EXPERTS).contains(&num_experts) {
+            return Err(format!("the number of experts is {num_experts}, at most {MAX_EXPERTS}"));
+        }
+        let most = num_experts.min(MAX_EXPERTS_PER_TOK);
+        if !(1..=most).contains(&num_experts_per_tok) {
+            return Err(format!("num_experts_per_tok is {num_experts_per_tok}, at most {most}"));
+        }
+        Ok(())
     }
 }
 

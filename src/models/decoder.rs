@@ -1,14 +1,15 @@
-//! The decoder of the Llama-shaped families on the CPU, described by a [`DecoderConfig`].
+//! The decoder on the CPU: Llama's and its relatives', described by a [`DecoderConfig`].
 //!
 //! The forward pass reads a ragged batch and preallocated buffers, and writes the KV cache and
 //! the logits of the tokens that will be sampled from.
 
 use sconce_kernels::cpu::{
-    ActivationDtype, Activations, Attention, Cpu, KvCache, Operands, Output, PackedMatrix, RmsNorm,
-    RopeAndCache, RopeTable,
+    ActivationDtype, Activations, Attention, Cpu, HeadNorms, KvCache, Operands, Output,
+    PackedMatrix, RmsNorm, RopeAndCache, RopeTable,
 };
 
-use super::config::DecoderConfig;
+use super::config::{Activation, DecoderConfig};
+use super::experts::{Experts, ExpertsWorkspace};
 use crate::engine::plan::StepPlan;
 use crate::runner::input::Input;
 
@@ -24,6 +25,8 @@ pub struct Decoder {
     /// `[vocab_size, hidden_size]`; `None` when it is the embedding table, or not needed.
     pub(super) lm_head: Option<PackedMatrix>,
     pub(super) rope: RopeTable,
+    /// Of the layers that slide, where it is another.
+    pub(super) sliding_rope: Option<RopeTable>,
 }
 
 /// One layer's weights.
@@ -35,10 +38,27 @@ pub(super) struct DecoderLayer {
     pub(super) qkv_proj: PackedMatrix,
     /// `[(num_attention_heads + 2 * num_key_value_heads) * head_dim]`
     pub(super) qkv_bias: Option<Vec<f32>>,
+    /// Of queries and of keys, `[head_dim]` each.
+    pub(super) qk_norms: Option<[Vec<f32>; 2]>,
     /// `[hidden_size, num_attention_heads * head_dim]`
     pub(super) o_proj: PackedMatrix,
-    /// `[hidden_size]`
-    pub(super) post_attention_layernorm: Vec<f32>,
+    /// `[hidden_size]`: before the MLP.
+    pub(super) mlp_layernorm: Vec<f32>,
+    pub(super) mlp: FeedForward,
+    /// Norms of what attention and the MLP add to the residual stream, `[hidden_size]` each.
+    pub(super) post_norms: Option<[Vec<f32>; 2]>,
+}
+
+/// What comes after attention.
+#[derive(Debug)]
+pub(super) enum FeedForward {
+    Dense(Mlp),
+    Experts(Experts),
+}
+
+/// A gated MLP's weights.
+#[derive(Debug)]
+pub(super) struct Mlp {
     /// `[2 * intermediate_size, hidden_size]`: gate, then up.
     pub(super) gate_up_proj: PackedMatrix,
     /// `[hidden_size, intermediate_size]`
@@ -46,8 +66,13 @@ pub(super) struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    fn matrices(&self) -> [&PackedMatrix; 4] {
-        [&self.qkv_proj, &self.o_proj, &self.gate_up_proj, &self.down_proj]
+    fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
+        let (router, mlps) = match &self.mlp {
+            FeedForward::Dense(mlp) => (None, std::slice::from_ref(mlp)),
+            FeedForward::Experts(experts) => (Some(&experts.router), &*experts.mlps),
+        };
+        let mlps = mlps.iter().flat_map(|mlp| [&mlp.gate_up_proj, &mlp.down_proj]);
+        [&self.qkv_proj, &self.o_proj].into_iter().chain(router).chain(mlps)
     }
 }
 
@@ -55,27 +80,32 @@ impl DecoderLayer {
 #[derive(Debug)]
 pub(crate) struct Workspace {
     /// `[max_tokens, hidden_size]`: the residual stream.
-    hidden_states: Vec<f32>,
+    pub(super) hidden_states: Vec<f32>,
     /// `[max_tokens, (num_attention_heads + 2 * num_key_value_heads) * head_dim]`
     qkv: Vec<f32>,
     /// `[max_tokens, num_attention_heads * head_dim]`
     attended: Vec<f32>,
     /// `[max_tokens, 2 * intermediate_size]`
-    gate_up: Vec<f32>,
+    pub(super) gate_up: Vec<f32>,
+    /// `[max_tokens, hidden_size]`: what is normed, or of several experts, before it is added to the
+    /// residual stream. Empty of models without either.
+    pub(super) delta: Vec<f32>,
+    /// Empty of models without experts.
+    pub(super) experts: ExpertsWorkspace,
     /// `[max_logits_rows, hidden_size]`
     last_hidden_states: Vec<f32>,
     /// `[max_logits_rows, vocab_size]`
     logits: Vec<f32>,
-    activations: Activations,
+    pub(super) activations: Activations,
 }
 
 /// What the layers of a forward pass share.
-struct Pass<'a> {
-    cpu: &'a Cpu,
+pub(super) struct Pass<'a> {
+    pub(super) cpu: &'a Cpu,
     plan: &'a StepPlan,
-    input: &'a Input,
+    pub(super) input: &'a Input,
     kv: &'a mut KvCache,
-    workspace: &'a mut Workspace,
+    pub(super) workspace: &'a mut Workspace,
 }
 
 /// A device, and the memory that a forward pass changes.
@@ -99,6 +129,12 @@ impl DecoderConfig {
     /// Width of queries, keys and values together.
     pub fn qkv_size(&self) -> usize {
         self.q_size() + 2 * self.kv_size()
+    }
+
+    /// Width of what parts of a layer compute apart from the residual stream, on the processor.
+    fn delta_size(&self) -> usize {
+        let is_apart = self.variant.post_norms || self.variant.experts.is_some();
+        if is_apart { self.hidden_size } else { 0 }
     }
 }
 
@@ -139,6 +175,8 @@ impl Decoder {
             qkv: vec![0.0; max_tokens * config.qkv_size()],
             attended: vec![0.0; max_tokens * config.q_size()],
             gate_up: vec![0.0; max_tokens * 2 * config.intermediate_size],
+            delta: vec![0.0; max_tokens * config.delta_size()],
+            experts: ExpertsWorkspace::new(config, max_tokens),
             last_hidden_states: vec![0.0; max_logits_rows * config.hidden_size],
             logits: vec![0.0; max_logits_rows * config.vocab_size],
             activations: Activations::new(
@@ -162,6 +200,8 @@ impl Decoder {
             + config.qkv_size()
             + config.q_size()
             + 2 * config.intermediate_size
+            + config.delta_size()
+            + ExpertsWorkspace::width(config)
             // Two lanes of integers with their scales take 3.25 bytes an element.
             + max_cols * if has_floats { 2 } else { 1 };
         let logits = config.hidden_size + config.vocab_size;
@@ -211,32 +251,46 @@ impl Decoder {
         let num_elements = pass.input.num_tokens * self.config.hidden_size;
         let hidden_states = &mut pass.workspace.hidden_states[..num_elements];
         pass.cpu.embed(&self.embed_tokens, &pass.plan.token_ids, hidden_states)?;
-        let num_cached_layers = pass.kv.shape().num_layers;
+        if let Some(scale) = self.config.variant.embedding_scale {
+            pass.cpu.scale(hidden_states, scale);
+        }
         for (index, layer) in self.layers.iter().enumerate() {
-            self.attend(layer, index % num_cached_layers, pass)?;
-            self.feed_forward(layer, pass)?;
+            self.attend(layer, index, pass)?;
+            match &layer.mlp {
+                FeedForward::Dense(mlp) => self.feed_forward(layer, mlp, pass)?,
+                FeedForward::Experts(experts) => experts.run(&self.config, layer, pass)?,
+            }
         }
         Ok(())
     }
 
-    fn rms_norm<'a>(&self, weight: &'a [f32]) -> Option<RmsNorm<'a>> {
-        Some(RmsNorm { weight, eps: self.config.rms_norm_eps })
+    pub(super) fn rms_norm<'a>(&self, weight: &'a [f32]) -> RmsNorm<'a> {
+        RmsNorm { weight, eps: self.config.rms_norm_eps }
+    }
+
+    /// The norms of queries and keys.
+    fn head_norms<'a>(&self, layer: &'a DecoderLayer) -> Option<HeadNorms<'a>> {
+        let [query, key] = layer.qk_norms.as_ref()?;
+        Some(HeadNorms { query: self.rms_norm(query), key: self.rms_norm(key) })
     }
 
     fn attend(
         &self,
         layer: &DecoderLayer,
-        cached_layer: usize,
+        index: usize,
         pass: &mut Pass<'_>,
     ) -> Result<(), sconce_kernels::Error> {
         let (config, num_tokens) = (&self.config, pass.input.num_tokens);
-        let Workspace { hidden_states, qkv, attended, activations, .. } = &mut *pass.workspace;
+        let cached_layer = index % pass.kv.shape().num_layers;
+        let window = config.window(index);
+        let Workspace { hidden_states, qkv, attended, delta, activations, .. } =
+            &mut *pass.workspace;
         let hidden_states = &mut hidden_states[..num_tokens * config.hidden_size];
         let qkv = &mut qkv[..num_tokens * config.qkv_size()];
         let attended = &mut attended[..num_tokens * config.q_size()];
 
         let norm = self.rms_norm(&layer.input_layernorm);
-        pass.cpu.activations(hidden_states, num_tokens, norm, activations)?;
+        pass.cpu.activations(hidden_states, num_tokens, Some(norm), activations)?;
         pass.cpu.matmul(&layer.qkv_proj, activations, Output::Store(&mut *qkv))?;
         if let Some(bias) = &layer.qkv_bias {
             pass.cpu.add_bias(qkv, bias)?;
@@ -244,8 +298,9 @@ impl Decoder {
         let rope = RopeAndCache {
             qkv: &mut *qkv,
             num_q_heads: config.num_attention_heads,
+            norms: self.head_norms(layer),
             positions: &pass.plan.positions,
-            table: &self.rope,
+            table: self.sliding_rope.as_ref().filter(|_| window.is_some()).unwrap_or(&self.rope),
             slot_mapping: &pass.plan.slot_mapping,
             layer: cached_layer,
         };
@@ -253,31 +308,44 @@ impl Decoder {
         let attention = Attention {
             qkv,
             num_q_heads: config.num_attention_heads,
-            scale: (config.head_dim as f32).sqrt().recip(),
+            scale: config.attention_scale(),
+            soft_cap: config.variant.attn_logit_softcapping,
+            window,
             layer: cached_layer,
             rows: &pass.input.rows,
             block_tables: &pass.input.block_tables,
         };
         pass.cpu.attention(attention, pass.kv, attended)?;
         pass.cpu.activations(attended, num_tokens, None, activations)?;
-        pass.cpu.matmul(&layer.o_proj, activations, Output::Add(hidden_states))
+        let Some([norm, _]) = &layer.post_norms else {
+            return pass.cpu.matmul(&layer.o_proj, activations, Output::Add(hidden_states));
+        };
+        let delta = &mut delta[..num_tokens * config.hidden_size];
+        pass.cpu.matmul(&layer.o_proj, activations, Output::Store(&mut *delta))?;
+        pass.cpu.add_normed(delta, self.rms_norm(norm), hidden_states)
     }
 
     fn feed_forward(
         &self,
         layer: &DecoderLayer,
+        mlp: &Mlp,
         pass: &mut Pass<'_>,
     ) -> Result<(), sconce_kernels::Error> {
         let (config, num_tokens) = (&self.config, pass.input.num_tokens);
-        let Workspace { hidden_states, gate_up, activations, .. } = &mut *pass.workspace;
+        let Workspace { hidden_states, gate_up, delta, activations, .. } = &mut *pass.workspace;
         let hidden_states = &mut hidden_states[..num_tokens * config.hidden_size];
         let gate_up = &mut gate_up[..num_tokens * 2 * config.intermediate_size];
 
-        let norm = self.rms_norm(&layer.post_attention_layernorm);
-        pass.cpu.activations(hidden_states, num_tokens, norm, activations)?;
-        pass.cpu.matmul(&layer.gate_up_proj, activations, Output::Store(&mut *gate_up))?;
-        pass.cpu.silu_mul(gate_up, num_tokens, activations)?;
-        pass.cpu.matmul(&layer.down_proj, activations, Output::Add(hidden_states))
+        let norm = self.rms_norm(&layer.mlp_layernorm);
+        pass.cpu.activations(hidden_states, num_tokens, Some(norm), activations)?;
+        let out = match &layer.post_norms {
+            None => Output::Add(&mut *hidden_states),
+            Some(_) => Output::Store(&mut delta[..num_tokens * config.hidden_size]),
+        };
+        mlp.run(pass.cpu, config.variant.hidden_act, (activations, gate_up), out)?;
+        let Some([_, norm]) = &layer.post_norms else { return Ok(()) };
+        let delta = &delta[..num_tokens * config.hidden_size];
+        pass.cpu.add_normed(delta, self.rms_norm(norm), hidden_states)
     }
 
     /// The logits of some of the tokens that were computed last, as many as there is room for. Only
@@ -300,9 +368,33 @@ impl Decoder {
         let cols = config.hidden_size;
         cpu.gather_rows(hidden_states, cols, tokens, last_hidden_states)?;
         let norm = self.rms_norm(&self.norm);
-        cpu.activations(last_hidden_states, tokens.len(), norm, activations)?;
+        cpu.activations(last_hidden_states, tokens.len(), Some(norm), activations)?;
         let lm_head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-        cpu.matmul(lm_head, activations, Output::Store(logits))
+        cpu.matmul(lm_head, activations, Output::Store(&mut *logits))?;
+        if let Some(cap) = config.variant.final_logit_softcapping {
+            cpu.soft_cap(logits, cap);
+        }
+        Ok(())
+    }
+}
+
+impl Mlp {
+    /// Computes the MLP of the tokens that the activations hold, which it changes. `gate_up`: room for
+    /// `[num_tokens, 2 * intermediate_size]`.
+    pub(super) fn run(
+        &self,
+        cpu: &Cpu,
+        activation: Activation,
+        (activations, gate_up): (&mut Activations, &mut [f32]),
+        out: Output<'_>,
+    ) -> Result<(), sconce_kernels::Error> {
+        let num_tokens = activations.num_tokens();
+        cpu.matmul(&self.gate_up_proj, activations, Output::Store(&mut *gate_up))?;
+        match activation {
+            Activation::Silu => cpu.silu_mul(gate_up, num_tokens, activations)?,
+            Activation::GeluTanh => cpu.gelu_tanh_mul(gate_up, num_tokens, activations)?,
+        }
+        cpu.matmul(&self.down_proj, activations, out)
     }
 }
 

@@ -3,8 +3,9 @@
 use sconce_kernels::cpu::{Compute, Cpu, PackedMatrix, RopeStyle, RopeTable};
 use sconce_kernels::dtype::Dtype;
 
-use super::config::{self, DecoderConfig};
-use super::decoder::{Decoder, DecoderLayer};
+use super::config::{self, DecoderConfig, RopeConfig};
+use super::decoder::{Decoder, DecoderLayer, FeedForward, Mlp};
+use super::experts::Experts;
 use crate::layers::rope::Frequencies;
 use crate::weights::{self, Checkpoint};
 
@@ -60,9 +61,13 @@ pub(crate) fn headless(
     Ok(Decoder {
         embed_tokens,
         layers: layers.collect::<Result<_, _>>()?,
-        norm: source.vector("model.norm.weight")?,
+        norm: source.norm(&config, "model.norm.weight")?,
         lm_head: None,
-        rope: rope_table(&config, max_positions)?,
+        rope: rope_table(&config.rope, max_positions)?,
+        sliding_rope: match config.sliding_rope() {
+            Some(rope) => Some(rope_table(rope, max_positions)?),
+            None => None,
+        },
         config,
     })
 }
@@ -106,9 +111,9 @@ pub(crate) fn bytes_of(sizes: impl Iterator<Item = (Dtype, usize)>, compute: Com
     bytes.map(|bytes| bytes as u64).sum()
 }
 
-fn rope_table(config: &DecoderConfig, max_positions: usize) -> Result<RopeTable, Error> {
-    let Frequencies { inv_freq, magnitude } = Frequencies::new(&config.rope);
-    let style = match config.rope.style {
+fn rope_table(rope: &RopeConfig, max_positions: usize) -> Result<RopeTable, Error> {
+    let Frequencies { inv_freq, magnitude } = Frequencies::new(rope);
+    let style = match rope.style {
         config::RopeStyle::Half => RopeStyle::Half,
         config::RopeStyle::Interleaved => RopeStyle::Interleaved,
     };
@@ -135,16 +140,50 @@ impl Source<'_> {
             None
         };
         let qkv = qkv.map(|part| name(&format!("self_attn.{part}_proj.weight")));
-        let gate_up = ["gate", "up"].map(|part| name(&format!("mlp.{part}_proj.weight")));
+        let norm = |part: &str| self.norm(config, &name(&format!("{part}.weight")));
+        let qk_norms = match config.variant.qk_norm {
+            true => Some([norm("self_attn.q_norm")?, norm("self_attn.k_norm")?]),
+            false => None,
+        };
+        let (mlp_layernorm, post_norms) = match config.variant.post_norms {
+            true => {
+                let post = ["post_attention_layernorm", "post_feedforward_layernorm"];
+                ("pre_feedforward_layernorm", Some([norm(post[0])?, norm(post[1])?]))
+            }
+            false => ("post_attention_layernorm", None),
+        };
         Ok(DecoderLayer {
-            input_layernorm: self.vector(&name("input_layernorm.weight"))?,
+            input_layernorm: norm("input_layernorm")?,
             qkv_proj: self.matrix(&qkv)?,
             qkv_bias,
+            qk_norms,
             o_proj: self.matrix(&[name("self_attn.o_proj.weight")])?,
-            post_attention_layernorm: self.vector(&name("post_attention_layernorm.weight"))?,
-            gate_up_proj: self.matrix(&gate_up)?,
-            down_proj: self.matrix(&[name("mlp.down_proj.weight")])?,
+            mlp_layernorm: norm(mlp_layernorm)?,
+            mlp: match config.variant.experts {
+                None => FeedForward::Dense(self.mlp(&name("mlp"))?),
+                Some(experts) => FeedForward::Experts(self.experts(experts, &name("mlp"))?),
+            },
+            post_norms,
         })
+    }
+
+    fn mlp(&self, prefix: &str) -> Result<Mlp, Error> {
+        let name = |part: &str| format!("{prefix}.{part}_proj.weight");
+        Ok(Mlp {
+            gate_up_proj: self.matrix(&[name("gate"), name("up")])?,
+            down_proj: self.matrix(&[name("down")])?,
+        })
+    }
+
+    fn experts(&self, config: config::Experts, prefix: &str) -> Result<Experts, Error> {
+        let mlps = (0..config.num_experts).map(|i| self.mlp(&format!("{prefix}.experts.{i}")));
+        // A few wrong choices cost more than the router's few weights.
+        let exact = match self.compute {
+            Compute::F32 => Compute::F32,
+            Compute::Int8 | Compute::Q8 | Compute::Q4 => Compute::Int8,
+        };
+        let router = Source { compute: exact, ..*self }.matrix(&[format!("{prefix}.gate.weight")]);
+        Ok(Experts { config, router: router?, mlps: mlps.collect::<Result<_, _>>()? })
     }
 
     /// Stacks tensors along their rows. The checkpoint has checked all shapes.
@@ -154,6 +193,13 @@ impl Source<'_> {
         let parts: Vec<_> = matrices.iter().map(weights::Matrix::part).collect();
         PackedMatrix::pack(self.cpu, &parts, self.compute)
             .map_err(|source| Error::Pack { name: names.join(", "), source })
+    }
+
+    /// A norm's weights as they are multiplied with.
+    fn norm(&self, config: &DecoderConfig, name: &str) -> Result<Vec<f32>, Error> {
+        let mut weights = self.vector(name)?;
+        weights.iter_mut().for_each(|weight| *weight += config.variant.norm_offset);
+        Ok(weights)
     }
 
     fn vector(&self, name: &str) -> Result<Vec<f32>, Error> {

@@ -5,6 +5,7 @@ mod batch;
 mod decoder;
 mod deferred;
 mod drawing;
+mod experts;
 mod flight;
 mod graphs;
 mod memory;
@@ -50,6 +51,9 @@ pub enum LoadError {
     /// Quantization was asked for and there is nothing that it applies to.
     #[error("there is nothing to quantize: the file's weights are quantized already")]
     NothingToQuantize,
+    /// Quantization was asked for of a mixture of experts.
+    #[error("experts are multiplied as floats on a GPU: --quantize is not for this model there")]
+    FloatExperts,
     /// 8-bit floats were asked for.
     #[error("this GPU does not multiply 8-bit floats with a scale per row: quantize to q8 instead")]
     NoFp8,

@@ -46,7 +46,8 @@ impl CpuRunner {
         }
         let workspace = Decoder::workspace_bytes(config, tokens, rows, has_floats);
         // A cosine and a sine of each rotated pair.
-        let rope = positions.saturating_mul(4 * config.rope.dim as u64);
+        let rotated = config.rope.dim + config.sliding_rope().map_or(0, |rope| rope.dim);
+        let rope = positions.saturating_mul(4 * rotated as u64);
         Ok(Needs {
             weight_bytes: load::packed_bytes(checkpoint, options.compute),
             workspace_bytes: workspace.saturating_add(rope),

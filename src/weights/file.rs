@@ -47,6 +47,20 @@ enum Source {
     Packed(Box<Packed>),
 }
 
+impl Source {
+    /// From a byte of the tensor on. `None`: it does not lie there as it is read.
+    fn part(&self, begin: usize) -> Option<Self> {
+        match self {
+            Self::File { file, offset } => {
+                Some(Self::File { file: Arc::clone(file), offset: offset + begin as u64 })
+            }
+            // Not the same for each part.
+            Self::Random { seed } => Some(Self::Random { seed: seed.wrapping_add(begin as u64) }),
+            Self::Packed(_) => None,
+        }
+    }
+}
+
 impl WeightFile {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
@@ -240,6 +254,45 @@ impl Span {
             }),
             None => sample(self.num_bytes, &|offset, len| self.piece(offset, len)),
         }
+    }
+
+    /// The tensors that are stacked in it, one for each index of its first dimension. `None`: it is no
+    /// stack, or its tensors can't be had apart.
+    pub(super) fn unstack(&self) -> Option<Vec<Self>> {
+        let (&num, shape) = self.shape.split_first()?;
+        let num_bytes = self.num_bytes / num.max(1);
+        let part = |index: usize| {
+            Some(Self {
+                source: self.source.part(index * num_bytes)?,
+                dtype: self.dtype,
+                shape: shape.to_vec(),
+                num_bytes,
+            })
+        };
+        (0..num).map(part).collect()
+    }
+
+    /// The tensors whose rows lie in it one after the other, so many of each. `None`: it has other rows,
+    /// or they can't be had apart.
+    pub(super) fn split_rows(&self, rows: &[usize]) -> Option<Vec<Self>> {
+        let (&all, rest) = self.shape.split_first()?;
+        if all == 0
+            || rows.iter().try_fold(0, |sum: usize, rows| sum.checked_add(*rows)) != Some(all)
+        {
+            return None;
+        }
+        let mut first = 0;
+        let part = |rows: &usize| {
+            let begin = first;
+            first += rows;
+            Some(Self {
+                source: self.source.part(self.num_bytes / all * begin)?,
+                dtype: self.dtype,
+                shape: [&[*rows], rest].concat(),
+                num_bytes: self.num_bytes / all * rows,
+            })
+        };
+        rows.iter().map(part).collect()
     }
 
     fn piece(&self, offset: usize, len: usize) -> Result<Vec<u8>, Error> {

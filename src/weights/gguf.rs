@@ -1,7 +1,8 @@
-//! GGUF files of the llama architecture.
+//! GGUF files of decoders.
 //!
 //! candle's reader parses the header, after [`scan`] has checked it. Tensors are read on demand.
 
+mod architecture;
 mod config;
 mod dtype;
 mod metadata;
@@ -15,12 +16,15 @@ use std::{collections::HashMap, io::Cursor, path::Path, sync::Arc};
 
 use candle_core::quantized::gguf_file::Content;
 
-use self::{metadata::Metadata, names::Role};
+use self::{architecture::Architecture, metadata::Metadata, names::Role};
 use super::{
     Error, TextConfig,
     file::{Span, WeightFile},
 };
-use crate::models::{config::DecoderConfig, pooling::PoolerConfig};
+use crate::models::{
+    config::{DecoderConfig, MAX_EXPERTS},
+    pooling::PoolerConfig,
+};
 
 /// Enough for the header of most files.
 const FIRST_READ_BYTES: u64 = 4 << 20;
@@ -37,21 +41,33 @@ impl Gguf {
         let header = read_header(&file)?;
         let content = Content::read(&mut Cursor::new(&header))
             .map_err(|source| Error::Candle { path: path.to_owned(), source })?;
+        let metadata = Metadata { path: path.to_owned(), values: content.metadata };
+        let architecture = Architecture::of(&metadata)?;
         let mut spans = HashMap::with_capacity(content.tensor_infos.len());
         for (name, info) in &content.tensor_infos {
-            let Some(role) = names::role(name) else {
-                return Err(Error::unsupported("a tensor", name, "those of a dense llama"));
+            let Some(role) = names::role(name, architecture) else {
+                let supported = format!("those of {}", architecture.name());
+                return Err(Error::unsupported("a tensor", name, supported));
             };
             let dtype = dtype::from_candle(info.ggml_dtype).ok_or_else(|| {
                 Error::unsupported(name, format!("of type {:?}", info.ggml_dtype), dtype::SUPPORTED)
             })?;
             let offset = content.tensor_data_offset.saturating_add(info.offset);
             let span = file.span(name, dtype, info.shape.dims(), offset)?;
-            if let Role::Weight(name) = role {
-                spans.insert(name, span);
+            match role {
+                Role::Weight(name) => drop(spans.insert(name, span)),
+                Role::Experts { prefix, part } => {
+                    if span.shape.first().is_some_and(|number| *number > MAX_EXPERTS) {
+                        let found = format!("of shape {:?}", span.shape);
+                        let supported = format!("at most {MAX_EXPERTS} experts");
+                        return Err(Error::unsupported(name, found, supported));
+                    }
+                    let experts = span.unstack().into_iter().flatten().enumerate();
+                    spans.extend(experts.map(|(i, span)| (format!("{prefix}.{i}.{part}"), span)));
+                }
+                Role::Unused => {}
             }
         }
-        let metadata = Metadata { path: path.to_owned(), values: content.metadata };
         Ok(Self { metadata, spans })
     }
 

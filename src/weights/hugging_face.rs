@@ -1,10 +1,13 @@
 //! Directories as `save_pretrained` writes them: safetensors beside `config.json` and the
 //! tokenizer's files.
 
+mod architecture;
 mod config;
 mod encoder;
 mod encoder_kind;
+mod names;
 mod quantization;
+mod rope;
 mod safetensors;
 mod sentence;
 mod text;
@@ -18,6 +21,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     EmbeddingConfig, Error, TextConfig,
@@ -148,6 +152,19 @@ impl HuggingFace {
             Some(name) => Err(Error::MissingTensor(name.clone())),
             None => Ok(spans),
         }
+    }
+
+    /// Where a decoder's tensors lie, by the names that a decoder has without a part that sees images.
+    pub(super) fn decoder_spans(
+        &self,
+        config: &DecoderConfig,
+    ) -> Result<HashMap<String, Span>, Error> {
+        let json: Option<Value> = optional_json(&self.dir.join("config.json"))?;
+        let is_multimodal = json.is_some_and(|json| json.get("text_config").is_some());
+        let spans = self.spans(Some(config))?.into_iter();
+        Ok(spans
+            .filter_map(|(name, span)| Some((names::known(&name, is_multimodal)?, span)))
+            .collect())
     }
 
     pub(super) fn config(&self) -> Result<DecoderConfig, Error> {

@@ -1,12 +1,37 @@
 //! The tensors that a configuration asks for: all must be there, in the right shape, and no other.
 //! Only to embed, a model needs no LM head.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sconce_kernels::dtype::Dtype;
 
 use super::{Error, file::Span};
 use crate::models::config::DecoderConfig;
+
+/// Parts what some families' files have in one: queries, keys and values, gates and factors.
+pub(super) fn part(config: &DecoderConfig, spans: &mut HashMap<String, Span>) {
+    let (q, kv, ff) = (config.q_size(), config.kv_size(), config.intermediate_size);
+    for layer in 0..config.num_hidden_layers {
+        for (prefix, whole, parts) in [
+            ("self_attn", "qkv_proj", &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)][..]),
+            ("mlp", "gate_up_proj", &[("gate_proj", ff), ("up_proj", ff)][..]),
+        ] {
+            let name = |part: &str| format!("model.layers.{layer}.{prefix}.{part}.weight");
+            let rows: Vec<_> = parts.iter().map(|(_, rows)| *rows).collect();
+            // What has other rows is refused later, as a tensor that nothing reads.
+            let Some(found) = spans.get(&name(whole)).and_then(|span| span.split_rows(&rows))
+            else {
+                continue;
+            };
+            spans.remove(&name(whole));
+            spans.extend(parts.iter().zip(found).map(|((part, _), span)| (name(part), span)));
+        }
+        if layer == 0 && spans.len() < config.num_hidden_layers {
+            // The configuration lies, which is said later.
+            return;
+        }
+    }
+}
 
 /// Checks the tensors against the configuration.
 pub(super) fn check(config: &DecoderConfig, spans: &HashMap<String, Span>) -> Result<(), Error> {
@@ -68,8 +93,8 @@ pub(super) fn random(
 }
 
 /// Names and shapes of one layer's tensors.
-fn layer(config: &DecoderConfig) -> Vec<(&'static str, Vec<usize>)> {
-    let (hidden, ff) = (config.hidden_size, config.intermediate_size);
+fn layer(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
+    let hidden = config.hidden_size;
     let q = config.num_attention_heads * config.head_dim;
     let kv = config.num_key_value_heads * config.head_dim;
     let mut parts = vec![
@@ -79,9 +104,6 @@ fn layer(config: &DecoderConfig) -> Vec<(&'static str, Vec<usize>)> {
         ("self_attn.v_proj.weight", vec![kv, hidden]),
         ("self_attn.o_proj.weight", vec![hidden, q]),
         ("post_attention_layernorm.weight", vec![hidden]),
-        ("mlp.gate_proj.weight", vec![ff, hidden]),
-        ("mlp.up_proj.weight", vec![ff, hidden]),
-        ("mlp.down_proj.weight", vec![hidden, ff]),
     ];
     if config.attention_bias {
         parts.extend([
@@ -90,16 +112,46 @@ fn layer(config: &DecoderConfig) -> Vec<(&'static str, Vec<usize>)> {
             ("self_attn.v_proj.bias", vec![kv]),
         ]);
     }
-    parts
+    if config.variant.qk_norm {
+        parts.extend([
+            ("self_attn.q_norm.weight", vec![config.head_dim]),
+            ("self_attn.k_norm.weight", vec![config.head_dim]),
+        ]);
+    }
+    if config.variant.post_norms {
+        parts.extend([
+            ("pre_feedforward_layernorm.weight", vec![hidden]),
+            ("post_feedforward_layernorm.weight", vec![hidden]),
+        ]);
+    }
+    let parts = parts.into_iter().map(|(name, shape)| (name.to_owned(), shape));
+    parts.chain(feed_forward(config)).collect()
+}
+
+/// Names and shapes of a layer's MLP, or of its experts.
+fn feed_forward(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
+    let (hidden, ff) = (config.hidden_size, config.intermediate_size);
+    let mlp = |prefix: &str| {
+        [
+            (format!("{prefix}.gate_proj.weight"), vec![ff, hidden]),
+            (format!("{prefix}.up_proj.weight"), vec![ff, hidden]),
+            (format!("{prefix}.down_proj.weight"), vec![hidden, ff]),
+        ]
+    };
+    let Some(experts) = config.variant.experts else { return mlp("mlp").into() };
+    let router = ("mlp.gate.weight".to_owned(), vec![experts.num_experts, hidden]);
+    let mlps = (0..experts.num_experts).flat_map(|index| mlp(&format!("mlp.experts.{index}")));
+    [router].into_iter().chain(mlps).collect()
 }
 
 /// A tensor that nothing reads means that the model is more than the configuration says.
 fn refuse_others(config: &DecoderConfig, spans: &HashMap<String, Span>) -> Result<(), Error> {
     let parts = layer(config);
+    let parts: HashSet<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
     let known = |name: &str| match name.strip_prefix("model.layers.") {
         Some(rest) => rest.split_once('.').is_some_and(|(number, part)| {
             number.parse().is_ok_and(|number: usize| number < config.num_hidden_layers)
-                && parts.iter().any(|(known, _)| *known == part)
+                && parts.contains(part)
         }),
         None => matches!(
             name,
@@ -110,7 +162,9 @@ fn refuse_others(config: &DecoderConfig, spans: &HashMap<String, Span>) -> Resul
         ),
     };
     match spans.keys().find(|name| !known(name)) {
-        Some(name) => Err(Error::unsupported("a tensor", name, "those of a dense llama")),
+        Some(name) => {
+            Err(Error::unsupported("a tensor", name, "those that the configuration names"))
+        }
         None => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! Logits and tokens against the processor's, and against transformers'.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sconce::runner::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions};
 use sconce::weights::Checkpoint;
@@ -29,8 +29,13 @@ pub(crate) fn prompt(seed: u32, len: u32) -> Vec<u32> {
 /// Prompts in chunks beside rows that decode, then decoding alone: every step's logits, and the tokens.
 fn generate<R: Runner>(harness: &mut Harness<R>) -> (Vec<Vec<f32>>, Vec<u32>) {
     let lengths = [1, 5, 37, 130];
+    let prompts: Vec<_> = (0..).zip(lengths).map(|(seed, len)| prompt(seed, len)).collect();
+    go_on(harness, &prompts)
+}
+
+fn go_on<R: Runner>(harness: &mut Harness<R>, prompts: &[Vec<u32>]) -> (Vec<Vec<f32>>, Vec<u32>) {
     let mut sequences: Vec<Sequence> =
-        (0..).zip(lengths).map(|(seed, len)| harness.sequence(&prompt(seed, len))).collect();
+        prompts.iter().map(|prompt| harness.sequence(prompt)).collect();
     let (mut all, mut tokens) = (Vec::new(), Vec::new());
     for _ in 0..24 {
         let mut batch: Vec<(&mut Sequence, usize)> = (sequences.iter_mut())
@@ -193,16 +198,57 @@ struct Fixture {
     logits: BTreeMap<usize, Vec<f32>>,
 }
 
-#[test]
-fn logits_of_tiny_models_equal_those_of_transformers() {
+/// The folders of the tiny models.
+fn tiny_models() -> Vec<PathBuf> {
     // Where the test runs, which need not be where it was built.
     let root = std::env::var_os("CARGO_MANIFEST_DIR").map_or(".".into(), PathBuf::from);
-    let folder = root.join("tests/reference/tiny");
+    let entries = std::fs::read_dir(root.join("tests/reference/tiny")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn fixture(folder: &Path) -> Fixture {
+    serde_json::from_slice(&std::fs::read(folder.join("logits.json")).unwrap()).unwrap()
+}
+
+/// Of every family, with graphs of steps that decode.
+#[test]
+fn tiny_models_generate_what_they_do_on_the_processor() {
+    for folder in tiny_models() {
+        let ids = fixture(&folder).prompt_ids;
+        let prompts: Vec<_> = [1, 5, 37, 48].iter().map(|len| ids[..*len].to_vec()).collect();
+        let (expected, tokens) = go_on(&mut on_cpu(&folder), &prompts);
+
+        let (logits, given) = go_on(&mut on_gpu(&folder, &options(GpuDtype::F32)), &prompts);
+
+        let worst = logits.iter().zip(&expected).map(|(x, y)| distance(x, y)).fold(0.0, f32::max);
+        println!("{}: {worst:e}", folder.display());
+        assert!(worst < 5e-5, "{}: {worst:e}", folder.display());
+        assert_eq!(given, tokens, "{}", folder.display());
+    }
+}
+
+#[test]
+fn in_16_bits_logits_of_tiny_models_are_near_those_of_transformers() {
+    for folder in tiny_models() {
+        let fixture = fixture(&folder);
+        let mut gpu = on_gpu(&folder, &options(GpuDtype::F16));
+        let mut sequence = gpu.sequence(&fixture.prompt_ids);
+        for (position, expected) in &fixture.logits {
+            let num_new = position + 1 - sequence.num_computed;
+            let (logits, _) = gpu.step(&mut [(&mut sequence, num_new)]);
+
+            let worst = distance(&logits[0], expected);
+            println!("{}, position {position}: {worst:e}", folder.display());
+            assert!(worst < 2e-2, "{}, position {position}: {worst:e}", folder.display());
+        }
+    }
+}
+
+#[test]
+fn logits_of_tiny_models_equal_those_of_transformers() {
     let mut num_models = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let folder = entry.unwrap().path();
-        let fixture = std::fs::read(folder.join("logits.json")).unwrap();
-        let fixture: Fixture = serde_json::from_slice(&fixture).unwrap();
+    for folder in tiny_models() {
+        let fixture = fixture(&folder);
         let mut gpu = on_gpu(&folder, &options(GpuDtype::F32));
         let mut sequence = gpu.sequence(&fixture.prompt_ids);
         for (position, expected) in &fixture.logits {
@@ -214,5 +260,5 @@ fn logits_of_tiny_models_equal_those_of_transformers() {
         }
         num_models += 1;
     }
-    assert!(num_models >= 4);
+    assert!(num_models >= 12);
 }

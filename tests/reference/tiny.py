@@ -1,15 +1,17 @@
-"""Tiny random Llamas with their logits by transformers in float32, as the fixtures in `tiny/`.
+"""Tiny random decoders with their logits by transformers in float32, as the fixtures in `tiny/`.
 
-README.md says how to run this and what the fixtures hold.
+README.md says how to run this and what the fixtures hold. Names as arguments: those alone.
 """
 
 import json
 import pathlib
+import sys
+import tempfile
 
 import tokenizers
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 OUT = pathlib.Path(__file__).with_name("tiny")
 VOCAB_SIZE = 288
@@ -59,20 +61,111 @@ MODELS = {
             "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
         },
     },
+    "mistral_window_bf16": {
+        "model": "Mistral",
+        "dtype": torch.bfloat16,
+        "config": {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 11},
+    },
+    "qwen2_biases_tied_f32": {
+        "model": "Qwen2",
+        "dtype": torch.float32,
+        "config": {
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "tie_word_embeddings": True,
+            "use_sliding_window": True,
+            "sliding_window": 9,
+            "max_window_layers": 1,
+        },
+    },
+    "qwen3_bf16": {
+        "model": "Qwen3",
+        "dtype": torch.bfloat16,
+        "config": {"num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True},
+    },
+    "qwen3_moe_bf16": {
+        "model": "Qwen3Moe",
+        "dtype": torch.bfloat16,
+        "config": {
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+        },
+    },
+    "mixtral_f32": {
+        "model": "Mixtral",
+        "dtype": torch.float32,
+        "config": {
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    },
+    "gemma2_bf16": {
+        "model": "Gemma2",
+        "dtype": torch.bfloat16,
+        "config": {
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 5.0,
+            "sliding_window": 10,
+        },
+    },
+    "gemma3_f32": {
+        "model": "Gemma3",
+        "dtype": torch.float32,
+        "config": {
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 10,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            },
+        },
+    },
+    "phi3_bf16": {
+        "model": "Phi3",
+        "dtype": torch.bfloat16,
+        "config": {
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "sliding_window": 12,
+            "pad_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+    },
 }
 
 
 def random_weights(model, seed):
     """Spreads the weights so that every part of the model shows in the logits."""
+    # Gemma adds one to the weights of its norms.
+    mean = 0.0 if "Gemma" in type(model).__name__ else 1.0
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
-        if weight.dim() == 1:
-            weight.data = 1.0 + 0.2 * noise
+        if name.endswith("bias"):
+            weight.data = noise * 0.5
+        elif weight.dim() == 1:
+            weight.data = mean + 0.2 * noise
         elif "embed" in name:
             weight.data = noise
         else:
-            weight.data = noise * 1.5 / weight.shape[1] ** 0.5
+            weight.data = noise * 1.5 / weight.shape[-1] ** 0.5
 
 
 def save_weights(folder, state, num_shards):
@@ -124,34 +217,43 @@ def save_text(folder):
     (folder / "generation_config.json").write_text(json.dumps(generation) + "\n")
 
 
+def state_as_saved(model):
+    """By the names of files, which for some are not those of the modules."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_file(pathlib.Path(folder) / "model.safetensors")
+
+
 @torch.no_grad()
-def make(name, seed, dtype, config, num_shards=1):
+def make(name, seed, dtype, config, num_shards=1, model="Llama"):
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        rms_norm_eps=1e-5,
-        attn_implementation="eager",
-        bos_token_id=0,
-        eos_token_id=2,
-        **config,
-    )
-    config.architectures = ["LlamaForCausalLM"]
-    model = transformers.LlamaForCausalLM(config).float().eval()
+    shape = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5,
+        "attn_implementation": "eager",
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+    of_config = "Gemma3Text" if model == "Gemma3" else model
+    config = getattr(transformers, f"{of_config}Config")(**(shape | config))
+    config.architectures = [f"{model}ForCausalLM"]
+    model = getattr(transformers, f"{model}ForCausalLM")(config).float().eval()
     random_weights(model, seed)
     # The logits are of the stored values: rounded to the type, computed in float32.
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype).float()
+    model.tie_weights()
     stored = {
         key: value.to(dtype).contiguous()
-        for key, value in model.state_dict().items()
+        for key, value in state_as_saved(model).items()
         if not (config.tie_word_embeddings and key == "lm_head.weight")
     }
-    model.load_state_dict({key: value.float() for key, value in stored.items()}, strict=False)
-    model.tie_weights()
     save_weights(folder, stored, num_shards)
     config.dtype = dtype
     (folder / "config.json").write_text(config.to_json_string(use_diff=False))
@@ -167,4 +269,5 @@ def make(name, seed, dtype, config, num_shards=1):
 
 if __name__ == "__main__":
     for seed, (name, settings) in enumerate(MODELS.items()):
-        make(name, seed, **settings)
+        if name in sys.argv[1:] or not sys.argv[1:]:
+            make(name, seed, **settings)

@@ -128,11 +128,11 @@ fn refuses_what_it_would_compute_wrongly() {
     let cases = [
         (
             "general.architecture",
-            Value::Str("qwen2"),
-            "general.architecture is qwen2, supported: llama",
+            Value::Str("mamba"),
+            "general.architecture is mamba, supported: llama",
         ),
-        ("llama.expert_count", Value::U32(8), "llama.expert_count is 8"),
-        ("llama.attention.sliding_window", Value::U32(64), "sliding-window"),
+        ("llama.expert_count", Value::U32(8), "lacks llama.expert_used_count"),
+        ("llama.expert_weights_norm", Value::Bool(true), "expert_weights_norm"),
         ("llama.attention.scale", Value::F32(0.1), "attention.scale"),
         (
             "llama.rope.scaling.type",
@@ -169,6 +169,9 @@ fn refuses_other_tensors_than_a_llamas() {
     };
 
     let unknown = refused(|file| {
+        file.tensors.push(tensor("blk.0.attn_sinks.weight", &[64], Dtype::F32, 0));
+    });
+    let of_others = refused(|file| {
         file.tensors.push(tensor("blk.0.attn_q_norm.weight", &[64], Dtype::F32, 0));
     });
     let beyond = refused(|file| {
@@ -184,7 +187,8 @@ fn refuses_other_tensors_than_a_llamas() {
     });
     let kind = refused(|file| file.tensor("blk.0.ffn_up.weight").kind = 10);
 
-    assert!(unknown.contains("attn_q_norm"), "{unknown}");
+    assert!(unknown.contains("attn_sinks"), "{unknown}");
+    assert!(of_others.contains("self_attn.q_norm"), "{of_others}");
     assert!(beyond.contains("model.layers.1.input_layernorm"), "{beyond}");
     assert!(missing.contains("no tensor model.layers.0.mlp.up_proj.weight"), "{missing}");
     assert!(shape.contains("has shape [128, 256], the configuration needs [256, 256]"), "{shape}");

@@ -186,12 +186,6 @@ fn refuses_what_it_would_embed_otherwise() {
         pooling["pooling_mode_weightedmean_tokens"] = json!(true);
     });
     assert!(refused(&dir).contains("mean, weightedmean, supported: mean, cls, max, lasttoken"));
-    // What is embedded would not fit into the window.
-    let dir = embedder();
-    change_json(&dir.path().join("sentence_bert_config.json"), |sentence| {
-        sentence["max_seq_length"] = json!(41);
-    });
-    assert!(refused(&dir).contains("sliding_window in config.json is 40"));
 }
 
 #[test]
@@ -233,7 +227,7 @@ fn a_post_processor_that_begins_with_bos_adds_it() {
 
 #[test]
 fn refuses_what_it_would_compute_wrongly() {
-    refused_config("architectures", json!(["Qwen3ForCausalLM"]), "Qwen3ForCausalLM");
+    refused_config("architectures", json!(["Qwen4ForCausalLM"]), "Qwen4ForCausalLM");
     refused_config("architectures", json!(null), "supported: LlamaForCausalLM");
     refused_config("attention_bias", json!(true), "attention_bias");
     refused_config("mlp_bias", json!(true), "mlp_bias");
@@ -242,6 +236,8 @@ fn refuses_what_it_would_compute_wrongly() {
     refused_config("quantization_config", json!({"quant_method": "bitsandbytes"}), "bitsandbytes");
     refused_config("partial_rotary_factor", json!(0.5), "partial_rotary_factor");
     refused_config("layer_types", json!(["sliding_attention"]), "sliding_attention");
+    refused_config("query_pre_attn_scalar", json!(256), "query_pre_attn_scalar");
+    refused_config("final_logit_softcapping", json!(30.0), "final_logit_softcapping");
     refused_config("auto_map", json!({"AutoModelForCausalLM": "m.M"}), "code of its own");
     refused_config("logits_scaling", json!(8.0), "logits_scaling");
     refused_config("rope_parameters", json!({"rope_type": "dynamic", "factor": 2.0}), "dynamic");
@@ -267,8 +263,137 @@ fn mistral_has_a_window_unless_it_says_otherwise() {
         Checkpoint::open(dir.path())
     };
 
-    assert!(opened(4096).is_ok());
-    assert!(refusal(opened(4097)).contains("which means 4096"));
+    assert_eq!(opened(4096).unwrap().config().window(0), None);
+    assert_eq!(opened(4097).unwrap().config().window(1), Some(4096));
+}
+
+/// Sets a key of a reference's `config.json` and expects the refusal to say `expected`.
+fn refused_of(name: &str, key: &str, value: Value, expected: &str) {
+    let dir = copy(name);
+    change_json(&dir.path().join("config.json"), |config| config[key] = value);
+
+    let refusal = refusal(Checkpoint::open(dir.path()));
+
+    assert!(refusal.contains(expected), "{name}, {key}: {refusal}");
+}
+
+#[test]
+fn refuses_what_it_would_compute_wrongly_of_families() {
+    let (mistral, qwen2) = ("mistral_window_bf16", "qwen2_biases_tied_f32");
+    let (moe, gemma3) = ("qwen3_moe_bf16", "gemma3_f32");
+    refused_of(mistral, "sliding_window", json!(0), "sliding_window is 0");
+    refused_of(mistral, "sliding_window", json!("wide"), "sliding_window in config.json");
+    refused_of(
+        mistral,
+        "layer_types",
+        json!(["full_attention", "full_attention"]),
+        "full_attention",
+    );
+    refused_of(qwen2, "layer_types", json!(["sliding_attention"]), "1 layer_types of 2 layers");
+    refused_of(
+        qwen2,
+        "layer_types",
+        json!(["chunked_attention", "chunked_attention"]),
+        "chunked_attention",
+    );
+    refused_of(qwen2, "attention_bias", json!(true), "attention_bias");
+    refused_of("qwen3_bf16", "num_experts", json!(4), "num_experts in config.json is 4");
+    refused_of(moe, "num_experts_per_tok", json!(7), "num_experts_per_tok is 7, at most 6");
+    refused_of(moe, "num_experts_per_tok", json!(0), "num_experts_per_tok is 0");
+    refused_of(moe, "mlp_only_layers", json!([0]), "mlp_only_layers");
+    refused_of(moe, "decoder_sparse_step", json!(2), "decoder_sparse_step");
+    refused_of(moe, "num_experts", json!(5), "mlp.experts.5.");
+    refused_of(moe, "moe_intermediate_size", json!(16), "has shape [");
+    refused_of("mixtral_f32", "num_local_experts", json!(600), "at most 512");
+    let stretched = json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]});
+    refused_of("phi3_bf16", "rope_parameters", stretched, "_factor of RoPE");
+    refused_of("phi3_bf16", "num_key_value_heads", json!(2), "no tensor model.layers.0.self_attn");
+    refused_of(gemma3, "hidden_activation", json!("silu"), "hidden_act in config.json is silu");
+    refused_of(gemma3, "use_bidirectional_attention", json!(true), "bidirectional");
+    refused_of(gemma3, "query_pre_attn_scalar", json!(-1.0), "the scale of attention");
+    refused_of("gemma2_bf16", "final_logit_softcapping", json!(-1.0), "final_logit_softcapping");
+}
+
+#[test]
+fn reads_what_families_do_otherwise() {
+    let config = |name| Checkpoint::open(&reference(name)).unwrap().config().clone();
+
+    let windows = |name| {
+        let config = config(name);
+        (0..config.num_hidden_layers).map(|layer| config.window(layer)).collect::<Vec<_>>()
+    };
+    assert_eq!(windows("mistral_window_bf16"), [Some(11), Some(11)]);
+    assert_eq!(windows("qwen2_biases_tied_f32"), [None, Some(9)]);
+    assert_eq!(windows("gemma2_bf16"), [Some(10), None]);
+    assert_eq!(windows("gemma3_f32"), [Some(10), None, Some(10)]);
+    assert!(config("qwen2_biases_tied_f32").attention_bias);
+    assert!(config("qwen3_bf16").variant.qk_norm);
+    let gemma3 = config("gemma3_f32");
+    assert_eq!(gemma3.rope.scaling, RopeScaling::Linear { factor: 8.0 });
+    assert_eq!(gemma3.sliding_rope().unwrap().theta, 100.0);
+    assert_eq!(gemma3.attention_scale(), 20.0_f32.sqrt().recip());
+    let experts = config("qwen3_moe_bf16").variant.experts.unwrap();
+    assert_eq!((experts.num_experts, experts.num_experts_per_tok), (6, 3));
+}
+
+#[test]
+fn older_files_say_the_same_of_gemma3() {
+    let dir = copy("gemma3_f32");
+    change_json(&dir.path().join("config.json"), |config| {
+        let config = config.as_object_mut().unwrap();
+        for key in ["rope_parameters", "layer_types", "_sliding_window_pattern"] {
+            config.remove(key);
+        }
+        for key in ["tie_word_embeddings", "attn_logit_softcapping", "hidden_activation"] {
+            config.remove(key);
+        }
+        config.insert("rope_theta".to_owned(), json!(5000.0));
+        config.insert("rope_local_base_freq".to_owned(), json!(100.0));
+        config.insert("rope_scaling".to_owned(), json!({"rope_type": "linear", "factor": 8.0}));
+        config.insert("sliding_window_pattern".to_owned(), json!(2));
+    });
+
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+
+    let expected = Checkpoint::open(&reference("gemma3_f32")).unwrap();
+    assert_eq!(checkpoint.config(), expected.config());
+}
+
+#[test]
+fn of_a_model_that_sees_images_the_decoder_is_read() {
+    let dir = copy("gemma3_f32");
+    change_json(&dir.path().join("config.json"), |config| {
+        let text = config.clone();
+        *config = json!({
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "text_config": text,
+            "vision_config": {"hidden_size": 8},
+        });
+    });
+    let path = dir.path().join("model.safetensors");
+    let (header, data) = parts(&fs::read(&path).unwrap());
+    let renamed = header.as_object().unwrap().iter().map(|(name, tensor)| match name.as_str() {
+        "__metadata__" => (name.clone(), tensor.clone()),
+        _ => (format!("language_model.{name}"), tensor.clone()),
+    });
+    let mut renamed: serde_json::Map<_, _> = renamed.collect();
+    renamed.insert(
+        "vision_tower.empty".to_owned(),
+        json!({"dtype": "F32", "shape": [1], "data_offsets": [data.len(), data.len() + 4]}),
+    );
+    let header = Value::Object(renamed).to_string();
+    fs::write(&path, join(&header, &[data, vec![0; 4]].concat())).unwrap();
+
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+
+    let expected = Checkpoint::open(&reference("gemma3_f32")).unwrap();
+    assert_eq!(checkpoint.config(), expected.config());
+    assert!(!checkpoint.has_tensor("vision_tower.empty"));
+    // What is beside the decoder's part still counts.
+    change_json(&dir.path().join("config.json"), |config| {
+        config["quantization_config"] = json!({"quant_method": "awq"});
+    });
+    assert!(refusal(Checkpoint::open(dir.path())).contains("quantization_config"));
 }
 
 #[test]

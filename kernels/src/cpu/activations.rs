@@ -90,7 +90,7 @@ const MIN_SHARED: usize = 4096;
 
 thread_local! {
     /// One row on its way from the residual stream into its tile.
-    static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    pub(super) static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// What rounding has left of it.
     static REST: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -217,13 +217,36 @@ impl Cpu {
         num_tokens: usize,
         out: &mut Activations,
     ) -> Result<(), Error> {
-        check_multiple("silu_mul: tokens", num_tokens, 1)?;
-        check_multiple("silu_mul: elements", gate_up.len(), 2 * num_tokens)?;
+        self.gate_mul(self.kernels.silu_mul, gate_up, num_tokens, out)
+    }
+
+    /// Puts `gelu(gate) * up` into `out`, by the approximation with the hyperbolic tangent.
+    ///
+    /// `gate_up`: as for [`Self::silu_mul`].
+    pub fn gelu_tanh_mul(
+        &self,
+        gate_up: &[f32],
+        num_tokens: usize,
+        out: &mut Activations,
+    ) -> Result<(), Error> {
+        self.gate_mul(self.kernels.gelu_tanh_mul, gate_up, num_tokens, out)
+    }
+
+    fn gate_mul(
+        &self,
+        kernel: unsafe fn(&[f32], &[f32], &mut [f32]),
+        gate_up: &[f32],
+        num_tokens: usize,
+        out: &mut Activations,
+    ) -> Result<(), Error> {
+        check_multiple("gates: tokens", num_tokens, 1)?;
+        check_multiple("gates: elements", gate_up.len(), 2 * num_tokens)?;
         let cols = gate_up.len() / (2 * num_tokens);
         self.map_rows(num_tokens, cols, out, &|token, part, scratch| {
             let (gate, up) = gate_up[token * 2 * cols..][..2 * cols].split_at(cols);
-            // SAFETY: the table is this machine's; the three lengths are the part's.
-            unsafe { (self.kernels.silu_mul)(&gate[part.clone()], &up[part], scratch) };
+            // SAFETY: the table, whose kernel it is, is this machine's; the three lengths are the
+            // part's.
+            unsafe { kernel(&gate[part.clone()], &up[part], scratch) };
         })
     }
 
@@ -326,7 +349,7 @@ impl Cpu {
     }
 }
 
-fn with_scratch(
+pub(super) fn with_scratch(
     which: &'static LocalKey<RefCell<Vec<f32>>>,
     len: usize,
     use_it: impl FnOnce(&mut [f32]),

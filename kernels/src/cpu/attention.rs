@@ -10,6 +10,7 @@
 mod plan;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::ptr;
 use std::sync::PoisonError;
 
@@ -51,6 +52,10 @@ pub struct Attention<'a> {
     pub num_q_heads: usize,
     /// What scores are multiplied with.
     pub scale: f32,
+    /// Scores are `soft_cap * tanh(score / soft_cap)` (Gemma 2).
+    pub soft_cap: Option<f32>,
+    /// How many positions a token sees, itself included.
+    pub window: Option<usize>,
     /// The layer of the cache.
     pub layer: usize,
     /// The sequences.
@@ -65,6 +70,7 @@ impl Attention<'_> {
         let shape = kv.shape();
         check_multiple("attention: query heads", self.num_q_heads, shape.num_kv_heads)?;
         check_index("layer", self.layer, shape.num_layers)?;
+        check_multiple("attention: window", self.window.unwrap_or(1), 1)?;
         let row = row_len(self.num_q_heads, shape);
         check_multiple("attention: qkv", self.qkv.len().max(row), row)?;
         let num_tokens = self.qkv.len() / row;
@@ -146,8 +152,8 @@ struct QueryRow {
     /// In the batch.
     token: usize,
     head: usize,
-    /// How many positions it sees.
-    sees: usize,
+    /// The positions that it sees.
+    sees: Range<usize>,
 }
 
 /// A call, as its units see it.
@@ -166,8 +172,8 @@ struct Call<'a> {
 }
 
 impl Cpu {
-    /// Attention of every token over its sequence: token `i` of a row sees positions
-    /// `0..=num_computed + i`, whose keys and values must be in the cache.
+    /// Attention of every token over its sequence: token `i` of a row sees positions up to
+    /// `num_computed + i`, as many as the window has, whose keys and values must be in the cache.
     ///
     /// `out`: `[num_tokens, num_q_heads * head_dim]`. Rows cover the tokens in order.
     pub fn attention(
@@ -230,8 +236,9 @@ impl Call<'_> {
                 KvDtype::BF16 => self.round_queries(unit, scratch),
                 KvDtype::Int8 => self.quantize_queries(unit, scratch),
             }
-            let mut blocks = self.blocks(unit, unit.first_split);
-            for split in unit.first_split..unit.end_split {
+            let first_split = self.skip_unseen(unit);
+            let mut blocks = self.blocks(unit, first_split.min(unit.end_split - 1));
+            for split in first_split..unit.end_split {
                 let next = if split + 1 < unit.end_split {
                     self.blocks(unit, split + 1)
                 } else {
@@ -255,11 +262,39 @@ impl Call<'_> {
         let (token, head) = (row / self.group, row % self.group);
         let member = &self.plan.members[unit.members.start + token / unit.num_tokens];
         let token = token % unit.num_tokens;
+        let end = member.num_computed + token + 1;
         QueryRow {
             token: member.first_token + token,
             head: unit.kv_head * self.group + head,
-            sees: member.num_computed + token + 1,
+            sees: end.saturating_sub(self.args.window.unwrap_or(end))..end,
         }
+    }
+
+    /// The unit's first split that is within any window. Those before it have no results.
+    fn skip_unseen(&self, unit: &Unit) -> usize {
+        let Some(window) = self.args.window else { return unit.first_split };
+        let members = &self.plan.members[unit.members.clone()];
+        let first = members.iter().map(|member| (member.num_computed + 1).saturating_sub(window));
+        let first = first.min().unwrap_or(0) / SPLIT;
+        let first = first.clamp(unit.first_split, unit.end_split);
+        for split in unit.first_split..first {
+            for row in (0..self.num_rows(unit)).filter(|_| unit.is_cut) {
+                let (values, rest) = self.partial(unit, row, split).split_at_mut(self.head_dim);
+                values.fill(0.0);
+                (rest[0], rest[1]) = (f32::NEG_INFINITY, 0.0);
+            }
+        }
+        first
+    }
+
+    /// Where the partial result of a cut unit's row goes.
+    #[expect(clippy::mut_from_ref, reason = "each is asked for once")]
+    fn partial(&self, unit: &Unit, row: usize, split: usize) -> &mut [f32] {
+        let (at, stride) =
+            (self.plan.partial_row(unit, row / self.group, split), self.head_dim + 2);
+        // SAFETY: each member's token has rows of its own for each split and head of keys, and this
+        // unit alone has this split of this head.
+        unsafe { self.partials.part((at + row % self.group) * stride, stride) }
     }
 
     /// One of the unit's queries, scaled.
@@ -359,15 +394,10 @@ impl Call<'_> {
                 let row = base + lane;
                 let mixed = &scratch.mixed[lane * self.head_dim..][..self.head_dim];
                 if unit.is_cut {
-                    let at = self.plan.partial_row(unit, row / self.group, split);
-                    // SAFETY: each member's token has rows of its own for each split and head of
-                    // keys, and this unit alone has this split of this head.
-                    let to =
-                        unsafe { self.partials.part((at + row % self.group) * stride, stride) };
-                    put(to, mixed, largest, sum);
-                } else if sees(row) > 0 {
+                    put(self.partial(unit, row, split), mixed, largest, sum);
+                } else if !sees(row).is_empty() {
                     let sums = &mut scratch.sums[row * stride..][..stride];
-                    if split == 0 {
+                    if split == self.query_row(unit, row).sees.start / SPLIT {
                         put(sums, mixed, largest, sum);
                     } else {
                         join(sums, mixed, largest, sum);
@@ -382,7 +412,7 @@ impl Call<'_> {
     fn attend(
         &self,
         part: &SplitRows<'_>,
-        sees: &dyn Fn(usize) -> usize,
+        sees: &dyn Fn(usize) -> Range<usize>,
         scratch: &mut Scratch,
     ) -> [(f32, f32); LANES] {
         let &SplitRows { base, width, num_positions, keys, values, next_keys } = part;
@@ -416,9 +446,18 @@ impl Call<'_> {
         unsafe { scores[width - 1](&args) };
         let mut results = [(0.0, 0.0); LANES];
         for (lane, result) in results[..width].iter_mut().enumerate() {
-            let visible = sees(base + lane);
+            let Range { start: first, end: visible } = sees(base + lane);
             let scores = weights.wrapping_add(lane * SPLIT);
-            let mut args = Softmax { scores, to_bf16, visible, num_blocks, largest: 0.0, sum: 0.0 };
+            if let Some(cap) = self.args.soft_cap {
+                // SAFETY: the table is this machine's; the kernel above wrote `num_blocks` blocks of
+                // this row, which fit into a split, and nobody else has them.
+                unsafe {
+                    let scores = std::slice::from_raw_parts_mut(scores, num_blocks * LANES);
+                    (kernels.soft_cap)(cap, scores);
+                }
+            }
+            let (largest, sum) = (0.0, 0.0);
+            let mut args = Softmax { scores, to_bf16, first, visible, num_blocks, largest, sum };
             // SAFETY: the table is this machine's; `num_blocks` blocks fit into a split.
             unsafe { (kernels.softmax)(&mut args) };
             *result = (args.largest, args.sum);
@@ -429,15 +468,19 @@ impl Call<'_> {
         results
     }
 
-    /// How many positions of a split one of the unit's query rows sees.
-    fn sees(&self, unit: &Unit, row: usize, split: usize) -> usize {
-        self.query_row(unit, row).sees.saturating_sub(split * SPLIT).min(SPLIT)
+    /// Which positions of a split one of the unit's query rows sees.
+    fn sees(&self, unit: &Unit, row: usize, split: usize) -> Range<usize> {
+        let Range { start, end } = self.query_row(unit, row).sees;
+        let inside = |position: usize| position.saturating_sub(split * SPLIT).min(SPLIT);
+        // One that it sees nothing of ends where it begins.
+        if inside(start) < inside(end) { inside(start)..inside(end) } else { 0..0 }
     }
 
     /// Finds the split's blocks of 16 positions, by the first member's table.
     fn blocks(&self, unit: &Unit, split: usize) -> SplitBlocks {
         // Of one member, the last token sees most; several see all of the split.
-        let num_positions = self.sees(unit, self.num_rows(unit) - 1, split);
+        let last = self.query_row(unit, self.num_rows(unit) - 1);
+        let num_positions = last.sees.end.saturating_sub(split * SPLIT).min(SPLIT);
         let row = &self.args.rows[self.plan.members[unit.members.start].row];
         let block_size = self.kv.shape().block_size;
         let table = &self.args.block_tables[row.first_block..][..row.num_blocks];

@@ -302,6 +302,7 @@ impl Call<'_> {
             let mut args = Softmax {
                 scores: weights.wrapping_add(row * SPLIT),
                 to_bf16: false,
+                first: 0,
                 visible: num_positions,
                 num_blocks,
                 largest: 0.0,

@@ -36,6 +36,8 @@ pub(super) struct Kernels {
     pub rms_norm: unsafe fn(&Norm<'_>, &mut [f32]),
     pub layer_norm: unsafe fn(&LayerNormRow<'_>, &mut [f32]),
     pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub gelu_tanh_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub soft_cap: unsafe fn(f32, &mut [f32]),
     pub gelu: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub quantize: unsafe fn(&[f32], &RowSlot, &mut [f32]),
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
@@ -117,6 +119,18 @@ macro_rules! compile {
             }
 
             $(#[$feature])?
+            unsafe fn gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                // SAFETY: passed on to the caller.
+                unsafe { rows::gelu_tanh_mul::<S>(gate, up, out) }
+            }
+
+            $(#[$feature])?
+            unsafe fn soft_cap(cap: f32, x: &mut [f32]) {
+                // SAFETY: passed on to the caller.
+                unsafe { rows::soft_cap::<S>(cap, x) }
+            }
+
+            $(#[$feature])?
             unsafe fn quantize(row: &[f32], slot: &RowSlot, rest: &mut [f32]) {
                 // SAFETY: passed on to the caller.
                 unsafe { rows::quantize::<S>(row, slot, rest) }
@@ -161,6 +175,8 @@ macro_rules! compile {
                 rms_norm,
                 layer_norm,
                 silu_mul,
+                gelu_tanh_mul,
+                soft_cap,
                 gelu,
                 quantize,
                 to_f16,

@@ -1,9 +1,11 @@
 //! Rotary position embedding (Su et al., 2021) of queries and keys, and the write of keys and
 //! values into the paged cache.
 
-use super::Cpu;
+use super::activations::{ROW, with_scratch};
+use super::kernels::rows::Norm;
 use super::kv_cache::{KvCache, KvShape};
 use super::shared::SharedMut;
+use super::{Cpu, RmsNorm};
 use crate::{Error, check_index, check_len, check_multiple};
 
 /// Which elements of a head turn together.
@@ -87,6 +89,8 @@ pub struct RopeAndCache<'a> {
     pub qkv: &'a mut [f32],
     /// Heads of queries.
     pub num_q_heads: usize,
+    /// RMS norms of each head, before the rotation.
+    pub norms: Option<HeadNorms<'a>>,
     /// Each token's position in its sequence.
     pub positions: &'a [u32],
     /// The rotations.
@@ -95,6 +99,15 @@ pub struct RopeAndCache<'a> {
     pub slot_mapping: &'a [u32],
     /// The layer of the cache.
     pub layer: usize,
+}
+
+/// Norms of heads (Qwen3, Gemma 3).
+#[derive(Clone, Copy, Debug)]
+pub struct HeadNorms<'a> {
+    /// Of queries, `[head_dim]`.
+    pub query: RmsNorm<'a>,
+    /// Of keys, `[head_dim]`.
+    pub key: RmsNorm<'a>,
 }
 
 impl RopeAndCache<'_> {
@@ -107,6 +120,10 @@ impl RopeAndCache<'_> {
         check_len("rope: slot_mapping", self.slot_mapping.len(), num_tokens)?;
         check_index("layer", self.layer, shape.num_layers)?;
         check_index("rotary dimension", self.table.rotary_dim(), shape.head_dim + 1)?;
+        if let Some(HeadNorms { query, key }) = self.norms {
+            check_len("the norm of queries", query.weight.len(), shape.head_dim)?;
+            check_len("the norm of keys", key.weight.len(), shape.head_dim)?;
+        }
         for &position in self.positions {
             check_index("position", position as usize, self.table.max_positions)?;
         }
@@ -124,7 +141,7 @@ impl Cpu {
     pub fn rope_and_cache(&self, args: RopeAndCache<'_>, kv: &mut KvCache) -> Result<(), Error> {
         args.check(kv)?;
         let shape = kv.shape();
-        let RopeAndCache { qkv, num_q_heads, positions, table, slot_mapping, layer } = args;
+        let RopeAndCache { qkv, num_q_heads, norms, positions, table, slot_mapping, layer } = args;
         let head_dim = shape.head_dim;
         let group = num_q_heads / shape.num_kv_heads;
         let row = row_len(num_q_heads, shape);
@@ -139,7 +156,11 @@ impl Cpu {
                 if writes_value {
                     for head in kv_head * group..(kv_head + 1) * group {
                         // SAFETY: this unit alone has these query heads.
-                        table.rotate(unsafe { heads.head(token, head) }, position);
+                        let query = unsafe { heads.head(token, head) };
+                        if let Some(norms) = norms {
+                            self.norm_head(norms.query, query);
+                        }
+                        table.rotate(query, position);
                     }
                     let head = num_q_heads + shape.num_kv_heads + kv_head;
                     // SAFETY: this unit alone has this value head; `check` saw the slot.
@@ -150,6 +171,9 @@ impl Cpu {
                 } else {
                     // SAFETY: this unit alone has this key head.
                     let key = unsafe { heads.head(token, num_q_heads + kv_head) };
+                    if let Some(norms) = norms {
+                        self.norm_head(norms.key, key);
+                    }
                     table.rotate(key, position);
                     // SAFETY: as above; `check` saw the slot.
                     unsafe { writer.write_key(self.kernels, slot, kv_head, key) };
@@ -159,6 +183,16 @@ impl Cpu {
         let num_units = 2 * shape.num_kv_heads;
         self.pool.run_if(positions.len() * row >= MIN_PARALLEL, num_units, &unit);
         Ok(())
+    }
+
+    /// Norms a head in place; its weight is as long.
+    fn norm_head(&self, norm: RmsNorm<'_>, head: &mut [f32]) {
+        with_scratch(&ROW, head.len(), |row| {
+            row.copy_from_slice(head);
+            let norm = Norm { row, weight: norm.weight, eps: norm.eps };
+            // SAFETY: the table is this machine's; the three lengths are the head's.
+            unsafe { (self.kernels.rms_norm)(&norm, head) };
+        });
     }
 }
 

@@ -53,6 +53,24 @@ impl Device {
         Ok(unsafe { self.launch(name, grid(packs), &args) }?)
     }
 
+    /// `x *= factor`, of whole packs.
+    pub fn scale(&self, float: Float, x: &mut SliceMut<'_>, factor: f32) -> Result<(), Error> {
+        check_multiple("the bytes that are scaled", x.len(), 16)?;
+        let packs = x.len() / 16;
+        let args = [Arg::from(&*x), factor.into(), (packs as u32).into()];
+        // SAFETY: the kernel's parameters, with the length checked above.
+        Ok(unsafe { self.launch(by_float!(float, "scale"), grid(packs), &args) }?)
+    }
+
+    /// `x = cap * tanh(x / cap)`, of f32.
+    pub fn soft_cap(&self, x: &mut SliceMut<'_>, cap: f32) -> Result<(), Error> {
+        check_multiple("the bytes that are capped", x.len(), 4)?;
+        let len = x.len() / 4;
+        let args = [Arg::from(&*x), cap.into(), (len as u32).into()];
+        // SAFETY: the kernel's parameters, of as many elements as there are.
+        Ok(unsafe { self.launch("soft_cap", grid(len), &args) }?)
+    }
+
     /// `x[row] += bias` for every row of `x`, whose length is the bias's.
     pub fn add_bias(
         &self,

@@ -5,6 +5,7 @@
 
 use super::launch::{Arg, Grid};
 use super::{Device, Float, Slice, SliceMut, Write, by_float};
+use crate::cpu::RouteWeights;
 use crate::{Error, check_index, check_len, check_multiple};
 
 /// Pairs of a tile: an expert's.
@@ -15,15 +16,6 @@ const MAX_EXPERTS: usize = 512;
 const MAX_TOP_K: usize = 32;
 /// Output features of a block.
 const FEATURES: usize = 16;
-
-/// What the weights of a token's experts add up to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteWeights {
-    /// To less than one: they are probabilities among all experts.
-    OfAll,
-    /// To one.
-    OfChosen,
-}
 
 /// Arguments of [`Device::moe_route`].
 pub struct MoeRoute<'a> {
@@ -47,7 +39,7 @@ pub struct MoeRoute<'a> {
 
 /// Arguments of [`Device::moe_linear`].
 pub struct MoeLinear<'a> {
-    /// Type of the elements: 16 bits wide.
+    /// Type of the elements. 32 bits are for comparisons: they take long.
     pub float: Float,
     /// `[pairs / pairs_per_x, k]`
     pub x: Slice<'a>,
@@ -61,7 +53,7 @@ pub struct MoeLinear<'a> {
     pub tiles: Slice<'a>,
     /// Output features.
     pub n: usize,
-    /// Input features, a multiple of 8.
+    /// Input features, a multiple of [`Float::pack`].
     pub k: usize,
 }
 
@@ -141,7 +133,7 @@ impl Device {
         let name = match float {
             Float::F16 => "moe_grouped_f16",
             Float::BF16 => "moe_grouped_bf16",
-            Float::F32 => return Err(Error::Operand),
+            Float::F32 => "moe_grouped_f32",
         };
         check_multiple("a matrix's columns", k, float.pack())?;
         check_multiple("a matrix's rows", n, 1)?;

@@ -60,6 +60,7 @@ pub(crate) fn fill(
         let args = RopeAndCache {
             qkv: &mut qkv,
             num_q_heads: heads.num_q,
+            norms: None,
             positions: &(0..len as u32).collect::<Vec<_>>(),
             table: &table,
             slot_mapping: &(0..len).map(slot).collect::<Vec<_>>(),
@@ -79,10 +80,27 @@ fn attend(cpu: &Cpu, heads: Heads, kv: &KvCache, rows: &[Row<'_>]) -> Vec<f32> {
     attend_at(cpu, heads, kv, rows, 0)
 }
 
+/// How scores become weights.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scoring {
+    soft_cap: Option<f32>,
+    window: Option<usize>,
+}
+
 /// As `attend`, with queries and output so many floats behind where their memory starts.
 pub(crate) fn attend_at(
     cpu: &Cpu,
     heads: Heads,
+    kv: &KvCache,
+    rows: &[Row<'_>],
+    offset: usize,
+) -> Vec<f32> {
+    attend_as(cpu, (heads, Scoring::default()), kv, rows, offset)
+}
+
+fn attend_as(
+    cpu: &Cpu,
+    (heads, scoring): (Heads, Scoring),
     kv: &KvCache,
     rows: &[Row<'_>],
     offset: usize,
@@ -105,6 +123,8 @@ pub(crate) fn attend_at(
         qkv: &qkv[offset..],
         num_q_heads: heads.num_q,
         scale: 1.0,
+        soft_cap: scoring.soft_cap,
+        window: scoring.window,
         layer: 1,
         rows: &args_rows,
         block_tables: &tables,
@@ -134,6 +154,16 @@ fn stored(head: &[f32], dtype: KvDtype) -> Vec<f64> {
 }
 
 pub(crate) fn naive(heads: Heads, sequence: &Sequence, token: usize, dtype: KvDtype) -> Vec<f64> {
+    naive_as((heads, Scoring::default()), sequence, token, dtype)
+}
+
+fn naive_as(
+    (heads, scoring): (Heads, Scoring),
+    sequence: &Sequence,
+    token: usize,
+    dtype: KvDtype,
+) -> Vec<f64> {
+    let first = (token + 1).saturating_sub(scoring.window.unwrap_or(usize::MAX));
     let at = |token: usize, head: usize| {
         &sequence.qkv[token * heads.row() + head * heads.dim..][..heads.dim]
     };
@@ -149,7 +179,12 @@ pub(crate) fn naive(heads: Heads, sequence: &Sequence, token: usize, dtype: KvDt
         };
         let score = |position: usize| -> f64 {
             let key = stored(at(position, heads.num_q + kv_head), dtype);
-            query.iter().zip(key).map(|(q, k)| f64::from(*q) * k).sum()
+            let score: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * k).sum();
+            match scoring.soft_cap.map(f64::from) {
+                _ if position < first => f64::NEG_INFINITY,
+                Some(cap) => cap * (score / cap).tanh(),
+                None => score,
+            }
         };
         let scores: Vec<f64> = (0..=token).map(score).collect();
         let largest = scores.iter().copied().fold(f64::MIN, f64::max);
@@ -159,7 +194,7 @@ pub(crate) fn naive(heads: Heads, sequence: &Sequence, token: usize, dtype: KvDt
             // Each 256 positions have a largest score of their own.
             for weights in weights.chunks_mut(256) {
                 let largest = weights.iter().copied().fold(0.0, f64::max);
-                for weight in weights {
+                for weight in weights.iter_mut().filter(|weight| **weight > 0.0) {
                     *weight = bf16::from_f64(*weight / largest).to_f64() * largest;
                 }
             }
@@ -235,6 +270,70 @@ fn ragged_mixes_match_a_plain_softmax() {
                 }
                 let most = if dtype == KvDtype::BF16 { 1e-5 } else { 2e-6 };
                 assert!(total / num < most, "{} {dtype:?}: mean {}", cpu.isa(), total / num);
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_and_caps_match_a_plain_softmax() {
+    let scorings = [
+        Scoring { soft_cap: Some(2.0), window: None },
+        Scoring { soft_cap: None, window: Some(1) },
+        Scoring { soft_cap: None, window: Some(37) },
+        Scoring { soft_cap: Some(3.0), window: Some(256) },
+        Scoring { soft_cap: None, window: Some(300) },
+    ];
+    for cpu in devices() {
+        for dtype in [KvDtype::F16, KvDtype::BF16, KvDtype::F32, KvDtype::Int8] {
+            for heads in shapes(dtype).step_by(2) {
+                let (kv, sequences) = fill(&cpu, heads, &[1, 300, 40, 900], dtype);
+                let [a, b, c, d] = &sequences[..] else { unreachable!() };
+                for scoring in scorings {
+                    let rows = [(a, 0, 1), (b, 290, 300), (c, 3, 40), (d, 899, 900)];
+
+                    let out = attend_as(&cpu, (heads, scoring), &kv, &rows, 0);
+
+                    let mut tokens = out.chunks(heads.num_q * heads.dim);
+                    for (sequence, start, end) in rows {
+                        for token in start..end {
+                            let expected = naive_as((heads, scoring), sequence, token, dtype);
+                            for (given, expected) in tokens.next().unwrap().iter().zip(expected) {
+                                let error = (f64::from(*given) - expected).abs();
+                                let what = format!("{} {scoring:?}", cpu.isa());
+                                assert!(error < bound(dtype), "{what}: {given} {expected}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn behind_a_window_chunks_batches_and_shared_blocks_change_no_bit() {
+    for (cpu, dtype) in devices_and_types() {
+        for heads in shapes(dtype).step_by(2) {
+            let lens = [900, 530, 800];
+            let (kv, sequences) = fill(&cpu, heads, &lens, dtype);
+            let sequences = behind_a_prefix(&sequences, heads, &[0, 512, 768]);
+            let width = heads.num_q * heads.dim;
+            for window in [20, 270, 600] {
+                let scoring = Scoring { soft_cap: None, window: Some(window) };
+                let attend = |rows: &[Row<'_>]| attend_as(&cpu, (heads, scoring), &kv, rows, 0);
+
+                let whole = attend(&[(&sequences[0], 0, 900)]);
+
+                for (start, end) in [(0, 100), (250, 263), (511, 700), (899, 900)] {
+                    let alone = attend(&[(&sequences[0], start, end)]);
+                    assert_eq!(alone, whole[start * width..end * width], "{start}..{end}");
+                }
+                let rows: Vec<_> = (sequences.iter().zip(lens))
+                    .map(|(sequence, len)| (sequence, len - 1, len))
+                    .collect();
+                let alone: Vec<f32> = rows.iter().flat_map(|row| attend(&[*row])).collect();
+                assert_eq!(attend(&rows), alone);
             }
         }
     }
@@ -332,6 +431,7 @@ fn positions_not_seen_may_hold_anything() {
         let args = RopeAndCache {
             qkv: &mut vec![f32::NAN; heads.row()],
             num_q_heads: heads.num_q,
+            norms: None,
             positions: &[19],
             table: &table,
             slot_mapping: &[sequences[0].blocks[1] * 16 + 3],
@@ -373,8 +473,16 @@ fn attention_refuses_what_is_out_of_range() {
     };
     let run = |row: AttentionRow, block_tables: &[u32], layer, num_q_heads| {
         let rows = [row];
-        let args =
-            Attention { qkv: &qkv, num_q_heads, scale: 1.0, layer, rows: &rows, block_tables };
+        let args = Attention {
+            qkv: &qkv,
+            num_q_heads,
+            scale: 1.0,
+            soft_cap: None,
+            window: None,
+            layer,
+            rows: &rows,
+            block_tables,
+        };
         cpu.attention(args, &kv, &mut vec![0.0; 2 * 576]).is_ok()
     };
 

@@ -1,8 +1,8 @@
 //! Normalization, activation, rotation and the small operations.
 
 use sconce_kernels::cpu::{
-    ActivationDtype, Activations, Compute, Cpu, KvCache, KvDtype, KvShape, MatrixPart, Operands,
-    Output, PackedMatrix, RmsNorm, RopeAndCache, RopeStyle, RopeTable,
+    ActivationDtype, Activations, Compute, Cpu, HeadNorms, KvCache, KvDtype, KvShape, MatrixPart,
+    Operands, Output, PackedMatrix, RmsNorm, RopeAndCache, RopeStyle, RopeTable,
 };
 use sconce_kernels::dtype::Dtype;
 
@@ -109,6 +109,7 @@ fn rotation_matches_its_formula_in_both_styles() {
             let args = RopeAndCache {
                 qkv: &mut qkv,
                 num_q_heads: 4,
+                norms: None,
                 positions: &positions,
                 table: &table,
                 slot_mapping: &[3, 17, 40],
@@ -140,6 +141,110 @@ fn rotation_matches_its_formula_in_both_styles() {
 }
 
 #[test]
+fn heads_are_normed_before_they_turn() {
+    let mut random = Random(8);
+    for cpu in devices() {
+        let table = RopeTable::new(&[0.3; 16], 100, 1.0, RopeStyle::Half).unwrap();
+        let (query, key) = (random.floats(32), random.floats(32));
+        let before = random.floats(2 * 256);
+        let run = |qkv: &mut [f32], norms: Option<HeadNorms<'_>>| {
+            let mut kv = KvCache::new(shape(), KvDtype::F32).unwrap();
+            let args = RopeAndCache {
+                qkv,
+                num_q_heads: 4,
+                norms,
+                positions: &[3, 4],
+                table: &table,
+                slot_mapping: &[3, 4],
+                layer: 0,
+            };
+            cpu.rope_and_cache(args, &mut kv).is_ok()
+        };
+        let of = |weight| RmsNorm { weight, eps: 1e-5 };
+
+        let mut given = before.clone();
+        assert!(run(&mut given, Some(HeadNorms { query: of(&query), key: of(&key) })));
+
+        let mut expected: Vec<f32> = Vec::new();
+        for (head, x) in before.chunks_exact(32).enumerate() {
+            let weight = if head % 8 < 4 { &query } else { &key };
+            match head % 8 {
+                6.. => expected.extend(x),
+                _ => expected.extend(rms_norm(x, weight).map(|x| x as f32)),
+            }
+        }
+        assert!(run(&mut expected, None));
+        assert_close(&given, expected.iter().map(|x| f64::from(*x)), 1e-6);
+        let short = HeadNorms { query: of(&query[..16]), key: of(&key) };
+        assert!(!run(&mut given, Some(short)));
+    }
+}
+
+#[test]
+fn gelu_tanh_mul_matches_its_formula_also_far_from_zero() {
+    let mut random = Random(9);
+    for cpu in devices() {
+        for (num_tokens, cols) in [(1, 64), (13, 96), (5, 50)] {
+            let mut x = random.floats(num_tokens * 2 * cols);
+            for (i, value) in x.iter_mut().enumerate() {
+                *value *= [1.0, 5.0, 100.0, 1e4][i % 4];
+            }
+            let mut out = Activations::new(num_tokens, cols, DENSE, ActivationDtype::Int8);
+
+            cpu.gelu_tanh_mul(&x, num_tokens, &mut out).unwrap();
+
+            let given = read_back(&cpu, &out, cols);
+            let expected = x.chunks_exact(2 * cols).flat_map(|row| {
+                let (gates, ups) = row.split_at(cols);
+                gates.iter().zip(ups).map(|(gate, up)| {
+                    let (gate, up) = (f64::from(*gate), f64::from(*up));
+                    let inner = (2.0 / std::f64::consts::PI).sqrt();
+                    let inner = inner * (gate + 0.044_715 * gate.powi(3));
+                    0.5 * gate * (1.0 + inner.tanh()) * up
+                })
+            });
+            // What rounding the exponent costs.
+            assert_close(&given, expected.collect::<Vec<_>>().into_iter(), 1e-5);
+        }
+    }
+}
+
+#[test]
+fn rows_are_normed_scaled_capped_and_weighed() {
+    let mut random = Random(10);
+    for cpu in devices() {
+        for (num_tokens, cols) in [(1, 40), (3, 5000)] {
+            let (x, weight) = (random.floats(num_tokens * cols), random.floats(cols));
+            let residual = random.floats(num_tokens * cols);
+            let mut given = residual.clone();
+
+            cpu.add_normed(&x, RmsNorm { weight: &weight, eps: 1e-5 }, &mut given).unwrap();
+
+            let sums = rms_norm(&x, &weight).zip(&residual).map(|(x, y)| x + f64::from(*y));
+            assert_close(&given, sums.collect::<Vec<_>>().into_iter(), 1e-6);
+
+            let mut given: Vec<f32> = x.iter().map(|x| 90.0 * x).collect();
+            let capped = given.iter().map(|x| 30.0 * (f64::from(*x) / 30.0).tanh());
+            let capped: Vec<_> = capped.collect();
+            cpu.soft_cap(&mut given, 30.0);
+            assert_close(&given, capped.into_iter(), 2e-6);
+
+            let mut given = x.clone();
+            cpu.scale(&mut given, 3.0);
+            assert!(given.iter().zip(&x).all(|(given, x)| *given == 3.0 * x));
+        }
+        let mut sums = [1.0; 6];
+        let rows = [1.0, 2.0, 3.0, 4.0];
+        cpu.add_weighted_rows(&rows, (&[2, 0], &[0.5, 2.0]), &mut sums).unwrap();
+        assert_eq!(sums, [7.0, 9.0, 1.0, 1.0, 1.5, 2.0]);
+        assert!(cpu.add_weighted_rows(&rows, (&[2, 3], &[0.5, 2.0]), &mut sums).is_err());
+        assert!(
+            cpu.add_normed(&rows, RmsNorm { weight: &[1.0; 3], eps: 0.0 }, &mut [0.0; 4]).is_err()
+        );
+    }
+}
+
+#[test]
 fn rope_refuses_what_is_out_of_range() {
     let cpu = &devices()[0];
     let table = RopeTable::new(&[1.0; 16], 100, 1.0, RopeStyle::Half).unwrap();
@@ -147,8 +252,15 @@ fn rope_refuses_what_is_out_of_range() {
     let mut kv = KvCache::new(shape(), KvDtype::F16).unwrap();
     let mut run = |table, qkv: usize, positions: &[u32], slot_mapping: &[u32], layer| {
         let mut qkv = vec![0.0; qkv];
-        let args =
-            RopeAndCache { qkv: &mut qkv, num_q_heads: 4, positions, table, slot_mapping, layer };
+        let args = RopeAndCache {
+            qkv: &mut qkv,
+            num_q_heads: 4,
+            norms: None,
+            positions,
+            table,
+            slot_mapping,
+            layer,
+        };
         cpu.rope_and_cache(args, &mut kv).is_ok()
     };
 

@@ -118,3 +118,28 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(device.convert((float, gate_up.slice()), (Float::F16, out.slice_mut())).is_ok());
     assert!(device.convert((float, gate_up.slice()), (float, out.slice_mut())).is_err());
 }
+
+#[test]
+fn elements_are_scaled_and_capped() {
+    let device = device();
+    for float in FLOATS {
+        for len in [16, 5000 * 16] {
+            let x = numbers(&mut rng(5), len);
+            let mut given = floats(&device, float, &x);
+
+            device.scale(float, &mut given.slice_mut(), 7.5).unwrap();
+
+            let expected: Vec<_> = x.iter().map(|x| 7.5 * f64::from(*x)).collect();
+            let given = values(&device, float, given.slice());
+            assert_near(&given, &expected, tolerance(float), &format!("{float:?}, {len}"));
+        }
+    }
+    let mut x: Vec<_> = numbers(&mut rng(6), 700).into_iter().map(|x| 40.0 * x).collect();
+    x[..2].copy_from_slice(&[1e30, -1e30]);
+    let mut given = floats(&device, Float::F32, &x);
+
+    device.soft_cap(&mut given.slice_mut(), 30.0).unwrap();
+
+    let expected: Vec<_> = x.iter().map(|x| 30.0 * (f64::from(*x) / 30.0).tanh()).collect();
+    assert_near(&values(&device, Float::F32, given.slice()), &expected, 1e-5, "a cap of 30");
+}

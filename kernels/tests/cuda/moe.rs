@@ -1,4 +1,5 @@
-use sconce_kernels::cuda::{MoeCombine, MoeLinear, MoeRoute, RouteWeights, Write, moe_tiles_bytes};
+use sconce_kernels::cpu::RouteWeights;
+use sconce_kernels::cuda::{MoeCombine, MoeLinear, MoeRoute, Write, moe_tiles_bytes};
 
 use super::*;
 
@@ -87,7 +88,7 @@ fn experts_multiply_their_tokens_and_the_results_are_added() {
     for (rows, experts, top_k, n, k) in
         [(1, 4, 2, 24, 72), (40, 5, 3, 40, 264), (33, 64, 4, 16, 1032)]
     {
-        for float in [Float::F16, Float::BF16] {
+        for float in FLOATS {
             let mut rng = rng(2);
             let logits = numbers(&mut rng, rows * experts);
             let (x, w) = (numbers(&mut rng, rows * k), numbers(&mut rng, experts * n * k));

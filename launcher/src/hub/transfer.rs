@@ -168,10 +168,10 @@ impl From<Error> for Broken {
 
 impl Reception<'_> {
     async fn all_parts(&self) -> Result<(), Broken> {
-        let parts = futures::stream::iter(self.partial.open_parts());
+        let parts: Vec<_> =
+            self.partial.open_parts().into_iter().map(|part| self.part(part)).collect();
         let connections = self.client.parallel().max_connections.max(1);
-        let fetched = parts.map(|part| self.part(part)).buffer_unordered(connections);
-        fetched.try_collect().await
+        futures::stream::iter(parts).buffer_unordered(connections).try_collect().await
     }
 
     /// Goes on until the part is there.

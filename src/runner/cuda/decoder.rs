@@ -1,4 +1,4 @@
-//! The forward pass of a Llama-shaped decoder: nine launches a layer, on buffers made once.
+//! The forward pass of a decoder: nine launches a layer of a Llama, on buffers made once.
 
 use std::num::NonZeroUsize;
 
@@ -6,24 +6,27 @@ use sconce_kernels::Error;
 use sconce_kernels::cpu::{self, KvShape};
 use sconce_kernels::cuda::{
     AddRmsNorm, Attention, AttentionWorkspace, BlockTables, Buffer, Device, Float, Gate, GateMul,
-    GatherQuantizedRows, GatherRows, KvCache, Linear, LinearQuantized, LinearToFp8, Matmul, Plan,
-    PlanGrid, RopeAndCache, RopeTable, Scoring, Slice, SliceMut, Write,
+    GatherQuantizedRows, GatherRows, HeadNorms, KvCache, Linear, LinearQuantized, LinearToFp8,
+    Matmul, Plan, PlanGrid, RopeAndCache, RopeTable, Scoring, Slice, SliceMut, Write,
 };
 
 use super::LoadError;
 use super::batch::Lists;
+use super::experts::ExpertsWorkspace;
 use super::tensors::{Goal, Layer, Matrix, Weights};
 use crate::layers::rope::Frequencies;
-use crate::models::config::{DecoderConfig, RopeStyle};
+use crate::models::config::{Activation, DecoderConfig, RopeConfig, RopeStyle};
 use crate::runner::gpu_options::GpuQuantization;
 use crate::weights::Checkpoint;
 
 /// A model on a device.
 pub(super) struct Decoder {
-    config: DecoderConfig,
-    float: Float,
+    pub(super) config: DecoderConfig,
+    pub(super) float: Float,
     weights: Weights,
     rope: RopeTable,
+    /// Of the layers that slide, where it is another.
+    sliding_rope: Option<RopeTable>,
     matmul: Matmul,
 }
 
@@ -32,23 +35,25 @@ pub(super) struct Workspace {
     /// `[max_tokens, hidden_size]`: the residual stream.
     hidden_states: Buffer,
     /// `[max_tokens, hidden_size]`: what a part of a layer adds to it.
-    delta: Buffer,
+    pub(super) delta: Buffer,
     /// `[max_tokens, hidden_size]`
-    normed: Buffer,
+    pub(super) normed: Buffer,
     /// `[max_tokens, qkv_size]`
     qkv: Buffer,
     /// `[max_tokens, q_size]`
     attended: Buffer,
-    /// `[max_tokens, 2 * intermediate_size]`
-    gate_up: Buffer,
-    /// `[max_tokens, intermediate_size]`
-    inner: Buffer,
+    /// `[max_tokens, 2 * intermediate_size]`; of experts, of each of a token's.
+    pub(super) gate_up: Buffer,
+    /// `[max_tokens, intermediate_size]`; of experts, of each of a token's.
+    pub(super) inner: Buffer,
+    /// Of a mixture of experts.
+    pub(super) experts: Option<ExpertsWorkspace>,
     /// `[max_logits_rows, hidden_size]`
     last_hidden_states: Buffer,
     /// `[max_logits_rows, vocab_size]` f32
     logits: Buffer,
     /// Rows of quantized matrices as floats, for products of many tokens; or tokens in 8 bits.
-    scratch: Buffer,
+    pub(super) scratch: Buffer,
     attention: AttentionWorkspace,
 }
 
@@ -92,17 +97,15 @@ impl Decoder {
         num_threads: NonZeroUsize,
     ) -> Result<Self, LoadError> {
         let config = checkpoint.config().clone();
-        let Frequencies { inv_freq, magnitude } = Frequencies::new(&config.rope);
-        let style = match config.rope.style {
-            RopeStyle::Half => cpu::RopeStyle::Half,
-            RopeStyle::Interleaved => cpu::RopeStyle::Interleaved,
-        };
+        let sliding_rope =
+            config.sliding_rope().map(|rope| rope_table(device, rope, max_positions));
         let matmul = Matmul::new(device)?;
         let goal = Goal { float, quantize, has_fp8: matmul.has_fp8() };
         Ok(Self {
             float,
             weights: Weights::load(device, checkpoint, goal, num_threads)?,
-            rope: RopeTable::new(device, &inv_freq, max_positions, magnitude, style)?,
+            rope: rope_table(device, &config.rope, max_positions)?,
+            sliding_rope: sliding_rope.transpose()?,
             matmul,
             config,
         })
@@ -116,7 +119,7 @@ impl Decoder {
         self.weights.num_bytes()
     }
 
-    fn device(&self) -> &Device {
+    pub(super) fn device(&self) -> &Device {
         self.matmul.device()
     }
 
@@ -127,6 +130,8 @@ impl Decoder {
         (plan, shape): (&Plan, &KvShape),
     ) -> Result<Workspace, Error> {
         let (config, size) = (&self.config, self.float.size());
+        let experts = config.variant.experts;
+        let experts_per_tok = experts.map_or(1, |experts| experts.num_experts_per_tok);
         let of = |rows: usize, cols: usize| self.device().alloc_zeroed(rows * cols * size);
         Ok(Workspace {
             hidden_states: of(max_tokens, config.hidden_size)?,
@@ -134,8 +139,12 @@ impl Decoder {
             normed: of(max_tokens, config.hidden_size)?,
             qkv: of(max_tokens, config.qkv_size())?,
             attended: of(max_tokens, config.q_size())?,
-            gate_up: of(max_tokens, 2 * config.intermediate_size)?,
-            inner: of(max_tokens, config.intermediate_size)?,
+            gate_up: of(max_tokens * experts_per_tok, 2 * config.intermediate_size)?,
+            inner: of(max_tokens * experts_per_tok, config.intermediate_size)?,
+            experts: match experts {
+                Some(_) => Some(ExpertsWorkspace::new(self, max_tokens)?),
+                None => None,
+            },
             last_hidden_states: of(max_logits_rows, config.hidden_size)?,
             logits: self.device().alloc_zeroed(max_logits_rows * config.vocab_size * 4)?,
             scratch: self.device().alloc(self.weights.scratch_bytes(max_tokens, SCRATCH_BYTES))?,
@@ -149,8 +158,13 @@ impl Decoder {
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.norm(&layer.input_layernorm, index > 0, pass)?;
             self.attend(layer, index, pass)?;
-            self.norm(&layer.post_attention_layernorm, true, pass)?;
-            self.feed_forward(layer, pass)?;
+            self.post_norm(layer, 0, pass)?;
+            self.norm(&layer.mlp_layernorm, true, pass)?;
+            match &layer.router {
+                None => self.feed_forward(layer, pass)?,
+                Some(router) => self.mix_experts(layer, router, pass)?,
+            }
+            self.post_norm(layer, 1, pass)?;
         }
         self.norm(&self.weights.norm, true, pass)?;
         let (tokens, num_logits) = (pass.lists.logits_tokens, pass.num_logits);
@@ -188,7 +202,12 @@ impl Decoder {
             rows: num_logits,
             n: vocab_size,
             k: hidden,
-        })
+        })?;
+        if let Some(cap) = self.config.variant.final_logit_softcapping {
+            let mut logits = logits.slice_mut().at(0, num_logits * vocab_size * 4);
+            self.device().soft_cap(&mut logits, cap)?;
+        }
+        Ok(())
     }
 
     fn embed(&self, pass: &mut Pass<'_>) -> Result<(), Error> {
@@ -207,7 +226,12 @@ impl Decoder {
                 out,
             }),
             Matrix::Fp8(_) => Err(Error::Operand),
+        }?;
+        if let Some(scale) = self.config.variant.embedding_scale {
+            let mut rows = self.rows(&mut pass.workspace.hidden_states, pass.num_tokens, cols);
+            self.device().scale(float, &mut rows, scale)?;
         }
+        Ok(())
     }
 
     /// `y = x · wᵀ`
@@ -249,7 +273,12 @@ impl Decoder {
     }
 
     /// The first `rows` of a buffer of rows.
-    fn rows<'a>(&self, buffer: &'a mut Buffer, rows: usize, cols: usize) -> SliceMut<'a> {
+    pub(super) fn rows<'a>(
+        &self,
+        buffer: &'a mut Buffer,
+        rows: usize,
+        cols: usize,
+    ) -> SliceMut<'a> {
         buffer.slice_mut().at(0, rows * cols * self.float.size())
     }
 
@@ -270,8 +299,28 @@ impl Decoder {
         })
     }
 
+    /// Norms what a part of a layer adds to the residual stream, in families that do.
+    fn post_norm(&self, layer: &Layer, part: usize, pass: &mut Pass<'_>) -> Result<(), Error> {
+        let Some(norms) = &layer.post_norms else { return Ok(()) };
+        let (rows, cols) = (pass.num_tokens, self.config.hidden_size);
+        let Workspace { delta, normed, .. } = &mut *pass.workspace;
+        self.device().add_rms_norm(AddRmsNorm {
+            float: self.float,
+            residual: self.rows(delta, rows, cols),
+            delta: None,
+            weight: norms[part].slice(),
+            out: self.rows(normed, rows, cols),
+            rows,
+            cols,
+            epsilon: self.config.rms_norm_eps,
+        })?;
+        // Twice a layer: graphs find each where it was.
+        std::mem::swap(delta, normed);
+        Ok(())
+    }
+
     /// `y = x · wᵀ`, of buffers of rows.
-    fn linear(
+    pub(super) fn linear(
         &self,
         (x, k): (&Buffer, usize),
         (w, scratch): (&Matrix, &mut Buffer),
@@ -285,6 +334,7 @@ impl Decoder {
 
     fn attend(&self, layer: &Layer, index: usize, pass: &mut Pass<'_>) -> Result<(), Error> {
         let (config, rows) = (&self.config, pass.num_tokens);
+        let window = config.window(index);
         let (hidden, q_size, qkv_size) = (config.hidden_size, config.q_size(), config.qkv_size());
         let Workspace { delta, normed, qkv, attended, scratch, attention, .. } =
             &mut *pass.workspace;
@@ -293,8 +343,12 @@ impl Decoder {
             float: self.float,
             qkv: self.rows(qkv, rows, qkv_size),
             bias: layer.qkv_bias.as_ref().map(Buffer::slice),
-            norms: None,
-            table: &self.rope,
+            norms: layer.qk_norms.as_ref().map(|[query, key]| HeadNorms {
+                query: query.slice(),
+                key: key.slice(),
+                epsilon: config.rms_norm_eps,
+            }),
+            table: self.sliding_rope.as_ref().filter(|_| window.is_some()).unwrap_or(&self.rope),
             positions: pass.lists.positions,
             slot_mapping: pass.lists.slots,
             cache: pass.kv,
@@ -313,7 +367,12 @@ impl Decoder {
             tables: pass.tables,
             plan: pass.lists.plan,
             grid: pass.grid,
-            scoring: Scoring::scaled((config.head_dim as f32).sqrt().recip()),
+            scoring: Scoring {
+                scale: config.attention_scale(),
+                soft_cap: config.variant.attn_logit_softcapping,
+                window,
+                sinks: None,
+            },
             workspace: attention,
         })?;
         self.linear((attended, q_size), (&layer.o_proj, scratch), (delta, hidden), rows)
@@ -324,16 +383,43 @@ impl Decoder {
         let (hidden, cols) = (config.hidden_size, config.intermediate_size);
         let Workspace { delta, normed, gate_up, inner, scratch, .. } = &mut *pass.workspace;
         self.linear((normed, hidden), (&layer.gate_up_proj, scratch), (gate_up, 2 * cols), rows)?;
+        self.gate(gate_up, inner, rows)?;
+        self.linear((inner, cols), (&layer.down_proj, scratch), (delta, hidden), rows)
+    }
+
+    /// `inner = gate(gate_up[.., ..cols]) * gate_up[.., cols..]`
+    pub(super) fn gate(
+        &self,
+        gate_up: &Buffer,
+        inner: &mut Buffer,
+        rows: usize,
+    ) -> Result<(), Error> {
+        let cols = self.config.intermediate_size;
         self.device().gate_mul(GateMul {
             float: self.float,
-            gate: Gate::Silu,
+            gate: match self.config.variant.hidden_act {
+                Activation::Silu => Gate::Silu,
+                Activation::GeluTanh => Gate::GeluTanh,
+            },
             gate_up: gate_up.slice().at(0, rows * 2 * cols * self.float.size()),
             out: self.rows(inner, rows, cols),
             rows,
             cols,
-        })?;
-        self.linear((inner, cols), (&layer.down_proj, scratch), (delta, hidden), rows)
+        })
     }
+}
+
+fn rope_table(
+    device: &Device,
+    rope: &RopeConfig,
+    max_positions: usize,
+) -> Result<RopeTable, Error> {
+    let Frequencies { inv_freq, magnitude } = Frequencies::new(rope);
+    let style = match rope.style {
+        RopeStyle::Half => cpu::RopeStyle::Half,
+        RopeStyle::Interleaved => cpu::RopeStyle::Interleaved,
+    };
+    RopeTable::new(device, &inv_freq, max_positions, magnitude, style)
 }
 
 impl Workspace {

@@ -55,22 +55,39 @@ pub(super) struct Layer {
     pub(super) qkv_proj: Matrix,
     /// `[qkv_size]`
     pub(super) qkv_bias: Option<Buffer>,
+    /// Of queries and of keys, `[head_dim]` each.
+    pub(super) qk_norms: Option<[Buffer; 2]>,
     /// `[hidden_size, q_size]`
     pub(super) o_proj: Matrix,
-    /// `[hidden_size]`
-    pub(super) post_attention_layernorm: Buffer,
-    /// `[2 * intermediate_size, hidden_size]`: gate, then up.
+    /// `[hidden_size]`: before the MLP.
+    pub(super) mlp_layernorm: Buffer,
+    /// `[num_experts, hidden_size]`, of a mixture of experts.
+    pub(super) router: Option<Matrix>,
+    /// `[2 * intermediate_size, hidden_size]`: gate, then up; of experts, floats, one after the other.
     pub(super) gate_up_proj: Matrix,
-    /// `[hidden_size, intermediate_size]`
+    /// `[hidden_size, intermediate_size]`; of experts, floats, one after the other.
     pub(super) down_proj: Matrix,
+    /// Norms of what attention and the MLP add to the residual stream, `[hidden_size]` each.
+    pub(super) post_norms: Option<[Buffer; 2]>,
 }
 
 /// A matrix to be made, whose rows are those of the checkpoint's tensors, one after the other.
 struct Stack<'a> {
     names: Vec<String>,
-    /// Whether its rows are the vocabulary.
-    is_vocabulary: bool,
+    kind: Kind,
     matrix: &'a mut Matrix,
+}
+
+/// What a matrix is for, where that decides what becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Layer,
+    /// Its rows are the vocabulary.
+    Vocabulary,
+    /// Chooses experts: what is floats stays so.
+    Router,
+    /// Multiplied as floats, whatever it is in the checkpoint.
+    Experts,
 }
 
 /// What becomes of a stack.
@@ -112,19 +129,21 @@ impl Weights {
         let mut weights = Self {
             embed_tokens: Matrix::Floats(device.alloc(0)?),
             layers: layers.collect::<Result<_, _>>()?,
-            norm: loader.vector(&["model.norm.weight".to_owned()])?,
+            norm: loader.norm("model.norm.weight".to_owned())?,
             lm_head: match config.tie_word_embeddings {
                 true => None,
                 false => Some(Matrix::Floats(device.alloc(0)?)),
             },
         };
-        loader.fill(weights.stacks())?;
+        let num_experts = config.variant.experts.map(|experts| experts.num_experts);
+        loader.fill(weights.stacks(num_experts))?;
         Ok(weights)
     }
 
     fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         let layers = self.layers.iter().flat_map(|layer| {
-            [&layer.qkv_proj, &layer.o_proj, &layer.gate_up_proj, &layer.down_proj]
+            let matrices = [&layer.qkv_proj, &layer.o_proj, &layer.gate_up_proj, &layer.down_proj];
+            matrices.into_iter().chain(&layer.router)
         });
         layers.chain([&self.embed_tokens]).chain(&self.lm_head)
     }
@@ -145,7 +164,7 @@ impl Weights {
         needed.max().unwrap_or(0)
     }
 
-    fn stacks(&mut self) -> Vec<Stack<'_>> {
+    fn stacks(&mut self, num_experts: Option<usize>) -> Vec<Stack<'_>> {
         let mut stacks = vec![vocabulary("model.embed_tokens.weight", &mut self.embed_tokens)];
         if let Some(head) = &mut self.lm_head {
             stacks.push(vocabulary("lm_head.weight", head));
@@ -156,33 +175,45 @@ impl Weights {
             };
             let qkv = prefixed(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
             let o = prefixed(&["self_attn.o_proj"]);
-            let gate_up = prefixed(&["mlp.gate_proj", "mlp.up_proj"]);
-            let down = prefixed(&["mlp.down_proj"]);
-            let parts = [
-                (qkv, &mut layer.qkv_proj),
-                (o, &mut layer.o_proj),
-                (gate_up, &mut layer.gate_up_proj),
-                (down, &mut layer.down_proj),
-            ];
-            let parts = parts.into_iter();
-            stacks.extend(parts.map(|(names, matrix)| Stack {
-                names,
-                is_vocabulary: false,
-                matrix,
-            }));
+            let of_mlp = |parts: &[&str]| match num_experts {
+                None => prefixed(parts),
+                Some(num) => (0..num).flat_map(|i| expert(index, i, parts)).collect(),
+            };
+            let (gate_up, down) =
+                (of_mlp(&["mlp.gate_proj", "mlp.up_proj"]), of_mlp(&["mlp.down_proj"]));
+            let router = prefixed(&["mlp.gate"]);
+            let of_mlp = if num_experts.is_some() { Kind::Experts } else { Kind::Layer };
+            let mut push = |names, matrix, kind| stacks.push(Stack { names, matrix, kind });
+            push(qkv, &mut layer.qkv_proj, Kind::Layer);
+            push(o, &mut layer.o_proj, Kind::Layer);
+            push(gate_up, &mut layer.gate_up_proj, of_mlp);
+            push(down, &mut layer.down_proj, of_mlp);
+            if let Some(matrix) = &mut layer.router {
+                push(router, matrix, Kind::Router);
+            }
         }
         stacks
     }
 }
 
 fn vocabulary<'a>(name: &str, matrix: &'a mut Matrix) -> Stack<'a> {
-    Stack { names: vec![name.to_owned()], is_vocabulary: true, matrix }
+    Stack { names: vec![name.to_owned()], kind: Kind::Vocabulary, matrix }
+}
+
+/// Names of an expert's tensors, by those of a whole MLP's parts.
+fn expert(layer: usize, expert: usize, parts: &[&str]) -> Vec<String> {
+    let name = |part: &&str| {
+        let part = part.trim_start_matches("mlp.");
+        format!("model.layers.{layer}.mlp.experts.{expert}.{part}.weight")
+    };
+    parts.iter().map(name).collect()
 }
 
 /// Refuses to quantize what is quantized already, and what the device could not multiply.
 fn check(checkpoint: &Checkpoint, goal: Goal) -> Result<(), LoadError> {
     match goal.quantize {
         Some(_) if !checkpoint.has_float_matrices() => Err(LoadError::NothingToQuantize),
+        Some(_) if checkpoint.config().variant.experts.is_some() => Err(LoadError::FloatExperts),
         Some(GpuQuantization::Fp8) if !goal.has_fp8 => Err(LoadError::NoFp8),
         Some(_) | None => Ok(()),
     }
@@ -231,7 +262,7 @@ impl<'a> Loader<'a> {
         let matrices = self.matrices(&stack.names)?;
         let num_quantized =
             matrices.iter().filter(|matrix| matrix.part().dtype.block_len() > 1).count();
-        if float == Float::F32 {
+        if float == Float::F32 || stack.kind == Kind::Experts {
             return Ok(Made::Floats);
         }
         if num_quantized == matrices.len() {
@@ -241,13 +272,15 @@ impl<'a> Loader<'a> {
             matrices.iter().all(|matrix| matrix.part().cols.is_multiple_of(multiple))
         };
         match quantize {
-            Some(GpuQuantization::Q4) if fits(32) && !stack.is_vocabulary => {
+            Some(GpuQuantization::Q4) if fits(32) && stack.kind != Kind::Vocabulary => {
                 Ok(Made::Codes(Some(Form::W4)))
             }
             Some(GpuQuantization::Q8 | GpuQuantization::Q4) if fits(32) => {
                 Ok(Made::Codes(Some(Form::W8Halves)))
             }
-            Some(GpuQuantization::Fp8) if !stack.is_vocabulary && self.fits_fp8(&matrices) => {
+            Some(GpuQuantization::Fp8)
+                if stack.kind != Kind::Vocabulary && self.fits_fp8(&matrices) =>
+            {
                 Ok(Made::ToFp8)
             }
             Some(_) | None => Ok(Made::Floats),
@@ -256,7 +289,7 @@ impl<'a> Loader<'a> {
 
     /// Whether all its parts are 8-bit floats that the device multiplies.
     fn is_fp8(&self, stack: &Stack<'_>) -> Result<bool, LoadError> {
-        if !self.goal.has_fp8 || stack.is_vocabulary {
+        if !self.goal.has_fp8 || stack.kind == Kind::Vocabulary {
             return Ok(false);
         }
         for name in &stack.names {
@@ -336,30 +369,65 @@ impl<'a> Loader<'a> {
         let name = |rest: &str| format!("model.layers.{index}.{rest}");
         let empty = || Ok::<_, LoadError>(Matrix::Floats(self.device.alloc(0)?));
         let bias = ["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj.bias")));
+        let norm = |part: &str| self.norm(name(&format!("{part}.weight")));
+        let qk_norms = match config.variant.qk_norm {
+            true => Some([norm("self_attn.q_norm")?, norm("self_attn.k_norm")?]),
+            false => None,
+        };
+        let (mlp_layernorm, post_norms) = match config.variant.post_norms {
+            true => {
+                let post = ["post_attention_layernorm", "post_feedforward_layernorm"];
+                ("pre_feedforward_layernorm", Some([norm(post[0])?, norm(post[1])?]))
+            }
+            false => ("post_attention_layernorm", None),
+        };
         Ok(Layer {
-            input_layernorm: self.vector(&[name("input_layernorm.weight")])?,
+            input_layernorm: norm("input_layernorm")?,
             qkv_proj: empty()?,
             qkv_bias: match config.attention_bias {
                 true => Some(self.vector(&bias)?),
                 false => None,
             },
+            qk_norms,
             o_proj: empty()?,
-            post_attention_layernorm: self.vector(&[name("post_attention_layernorm.weight")])?,
+            mlp_layernorm: norm(mlp_layernorm)?,
+            router: match config.variant.experts {
+                Some(_) => Some(empty()?),
+                None => None,
+            },
             gate_up_proj: empty()?,
             down_proj: empty()?,
+            post_norms,
         })
+    }
+
+    /// A norm's weights as they are multiplied with.
+    fn norm(&self, name: String) -> Result<Buffer, LoadError> {
+        let offset = self.checkpoint.config().variant.norm_offset;
+        let mut elements = self.floats(&[name])?;
+        elements.iter_mut().for_each(|element| *element += offset);
+        self.buffer_of(&elements)
     }
 
     /// Vectors, one after the other.
     fn vector(&self, names: &[String]) -> Result<Buffer, LoadError> {
+        self.buffer_of(&self.floats(names)?)
+    }
+
+    fn floats(&self, names: &[String]) -> Result<Vec<f32>, LoadError> {
         let mut elements = Vec::new();
         for name in names {
             let tensor = self.checkpoint.tensor(name)?;
             let quantized = || weights::Error::NotFloat { name: name.clone(), dtype: tensor.dtype };
             elements.extend(tensor.to_f32().ok_or_else(quantized)?);
         }
+        Ok(elements)
+    }
+
+    /// Floats of the model's type.
+    fn buffer_of(&self, elements: &[f32]) -> Result<Buffer, LoadError> {
         let mut bytes = vec![0; elements.len() * self.goal.float.size()];
-        write_floats(self.goal.float, &elements, &mut bytes);
+        write_floats(self.goal.float, elements, &mut bytes);
         Ok(self.device.buffer_of(&bytes)?)
     }
 

@@ -74,6 +74,13 @@ impl Metadata {
         })
     }
 
+    pub(super) fn bools(&self, key: &str) -> Result<Option<Vec<bool>>, Error> {
+        self.array(key, "booleans", |value| match value {
+            Value::Bool(value) => Some(*value),
+            _ => None,
+        })
+    }
+
     pub(super) fn f32s(&self, key: &str) -> Result<Option<Vec<f32>>, Error> {
         self.array(key, "32-bit floats", |value| match value {
             Value::F32(value) => Some(*value),
@@ -93,6 +100,10 @@ impl Metadata {
             Some(_) => None,
         };
         values.map(Some).ok_or_else(|| self.wrong_type(key, &format!("an array of {elements}")))
+    }
+
+    pub(super) fn is_array(&self, key: &str) -> bool {
+        matches!(self.values.get(key), Some(Value::Array(_)))
     }
 
     fn wrong_type(&self, key: &str, expected: &str) -> Error {

@@ -10,8 +10,8 @@ use crate::weights::{Error, GenerationConfig, TextConfig};
 
 /// Tokens that end a turn or a document whenever a vocabulary has them. Files often name only one
 /// of theirs.
-const END_TOKENS: [&str; 5] =
-    ["<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"];
+const END_TOKENS: [&str; 6] =
+    ["<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"];
 
 pub(super) fn read(metadata: &Metadata) -> Result<TextConfig, Error> {
     let tokens = metadata.strings("tokenizer.ggml.tokens")?.unwrap_or_default();

@@ -5,80 +5,66 @@ use std::{collections::BTreeMap, path::Path};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{optional_json, sentence};
-use crate::{
-    models::config::{DecoderConfig, RopeConfig, RopeScaling, RopeStyle},
-    weights::Error,
-};
+use super::architecture::Architecture;
+use super::{optional_json, rope};
+use crate::{models::config::DecoderConfig, weights::Error};
 
-/// Settings of relatives of Llama that change the results, and values that turn them off.
-const FEATURES: [&str; 17] = [
+/// Settings of Llama and its relatives that change the results, if they are on. What reads an
+/// architecture takes those that it knows ([`Architecture::reads`]), and others are refused.
+const FEATURES: [&str; 24] = [
     "alibi",
     "attention_multiplier",
     "attn_logit_softcapping",
     "clip_qkv",
+    "decoder_sparse_step",
     "embedding_multiplier",
     "final_logit_softcapping",
     "logit_scale",
     "logits_scaling",
+    "mlp_only_layers",
+    "n_shared_experts",
     "no_rope_layers",
     "num_experts",
     "num_local_experts",
     "partial_rotary_factor",
     "qk_layernorm",
+    "query_pre_attn_scalar",
     "residual_multiplier",
     "rope_interleaved",
+    "rope_local_base_freq",
+    "shared_expert_intermediate_size",
+    "use_bidirectional_attention",
     "use_qk_norm",
     "use_sliding_window",
 ];
 
 #[derive(Deserialize)]
-struct ConfigJson {
+pub(super) struct ConfigJson {
     #[serde(default)]
-    architectures: Vec<String>,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
+    pub(super) architectures: Vec<String>,
+    pub(super) hidden_size: usize,
+    pub(super) intermediate_size: usize,
+    pub(super) num_hidden_layers: usize,
     num_attention_heads: usize,
     num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
+    pub(super) head_dim: Option<usize>,
     vocab_size: usize,
-    max_position_embeddings: usize,
+    pub(super) max_position_embeddings: usize,
     rms_norm_eps: f32,
     hidden_act: Option<String>,
-    rope_theta: Option<f32>,
-    rope_scaling: Option<RopeJson>,
-    rope_parameters: Option<RopeJson>,
+    hidden_activation: Option<String>,
+    pub(super) rope_theta: Option<f32>,
+    pub(super) rope_scaling: Option<Value>,
+    pub(super) rope_parameters: Option<Value>,
     #[serde(default)]
     tie_word_embeddings: bool,
     #[serde(default)]
     attention_bias: bool,
     #[serde(default)]
     mlp_bias: bool,
-    #[serde(default)]
-    layer_types: Option<Vec<String>>,
+    pub(super) layer_types: Option<Vec<String>>,
     #[serde(flatten)]
-    rest: BTreeMap<String, Value>,
-}
-
-#[derive(Default, Deserialize)]
-struct RopeJson {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f32>,
-    factor: Option<f32>,
-    low_freq_factor: Option<f32>,
-    high_freq_factor: Option<f32>,
-    original_max_position_embeddings: Option<usize>,
-    beta_fast: Option<f32>,
-    beta_slow: Option<f32>,
-    attention_factor: Option<f32>,
-    mscale: Option<f32>,
-    mscale_all_dim: Option<f32>,
-    truncate: Option<bool>,
-    partial_rotary_factor: Option<f32>,
-    #[serde(flatten)]
-    rest: BTreeMap<String, Value>,
+    pub(super) rest: BTreeMap<String, Value>,
 }
 
 /// Reads the configuration. Refuses other architectures and features that we do not compute.
@@ -88,12 +74,10 @@ pub(super) fn read(path: &Path) -> Result<DecoderConfig, Error> {
         return Err(Error::NotFound { path: path.to_owned(), reason });
     };
     // Before the rest: another architecture may lack fields that a llama has.
-    let architecture = architecture(&json)?;
-    let json: ConfigJson =
-        serde_json::from_value(json).map_err(|error| Error::malformed(path, error.to_string()))?;
-    check_features(&json)?;
-    let dir = path.parent().unwrap_or(Path::new(""));
-    let num_positions = num_positions(&json, architecture, sentence::max_seq_length(dir)?)?;
+    let architecture = Architecture::of(&json)?;
+    let json: ConfigJson = serde_json::from_value(architecture.complete(json))
+        .map_err(|error| Error::malformed(path, error.to_string()))?;
+    check_features(&json, architecture)?;
     let heads = json.num_attention_heads;
     let head_dim = match json.head_dim {
         Some(head_dim) => head_dim,
@@ -105,17 +89,18 @@ pub(super) fn read(path: &Path) -> Result<DecoderConfig, Error> {
     };
     let config = DecoderConfig {
         hidden_size: json.hidden_size,
-        intermediate_size: json.intermediate_size,
+        intermediate_size: architecture.intermediate_size(&json)?,
         num_hidden_layers: json.num_hidden_layers,
         num_attention_heads: heads,
         num_key_value_heads: json.num_key_value_heads.unwrap_or(heads),
         head_dim,
         vocab_size: json.vocab_size,
-        max_position_embeddings: num_positions,
+        max_position_embeddings: json.max_position_embeddings,
         rms_norm_eps: json.rms_norm_eps,
-        rope: rope(path, &json, head_dim)?,
+        rope: rope::read(path, &json, head_dim)?,
         tie_word_embeddings: json.tie_word_embeddings,
-        attention_bias: false,
+        attention_bias: architecture.has_bias(),
+        variant: architecture.variant(path, &json, head_dim)?,
     };
     config.validate().map_err(|reason| Error::malformed(path, reason))?;
     Ok(config)
@@ -125,52 +110,28 @@ pub(super) fn read(path: &Path) -> Result<DecoderConfig, Error> {
 pub(super) fn is_headless(path: &Path) -> Result<bool, Error> {
     let json: Option<Value> = optional_json(path)?;
     let name = json.as_ref().and_then(|json| json.pointer("/architectures/0")?.as_str());
-    Ok(matches!(name, Some("LlamaModel" | "MistralModel")))
+    Ok(name.is_some_and(|name| name.ends_with("Model")))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Architecture {
-    Llama,
-    Mistral,
-}
-
-fn architecture(json: &Value) -> Result<Architecture, Error> {
-    let name = match json.get("architectures").and_then(Value::as_array).map(Vec::as_slice) {
-        Some([Value::String(name)]) => name.as_str(),
-        _ => "",
-    };
-    match name {
-        "LlamaForCausalLM" | "LlamaModel" => Ok(Architecture::Llama),
-        "MistralForCausalLM" | "MistralModel" => Ok(Architecture::Mistral),
-        _ => {
-            let found = json.get("architectures").map_or("missing".to_owned(), Value::to_string);
-            let supported = "LlamaForCausalLM, MistralForCausalLM, LlamaModel, MistralModel";
-            Err(Error::unsupported("architectures in config.json", found, supported))
-        }
-    }
-}
-
-fn check_features(json: &ConfigJson) -> Result<(), Error> {
+fn check_features(json: &ConfigJson, architecture: Architecture) -> Result<(), Error> {
     let unsupported = |key: &str, found: String, supported: &str| {
         Err(Error::unsupported(format!("{key} in config.json"), found, supported))
     };
     debug_assert_eq!(json.architectures.len(), 1, "checked before");
-    match json.hidden_act.as_deref() {
-        None | Some("silu" | "swish") => {}
-        Some(other) => return unsupported("hidden_act", other.to_owned(), "silu"),
+    let activation = json.hidden_activation.as_deref().or(json.hidden_act.as_deref());
+    let activations = architecture.activations();
+    if let Some(other) = activation.filter(|activation| !activations.contains(activation)) {
+        return unsupported("hidden_act", other.to_owned(), activations[0]);
     }
     // Transformers' Llama gives the output projection a bias too, which no kernel adds.
     if json.attention_bias || json.mlp_bias {
         return unsupported("attention_bias or mlp_bias", "true".to_owned(), "false");
     }
-    let types = json.layer_types.iter().flatten();
-    if let Some(kind) = types.into_iter().find(|kind| *kind != "full_attention") {
-        return unsupported("layer_types", kind.clone(), "full_attention");
-    }
     if json.rest.get("auto_map").is_some_and(|map| map.get("AutoModelForCausalLM").is_some()) {
         return unsupported("auto_map", "a model with code of its own".to_owned(), "none");
     }
-    match FEATURES.iter().find_map(|key| Some((key, json.rest.get(*key).filter(is_on)?))) {
+    let others = FEATURES.iter().filter(|key| !architecture.reads(key));
+    match others.into_iter().find_map(|key| Some((key, json.rest.get(*key).filter(is_on)?))) {
         Some((key, value)) => unsupported(key, value.to_string(), "null"),
         None => Ok(()),
     }
@@ -184,83 +145,4 @@ fn is_on(value: &&Value) -> bool {
         Value::Array(array) => !array.is_empty(),
         Value::Bool(true) | Value::String(_) | Value::Object(_) => true,
     }
-}
-
-/// Positions that attention sees all of. A window as wide as the context is none, and so is one as
-/// wide as the longest text that the model is meant to embed. Mistral without the key has one of
-/// 4,096.
-fn num_positions(
-    json: &ConfigJson,
-    architecture: Architecture,
-    max_seq_length: Option<usize>,
-) -> Result<usize, Error> {
-    let all = json.max_position_embeddings;
-    let (window, found) = match json.rest.get("sliding_window") {
-        Some(Value::Null) => return Ok(all),
-        None if architecture == Architecture::Llama => return Ok(all),
-        Some(window) => (window.as_u64().unwrap_or(0) as usize, window.to_string()),
-        None => (4096, "missing, which means 4096".to_owned()),
-    };
-    match max_seq_length {
-        _ if all <= window => Ok(all),
-        Some(longest) if longest <= window => Ok(longest),
-        _ => Err(Error::unsupported("sliding_window in config.json", found, "null")),
-    }
-}
-
-fn rope(path: &Path, json: &ConfigJson, head_dim: usize) -> Result<RopeConfig, Error> {
-    let empty = RopeJson::default();
-    let rope = json.rope_parameters.as_ref().or(json.rope_scaling.as_ref()).unwrap_or(&empty);
-    if let Some((key, value)) = rope.rest.iter().find(|(_, value)| !value.is_null()) {
-        let what = format!("{key} of RoPE in config.json");
-        return Err(Error::unsupported(what, value.to_string(), "none"));
-    }
-    if rope.partial_rotary_factor.is_some_and(|factor| factor != 1.0) {
-        let found = format!("{:?}", rope.partial_rotary_factor);
-        return Err(Error::unsupported("partial_rotary_factor in config.json", found, "1"));
-    }
-    let theta = rope.rope_theta.or(json.rope_theta).unwrap_or(10_000.0);
-    let scaling = scaling(path, rope, json.max_position_embeddings)?;
-    Ok(RopeConfig { theta, dim: head_dim, style: RopeStyle::Half, scaling })
-}
-
-fn scaling(path: &Path, rope: &RopeJson, max_positions: usize) -> Result<RopeScaling, Error> {
-    let required = |name: &str, value: Option<f32>| {
-        value.ok_or_else(|| Error::malformed(path, format!("RoPE's scaling lacks {name}")))
-    };
-    let original = rope.original_max_position_embeddings.unwrap_or(max_positions);
-    match rope.rope_type.as_deref().unwrap_or("default") {
-        "default" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear { factor: required("factor", rope.factor)? }),
-        "llama3" => Ok(RopeScaling::Llama3 {
-            factor: required("factor", rope.factor)?,
-            low_freq_factor: required("low_freq_factor", rope.low_freq_factor)?,
-            high_freq_factor: required("high_freq_factor", rope.high_freq_factor)?,
-            original_max_position_embeddings: original,
-        }),
-        "yarn" => {
-            if rope.truncate == Some(false) {
-                return Err(Error::unsupported("truncate of YaRN", "false", "true"));
-            }
-            let factor = rope.factor.unwrap_or(max_positions as f32 / original as f32);
-            Ok(RopeScaling::Yarn {
-                factor,
-                original_max_position_embeddings: original,
-                beta_fast: rope.beta_fast.filter(|beta| *beta != 0.0).unwrap_or(32.0),
-                beta_slow: rope.beta_slow.filter(|beta| *beta != 0.0).unwrap_or(1.0),
-                attention_factor: attention_factor(rope, factor),
-            })
-        }
-        other => {
-            let supported = "default, linear, llama3, yarn";
-            Err(Error::unsupported("rope_type in config.json", other, supported))
-        }
-    }
-}
-
-/// YaRN's magnitude, if given or to be taken from DeepSeek's two scales.
-fn attention_factor(rope: &RopeJson, factor: f32) -> Option<f32> {
-    let magnitude = |scale: f32| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-    let scales = rope.mscale.zip(rope.mscale_all_dim).filter(|(a, b)| *a != 0.0 && *b != 0.0);
-    rope.attention_factor.or(scales.map(|(of, all)| magnitude(of) / magnitude(all)))
 }

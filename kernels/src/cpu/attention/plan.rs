@@ -260,6 +260,8 @@ mod tests {
             qkv: &[],
             num_q_heads: 9,
             scale: 1.0,
+            soft_cap: None,
+            window: None,
             layer: 0,
             rows: &rows,
             block_tables: &block_tables,

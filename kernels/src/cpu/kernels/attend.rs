@@ -41,7 +41,9 @@ pub(in super::super) struct Softmax {
     pub scores: *mut f32,
     /// Whether the weights become bf16, in the first half of the scores' place.
     pub to_bf16: bool,
-    /// How many positions the row sees.
+    /// The first position that the row sees.
+    pub first: usize,
+    /// One past the last, not before the first.
     pub visible: usize,
     /// How many blocks of 16 to fill; those not visible get weight 0.
     pub num_blocks: usize,
@@ -69,7 +71,9 @@ pub(in super::super) struct Mix {
 /// The instruction set must be there and `scores` hold `num_blocks` blocks.
 #[inline(always)]
 pub(super) unsafe fn softmax<S: Simd>(args: &mut Softmax) {
-    let Softmax { scores, visible, num_blocks, .. } = *args;
+    let Softmax { scores, first, visible, num_blocks, .. } = *args;
+    // Of the block that begins it, the lanes before.
+    let (first_block, before) = (first / LANES, first % LANES);
     let num_full = (visible / LANES).min(num_blocks);
     // Of the block that ends it.
     let in_last = if num_full < num_blocks { visible % LANES } else { 0 };
@@ -79,23 +83,33 @@ pub(super) unsafe fn softmax<S: Simd>(args: &mut Softmax) {
         let zero = S::splat(0.0);
         let lowest = S::splat(f32::NEG_INFINITY);
         let mut largest = lowest;
-        for block in 0..num_full {
-            largest = S::max(largest, S::load(scores.add(block * LANES)));
+        let seen = |block: usize| {
+            let scores = S::load(scores.add(block * LANES));
+            if block == first_block { S::first_or(lowest, before, scores) } else { scores }
+        };
+        for block in first_block..num_full {
+            largest = S::max(largest, seen(block));
         }
         if in_last > 0 {
-            let last = S::load(scores.add(num_full * LANES));
-            largest = S::max(largest, S::first_or(last, in_last, lowest));
+            largest = S::max(largest, S::first_or(seen(num_full), in_last, lowest));
         }
         let largest = S::largest(largest);
         let mut sum = zero;
-        for block in 0..num_full {
+        let seen = |args: &Softmax, block: usize| {
             let weights = weights::<S>(args, block, largest);
+            if block == first_block { S::first_or(zero, before, weights) } else { weights }
+        };
+        for block in 0..first_block {
+            put_weights::<S>(args, block, zero);
+        }
+        for block in first_block..num_full {
+            let weights = seen(args, block);
             sum = S::add(sum, weights);
             put_weights::<S>(args, block, weights);
         }
         let mut block = num_full;
         if in_last > 0 {
-            let weights = S::first_or(weights::<S>(args, block, largest), in_last, zero);
+            let weights = S::first_or(seen(args, block), in_last, zero);
             sum = S::add(sum, weights);
             put_weights::<S>(args, block, weights);
             block += 1;

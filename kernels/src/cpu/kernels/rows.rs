@@ -149,6 +149,49 @@ pub(super) unsafe fn silu_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]
     }
 }
 
+/// `out = gelu(gate) * up`, by the approximation with the hyperbolic tangent (Hendrycks and Gimpel,
+/// 2016), which is `gate * sigmoid(2 * inner)`.
+///
+/// # Safety
+/// The instruction set must be there; the three slices must be of one length.
+#[inline(always)]
+pub(super) unsafe fn gelu_tanh_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    /// Twice the square root of 2 / pi.
+    const FACTOR: f32 = 1.595_769;
+    let len = out.len();
+    // SAFETY: indexes are below the slices' common length.
+    unsafe {
+        for i in (0..len).step_by(LANES) {
+            let count = LANES.min(len - i);
+            let gate = S::load_first(gate.as_ptr().add(i), count);
+            let up = S::load_first(up.as_ptr().add(i), count);
+            let cubic = S::mul(S::splat(-0.044_715 * FACTOR), S::mul(gate, gate));
+            let inner = S::mul(S::add(cubic, S::splat(-FACTOR)), gate);
+            let gelu = S::div(gate, S::add(S::splat(1.0), S::exp(inner)));
+            S::store_first(out.as_mut_ptr().add(i), S::mul(gelu, up), count);
+        }
+    }
+}
+
+/// `x = cap * tanh(x / cap)`, to a few units in the last place of the cap.
+///
+/// # Safety
+/// The instruction set must be there.
+#[inline(always)]
+pub(super) unsafe fn soft_cap<S: Simd>(cap: f32, x: &mut [f32]) {
+    let (len, x) = (x.len(), x.as_mut_ptr());
+    // SAFETY: indexes are below the length.
+    unsafe {
+        let one = S::splat(1.0);
+        for i in (0..len).step_by(LANES) {
+            let count = LANES.min(len - i);
+            let e = S::exp(S::mul(S::load_first(x.add(i), count), S::splat(2.0 / cap)));
+            let tanh = S::div(S::sub(e, one), S::add(e, one));
+            S::store_first(x.add(i), S::mul(tanh, S::splat(cap)), count);
+        }
+    }
+}
+
 /// Quantizes a row per 32 elements: the largest magnitude becomes 127. A row with an infinity or
 /// a NaN gets a NaN for its first scale, and so makes every product NaN. What rounding leaves of
 /// each element goes to `rest`, unless that is empty.
