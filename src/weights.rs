@@ -9,6 +9,8 @@ mod dummy;
 mod encoder;
 mod error;
 mod file;
+#[cfg(feature = "cuda")]
+mod fp8;
 mod generation;
 mod gguf;
 mod hugging_face;
@@ -28,7 +30,7 @@ use sconce_kernels::dtype::Dtype;
 pub use self::encoder::EncoderCheckpoint;
 pub use self::error::Error;
 pub use self::generation::GenerationConfig;
-pub(crate) use self::packed::{Fp8Rows, Matrix};
+pub(crate) use self::packed::Matrix;
 use self::{
     file::{Span, WeightFile},
     gguf::Gguf,
@@ -213,11 +215,6 @@ impl Checkpoint {
     /// The matrix with this Hugging Face name, left in its file.
     pub(crate) fn matrix(&self, name: &str) -> Result<Matrix<'_>, Error> {
         Ok(Matrix::new(self.span(name)?))
-    }
-
-    /// The matrix with this Hugging Face name, if it is one of 8-bit floats with a scale per row at most.
-    pub(crate) fn fp8(&self, name: &str) -> Result<Option<Fp8Rows<'_>>, Error> {
-        Ok(self.span(name)?.as_packed().and_then(|packed| packed.as_fp8()))
     }
 
     /// The tokenizer as a Hugging Face `tokenizer.json`.

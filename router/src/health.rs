@@ -77,8 +77,12 @@ pub(crate) async fn health(State(app): State<App>) -> Response {
 
 fn answer(app: &App) -> Response {
     let workers = app.dispatcher.status();
+    let is_ready = workers.iter().any(|worker| worker.ready);
+    if is_ready {
+        app.routing.note_ready();
+    }
     // What would be held until a replica is there counts as served.
-    let is_served = workers.iter().any(|worker| worker.ready) || app.routing.holds();
+    let is_served = is_ready || app.routing.holds(!workers.is_empty());
     let status = match (app.is_draining(), is_served) {
         (true, _) => Status::Draining,
         (false, true) => Status::Ready,

@@ -10,6 +10,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, StatusCode};
 use sha2::{Digest, Sha256};
 
+use crate::api::reply::ErrorBody;
 use crate::error::refusal::Refusal;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -84,9 +85,10 @@ pub(crate) async fn page(headers: HeaderMap) -> Response {
 #[utoipa::path(
     get, path = "/playground/{file}", tag = "documentation", summary = "A file of the playground",
     params(("file" = String, Path, description = "Its name", example = "main.js")),
-    responses((
-        status = 200, body = String, content_type = "text/javascript", description = "The file",
-    )),
+    responses(
+        (status = 200, body = String, content_type = "text/javascript", description = "The file"),
+        (status = 404, body = ErrorBody, description = "There is no such file"),
+    ),
 )]
 pub(crate) async fn file(Path(name): Path<String>, headers: HeaderMap) -> Response {
     answer(&name, &headers)

@@ -11,6 +11,7 @@ mod split;
 mod table;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -48,6 +49,8 @@ struct Shared {
     /// The last table; none before the first, and none without a launcher.
     table: ArcSwapOption<Table>,
     held: Arc<Held>,
+    /// Whether a replica has been ready since the start.
+    was_ready: AtomicBool,
 }
 
 /// What a request is for: a version of a model under the name that was asked for.
@@ -75,7 +78,8 @@ impl Routing {
     /// Follows the configured launcher, if there is one. Needs a Tokio runtime then.
     pub(crate) fn new(config: &Config, dispatcher: Dispatcher) -> Self {
         let table = ArcSwapOption::empty();
-        let shared = Arc::new(Shared { dispatcher, table, held: Arc::default() });
+        let was_ready = AtomicBool::new(false);
+        let shared = Arc::new(Shared { dispatcher, table, held: Arc::default(), was_ready });
         let following = config.launcher.clone().map(|address| {
             let follow = follow::follow(Arc::clone(&shared), address, config.routing_table.clone());
             Arc::new(AbortOnDropHandle::new(tokio::spawn(follow)))
@@ -170,11 +174,20 @@ impl Routing {
         Some(Listed { name: name.to_owned(), model: Some(model), readiness: None })
     }
 
-    /// Whether some request would be served that no replica is ready for: it would be held.
-    pub(crate) fn holds(&self) -> bool {
+    /// Whether some request would be served that no replica is ready for: it would be held. Not
+    /// before the first replica is ready that is being started.
+    pub(crate) fn holds(&self, is_starting: bool) -> bool {
+        if is_starting && !self.shared.was_ready.load(Ordering::Relaxed) {
+            return false;
+        }
         let table = self.shared.table.load();
         let mut routes = table.iter().flat_map(|table| table.routes());
         routes.any(|route| route.max_hold > Duration::ZERO && route.max_held > 0)
+    }
+
+    /// Notes that a replica is ready.
+    pub(crate) fn note_ready(&self) {
+        self.shared.was_ready.store(true, Ordering::Relaxed);
     }
 
     /// Whether a launcher is to say what names stand for, and nothing has yet.

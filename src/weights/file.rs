@@ -170,6 +170,7 @@ impl Stored {
     }
 
     /// Fills `out` with the bytes from `offset` on.
+    #[cfg(feature = "cuda")]
     pub(super) fn read_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()> {
         if offset.saturating_add(out.len()) > self.num_bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());

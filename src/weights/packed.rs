@@ -21,6 +21,9 @@ const BLOCK: usize = 32;
 /// Which row of eight a nibble of AWQ's words is of: the order in which its kernels unpack them.
 const AWQ_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
+/// The zero point of a row and group, in the bytes of a tensor.
+type ZeroAt<'a> = Box<dyn Fn(&[u8], usize, usize) -> u16 + 'a>;
+
 /// Where the code of an element of a matrix `[n, k]` lies. Words have 32 bits, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Codes {
@@ -61,7 +64,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    fn of(self, row: usize, group: usize) -> usize {
+    pub(super) fn of(self, row: usize, group: usize) -> usize {
         row / self.row_block * self.row_stride + group * self.group_stride
     }
 }
@@ -193,7 +196,7 @@ impl Packed {
         let code = |words: &[u8], word: usize, at: usize| {
             (word_at(words, word) >> (bits * at) & ((1 << bits) - 1)) as u16
         };
-        let (bytes, zero): (Vec<u8>, Box<dyn Fn(&[u8], usize, usize) -> u16>) = match &self.zeros {
+        let (bytes, zero): (Vec<u8>, ZeroAt<'_>) = match &self.zeros {
             Zeros::Middle => return Ok(Vec::new()),
             Zeros::Groups { tensor, below } => (
                 tensor.read()?,
@@ -229,12 +232,6 @@ impl Packed {
             }
         }
         Ok(zeros)
-    }
-
-    /// Its codes as they are and a scale for each row, if it is one of 8-bit floats that has no more.
-    pub(super) fn as_fp8(&self) -> Option<Fp8Rows<'_>> {
-        let is_by_row = self.places.group_stride == 0 && self.places.row_block == 1;
-        (self.codes == Codes::E4M3 && is_by_row).then_some(Fp8Rows { packed: self })
     }
 }
 
@@ -392,30 +389,6 @@ static E4M3: [f32; 256] = {
     }
     table
 };
-
-/// A matrix of 8-bit floats with a scale per row at most, as hardware multiplies it.
-#[derive(Clone, Copy)]
-pub(crate) struct Fp8Rows<'a> {
-    packed: &'a Packed,
-}
-
-impl Fp8Rows<'_> {
-    /// Rows and columns.
-    pub(crate) fn shape(&self) -> [usize; 2] {
-        self.packed.shape
-    }
-
-    /// Fills `out` with codes from `offset` on, of rows one after the other.
-    pub(crate) fn read_codes_at(&self, offset: usize, out: &mut [u8]) -> io::Result<()> {
-        self.packed.weight.read_at(offset, out)
-    }
-
-    /// `[rows]`
-    pub(crate) fn scales(&self) -> Result<Vec<f32>, Error> {
-        let scales = floats(&self.packed.scales)?;
-        Ok((0..self.packed.shape[0]).map(|row| scales[self.packed.places.of(row, 0)]).collect())
-    }
-}
 
 /// A matrix on its way to where it is computed with. What it is made of is read with the first of its
 /// rows, and forgotten with this.

@@ -108,7 +108,7 @@ def test_swaps_and_rollbacks_under_load_fail_no_request_and_cut_no_stream(server
             f"p99 {percentile(values, 99):.0f} ms, longest {max(values) * 1000:.0f} ms"
         )
     print(f"added p99: {percentile(during, 99) - percentile(before, 99):.0f} ms")
-    history = server.machine.json("history", "alpha:prod")
+    history = server.machine.json("history", "alpha:prod", "--limit", "100")
     deeds = [it["action"] for it in history]
     assert deeds.count("promote") == NUM_SWAPS + NUM_ROLLBACKS and deeds.count("rollback") == NUM_ROLLBACKS
     assert {it["result"] for it in history} == {"done"}

@@ -1,5 +1,6 @@
 """`sconce run` in a terminal and in a pipe, as a user types it."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -7,7 +8,9 @@ import pty
 import re
 import select
 import signal
+import struct
 import subprocess
+import termios
 import time
 
 import pytest
@@ -22,6 +25,8 @@ class Terminal:
 
     def __init__(self, *words, **variables):
         self.master, slave = pty.openpty()
+        # Wide enough that no line is broken.
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 400, 0, 0))
         environment = dict(os.environ, TERM="xterm", COLUMNS="200", **variables)
         self.process = subprocess.Popen(
             [BINARY, "run", *words],

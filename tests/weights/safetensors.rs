@@ -302,7 +302,7 @@ fn refuses_what_it_would_compute_wrongly_of_families() {
     refused_of(moe, "num_experts_per_tok", json!(0), "num_experts_per_tok is 0");
     refused_of(moe, "mlp_only_layers", json!([0]), "mlp_only_layers");
     refused_of(moe, "decoder_sparse_step", json!(2), "decoder_sparse_step");
-    refused_of(moe, "num_experts", json!(5), "mlp.experts.5.");
+    refused_of(moe, "num_experts", json!(5), "mlp.gate.weight has shape [6, 32]");
     refused_of(moe, "moe_intermediate_size", json!(16), "has shape [");
     refused_of("mixtral_f32", "num_local_experts", json!(600), "at most 512");
     let stretched = json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]});
@@ -391,16 +391,16 @@ fn of_a_model_that_sees_images_the_decoder_is_read() {
     assert!(!checkpoint.has_tensor("vision_tower.empty"));
     // What is beside the decoder's part still counts.
     change_json(&dir.path().join("config.json"), |config| {
-        config["quantization_config"] = json!({"quant_method": "awq"});
+        config["quantization_config"] = json!({"quant_method": "bitsandbytes"});
     });
-    assert!(refusal(Checkpoint::open(dir.path())).contains("quantization_config"));
+    assert!(refusal(Checkpoint::open(dir.path())).contains("bitsandbytes"));
 }
 
 #[test]
 fn broken_headers_are_refused() {
     let norm = "model.norm.weight";
     refused_header("of type I16, supported: F32", |h| h[norm]["dtype"] = json!("I16"));
-    refused_header("impossible shape", |h| h[norm]["shape"] = json!([0]));
+    refused_header("invalid shape", |h| h[norm]["shape"] = json!([0]));
     refused_header("impossible shape", |h| h[norm]["shape"] = json!([u64::MAX, 2]));
     refused_header("more than 8 dimensions", |h| h[norm]["shape"] = json!(vec![1; 9]));
     refused_header("is broken", |h| h[norm]["shape"] = json!([16]));

@@ -1,5 +1,7 @@
 //! The command against a server on a real socket that streams what it is told to.
 
+#![expect(clippy::unwrap_used, reason = "what a test stands on may fail it")]
+
 mod server;
 
 use std::path::Path;

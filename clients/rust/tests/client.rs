@@ -1,5 +1,7 @@
 //! The client against a server on a real socket that answers what it is told to.
 
+#![expect(clippy::unwrap_used, reason = "what a test stands on may fail it")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -16,6 +16,12 @@ fn is_super_block(dtype: Dtype) -> bool {
     dtype.block_len() == 256
 }
 
+/// Whether packing rounds what it multiplies out to half floats: scales of two levels, and zero points
+/// times their scales.
+fn is_rounded(dtype: Dtype) -> bool {
+    is_super_block(dtype) || dtype == Dtype::Int4
+}
+
 fn is_plain(dtype: Dtype) -> bool {
     dtype.block_len() == 1
 }
@@ -70,8 +76,7 @@ fn embedding_reads_the_packed_weights_back() {
                 let values = dequantize(dtype, &data);
                 for (out, &id) in out.chunks(cols).zip(&ids) {
                     let expected = &values[id as usize * cols..][..cols];
-                    // Super-blocks have two-level scales, which packing rounds to half floats.
-                    let rounded = is_super_block(dtype) && compute == Compute::Int8;
+                    let rounded = is_rounded(dtype) && compute == Compute::Int8;
                     let tolerance = if rounded { 2e-3 } else { 1e-6 };
                     let largest = values.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
                     for (out, expected) in out.iter().zip(expected) {
@@ -143,7 +148,7 @@ fn products_match_plain_loops_for_every_type_and_batch() {
                 let matrix = PackedMatrix::pack(&cpu, &[part], compute).unwrap();
                 let weights = dequantize(dtype, &data);
                 let int8 = compute == Compute::Int8 && !is_plain(dtype);
-                let rounded = is_super_block(dtype) && int8;
+                let rounded = is_rounded(dtype) && int8;
                 let tolerance = if rounded { 2e-3 } else { 2e-6 };
                 for num_tokens in [1, 2, 3, 5, 8, 9, 23] {
                     let x = random.floats(num_tokens * cols);

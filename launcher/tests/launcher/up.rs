@@ -65,6 +65,13 @@ impl Stage {
         Self { site, directory, questions }
     }
 
+    /// Has workers end with status 9 before they are ready.
+    fn fail_workers(&self) {
+        let program = self.directory.path().join("sconce");
+        let script = std::fs::read_to_string(&program).unwrap();
+        std::fs::write(&program, script.replace("worker) echo", "worker) exit 9; echo")).unwrap();
+    }
+
     async fn up(&self, args: &[&str], out: &mut Vec<u8>) -> anyhow::Result<()> {
         let model = self.directory.path().join("tiny.gguf");
         let line = ["up", model.to_str().unwrap()].into_iter().chain(args.iter().copied());
@@ -144,9 +151,7 @@ async fn a_start_prints_what_to_paste_and_a_signal_stops_router_then_worker() {
 #[tokio::test]
 async fn a_worker_that_fails_at_its_start_ends_the_command_with_its_status() {
     let stage = Stage::new("").await;
-    let program = stage.directory.path().join("sconce");
-    let script = std::fs::read_to_string(&program).unwrap();
-    std::fs::write(&program, script.replace("worker) echo", "worker) exit 9; echo")).unwrap();
+    stage.fail_workers();
 
     let error = stage.up(&["--no-auth"], &mut Vec::new()).await.unwrap_err();
 
@@ -179,7 +184,8 @@ async fn a_model_that_does_not_fit_is_refused_before_anything_starts() {
 
 #[tokio::test]
 async fn what_was_chosen_is_what_the_worker_is_told() {
-    let stage = Stage::new("exit 9").await;
+    let stage = Stage::new("").await;
+    stage.fail_workers();
     std::fs::write(stage.directory.path().join("described"), described(100 << 20)).unwrap();
 
     let args = ["--no-auth", "--context=1024", "--concurrency=4", "--", "--max-queue=3"];

@@ -211,7 +211,8 @@ fn shapes_that_do_not_fit_are_refused() {
     };
 
     assert!(with(2, 32, 2).is_ok());
-    assert!(with(1, 32, 2).is_err());
+    // Rows may name the tokens that they are.
+    assert!(with(1, 32, 2).is_ok());
     assert!(with(3, 32, 3).is_err());
     assert!(with(2, 30, 2).is_err());
     assert!(with(2, 0, 2).is_err());

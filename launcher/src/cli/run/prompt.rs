@@ -90,7 +90,7 @@ fn whole(text: &str) -> Option<&str> {
     let text = text.trim();
     match text.split_once(QUOTES) {
         None => Some(text),
-        Some((before, rest)) if before.is_empty() => rest.strip_suffix(QUOTES).map(str::trim),
+        Some(("", rest)) => rest.strip_suffix(QUOTES).map(str::trim),
         Some(("/set system ", rest)) => rest.ends_with(QUOTES).then_some(text),
         Some(_) => Some(text),
     }

@@ -115,7 +115,7 @@ impl Module<'_> {
         let (zeros, [num_groups, zero_words]) = self.typed("qzeros", StoredDtype::I32)?;
         let scales = self.take("scales")?;
         self.drop_bias(config)?;
-        let bits = if n > 0 { 32 * zero_words / n } else { 0 };
+        let bits = (32 * zero_words).checked_div(n).unwrap_or(0);
         self.check_bits(bits, &[4, 8])?;
         let k = words.saturating_mul(32 / bits);
         let group = self.group(&weight, k, num_groups)?;
