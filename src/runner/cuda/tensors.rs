@@ -254,7 +254,7 @@ impl<'a> Loader<'a> {
         }
         upload::run(self.device, jobs, self.num_threads)?;
         self.pack_all(packed)?;
-        to_fp8.into_iter().try_for_each(|stack| self.to_fp8(stack))
+        to_fp8.iter_mut().try_for_each(|stack| self.to_fp8(stack))
     }
 
     fn decide(&self, stack: &Stack<'_>) -> Result<Made, LoadError> {
@@ -349,7 +349,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Copies floats, and has the device make them 8 bits wide: there is room for one matrix of them.
-    fn to_fp8(&self, stack: Stack<'_>) -> Result<(), LoadError> {
+    fn to_fp8(&self, stack: &mut Stack<'_>) -> Result<(), LoadError> {
         let float = self.goal.float;
         let Matrix::Floats(mut floats) = self.allocate(&stack.names, Made::Floats)? else {
             return Ok(());
