@@ -211,7 +211,12 @@ impl Reception<'_> {
         let mut response = self.client.get(&self.location, span, validator.as_deref()).await?;
         let url = response.url().clone();
         let etag = response.headers().get("etag").and_then(|etag| etag.to_str().ok());
-        if !continues(&response, self.remote, missing.first)? || !self.partial.agrees(etag) {
+        // Its first part is no part of several.
+        let is_all = !is_whole && response.status() == StatusCode::OK;
+        if is_all
+            || !continues(&response, self.remote, missing.first)?
+            || !self.partial.agrees(etag)
+        {
             if !is_whole {
                 return Err(Broken::NoParts);
             }
