@@ -96,6 +96,18 @@ pub(crate) const MAX_EXPERTS_PER_TOK: usize = 32;
 /// No model reads further, and tables of this many rows still fit into memory.
 const MAX_POSITIONS: usize = 1 << 24;
 
+impl Variant {
+    /// Names of a layer's norms: of the one before the MLP, and of those of what attention and MLP add
+    /// to the residual stream, where there are such.
+    pub(crate) fn mlp_and_post_norms(&self) -> (&'static str, Option<[&'static str; 2]>) {
+        let post = ["post_attention_layernorm", "post_feedforward_layernorm"];
+        match self.post_norms {
+            true => ("pre_feedforward_layernorm", Some(post)),
+            false => (post[0], None),
+        }
+    }
+}
+
 impl DecoderConfig {
     /// Says what is impossible about the numbers. A checkpoint gives them, so anything may come.
     pub fn validate(&self) -> Result<(), String> {

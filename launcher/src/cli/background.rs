@@ -59,8 +59,9 @@ pub struct Stop {
 /// Exchanges the launcher of a server in the background for a new one, with the same command line
 /// and the environment of now
 ///
-/// Router and workers go on, and no request fails: the new launcher takes them over. What an alias or
-/// another program has changed is exchanged one after the other, each once the new one can be used.
+/// Router and workers go on, and no request fails: the new launcher takes them over. A name whose alias
+/// has moved goes to the other version once that can be used. Workers keep the program and the flags that
+/// they were started with until they end: `--all` starts all of them anew.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:

@@ -15,7 +15,7 @@ use anyhow::Context;
 use clap::Args;
 use futures::future::BoxFuture;
 
-pub(super) use detach::Detached;
+pub(super) use detach::{Detached, last_lines};
 use launch::Launch;
 
 use super::Fault;

@@ -374,12 +374,10 @@ impl<'a> Loader<'a> {
             true => Some([norm("self_attn.q_norm")?, norm("self_attn.k_norm")?]),
             false => None,
         };
-        let (mlp_layernorm, post_norms) = match config.variant.post_norms {
-            true => {
-                let post = ["post_attention_layernorm", "post_feedforward_layernorm"];
-                ("pre_feedforward_layernorm", Some([norm(post[0])?, norm(post[1])?]))
-            }
-            false => ("post_attention_layernorm", None),
+        let (mlp_layernorm, post_norms) = config.variant.mlp_and_post_norms();
+        let post_norms = match post_norms {
+            Some([attention, mlp]) => Some([norm(attention)?, norm(mlp)?]),
+            None => None,
         };
         Ok(Layer {
             input_layernorm: norm("input_layernorm")?,

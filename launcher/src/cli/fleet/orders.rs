@@ -11,6 +11,19 @@ use super::client::follow;
 use super::{ReasonArgs, ServerArgs};
 use crate::cli::output::Output;
 
+/// What every order takes: whom it is given, why, and how its progress is told.
+#[derive(Args, Clone, Debug)]
+struct OrderArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+
+    #[command(flatten)]
+    reason: ReasonArgs,
+
+    #[command(flatten)]
+    output: Output,
+}
+
 /// Starts workers of a version, without traffic from any name but its own
 ///
 /// Clients reach it as `name@number` at once. `sconce promote` gives it a name's traffic.
@@ -34,13 +47,7 @@ pub struct Start {
     route: bool,
 
     #[command(flatten)]
-    server: ServerArgs,
-
-    #[command(flatten)]
-    reason: ReasonArgs,
-
-    #[command(flatten)]
-    output: Output,
+    order: OrderArgs,
 }
 
 /// Ends the workers of a version once what they run is done
@@ -55,13 +62,7 @@ pub struct Unload {
     force: bool,
 
     #[command(flatten)]
-    server: ServerArgs,
-
-    #[command(flatten)]
-    reason: ReasonArgs,
-
-    #[command(flatten)]
-    output: Output,
+    order: OrderArgs,
 }
 
 /// Moves a name's traffic to a version: all of it, a part, or a copy
@@ -117,13 +118,7 @@ pub struct Promote {
     no_checks: bool,
 
     #[command(flatten)]
-    server: ServerArgs,
-
-    #[command(flatten)]
-    reason: ReasonArgs,
-
-    #[command(flatten)]
-    output: Output,
+    order: OrderArgs,
 }
 
 /// Moves a name's traffic back to the version before, or ends its canary or shadow
@@ -134,13 +129,7 @@ pub struct Rollback {
     name: String,
 
     #[command(flatten)]
-    server: ServerArgs,
-
-    #[command(flatten)]
-    reason: ReasonArgs,
-
-    #[command(flatten)]
-    output: Output,
+    order: OrderArgs,
 }
 
 /// Sets how many workers a name's versions have
@@ -162,19 +151,13 @@ pub struct Scale {
     max: Option<u32>,
 
     #[command(flatten)]
-    server: ServerArgs,
-
-    #[command(flatten)]
-    reason: ReasonArgs,
-
-    #[command(flatten)]
-    output: Output,
+    order: OrderArgs,
 }
 
 impl Start {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self { model, replicas, route, server, reason, output } = self;
+        let Self { model, replicas, route, order: OrderArgs { server, reason, output } } = self;
         let reason = Some(reason.into());
         let request = proto::StartRequest { model, replicas, route, reason };
         follow(server.connect().await?.start(request).await, output).await
@@ -184,7 +167,7 @@ impl Start {
 impl Unload {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self { model, force, server, reason, output } = self;
+        let Self { model, force, order: OrderArgs { server, reason, output } } = self;
         let request = proto::UnloadRequest { model, force, reason: Some(reason.into()) };
         follow(server.connect().await?.unload(request).await, output).await
     }
@@ -206,6 +189,7 @@ impl Promote {
             max_ttft_ratio: self.max_ttft_ratio.unwrap_or(0),
             none: self.no_checks,
         };
+        let OrderArgs { server, reason, output } = self.order;
         let soak = self.soak.unwrap_or_default().as_secs();
         let request = proto::PromoteRequest {
             version: self.version,
@@ -214,16 +198,16 @@ impl Promote {
             shadow: self.shadow.map_or(0, u32::from),
             soak_seconds: u32::try_from(soak).unwrap_or(u32::MAX),
             checks: Some(checks),
-            reason: Some(self.reason.into()),
+            reason: Some(reason.into()),
         };
-        follow(self.server.connect().await?.promote(request).await, self.output).await
+        follow(server.connect().await?.promote(request).await, output).await
     }
 }
 
 impl Rollback {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self { name, server, reason, output } = self;
+        let Self { name, order: OrderArgs { server, reason, output } } = self;
         let request = proto::RollbackRequest { name, reason: Some(reason.into()) };
         follow(server.connect().await?.rollback(request).await, output).await
     }
@@ -232,7 +216,7 @@ impl Rollback {
 impl Scale {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self { name, min, max, server, reason, output } = self;
+        let Self { name, min, max, order: OrderArgs { server, reason, output } } = self;
         let max = max.unwrap_or(min.max(1));
         let request = proto::ScaleRequest { name, min, max, reason: Some(reason.into()) };
         follow(server.connect().await?.scale(request).await, output).await

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
+use crate::cli::up::last_lines;
 use crate::name::ModelName;
 use crate::servers::Servers;
 use crate::settings::{Network, Settings};
@@ -89,9 +90,7 @@ impl Server {
             }
             None => {
                 own.stop().await;
-                let log = std::fs::read_to_string(&log).unwrap_or_default();
-                let lines: Vec<_> = log.lines().collect();
-                let end = lines[lines.len().saturating_sub(8)..].join("\n");
+                let end = last_lines(&log);
                 bail!("the server ended before it was ready; the end of its log:\n{end}")
             }
         }

@@ -88,7 +88,8 @@ fn unmarked(args: Vec<String>) -> Vec<String> {
     kept.filter(|(index, arg)| *index >= at || !is_mark(arg)).map(|(_, arg)| arg).collect()
 }
 
-fn last_lines(log: &Path) -> String {
+/// The end of a log, to show why a server failed at its start.
+pub(in crate::cli) fn last_lines(log: &Path) -> String {
     // The log is for people; one that can't be read says nothing.
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
