@@ -69,8 +69,9 @@ beforeEach(async () => {
 });
 
 test("a message is answered by the model, with its times, and kept", async () => {
-  await set(page, "Sampling", "Most tokens", "24");
-  await say(page, "Count from one to five.");
+  // Long enough for a slow browser to read it in more than one piece: of one piece no speed can be told.
+  await set(page, "Sampling", "Most tokens", "120");
+  await say(page, "Tell me a story about the sea.");
   await finished(page);
 
   const body = await answers(page).first().locator(TEXT).innerText();
@@ -80,7 +81,7 @@ test("a message is answered by the model, with its times, and kept", async () =>
   await page.screenshot({ path: `${pictures}/chat.png` });
 
   await page.reload();
-  await page.getByRole("button", { name: "Count from one to five.", exact: true }).click();
+  await page.getByRole("button", { name: "Tell me a story about the sea.", exact: true }).click();
   assert.equal(await answers(page).first().locator(TEXT).innerText(), body);
   assert.deepEqual(foreign, []);
 });
