@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::store::Database;
+
 /// The router's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The SQLite file with API keys and stored responses. Created when absent.
-    pub database: PathBuf,
+    /// The database with API keys, stored responses, files and batches.
+    pub database: Database,
     /// Whether requests need a key.
     pub auth: AuthMode,
     /// Workers to connect to: `unix:/path/to/socket` or `http://host:port`.
@@ -59,7 +61,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
-            database: PathBuf::from("sconce.db"),
+            database: Database::new("sconce.db"),
             auth: AuthMode::Keys,
             workers: Vec::new(),
             launcher: None,
