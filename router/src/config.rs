@@ -36,6 +36,8 @@ pub struct Config {
     pub metrics: MetricsAccess,
     /// What is kept of responses.
     pub responses: KeptResponses,
+    /// What is done for batches.
+    pub batches: BatchLimits,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -56,6 +58,33 @@ impl Default for KeptResponses {
     }
 }
 
+/// What is done for batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Unfinished batches of one key.
+    pub max_unfinished: u64,
+    /// Lines that this router answers at the same time. 0: it leaves them to others.
+    pub max_running: usize,
+    /// How often a line is tried again whose answer was lost with a worker or a router.
+    pub max_tries: u32,
+    /// How long a router that has died keeps others from what it had.
+    pub lease: Duration,
+    /// How long a batch can be asked for after its end.
+    pub ttl: Duration,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            max_unfinished: 100,
+            max_running: 256,
+            max_tries: 5,
+            lease: Duration::from_secs(30),
+            ttl: Duration::from_hours(30 * 24),
+        }
+    }
+}
+
 impl Default for Config {
     /// A router on loopback with keys and no workers.
     fn default() -> Self {
@@ -73,6 +102,7 @@ impl Default for Config {
             cors_origins: Vec::new(),
             metrics: MetricsAccess::Keys,
             responses: KeptResponses::default(),
+            batches: BatchLimits::default(),
             limits: Limits::default(),
         }
     }

@@ -4,6 +4,7 @@
 //! without a lock, a lookup or an allocation. Labels are models, versions and statuses, never
 //! keys, users or requests.
 
+mod batch;
 pub mod catalogue;
 mod engine;
 mod totals;
@@ -18,6 +19,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use catalogue::{Kind, METRICS};
+pub(crate) use batch::*;
 pub use engine::Engine;
 pub use totals::{InFlight, Pending, Totals};
 

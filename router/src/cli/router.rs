@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use super::batches::BatchArgs;
 use super::database::DatabaseArgs;
 use crate::config::{AuthMode, Config, KeptResponses, Limits, MetricsAccess};
 
@@ -101,6 +102,9 @@ pub struct Router {
     pub exit_with_stdin: bool,
 
     #[command(flatten)]
+    batches: BatchArgs,
+
+    #[command(flatten)]
     limits: LimitArgs,
 }
 
@@ -167,6 +171,7 @@ impl From<Router> for Config {
                 ttl: args.response_days,
                 max_bytes: args.max_response_bytes,
             },
+            batches: args.batches.into(),
             limits: Limits {
                 max_body_bytes: args.limits.max_body_bytes,
                 max_connections: args.limits.max_connections,
@@ -255,6 +260,7 @@ mod tests {
         assert_eq!(typed.drain_timeout, meant.drain_timeout);
         assert_eq!(typed.limits.queue_timeout, meant.limits.queue_timeout);
         assert_eq!(typed.responses, meant.responses);
+        assert_eq!(typed.batches, meant.batches);
         assert_eq!(typed.limits.stream_grace, meant.limits.stream_grace);
         assert_eq!(typed.limits.idempotency_window, meant.limits.idempotency_window);
         assert_eq!(typed.workers, ["unix:/run/w.sock"]);

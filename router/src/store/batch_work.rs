@@ -285,16 +285,16 @@ impl Store {
         Ok(())
     }
 
-    /// Gives every line back that a router has and will not answer.
-    pub(crate) async fn release_lines(&self, holder: &str) -> Result<u64, Error> {
-        let done = sqlx::query(
+    /// Gives everything back that a router has and will not finish.
+    pub(crate) async fn release_all(&self, holder: &str) -> Result<(), Error> {
+        for statement in [
             "UPDATE batch_lines SET state = 0, lease_holder = NULL \
              WHERE state = 1 AND lease_holder = $1",
-        )
-        .bind(holder)
-        .execute(&self.pool)
-        .await?;
-        Ok(done.rows_affected())
+            "UPDATE batches SET lease_holder = NULL, lease_until = 0 WHERE lease_holder = $1",
+        ] {
+            sqlx::query(statement).bind(holder).execute(&self.pool).await?;
+        }
+        Ok(())
     }
 
     /// Records a line's answer, and that its batch is done if it was the last. Says whether it
