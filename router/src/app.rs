@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::files::Files;
 use crate::fleet::Fleet;
 use crate::replay::Replays;
 use crate::responses::Responses;
@@ -28,6 +29,8 @@ pub struct App {
     pub(crate) shadows: Shadows,
     /// What the Responses API has stored.
     pub(crate) responses: Responses,
+    /// What clients have uploaded, and what batches have made.
+    pub(crate) files: Files,
     /// The answers that clients can come back for.
     pub(crate) replays: Replays,
     stage: watch::Receiver<Stage>,
@@ -77,6 +80,7 @@ impl App {
         stage: watch::Receiver<Stage>,
     ) -> Self {
         let responses = Responses::new(&config);
+        let files = Files::new(&config);
         let replays = Replays::new(&config.limits, stage.clone());
         let fleet = Fleet::new(config.launcher.as_deref());
         let routing = Routing::new(&config, dispatcher.clone());
@@ -87,6 +91,7 @@ impl App {
             fleet,
             shadows: Shadows::default(),
             responses,
+            files,
             replays,
             stage,
         }

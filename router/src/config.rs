@@ -34,6 +34,10 @@ pub struct Config {
     pub metrics: MetricsAccess,
     /// What is kept of responses.
     pub responses: KeptResponses,
+    /// Where the contents of files lie; beside the database otherwise.
+    pub file_location: Option<FileLocation>,
+    /// How much of files is kept.
+    pub files: FileLimits,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -71,8 +75,63 @@ impl Default for Config {
             cors_origins: Vec::new(),
             metrics: MetricsAccess::Keys,
             responses: KeptResponses::default(),
+            file_location: None,
+            files: FileLimits::default(),
             limits: Limits::default(),
         }
+    }
+}
+
+/// Where the contents of files lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileLocation {
+    /// In a directory of this machine.
+    Directory(PathBuf),
+    /// In a bucket that speaks S3.
+    Bucket {
+        /// Its name.
+        bucket: String,
+        /// What the objects' names begin with; may be empty.
+        prefix: String,
+    },
+}
+
+/// How much of files is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileLimits {
+    /// Bytes of one file.
+    pub max_file_bytes: u64,
+    /// Bytes of an owner's files together.
+    pub max_bytes: u64,
+    /// Files of an owner.
+    pub max_files: u64,
+    /// Uploads that an owner may have under way at once.
+    pub max_uploads: usize,
+    /// Lines of a batch's file.
+    pub max_lines: usize,
+    /// Time for a whole upload. A pause in one may take as long as another body.
+    pub upload_timeout: Duration,
+}
+
+impl Default for FileLimits {
+    /// As much in one file as OpenAI takes.
+    fn default() -> Self {
+        Self {
+            max_file_bytes: 512 << 20,
+            max_bytes: 16 << 30,
+            max_files: 10_000,
+            max_uploads: 8,
+            max_lines: 50_000,
+            upload_timeout: Duration::from_hours(1),
+        }
+    }
+}
+
+impl Config {
+    /// Where the contents of files lie.
+    pub(crate) fn file_location(&self) -> FileLocation {
+        let beside = || FileLocation::Directory(self.database.with_extension("files"));
+        self.file_location.clone().unwrap_or_else(beside)
     }
 }
 

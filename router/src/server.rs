@@ -158,12 +158,13 @@ impl Server {
         tracing::info!(address = %self.address, auth = ?self.app.config.auth, "listening");
         self.relieve().await;
         let router = router(routes, &self.app, &self.authenticator);
-        let config = &self.app.config;
+        let (config, files) = (&self.app.config, self.app.files.clone());
         let protocol = Protocol::new(&config.limits, router);
         let acceptor = Acceptor::new(self.listener, protocol, &config.limits);
         let num_cut = tokio::select! {
             num_cut = acceptor.run((config, self.stage), self.app.replays.finished()) => num_cut,
             never = keep_metrics_small() => match never {},
+            never = files.keep_clean() => match never {},
         };
         drop(self.tasks);
         tracing::info!(num_cut, "stopped");

@@ -1,5 +1,6 @@
 //! The router's database: SQLite, one file that only its owner can read.
 
+mod files;
 mod responses;
 
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -18,13 +19,15 @@ use sqlx::{Row, SqlSafeStr};
 /// Waiting for another process's write, and for a free connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: u32 = 4;
-const MIGRATIONS: [(&str, &str); 3] = [
+const MIGRATIONS: [(&str, &str); 4] = [
     ("api keys", include_str!("../migrations/0001_api_keys.sql")),
     ("responses", include_str!("../migrations/0002_responses.sql")),
     ("key scopes", include_str!("../migrations/0003_key_scopes.sql")),
+    ("files", include_str!("../migrations/0004_files.sql")),
 ];
 
 use crate::app::Scope;
+pub(crate) use files::{FilePage, FileQuota, FileRow, Order, PutFile};
 pub(crate) use responses::{ResponseRow, Turn};
 
 /// An open database. Cheap to clone.
