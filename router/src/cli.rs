@@ -1,5 +1,6 @@
 //! The router's command lines: what was typed becomes what was meant, once.
 
+mod database;
 mod files;
 mod keys;
 mod router;

@@ -1,16 +1,18 @@
 //! What the router was told at its start, checked once and immutable.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::store::Database;
 
 /// The router's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The SQLite file with API keys and stored responses. Created when absent.
-    pub database: PathBuf,
+    /// The database with API keys, stored responses, files and batches.
+    pub database: Database,
     /// Whether requests need a key.
     pub auth: AuthMode,
     /// Workers to connect to: `unix:/path/to/socket` or `http://host:port`.
@@ -34,7 +36,7 @@ pub struct Config {
     pub metrics: MetricsAccess,
     /// What is kept of responses.
     pub responses: KeptResponses,
-    /// Where the contents of files lie; beside the database otherwise.
+    /// Where the contents of files lie; beside the database's file otherwise.
     pub file_location: Option<FileLocation>,
     /// How much of files is kept.
     pub files: FileLimits,
@@ -63,7 +65,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
-            database: PathBuf::from("sconce.db"),
+            database: Database::new("sconce.db"),
             auth: AuthMode::Keys,
             workers: Vec::new(),
             launcher: None,
@@ -128,10 +130,11 @@ impl Default for FileLimits {
 }
 
 impl Config {
-    /// Where the contents of files lie.
-    pub(crate) fn file_location(&self) -> FileLocation {
-        let beside = || FileLocation::Directory(self.database.with_extension("files"));
-        self.file_location.clone().unwrap_or_else(beside)
+    /// Where the contents of files lie. Nowhere, with a server's database and nothing said: other
+    /// routers would not find them beside this one.
+    pub(crate) fn file_location(&self) -> Option<FileLocation> {
+        let beside = |file: &Path| FileLocation::Directory(file.with_extension("files"));
+        self.file_location.clone().or_else(|| self.database.file().map(beside))
     }
 }
 

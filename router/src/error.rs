@@ -89,7 +89,8 @@ impl From<files::Error> for ApiError {
     fn from(error: files::Error) -> Self {
         use files::Error;
         match error {
-            Error::NotFound { .. }
+            Error::Nowhere
+            | Error::NotFound { .. }
             | Error::TooLarge { .. }
             | Error::OverQuota { .. }
             | Error::TooManyUploads { .. }
@@ -299,6 +300,9 @@ impl From<&files::Error> for Shape {
         use files::Error;
         const REQUEST: &str = "invalid_request_error";
         let (status, kind, code, retry) = match error {
+            Error::Nowhere => {
+                (StatusCode::NOT_IMPLEMENTED, "not_supported_error", "no_files", Retry::Never)
+            }
             Error::NotFound { .. } => {
                 (StatusCode::NOT_FOUND, REQUEST, "not_found", Retry::AsStatus)
             }
@@ -423,6 +427,7 @@ mod tests {
             replay::Error::KeyReused.into(),
             replay::Error::AnswerGone.into(),
             replay::Error::Full.into(),
+            files::Error::Nowhere.into(),
             files::Error::NotFound { id: "f".into() }.into(),
             files::Error::TooLarge { max_bytes: 1 }.into(),
             files::Error::OverQuota { max_bytes: 1, max_files: 1 }.into(),

@@ -12,7 +12,6 @@ mod upload;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use tokio::sync::{OnceCell, mpsc};
 use crate::api::reply::now;
 use crate::config::{Config, FileLimits, FileLocation};
 use crate::metrics;
-use crate::store::{Durability, FilePage, FileQuota, FileRow, Order, Store};
+use crate::store::{Database, Durability, FilePage, FileQuota, FileRow, Order, Store};
 pub(crate) use error::Error;
 use objects::Objects;
 use upload::Abandoned;
@@ -35,8 +34,9 @@ pub(crate) use upload::Upload;
 pub(crate) struct Files(Arc<Inner>);
 
 struct Inner {
-    database: PathBuf,
-    location: FileLocation,
+    database: Database,
+    /// Where none is, there are no files.
+    location: Option<FileLocation>,
     limits: FileLimits,
     /// Opened when it is needed: a router that is asked for no files needs neither.
     opened: OnceCell<Opened>,
@@ -181,8 +181,9 @@ impl Files {
 
     async fn opened(&self) -> Result<&Opened, Error> {
         let open = || async {
+            let location = self.0.location.as_ref().ok_or(Error::Nowhere)?;
             let store = Store::open(&self.0.database, Durability::Full).await?;
-            let objects = Objects::open(&self.0.location).await?;
+            let objects = Objects::open(location).await?;
             Ok(Opened { store, objects })
         };
         self.0.opened.get_or_try_init(open).await

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use super::database::DatabaseArgs;
 use super::files::FileArgs;
 use crate::config::{AuthMode, Config, KeptResponses, Limits, MetricsAccess};
 
@@ -44,9 +45,8 @@ pub struct Router {
     #[arg(long, env = "SCONCE_TAKEOVER", value_name = "PATH")]
     takeover: Option<PathBuf>,
 
-    /// The SQLite file with API keys and stored responses. Created when absent
-    #[arg(long, env = "SCONCE_DATABASE", default_value = "sconce.db")]
-    database: PathBuf,
+    #[command(flatten)]
+    database: DatabaseArgs,
 
     /// Let everyone in, whoever can reach the address
     #[arg(long)]
@@ -157,7 +157,7 @@ impl From<Router> for Config {
         let (file_location, files) = args.files.split();
         Self {
             listen: args.listen,
-            database: args.database,
+            database: args.database.into(),
             auth: if args.no_auth { AuthMode::Open } else { AuthMode::Keys },
             workers: args.workers,
             launcher: args.launcher,

@@ -29,7 +29,7 @@ pub(super) const MEANINGS: [(u16, &str); 18] = [
     (429, "The queue is full; `retry-after` says when to come back"),
     (431, "The headers are too many or too long"),
     (500, "The server failed to answer"),
-    (501, "The router follows no launcher"),
+    (501, "The router follows no launcher, or keeps no files"),
     (502, "The worker was lost before the answer began"),
     (503, "No worker serves the model now, or keys can't be checked"),
     (504, "The request waited too long for its turn"),

@@ -119,6 +119,7 @@ fn every_status_of_an_error_has_a_meaning() {
         replay::Error::KeyReused.into(),
         replay::Error::AnswerGone.into(),
         replay::Error::Full.into(),
+        files::Error::Nowhere.into(),
         files::Error::TooLarge { max_bytes: 1 }.into(),
         files::Error::TooManyUploads { max: 1 }.into(),
         files::Error::TookTooLong.into(),

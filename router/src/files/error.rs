@@ -7,6 +7,9 @@ use crate::store;
 /// What went wrong with a file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The server has no place for files.
+    #[error("this server keeps no files: it was started without --files")]
+    Nowhere,
     /// Nothing of this id is stored, or it is someone else's.
     #[error("there is no file with the id `{id}`")]
     NotFound {

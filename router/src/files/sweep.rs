@@ -37,7 +37,8 @@ impl Files {
     /// Removes everything that is due.
     pub(crate) async fn sweep(&self) -> Result<(), Error> {
         // There is nothing to sweep where nothing was ever stored.
-        if !self.0.opened.initialized() && !self.0.database.exists() {
+        let is_new = self.0.database.file().is_some_and(|file| !file.exists());
+        if self.0.location.is_none() || (is_new && !self.0.opened.initialized()) {
             return Ok(());
         }
         let Opened { store, objects } = self.opened().await?;

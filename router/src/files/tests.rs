@@ -18,7 +18,7 @@ const LIMITS: FileLimits = FileLimits {
 
 fn files(directory: &TempDir) -> Files {
     Files::new(&Config {
-        database: directory.path().join("sconce.db"),
+        database: Database::new(directory.path().join("sconce.db")),
         files: LIMITS,
         ..Config::default()
     })
@@ -191,6 +191,15 @@ async fn an_expired_file_is_swept() {
 
     assert_eq!(objects(&directory), 1);
     assert_eq!(read(&files, &kept, None).await, contents(3));
+}
+
+#[tokio::test]
+async fn a_shared_database_needs_a_place_to_be_named() {
+    let database = Database::new("postgres://localhost/sconce");
+    let files = Files::new(&Config { database, ..Config::default() });
+
+    files.sweep().await.unwrap();
+    assert!(matches!(files.row("a", "file-1").await, Err(Error::Nowhere)));
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@
 //! file's end until it is deleted. Whatever becomes of the process between, the table says which
 //! objects nothing needs.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AnyExecutor, Row};
 
 use super::{Error, Store};
 
@@ -81,8 +81,11 @@ impl Store {
         row: &FileRow,
         quota: Option<FileQuota>,
     ) -> Result<PutFile, Error> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin().await?;
         if let Some(quota) = quota {
+            // Nobody else's file is counted and written in between.
+            self.lock_table(&mut transaction, "LOCK TABLE files IN SHARE ROW EXCLUSIVE MODE")
+                .await?;
             let used = usage(&mut transaction, &row.owner, row.created_at).await?;
             let is_over = used.num_files >= quota.max_files
                 || used.num_bytes.saturating_add(row.num_bytes) > quota.max_bytes;
@@ -173,7 +176,7 @@ impl Store {
         (owner, id): (&str, &str),
         now: i64,
     ) -> Result<Option<String>, Error> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin().await?;
         let row = sqlx::query(
             "DELETE FROM files \
              WHERE id = $1 AND owner = $2 AND (expires_at IS NULL OR expires_at > $3) \
@@ -193,7 +196,7 @@ impl Store {
 
     /// Deletes files that have expired, at most `limit`. Says how many; their objects are loose.
     pub(crate) async fn expire_files(&self, limit: i64, now: i64) -> Result<usize, Error> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin().await?;
         let rows = sqlx::query(
             "DELETE FROM files WHERE id IN \
                (SELECT id FROM files WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) \
@@ -204,7 +207,7 @@ impl Store {
         .fetch_all(&mut *transaction)
         .await?;
         for row in &rows {
-            loosen(&mut *transaction, row.try_get("object")?, now).await?;
+            loosen(&mut *transaction, &row.try_get::<String, _>("object")?, now).await?;
         }
         transaction.commit().await?;
         Ok(rows.len())
@@ -233,7 +236,7 @@ impl Store {
 }
 
 async fn loosen<'c>(
-    executor: impl sqlx::SqliteExecutor<'c>,
+    executor: impl AnyExecutor<'c>,
     object: &str,
     due_at: i64,
 ) -> Result<(), Error> {
@@ -246,7 +249,7 @@ async fn loosen<'c>(
 }
 
 /// Says whether the id was free.
-async fn insert(connection: &mut SqliteConnection, row: &FileRow) -> Result<bool, Error> {
+async fn insert(connection: &mut AnyConnection, row: &FileRow) -> Result<bool, Error> {
     let done = sqlx::query(
         "INSERT INTO files \
          (id, owner, purpose, filename, num_bytes, created_at, expires_at, object) \
@@ -265,11 +268,7 @@ async fn insert(connection: &mut SqliteConnection, row: &FileRow) -> Result<bool
     Ok(done.rows_affected() == 1)
 }
 
-async fn usage(
-    connection: &mut SqliteConnection,
-    owner: &str,
-    now: i64,
-) -> Result<FileUsage, Error> {
+async fn usage(connection: &mut AnyConnection, owner: &str, now: i64) -> Result<FileUsage, Error> {
     let row = sqlx::query(
         "SELECT count(*) AS num_files, CAST(coalesce(sum(num_bytes), 0) AS BIGINT) AS num_bytes FROM files \
          WHERE owner = $1 AND (expires_at IS NULL OR expires_at > $2)",
@@ -281,7 +280,7 @@ async fn usage(
     Ok(FileUsage { num_files: row.try_get("num_files")?, num_bytes: row.try_get("num_bytes")? })
 }
 
-fn file_row(row: &SqliteRow) -> Result<FileRow, Error> {
+fn file_row(row: &AnyRow) -> Result<FileRow, Error> {
     Ok(FileRow {
         id: row.try_get("id")?,
         owner: row.try_get("owner")?,
@@ -297,7 +296,7 @@ fn file_row(row: &SqliteRow) -> Result<FileRow, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Durability;
+    use crate::store::testing::{Fresh, databases};
 
     fn row(id: &str, created_at: i64) -> FileRow {
         FileRow {
@@ -312,15 +311,13 @@ mod tests {
         }
     }
 
-    async fn store(rows: &[FileRow]) -> (tempfile::TempDir, Store) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("sconce.db");
-        let store = Store::open(&path, Durability::Recent).await.unwrap();
+    async fn store(fresh: &Fresh, rows: &[FileRow]) -> Store {
+        let store = fresh.open().await;
         for row in rows {
             store.begin_object(&row.object, 1000).await.unwrap();
             assert_eq!(store.put_file(row, None).await.unwrap(), PutFile::Stored);
         }
-        (directory, store)
+        store
     }
 
     fn page(order: Order) -> FilePage<'static> {
@@ -333,57 +330,63 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_is_its_owners_alone_and_ends() {
-        let brief = FileRow { expires_at: Some(50), ..row("2", 2) };
-        let (_directory, store) = store(&[row("1", 1), brief.clone()]).await;
+        for fresh in databases() {
+            let brief = FileRow { expires_at: Some(50), ..row("2", 2) };
+            let store = store(&fresh, &[row("1", 1), brief.clone()]).await;
 
-        assert_eq!(store.file(("a", "2"), 49).await.unwrap(), Some(brief));
-        assert_eq!(store.file(("a", "2"), 50).await.unwrap(), None);
-        assert_eq!(store.file(("b", "1"), 3).await.unwrap(), None);
-        assert_eq!(store.delete_file(("b", "1"), 3).await.unwrap(), None);
-        let usage = FileUsage { num_files: 1, num_bytes: 10 };
-        assert_eq!(store.file_usage("a", 50).await.unwrap(), usage);
-        assert_eq!(store.file_usage("b", 50).await.unwrap(), FileUsage::default());
+            assert_eq!(store.file(("a", "2"), 49).await.unwrap(), Some(brief));
+            assert_eq!(store.file(("a", "2"), 50).await.unwrap(), None);
+            assert_eq!(store.file(("b", "1"), 3).await.unwrap(), None);
+            assert_eq!(store.delete_file(("b", "1"), 3).await.unwrap(), None);
+            let usage = FileUsage { num_files: 1, num_bytes: 10 };
+            assert_eq!(store.file_usage("a", 50).await.unwrap(), usage);
+            assert_eq!(store.file_usage("b", 50).await.unwrap(), FileUsage::default());
 
-        assert_eq!(
-            store.delete_file(("a", "1"), 60).await.unwrap().as_deref(),
-            Some("object of 1")
-        );
-        assert_eq!(store.expire_files(10, 60).await.unwrap(), 1);
-        assert_eq!(store.due_objects(10, 60).await.unwrap().len(), 2);
-        store.forget_object("object of 1").await.unwrap();
-        assert_eq!(store.due_objects(10, 60).await.unwrap(), ["object of 2"]);
+            assert_eq!(
+                store.delete_file(("a", "1"), 60).await.unwrap().as_deref(),
+                Some("object of 1")
+            );
+            assert_eq!(store.expire_files(10, 60).await.unwrap(), 1);
+            assert_eq!(store.due_objects(10, 60).await.unwrap().len(), 2);
+            store.forget_object("object of 1").await.unwrap();
+            assert_eq!(store.due_objects(10, 60).await.unwrap(), ["object of 2"]);
+        }
     }
 
     #[tokio::test]
     async fn pages_follow_each_other_even_where_files_are_of_one_second() {
-        let output = FileRow { purpose: "batch_output".into(), ..row("4", 2) };
-        let rows = [row("1", 1), row("2", 2), row("3", 2), output];
-        let (_directory, store) = store(&rows).await;
+        for fresh in databases() {
+            let output = FileRow { purpose: "batch_output".into(), ..row("4", 2) };
+            let rows = [row("1", 1), row("2", 2), row("3", 2), output];
+            let store = store(&fresh, &rows).await;
 
-        let newest = store.files("a", page(Order::NewestFirst), 9).await.unwrap();
-        assert_eq!(ids(newest), ["4", "3", "2", "1"]);
-        let next = FilePage { after: Some(&rows[1]), limit: 1, ..page(Order::OldestFirst) };
-        assert_eq!(ids(store.files("a", next, 9).await.unwrap()), ["3"]);
-        let next = FilePage { after: Some(&rows[2]), ..page(Order::NewestFirst) };
-        assert_eq!(ids(store.files("a", next, 9).await.unwrap()), ["2", "1"]);
-        let outputs = FilePage { purpose: Some("batch_output"), ..page(Order::NewestFirst) };
-        assert_eq!(ids(store.files("a", outputs, 9).await.unwrap()), ["4"]);
-        assert_eq!(ids(store.files("b", page(Order::OldestFirst), 9).await.unwrap()), [""; 0]);
+            let newest = store.files("a", page(Order::NewestFirst), 9).await.unwrap();
+            assert_eq!(ids(newest), ["4", "3", "2", "1"]);
+            let next = FilePage { after: Some(&rows[1]), limit: 1, ..page(Order::OldestFirst) };
+            assert_eq!(ids(store.files("a", next, 9).await.unwrap()), ["3"]);
+            let next = FilePage { after: Some(&rows[2]), ..page(Order::NewestFirst) };
+            assert_eq!(ids(store.files("a", next, 9).await.unwrap()), ["2", "1"]);
+            let outputs = FilePage { purpose: Some("batch_output"), ..page(Order::NewestFirst) };
+            assert_eq!(ids(store.files("a", outputs, 9).await.unwrap()), ["4"]);
+            assert_eq!(ids(store.files("b", page(Order::OldestFirst), 9).await.unwrap()), [""; 0]);
+        }
     }
 
     #[tokio::test]
     async fn a_file_needs_its_object_its_quota_and_an_id_of_its_own() {
-        let (_directory, store) = store(&[row("1", 1)]).await;
-        let quota = Some(FileQuota { max_files: 2, max_bytes: 19 });
+        for fresh in databases() {
+            let store = store(&fresh, &[row("1", 1)]).await;
+            let quota = Some(FileQuota { max_files: 2, max_bytes: 19 });
 
-        assert_eq!(store.put_file(&row("2", 2), None).await.unwrap(), PutFile::ObjectGone);
-        store.begin_object("object of 2", 20).await.unwrap();
-        assert_eq!(store.put_file(&row("2", 2), quota).await.unwrap(), PutFile::OverQuota);
-        let again = FileRow { object: "object of 2".into(), ..row("1", 2) };
-        let exists = PutFile::Exists(row("1", 1));
-        assert_eq!(store.put_file(&again, None).await.unwrap(), exists);
+            assert_eq!(store.put_file(&row("2", 2), None).await.unwrap(), PutFile::ObjectGone);
+            store.begin_object("object of 2", 20).await.unwrap();
+            assert_eq!(store.put_file(&row("2", 2), quota).await.unwrap(), PutFile::OverQuota);
+            let again = FileRow { object: "object of 2".into(), ..row("1", 2) };
+            let exists = PutFile::Exists(row("1", 1));
+            assert_eq!(store.put_file(&again, None).await.unwrap(), exists);
 
-        assert_eq!(store.due_objects(10, 19).await.unwrap(), [""; 0]);
-        assert_eq!(store.due_objects(10, 20).await.unwrap(), ["object of 2"]);
+            assert_eq!(store.due_objects(10, 19).await.unwrap(), [""; 0]);
+            assert_eq!(store.due_objects(10, 20).await.unwrap(), ["object of 2"]);
+        }
     }
 }

@@ -52,7 +52,7 @@ pub(crate) async fn start_configured(
     let directory = tempfile::tempdir().unwrap();
     let mut config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
-        database: directory.path().join("sconce.db"),
+        database: directory.path().join("sconce.db").into(),
         auth: AuthMode::Open,
         workers: vec![worker.address()],
         ..Config::default()

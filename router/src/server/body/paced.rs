@@ -122,10 +122,8 @@ mod tests {
 
     /// A body of so many bytes, each on its own.
     fn bytes(num: usize) -> Body {
-        Body::from_stream(stream::iter(vec![
-            Ok::<_, std::io::Error>(Bytes::from_static(b"a"));
-            num
-        ]))
+        let piece = |_| Ok::<_, std::io::Error>(Bytes::from_static(b"a"));
+        Body::from_stream(stream::iter((0..num).map(piece)))
     }
 
     /// A body that never comes.
