@@ -6,6 +6,7 @@ pub mod chat;
 pub mod completions;
 pub mod embeddings;
 pub(crate) mod fields;
+pub mod files;
 pub(crate) mod format;
 pub mod management;
 pub mod messages;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::batch::Batches;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::files::Files;
 use crate::fleet::Fleet;
 use crate::replay::Replays;
 use crate::responses::Responses;
@@ -30,6 +32,8 @@ pub struct App {
     pub(crate) responses: Responses,
     /// What clients have asked for in files.
     pub(crate) batches: Batches,
+    /// What clients have uploaded, and what batches have made.
+    pub(crate) files: Files,
     /// The answers that clients can come back for.
     pub(crate) replays: Replays,
     stage: watch::Receiver<Stage>,
@@ -105,6 +109,8 @@ impl App {
         stage: watch::Receiver<Stage>,
     ) -> Self {
         let responses = Responses::new(&config);
+        let files = Files::new(&config);
+        let batches = Batches::new(&config, files.clone());
         let replays = Replays::new(&config.limits, stage.clone());
         let fleet = Fleet::new(config.launcher.as_deref());
         let routing = Routing::new(&config, dispatcher.clone());
@@ -115,6 +121,8 @@ impl App {
             fleet,
             shadows: Shadows::default(),
             responses,
+            batches,
+            files,
             replays,
             stage,
         }

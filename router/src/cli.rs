@@ -2,6 +2,7 @@
 
 mod batches;
 mod database;
+mod files;
 mod keys;
 mod router;
 

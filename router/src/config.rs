@@ -1,7 +1,7 @@
 //! What the router was told at its start, checked once and immutable.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::store::Database;
@@ -38,6 +38,10 @@ pub struct Config {
     pub responses: KeptResponses,
     /// What is done for batches.
     pub batches: BatchLimits,
+    /// Where the contents of files lie; beside the database's file otherwise.
+    pub file_location: Option<FileLocation>,
+    /// How much of files is kept.
+    pub files: FileLimits,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -103,8 +107,64 @@ impl Default for Config {
             metrics: MetricsAccess::Keys,
             responses: KeptResponses::default(),
             batches: BatchLimits::default(),
+            file_location: None,
+            files: FileLimits::default(),
             limits: Limits::default(),
         }
+    }
+}
+
+/// Where the contents of files lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileLocation {
+    /// In a directory of this machine.
+    Directory(PathBuf),
+    /// In a bucket that speaks S3.
+    Bucket {
+        /// Its name.
+        bucket: String,
+        /// What the objects' names begin with; may be empty.
+        prefix: String,
+    },
+}
+
+/// How much of files is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileLimits {
+    /// Bytes of one file.
+    pub max_file_bytes: u64,
+    /// Bytes of an owner's files together.
+    pub max_bytes: u64,
+    /// Files of an owner.
+    pub max_files: u64,
+    /// Uploads that an owner may have under way at once.
+    pub max_uploads: usize,
+    /// Lines of a batch's file.
+    pub max_lines: usize,
+    /// Time for a whole upload. A pause in one may take as long as another body.
+    pub upload_timeout: Duration,
+}
+
+impl Default for FileLimits {
+    /// As much in one file as OpenAI takes.
+    fn default() -> Self {
+        Self {
+            max_file_bytes: 512 << 20,
+            max_bytes: 16 << 30,
+            max_files: 10_000,
+            max_uploads: 8,
+            max_lines: 50_000,
+            upload_timeout: Duration::from_hours(1),
+        }
+    }
+}
+
+impl Config {
+    /// Where the contents of files lie. Nowhere, with a server's database and nothing said: other
+    /// routers would not find them beside this one.
+    pub(crate) fn file_location(&self) -> Option<FileLocation> {
+        let beside = |file: &Path| FileLocation::Directory(file.with_extension("files"));
+        self.file_location.clone().or_else(|| self.database.file().map(beside))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod dispatch;
 pub mod docs;
 mod embedding;
 pub mod error;
+mod files;
 mod fleet;
 pub mod generation;
 pub mod health;

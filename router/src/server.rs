@@ -164,12 +164,13 @@ impl Server {
             let ended = async move { drop(ended.await) };
             spawn(executor::run(self.app.clone(), self.authenticator.clone(), ended))
         };
-        let config = &self.app.config;
+        let (config, files) = (&self.app.config, self.app.files.clone());
         let protocol = Protocol::new(&config.limits, router);
         let acceptor = Acceptor::new(self.listener, protocol, &config.limits);
         let num_cut = tokio::select! {
             num_cut = acceptor.run((config, self.stage), self.app.replays.finished()) => num_cut,
             never = keep_metrics_small() => match never {},
+            never = files.keep_clean() => match never {},
         };
         drop((self.tasks, end));
         let _ = batches.await;

@@ -4,6 +4,7 @@
 mod batch_work;
 mod batches;
 mod database;
+mod files;
 mod keys;
 mod responses;
 mod schema;
@@ -20,10 +21,11 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
 
-pub(crate) use batch_work::{LeasedLine, Lease, LineId, LineResult, NewLine};
+pub(crate) use batch_work::{Lease, LeasedLine, LineId, LineResult, NewLine};
 pub(crate) use batches::{BatchRow, BatchUsage, PutBatch};
 pub use database::Database;
 use database::Place;
+pub(crate) use files::{FilePage, FileQuota, FileRow, Order, PutFile};
 pub(crate) use keys::KeyRow;
 pub(crate) use responses::{ResponseRow, Turn};
 

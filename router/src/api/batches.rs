@@ -62,8 +62,7 @@ pub async fn list(
     query: Query,
 ) -> Result<Json<BatchList>, ApiError> {
     let limit = query.count("limit", (1, MAX_BATCHES))?.unwrap_or(DEFAULT_BATCHES) as usize;
-    let (rows, has_more) =
-        app.batches.list(&principal.key_id, query.text("after"), limit).await?;
+    let (rows, has_more) = app.batches.list(&principal.key_id, query.text("after"), limit).await?;
     Ok(Json(BatchList::new(rows, has_more)))
 }
 

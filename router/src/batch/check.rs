@@ -51,7 +51,10 @@ pub(super) async fn check(context: &Context, batch: &BatchRow) -> Result<(), Err
 
 /// How an input file was read.
 enum Read {
-    Whole { num_lines: i64, models: BTreeSet<String> },
+    Whole {
+        num_lines: i64,
+        models: BTreeSet<String>,
+    },
     Wrong(Vec<BatchError>),
     /// The batch was cancelled, or is someone else's now.
     Lost,

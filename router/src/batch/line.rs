@@ -165,7 +165,12 @@ impl<'a> Written<'a> {
 
     /// A line that was not answered. Its id is made of its place, so that it is the same each time.
     pub(super) fn error(custom_id: &'a str, (code, message): (&'a str, &'a str)) -> Self {
-        Self { id: new_id(), custom_id, response: None, error: Some(WrittenError { code, message }) }
+        Self {
+            id: new_id(),
+            custom_id,
+            response: None,
+            error: Some(WrittenError { code, message }),
+        }
     }
 
     /// As JSON, without an end of line.

@@ -39,7 +39,8 @@ pub(super) struct Origin {
 pub(super) async fn answer(context: &Context, origin: &Origin, line: &LeasedLine) -> Outcome {
     let max = context.app.batches.limits().max_tries;
     if line.num_tries >= i64::from(max) {
-        let message = format!("the answer was lost {} times, and may be {max} times", line.num_tries);
+        let message =
+            format!("the answer was lost {} times, and may be {max} times", line.num_tries);
         let error = ("too_many_attempts", message.as_str());
         return refused(Written::error(&line.custom_id, error).to_text());
     }

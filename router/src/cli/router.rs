@@ -9,6 +9,7 @@ use clap::builder::BoolishValueParser;
 
 use super::batches::BatchArgs;
 use super::database::DatabaseArgs;
+use super::files::FileArgs;
 use crate::config::{AuthMode, Config, KeptResponses, Limits, MetricsAccess};
 
 /// Serves the OpenAI API in front of workers.
@@ -87,6 +88,9 @@ pub struct Router {
     #[arg(long, env = "SCONCE_MAX_RESPONSE_BYTES", value_name = "BYTES", default_value_t = KeptResponses::default().max_bytes)]
     max_response_bytes: u64,
 
+    #[command(flatten)]
+    files: FileArgs,
+
     /// Seconds that running requests get at shutdown
     #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "60")]
     #[arg(value_parser = seconds)]
@@ -154,6 +158,7 @@ struct LimitArgs {
 
 impl From<Router> for Config {
     fn from(args: Router) -> Self {
+        let (file_location, files) = args.files.split();
         Self {
             listen: args.listen,
             database: args.database.into(),
@@ -172,6 +177,8 @@ impl From<Router> for Config {
                 max_bytes: args.max_response_bytes,
             },
             batches: args.batches.into(),
+            file_location,
+            files,
             limits: Limits {
                 max_body_bytes: args.limits.max_body_bytes,
                 max_connections: args.limits.max_connections,
@@ -261,6 +268,8 @@ mod tests {
         assert_eq!(typed.limits.queue_timeout, meant.limits.queue_timeout);
         assert_eq!(typed.responses, meant.responses);
         assert_eq!(typed.batches, meant.batches);
+        assert_eq!(typed.file_location, None);
+        assert_eq!(typed.files, meant.files);
         assert_eq!(typed.limits.stream_grace, meant.limits.stream_grace);
         assert_eq!(typed.limits.idempotency_window, meant.limits.idempotency_window);
         assert_eq!(typed.workers, ["unix:/run/w.sock"]);

@@ -34,7 +34,8 @@ impl Dispatcher {
         let room = |worker: &Arc<Worker>| {
             let max_num_seqs = worker.model()?.info.max_num_seqs;
             let stats = worker.status().stats.unwrap_or_default();
-            let (num_running, num_waiting) = (stats.num_running as usize, stats.num_waiting as usize);
+            let (num_running, num_waiting) =
+                (stats.num_running as usize, stats.num_waiting as usize);
             Some(WorkerRoom { max_num_seqs, num_running, num_waiting })
         };
         workers.filter_map(room).collect()

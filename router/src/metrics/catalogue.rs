@@ -148,6 +148,12 @@ metrics! {
         "Repeated requests that got the answer to the first.";
     KEPT_BYTES = "sconce_kept_answer_bytes", Kind::Gauge,
         "Bytes of answers that are kept for clients that come back.";
+    FILES_STORED = "sconce_files_stored_total", Kind::Counter,
+        "Files stored, by purpose.";
+    FILE_BYTES_RECEIVED = "sconce_file_bytes_received_total", Kind::Counter,
+        "Bytes written to files, of uploads and of results.";
+    FILE_BYTES_SENT = "sconce_file_bytes_sent_total", Kind::Counter,
+        "Bytes read from files.";
     HTTP_REQUESTS = "sconce_http_requests_total", Kind::Counter,
         "HTTP answers, by route and status.";
     HTTP_DURATION = "sconce_http_request_duration_seconds", Kind::Histogram(LATENCY),

@@ -113,7 +113,9 @@ async fn many_routers_never_get_the_same_line() {
         let mut all: Vec<_> = leased.into_iter().flat_map(|it| positions(&it.unwrap())).collect();
         // What is being taken by another is passed over, and there the next time.
         for model in ["odd", "even"] {
-            all.extend(positions(&store.lease_lines(("b", model), 9, lease("x", 0)).await.unwrap()));
+            all.extend(positions(
+                &store.lease_lines(("b", model), 9, lease("x", 0)).await.unwrap(),
+            ));
         }
         all.sort_unstable();
         assert_eq!(all, [1, 2, 3, 4]);

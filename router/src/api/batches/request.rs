@@ -88,9 +88,8 @@ fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), ApiError> {
     if metadata.iter().all(fits) {
         return Ok(());
     }
-    let message = format!(
-        "keys of `metadata` may have {max_key} characters, and their values {max_value}"
-    );
+    let message =
+        format!("keys of `metadata` may have {max_key} characters, and their values {max_value}");
     Err(invalid("metadata", message))
 }
 
