@@ -1,5 +1,6 @@
 //! The endpoints of the OpenAI API, and Anthropic's. Their types never leave this folder.
 
+pub mod batches;
 pub(crate) mod blocks;
 pub mod chat;
 pub mod completions;

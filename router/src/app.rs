@@ -31,6 +31,8 @@ pub struct App {
     pub(crate) responses: Responses,
     /// What clients have uploaded, and what batches have made.
     pub(crate) files: Files,
+    /// What clients have asked for in files.
+    pub(crate) batches: Batches,
     /// The answers that clients can come back for.
     pub(crate) replays: Replays,
     stage: watch::Receiver<Stage>,
@@ -38,6 +40,10 @@ pub struct App {
 
 /// The id of whoever comes without a key, where none is needed. No key has it: theirs are longer.
 pub(crate) const ANONYMOUS: &str = "anonymous";
+
+/// What is added to the priority of a batch's lines. A worker leaves them for when it has nothing else
+/// to do, from this on; what clients may ask for lies between -1000 and 1000.
+const BATCH_PRIORITY: i32 = 10_000;
 
 /// Who makes a request: what authentication found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +54,17 @@ pub struct Principal {
     pub scope: Scope,
     /// Salt of this principal's prefix-cache entries, derived from a server secret.
     pub cache_salt: [u8; 16],
+    /// Whether anyone waits for the answer.
+    pub urgency: Urgency,
+}
+
+/// Whether anyone waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Someone does.
+    Interactive,
+    /// It is one line of a batch.
+    Batch,
 }
 
 /// What a principal may ask for.
@@ -57,6 +74,17 @@ pub enum Scope {
     Use,
     /// Also that models are loaded, unloaded, pulled and removed.
     Admin,
+}
+
+impl Urgency {
+    /// What a worker is told of a request with this priority: what nobody waits for comes behind all
+    /// else, its own shadows included.
+    pub(crate) fn priority(self, asked: i32) -> i32 {
+        match self {
+            Self::Interactive => asked,
+            Self::Batch => asked.saturating_add(BATCH_PRIORITY),
+        }
+    }
 }
 
 impl Principal {

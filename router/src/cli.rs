@@ -1,5 +1,6 @@
 //! The router's command lines: what was typed becomes what was meant, once.
 
+mod batches;
 mod database;
 mod files;
 mod keys;

@@ -40,6 +40,8 @@ pub struct Config {
     pub file_location: Option<FileLocation>,
     /// How much of files is kept.
     pub files: FileLimits,
+    /// What is done for batches.
+    pub batches: BatchLimits,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -57,6 +59,33 @@ impl Default for KeptResponses {
     /// 30 days, as OpenAI has it.
     fn default() -> Self {
         Self { ttl: Duration::from_hours(30 * 24), max_bytes: 4 << 30 }
+    }
+}
+
+/// What is done for batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Unfinished batches of one key.
+    pub max_unfinished: u64,
+    /// Lines that this router answers at the same time. 0: it leaves them to others.
+    pub max_running: usize,
+    /// How often a line is tried again whose answer was lost with a worker or a router.
+    pub max_tries: u32,
+    /// How long a router that has died keeps others from what it had.
+    pub lease: Duration,
+    /// How long a batch can be asked for after its end.
+    pub ttl: Duration,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            max_unfinished: 100,
+            max_running: 256,
+            max_tries: 5,
+            lease: Duration::from_secs(30),
+            ttl: Duration::from_hours(30 * 24),
+        }
     }
 }
 
@@ -79,6 +108,7 @@ impl Default for Config {
             responses: KeptResponses::default(),
             file_location: None,
             files: FileLimits::default(),
+            batches: BatchLimits::default(),
             limits: Limits::default(),
         }
     }

@@ -62,6 +62,18 @@ pub enum ApiError {
     /// What was to be stored, or read, could not be.
     #[error("what the server stores can't be read or written now")]
     Storage,
+    /// The key has as many unfinished batches as it may.
+    #[error("{max} batches are unfinished, and no more may be: wait for one, or cancel one")]
+    TooManyBatches {
+        /// The limit.
+        max: u64,
+    },
+    /// A batch that is over, or about to be.
+    #[error("the batch is {status}, and can't be cancelled any more")]
+    NotCancellable {
+        /// Its status.
+        status: String,
+    },
     /// Whoever asked for it, or another request of theirs, has cancelled it.
     #[error("the response was cancelled")]
     Cancelled,
@@ -174,6 +186,8 @@ impl ApiError {
             | Self::BrokenTemplate { .. }
             | Self::Internal
             | Self::Storage
+            | Self::TooManyBatches { .. }
+            | Self::NotCancellable { .. }
             | Self::Cancelled
             | Self::Interrupted
             | Self::Dispatch(_)
@@ -211,6 +225,15 @@ impl ApiError {
                 "storage_unavailable",
                 Retry::After(2),
             ),
+            Self::TooManyBatches { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "too_many_batches",
+                Retry::After(60),
+            ),
+            Self::NotCancellable { .. } => {
+                (StatusCode::CONFLICT, REQUEST, "batch_not_cancellable", Retry::Never)
+            }
             Self::Cancelled => (StatusCode::CONFLICT, REQUEST, "response_cancelled", Retry::Never),
             Self::Interrupted => {
                 (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "interrupted", Retry::Never)
@@ -410,6 +433,8 @@ mod tests {
             ApiError::BrokenTemplate { model: "m".into() },
             ApiError::NotFound { what: "response", id: "r".into() },
             ApiError::Storage,
+            ApiError::TooManyBatches { max: 1 },
+            ApiError::NotCancellable { status: "completed".into() },
             ApiError::Cancelled,
             ApiError::Interrupted,
             ApiError::Internal,

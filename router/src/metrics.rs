@@ -4,6 +4,7 @@
 //! without a lock, a lookup or an allocation. Labels are models, versions and statuses, never
 //! keys, users or requests.
 
+mod batch;
 pub mod catalogue;
 mod engine;
 mod totals;
@@ -17,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+pub(crate) use batch::*;
 use catalogue::{Kind, METRICS};
 pub use engine::Engine;
 pub use totals::{InFlight, Pending, Totals};

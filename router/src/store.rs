@@ -1,6 +1,8 @@
 //! The router's database: SQLite, one file that only its owner can read, or PostgreSQL, which
 //! several routers share. Both are asked the same questions.
 
+mod batch_work;
+mod batches;
 mod database;
 mod files;
 mod keys;
@@ -19,6 +21,8 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
 
+pub(crate) use batch_work::{Lease, LeasedLine, LineId, LineResult, NewLine};
+pub(crate) use batches::{BatchRow, BatchUsage, PutBatch};
 pub use database::Database;
 use database::Place;
 pub(crate) use files::{FilePage, FileQuota, FileRow, Order, PutFile};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use super::batches::BatchArgs;
 use super::database::DatabaseArgs;
 use super::files::FileArgs;
 use crate::config::{AuthMode, Config, KeptResponses, Limits, MetricsAccess};
@@ -105,6 +106,9 @@ pub struct Router {
     pub exit_with_stdin: bool,
 
     #[command(flatten)]
+    batches: BatchArgs,
+
+    #[command(flatten)]
     limits: LimitArgs,
 }
 
@@ -174,6 +178,7 @@ impl From<Router> for Config {
             },
             file_location,
             files,
+            batches: args.batches.into(),
             limits: Limits {
                 max_body_bytes: args.limits.max_body_bytes,
                 max_connections: args.limits.max_connections,
@@ -264,6 +269,7 @@ mod tests {
         assert_eq!(typed.responses, meant.responses);
         assert_eq!(typed.file_location, None);
         assert_eq!(typed.files, meant.files);
+        assert_eq!(typed.batches, meant.batches);
         assert_eq!(typed.limits.stream_grace, meant.limits.stream_grace);
         assert_eq!(typed.limits.idempotency_window, meant.limits.idempotency_window);
         assert_eq!(typed.workers, ["unix:/run/w.sock"]);

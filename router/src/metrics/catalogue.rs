@@ -96,6 +96,16 @@ metrics! {
     SHADOW_SKIPPED = "sconce_requests_shadow_skipped_total", Kind::Counter,
         "Copies of requests that were not made or not answered, because too many were on their way or \
          the version could not take them.";
+    BATCH_LINES = "sconce_batch_lines_total", Kind::Counter,
+        "Lines of batches that this router has recorded an answer of, by status: completed, failed.";
+    BATCH_RETRIES = "sconce_batch_line_retries_total", Kind::Counter,
+        "Lines of batches that could not be answered and wait again.";
+    BATCH_WAITING = "sconce_batch_lines_waiting", Kind::Gauge,
+        "Lines of all batches in progress that have no answer yet, those under way included.";
+    BATCH_RUNNING = "sconce_batch_lines_running", Kind::Gauge,
+        "Lines of batches that this router has under way.";
+    BATCH_LEASES_LOST = "sconce_batch_leases_lost_total", Kind::Counter,
+        "Lines whose router did not renew its claim, and that this router has freed.";
     HELD = "sconce_requests_held", Kind::Gauge,
         "Requests that wait for a replica of what they name.";
     HOLD_TIME = "sconce_request_hold_seconds", Kind::Histogram(LATENCY),
