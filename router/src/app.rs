@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::batch::Batches;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::files::Files;
@@ -29,10 +30,10 @@ pub struct App {
     pub(crate) shadows: Shadows,
     /// What the Responses API has stored.
     pub(crate) responses: Responses,
-    /// What clients have uploaded, and what batches have made.
-    pub(crate) files: Files,
     /// What clients have asked for in files.
     pub(crate) batches: Batches,
+    /// What clients have uploaded, and what batches have made.
+    pub(crate) files: Files,
     /// The answers that clients can come back for.
     pub(crate) replays: Replays,
     stage: watch::Receiver<Stage>,
@@ -109,6 +110,7 @@ impl App {
     ) -> Self {
         let responses = Responses::new(&config);
         let files = Files::new(&config);
+        let batches = Batches::new(&config, files.clone());
         let replays = Replays::new(&config.limits, stage.clone());
         let fleet = Fleet::new(config.launcher.as_deref());
         let routing = Routing::new(&config, dispatcher.clone());
@@ -119,6 +121,7 @@ impl App {
             fleet,
             shadows: Shadows::default(),
             responses,
+            batches,
             files,
             replays,
             stage,

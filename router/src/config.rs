@@ -36,12 +36,12 @@ pub struct Config {
     pub metrics: MetricsAccess,
     /// What is kept of responses.
     pub responses: KeptResponses,
+    /// What is done for batches.
+    pub batches: BatchLimits,
     /// Where the contents of files lie; beside the database's file otherwise.
     pub file_location: Option<FileLocation>,
     /// How much of files is kept.
     pub files: FileLimits,
-    /// What is done for batches.
-    pub batches: BatchLimits,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -106,9 +106,9 @@ impl Default for Config {
             cors_origins: Vec::new(),
             metrics: MetricsAccess::Keys,
             responses: KeptResponses::default(),
+            batches: BatchLimits::default(),
             file_location: None,
             files: FileLimits::default(),
-            batches: BatchLimits::default(),
             limits: Limits::default(),
         }
     }

@@ -176,9 +176,9 @@ impl From<Router> for Config {
                 ttl: args.response_days,
                 max_bytes: args.max_response_bytes,
             },
+            batches: args.batches.into(),
             file_location,
             files,
-            batches: args.batches.into(),
             limits: Limits {
                 max_body_bytes: args.limits.max_body_bytes,
                 max_connections: args.limits.max_connections,
@@ -267,9 +267,9 @@ mod tests {
         assert_eq!(typed.drain_timeout, meant.drain_timeout);
         assert_eq!(typed.limits.queue_timeout, meant.limits.queue_timeout);
         assert_eq!(typed.responses, meant.responses);
+        assert_eq!(typed.batches, meant.batches);
         assert_eq!(typed.file_location, None);
         assert_eq!(typed.files, meant.files);
-        assert_eq!(typed.batches, meant.batches);
         assert_eq!(typed.limits.stream_grace, meant.limits.stream_grace);
         assert_eq!(typed.limits.idempotency_window, meant.limits.idempotency_window);
         assert_eq!(typed.workers, ["unix:/run/w.sock"]);
