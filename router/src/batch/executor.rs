@@ -340,8 +340,7 @@ async fn step(context: Arc<Context>, batch: BatchRow) {
         _ => finish(&context, &batch).await,
     };
     if let Err(error) = done {
-        let error: &(dyn std::error::Error + 'static) = &error;
-        tracing::warn!(batch = batch.id, error, "a step of a batch failed; it is taken again");
+        warn(&error, "a step of a batch failed; it is taken again");
         let until = unix_millis().saturating_add(millis(LATER));
         // What fails here ends with the lease.
         let _ = context.store.release_batch((&batch.id, &context.id), until).await;
@@ -361,8 +360,7 @@ async fn run_line(context: Arc<Context>, origin: Origin, line: LeasedLine) {
     };
     metrics::batch_line_retried();
     if let Err(error) = context.store.release_line((&id, &context.id), (num_lost, later)).await {
-        let error = &error as &dyn std::error::Error;
-        tracing::warn!(error, "a line can't be given back now");
+        warn(&error, "a line can't be given back now");
     }
 }
 
@@ -376,11 +374,14 @@ async fn record(context: &Context, id: &LineId, result: &LineResult) {
             // It was lost, cancelled or has expired.
             Ok(false) => return,
             Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "an answer can't be recorded now");
+                warn(&error, "an answer can't be recorded now");
             }
         }
     }
+}
+
+fn warn(error: &(dyn std::error::Error + 'static), message: &'static str) {
+    tracing::warn!(error, "{message}");
 }
 
 fn millis(duration: Duration) -> i64 {

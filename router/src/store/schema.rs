@@ -22,11 +22,12 @@ macro_rules! step {
     };
 }
 
-const STEPS: [Step; 4] = [
+const STEPS: [Step; 5] = [
     step!("api keys", "0001_api_keys.sql"),
     step!("responses", "0002_responses.sql"),
     step!("key scopes", "0003_key_scopes.sql"),
     step!("files", "0004_files.sql"),
+    step!("batches", "0005_batches.sql"),
 ];
 
 pub(super) fn migrator(dialect: Dialect) -> Migrator {
