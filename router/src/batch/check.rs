@@ -162,10 +162,10 @@ impl<'a> Input<'a> {
         if self.num_bytes > self.max_bytes() {
             let message = format!("this line has more than {} bytes", self.max_bytes());
             self.fail(BadLine::new("line_too_long", None, message));
-        } else if !line.trim_ascii().is_empty() {
-            if let Err(bad) = self.take(&line) {
-                self.fail(bad);
-            }
+        } else if !line.trim_ascii().is_empty()
+            && let Err(bad) = self.take(&line)
+        {
+            self.fail(bad);
         }
         self.first_byte += i64::try_from(self.num_bytes).unwrap_or(i64::MAX);
         self.num_bytes = 0;

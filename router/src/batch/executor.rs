@@ -267,7 +267,7 @@ impl Executor {
         }
     }
 
-    fn step_ended(&mut self, ended: Result<(), JoinError>) {
+    fn step_ended(&self, ended: &Result<(), JoinError>) {
         if ended.is_err() {
             tracing::error!("a step of a batch panicked; it is taken again when its lease ends");
         }
@@ -307,7 +307,7 @@ impl Executor {
             tokio::select! {
                 _ = ticks.tick() => self.tick().await,
                 Some(ended) = self.lines.join_next_with_id() => self.line_ended(ended).await,
-                Some(ended) = self.steps.join_next() => self.step_ended(ended),
+                Some(ended) = self.steps.join_next() => self.step_ended(&ended),
             }
         }
     }

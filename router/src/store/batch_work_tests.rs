@@ -128,7 +128,7 @@ async fn who_has_lost_a_line_records_nothing() {
         let store = begun(&fresh).await;
         store.lease_lines(("b", "odd"), 1, lease("dead", 0)).await.unwrap();
         let id = ("b".to_owned(), 1);
-        assert_eq!(store.renew_leases(lease("dead", 5)).await.unwrap(), [id.clone()]);
+        assert_eq!(store.renew_leases(lease("dead", 5)).await.unwrap(), std::slice::from_ref(&id));
         assert_eq!(store.reclaim_lines(14).await.unwrap(), 0);
 
         assert_eq!(store.reclaim_lines(15).await.unwrap(), 1);
