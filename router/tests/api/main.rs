@@ -4,6 +4,7 @@
 
 mod background;
 mod bad_requests;
+mod batches;
 mod chat;
 mod compatibility;
 mod completions;
@@ -12,6 +13,8 @@ mod embeddings;
 mod json;
 mod messages;
 mod observed;
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod replay;
 mod reports;
 mod responses;
