@@ -1,7 +1,6 @@
 """Files and batches: by OpenAI's SDK as it is, by `sconce batch`, in a bucket, in a shared database, and
 with everybody killed."""
 
-import contextlib
 import io
 import json
 import os
@@ -86,7 +85,7 @@ class Stack:
     def key(self, name, database=None, **environment):
         database = database or str(self.directory / "sconce.db")
         done = subprocess.run(
-            [BINARY, "keys", "create", name, "--database", database], check=True, capture_output=True,
+            [BINARY, "keys", "create", "--name", name, "--database", database], check=True, capture_output=True,
             text=True, env=dict(os.environ, **environment),
         )
         return re.search(r"sk-sconce-\S+", done.stdout + done.stderr).group(0)
@@ -297,24 +296,31 @@ def test_files_lie_in_a_bucket(stack, bucket):
     assert "moto-secret-4711" not in logs
 
 
-@contextlib.contextmanager
-def postgres(directory):
-    """A PostgreSQL server; its URL."""
+@pytest.fixture
+def database():
+    """The URL of a database of a PostgreSQL server of the test's own."""
+    installed = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda it: int(it.parts[4]))
+    if not installed:
+        pytest.skip("PostgreSQL is not installed")
+    with tempfile.TemporaryDirectory(prefix="sconce-postgres-") as directory:
+        yield from serve_postgres(pathlib.Path(directory), installed[-1].parent)
+
+
+def serve_postgres(directory, programs):
     data, mine = directory / "data", {}
     if os.getuid() == 0:
         # It does not run as root.
-        os.chmod(directory.parent, 0o755)
         os.chown(directory, 65534, 65534)
         mine = dict(user=65534, group=65534, extra_groups=[])
     subprocess.run(
-        ["initdb", "--auth=trust", "--username=sconce", "--no-sync", "--encoding=UTF8", "--locale=C",
+        [programs / "initdb", "--auth=trust", "--username=sconce", "--no-sync", "--encoding=UTF8", "--locale=C",
          "-D", data], check=True, capture_output=True, cwd=directory, **mine)
     server = subprocess.Popen(
-        ["postgres", "-D", data, "-k", directory, "-c", "listen_addresses=", "-c", "fsync=off"],
+        [programs / "postgres", "-D", data, "-k", directory, "-c", "listen_addresses=", "-c", "fsync=off"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory, **mine)
     try:
         deadline = time.monotonic() + PATIENCE
-        while subprocess.run(["pg_isready", "-q", "-h", directory]).returncode:
+        while subprocess.run([programs / "pg_isready", "-q", "-h", directory]).returncode:
             assert server.poll() is None and time.monotonic() < deadline, "PostgreSQL did not start"
             time.sleep(0.1)
         yield f"postgres://sconce@localhost/postgres?host={directory}"
@@ -323,36 +329,26 @@ def postgres(directory):
         server.wait()
 
 
-def has_postgres():
-    from shutil import which
+def test_two_routers_share_files_and_batches(database, stack):
+    stack = stack(step_us=2000)
+    files = str(stack.directory / "shared")
+    environment = dict(SCONCE_PEPPER=str(stack.directory / "pepper"))
+    key = stack.key("a", database, **environment)
+    one, two = (
+        client_of(stack.router("--files", files, database=database, **environment), key)
+        for _ in range(2)
+    )
+    lines = text_lines(100)
 
-    return all(which(program) for program in ("initdb", "postgres", "pg_isready"))
+    batch = submit(one, lines, TEXT)
+    assert two.files.content(batch.input_file_id).content == jsonl(lines)
+    batch = wait(two, batch)
 
-
-@pytest.mark.skipif(not has_postgres(), reason="PostgreSQL is not installed")
-def test_two_routers_share_files_and_batches(stack, tmp_path_factory):
-    place = tmp_path_factory.mktemp("postgres")
-    with postgres(place) as database:
-        stack = stack(step_us=2000)
-        files = str(stack.directory / "shared")
-        environment = dict(SCONCE_PEPPER=str(stack.directory / "pepper"))
-        key = stack.key("a", database, **environment)
-        one, two = (
-            client_of(stack.router("--files", files, database=database, **environment), key)
-            for _ in range(2)
-        )
-        lines = text_lines(100)
-
-        batch = submit(one, lines, TEXT)
-        assert two.files.content(batch.input_file_id).content == jsonl(lines)
-        batch = wait(two, batch)
-
-        assert batch.status == "completed", batch
-        assert answered(results(two, batch.output_file_id)) == answers(one, lines)
-        two.files.delete(batch.output_file_id)
-        with pytest.raises(openai.NotFoundError):
-            one.files.retrieve(batch.output_file_id)
-        stack.stop()
+    assert batch.status == "completed", batch
+    assert answered(results(two, batch.output_file_id)) == answers(one, lines)
+    two.files.delete(batch.output_file_id)
+    with pytest.raises(openai.NotFoundError):
+        one.files.retrieve(batch.output_file_id)
 
 
 def test_every_line_is_answered_once_whoever_is_killed():

@@ -25,10 +25,11 @@ use crate::store::create_private_directory;
 const PART_BYTES: usize = 8 << 20;
 /// Parts of one object that are on their way. What an upload holds in memory is one more.
 const MAX_PARTS: usize = 2;
-/// For one request to an object store. A stream that breaks off goes on from where it was.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// For one request to a bucket, and all that it answers. What a slow client has not taken by then is
+/// asked for again from where it was, ten times at most.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// For a request and its repetitions.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+const RETRY_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// An open store of objects. Cheap to clone.
 #[derive(Clone)]

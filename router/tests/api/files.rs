@@ -132,8 +132,12 @@ async fn a_form_that_says_too_little_or_too_much_is_refused_by_name() {
             "invalid_value",
         ),
         (
-            vec![purpose, file, ("\"expires_after[anchor]\"", "last_active_at"),
-                ("\"expires_after[seconds]\"", "3600")],
+            vec![
+                purpose,
+                file,
+                ("\"expires_after[anchor]\"", "last_active_at"),
+                ("\"expires_after[seconds]\"", "3600"),
+            ],
             "expires_after[anchor]",
             "invalid_value",
         ),
@@ -184,8 +188,7 @@ async fn large_files_and_many_are_refused() {
 #[tokio::test]
 async fn an_upload_that_pauses_for_too_long_is_refused() {
     let pause = std::time::Duration::from_millis(300);
-    let service =
-        start_configured(|_| {}, |config| config.limits.body_timeout = pause).await;
+    let service = start_configured(|_| {}, |config| config.limits.body_timeout = pause).await;
     let begun = form(&[("purpose", "user_data"), (FILE, "x")]);
     let begun = begun[..begun.len() - 12].to_owned();
     let piece = futures::stream::iter([Ok::<_, std::io::Error>(begun)]);

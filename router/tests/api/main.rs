@@ -9,6 +9,7 @@ mod chat;
 mod compatibility;
 mod completions;
 mod embeddings;
+mod files;
 #[path = "../support/tokenizers.rs"]
 mod json;
 mod messages;

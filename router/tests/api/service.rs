@@ -96,6 +96,11 @@ impl Service {
         self.client.request(method, self.url(path)).header("content-type", "application/json")
     }
 
+    /// A request that says nothing of its body.
+    pub(crate) fn bare(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path))
+    }
+
     pub(crate) fn chat(&self, change: Value) -> JoinHandle<Response> {
         let body = json!({"model": "org/tiny", "messages": [{"role": "user", "content": "hi"}]});
         self.post("/v1/chat/completions", merged(body, change).to_string())

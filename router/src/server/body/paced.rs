@@ -63,6 +63,15 @@ impl Paced {
     }
 }
 
+impl Drop for Paced {
+    fn drop(&mut self) {
+        // A form ends where it says, and nobody may have asked whether its body does.
+        if self.body.is_end_stream() {
+            self.end(Ok(()));
+        }
+    }
+}
+
 impl HttpBody for Paced {
     type Data = Bytes;
     type Error = Refusal;
