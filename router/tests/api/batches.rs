@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use sconce_proto::worker::Finish;
+use sconce_proto::worker::router_message::Message;
 use sconce_router::config::Config;
 use sconce_router::dispatch::Dispatcher;
 use sconce_router::server::Server;
@@ -52,6 +53,17 @@ impl Shared {
     fn on_both() -> Vec<Self> {
         let server = Postgres::start().map(|server| Self::on(Some(server)));
         [Self::new()].into_iter().chain(server).collect()
+    }
+
+    /// The worker's next request, whatever a router that ends cancels meanwhile.
+    async fn next(&mut self) -> Received {
+        loop {
+            let received = timeout(LONG, self.worker.received.recv()).await.unwrap().unwrap();
+            if let (Message::Submit(submit), session) = received {
+                let tokenizer = self.worker.tokenizer.clone();
+                return Received { submit, session, tokenizer };
+            }
+        }
     }
 
     async fn router(&self) -> Router {
@@ -361,16 +373,9 @@ async fn another_router_goes_on_where_one_has_died() {
 
         let mut prompts = Vec::new();
         while prompts.len() < 7 {
-            match timeout(LONG, shared.worker.received.recv()).await.unwrap().unwrap() {
-                (sconce_proto::worker::router_message::Message::Submit(submit), session) => {
-                    let tokenizer = shared.worker.tokenizer.clone();
-                    let request = Received { submit, session, tokenizer };
-                    prompts.push(request.prompt());
-                    request.answer(&request.prompt());
-                }
-                // The dead router's.
-                _ => {}
-            }
+            let request = shared.next().await;
+            prompts.push(request.prompt());
+            request.answer(&request.prompt());
         }
 
         let batch = second.ended(&path).await;
@@ -417,14 +422,7 @@ async fn a_router_that_drains_gives_back_what_it_can_not_finish() {
     timeout(LONG, first.serving).await.unwrap().unwrap();
     drop(begun);
     let second = shared.router_with(long).await;
-    let again = loop {
-        match timeout(LONG, shared.worker.received.recv()).await.unwrap().unwrap() {
-            (sconce_proto::worker::router_message::Message::Submit(submit), session) => {
-                break Received { submit, session, tokenizer: shared.worker.tokenizer.clone() };
-            }
-            _ => {}
-        }
-    };
+    let again = shared.next().await;
     again.say(0, "done");
     again.finish(0, Finish::StopToken);
 

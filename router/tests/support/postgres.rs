@@ -2,6 +2,7 @@
 //! there.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,11 @@ impl Postgres {
     /// Starts a server; nothing, and says so, where PostgreSQL is not installed.
     pub(crate) fn start() -> Option<Self> {
         let Some(programs) = programs() else {
-            eprintln!("SKIPPED: PostgreSQL is not installed, and nothing was tested with it");
+            // Not captured: whoever runs the tests must see it.
+            let _ = writeln!(
+                std::io::stderr(),
+                "SKIPPED: PostgreSQL is not installed, and nothing was tested with it"
+            );
             return None;
         };
         let directory = tempfile::tempdir().unwrap();
