@@ -42,8 +42,8 @@ pub struct App {
 /// The id of whoever comes without a key, where none is needed. No key has it: theirs are longer.
 pub(crate) const ANONYMOUS: &str = "anonymous";
 
-/// What is added to the priority of a batch's lines. A worker leaves them for when it has nothing else
-/// to do, from this on; what clients may ask for lies between -1000 and 1000.
+/// What is added to the priority of a batch's lines: they come after whatever else its key asks for,
+/// which lies between -1000 and 1000.
 const BATCH_PRIORITY: i32 = 10_000;
 
 /// Who makes a request: what authentication found out.
