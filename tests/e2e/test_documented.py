@@ -24,7 +24,7 @@ from test_run import Terminal
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = {"sh", "python", "rust", "json", "jsonl", "text"}
+LANGUAGES = {"sh", "python", "rust", "json", "jsonl"}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # What stands in programs for a server.
 URL, KEY = "http://127.0.0.1:8000", "sk-sconce-…"
@@ -33,6 +33,7 @@ BUILDS = "builds what these tests were given built"
 TESTS = "runs these tests, or others as long"
 GPU = "needs an NVIDIA GPU"
 ELSEWHERE = {
+    "cargo install --locked --path .": BUILDS,
     "cargo build --release": BUILDS,
     "cargo build --release --features cuda": BUILDS,
     "CUDA_HOME=/usr/local/cuda cargo build --release --features cuda": BUILDS,
@@ -52,13 +53,13 @@ ELSEWHERE = {
     "tests/gpu/check.sh": GPU,
     "python benches/embeddings.py": "needs PyTorch, and minutes",
     "python benches/structured.py": "takes minutes",
+    "python benches/agreement.py": "needs other clients, and minutes",
     "sconce up smollm2:135m -- --device cuda:1": GPU,
 }
 
 # What a page has, and what is run instead: paths of the system, hosts of the network, ports that
 # others may have, and how long and how fast this machine need not be.
 MEANT = {
-    "cargo run --release -- ": "sconce ",
     "/usr/local/share": "$HOME/share",
     "/run/sconce/": "$XDG_RUNTIME_DIR/",
     "--listen 127.0.0.1:8000": "--listen 127.0.0.1:0",
@@ -72,8 +73,9 @@ MEANT = {
     "--generation 12": "--generation $(basename $(ls -v ~/.local/share/sconce/generations | head -1) .lock)",
 }
 
-# So small a model may go on until its context ends.
-SHORT = """--override-generation-config '{"max_tokens": 48}'"""
+# So small a model may go on until its context ends, and threads wait for each other in loops, which a
+# busy machine pays for.
+SHORT = """--threads 1 --override-generation-config '{"max_tokens": 32}'"""
 
 
 def commands(block):
@@ -303,6 +305,25 @@ def test_every_block_says_what_it_is():
         # None is indented, or open until the end.
         text = page.read_text()
         assert text.count("```") == 2 * len(blocks(page)), page
+
+
+def headings(page):
+    """What a link may name behind a #."""
+    found = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_every_link_leads_somewhere():
+    lost = []
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text())):
+            if link.startswith("http"):
+                continue
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path) if path else page
+            if not target.exists() or (anchor and anchor not in headings(target)):
+                lost.append(f"{page.name}: {link}")
+    assert not lost
 
 
 def test_what_is_not_run_is_on_a_page():
