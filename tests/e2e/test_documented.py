@@ -292,7 +292,7 @@ def reader(tiny):
     hub.process.wait(PATIENCE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_does_what_it_says(reader, page):
     if page.stem == "bench":
         reader.forget_weights()
