@@ -264,12 +264,15 @@ impl CudaRunner {
             logits: self.input.logits_tokens.len(),
             updates: plan.table_updates.len(),
             copies: plan.copies.len(),
-            samples: plan.samples.len(),
+            samples: self.samples.rows().len(),
             biases: self.samples.biases().len(),
             masked: self.samples.masked().len(),
         };
         let needs = self.samples.needs();
-        let size = self.graphs.size(plan.rows.len()).filter(|size| of_graph(*size).holds(room));
+        // Rows of a few tokens, as drafts make them, are decoded as those of one are.
+        let decodes = self.batch.plan.grid().prefills == 0;
+        let size = self.graphs.size(room.tokens).filter(|size| of_graph(*size).holds(room));
+        let size = size.filter(|_| decodes);
         let layout = Layout::new(size.map_or(room, of_graph));
         let what = (plan, &self.input, &self.samples);
         self.batch.send(&self.device, &layout, what)?;
@@ -392,6 +395,17 @@ impl CudaRunner {
         Ok(self.decoder.project_to_vocabulary(workspace, lists.logits_tokens, tokens, logits)?)
     }
 
+    /// Samples of the step in flight, after which `plan` is begun.
+    fn num_before(&self, plan: &StepPlan) -> Result<usize, Error> {
+        let has_drafts = plan.samples.iter().any(|sample| sample.num_drafts > 0);
+        match self.flights[(self.num_begun + 1) % DEPTH].num_samples() {
+            Some(num_samples) if !has_drafts => Ok(num_samples),
+            Some(_) | None => {
+                Err(Error::Plan("a step with drafts is not alone in flight".to_owned()))
+            }
+        }
+    }
+
     /// Draws what the only step in flight has deferred: all tokens before are known now.
     fn draw_deferred(&mut self) -> Result<(), Error> {
         let flight = &mut self.flights[self.num_finished % DEPTH];
@@ -424,9 +438,8 @@ impl Executor for CudaRunner {
 
     fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {
         self.device.bind()?;
-        let flight = &self.flights[(self.num_begun + 1) % DEPTH];
         let is_pipelined = self.num_begun > self.num_finished;
-        let num_before = if is_pipelined { flight.num_samples() } else { 0 };
+        let num_before = if is_pipelined { self.num_before(plan)? } else { 0 };
         self.input.fill_after(plan, &self.limits, num_before)?;
         self.sampler.update(plan)?;
         let (alive, limit) = (self.sampler.num_sequences(), self.limits.max_num_seqs as usize);
@@ -437,7 +450,7 @@ impl Executor for CudaRunner {
         self.samples.fill(plan, &self.input, &self.sampler)?;
         let deferred = self.samples.deferred();
         let flight = &mut self.flights[self.num_begun % DEPTH];
-        flight.begin(plan.samples.len(), deferred)?;
+        flight.begin(plan, deferred)?;
         let layout = self.launch(plan)?;
         if !plan.scores.is_empty() {
             self.score(plan)?;
@@ -463,10 +476,13 @@ impl Executor for CudaRunner {
     fn finish(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
         self.device.bind()?;
         let flight = &mut self.flights[self.num_finished % DEPTH];
+        let first = sampled.len();
         flight.collect(plan, &mut self.sampler, sampled)?;
         self.scored = flight.scored(plan)?;
         self.device_ms += flight.ms()?;
         self.num_finished += 1;
+        let own = (plan, &sampled[first..]);
+        self.drawing.count_drafted(&self.device, own, &self.sampler)?;
         // While the device computes the step after.
         self.draw_deferred()
     }
@@ -526,14 +542,14 @@ fn room(limits: &ExecutorLimits, num_columns: usize) -> Room {
         logits: seqs + MAX_DRAFTS,
         updates: seqs * num_columns,
         copies: seqs,
-        samples: seqs,
+        samples: seqs + MAX_DRAFTS,
         // Or of a single request that is not from a router.
         biases: seqs * MAX_BIASES + limits.vocab_size as usize,
-        masked: seqs * MAX_MASKED + limits.vocab_size as usize,
+        masked: (seqs + MAX_DRAFTS) * MAX_MASKED + limits.vocab_size as usize,
     }
 }
 
-/// What a graph of so many sequences has room for. Few requests have biases or forbidden tokens, and those that
+/// What a graph of so many tokens, all of which are sampled from, has room for. Few requests have biases or forbidden tokens, and those that
 /// have may have some hundred.
 fn of_graph(size: usize) -> Room {
     Room {

@@ -22,6 +22,7 @@ pub(super) struct Room {
     /// Of block tables.
     pub(super) updates: usize,
     pub(super) copies: usize,
+    /// Of rows: one of each sample, and one of each draft.
     pub(super) samples: usize,
     /// Of all samples' logits.
     pub(super) biases: usize,

@@ -8,7 +8,7 @@ use super::deferred::Inbox;
 use super::resident::Resident;
 use super::sampling::{Deferred, Needs};
 use super::scores::{PromptScores, SCORE};
-use crate::engine::plan::{Admission, Score};
+use crate::engine::plan::{Admission, Sampled, Score, StepPlan};
 use crate::runner::sampler::Sampler;
 use crate::runner::{Error, ExecutorLimits};
 
@@ -18,9 +18,9 @@ pub(super) struct Drawing {
     resident: Resident,
     deferred: Inbox,
     scores: PromptScores,
-    /// `[max_num_seqs]` what the last step sampled.
+    /// `[max_num_seqs + MAX_DRAFTS]` what the last step sampled.
     sampled: Buffer,
-    /// `[max_num_seqs]` their log-probabilities, where they are wanted.
+    /// `[max_num_seqs + MAX_DRAFTS]` their log-probabilities, where they are wanted.
     logprobs: Buffer,
 }
 
@@ -58,6 +58,16 @@ impl Drawing {
     /// Takes in sequences that are sampled for the first time.
     pub(super) fn admit(&mut self, device: &Device, admitted: &[Admission]) -> Result<(), Error> {
         self.resident.admit(device, admitted)
+    }
+
+    /// Takes in what the samples with drafts came to.
+    pub(super) fn count_drafted(
+        &mut self,
+        device: &Device,
+        sampled: (&StepPlan, &[Sampled]),
+        sampler: &Sampler,
+    ) -> Result<(), Error> {
+        self.resident.count_drafted(device, sampled, sampler)
     }
 
     /// Draws a step's tokens.
@@ -157,12 +167,12 @@ impl Drawing {
         self.scores.scores(len)
     }
 
-    /// `[max_num_seqs]` what the last step sampled.
+    /// `[max_num_seqs + MAX_DRAFTS]` what the last step sampled.
     pub(super) fn sampled(&self) -> Slice<'_> {
         self.sampled.slice()
     }
 
-    /// `[max_num_seqs]` their log-probabilities.
+    /// `[max_num_seqs + MAX_DRAFTS]` their log-probabilities.
     pub(super) fn logprobs(&self) -> Slice<'_> {
         self.logprobs.slice()
     }
