@@ -26,9 +26,10 @@ use sconce_kernels::cuda::{
 
 use self::batch::{Batch, Layout, Room};
 use self::decoder::{Decoder, Pass, Workspace};
+use self::deferred::Sent;
 use self::drawing::{Drawing, Source};
 use self::flight::Flight;
-use self::graphs::{Graphs, Key};
+use self::graphs::{Graphs, Key, Part};
 use self::sampling::{Needs, Samples};
 use super::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions, GpuQuantization};
 use super::input::Input;
@@ -271,13 +272,17 @@ impl CudaRunner {
         let needs = self.samples.needs();
         // Rows of a few tokens, as drafts make them, are decoded as those of one are.
         let decodes = self.batch.plan.grid().prefills == 0;
-        let size = self.graphs.size(room.tokens).filter(|size| of_graph(*size).holds(room));
+        let size = self.graphs.size(room.tokens).filter(|size| Room::of_graph(*size).holds(room));
         let size = size.filter(|_| decodes);
-        let layout = Layout::new(size.map_or(room, of_graph));
+        let layout = Layout::new(size.map_or(room, Room::of_graph));
         let what = (plan, &self.input, &self.samples);
         self.batch.send(&self.device, &layout, what)?;
         match size {
-            Some(size) => self.launch_graph(Key { size, needs }, &layout)?,
+            Some(size) => {
+                let grid = self.batch.plan.decode_grid(size);
+                let key = Key { part: Part::Step, size, needs };
+                self.launch_graph(key, |runner| runner.compute(&layout, grid, needs))?;
+            }
             None => self.compute(&layout, self.batch.plan.grid(), needs)?,
         }
         Ok(layout)
@@ -328,20 +333,28 @@ impl CudaRunner {
         self.drawing.draw(&self.device, source, needs)
     }
 
-    fn launch_graph(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
+    /// Launches the graph of what `compute` asks of the device, which is captured when it is first needed.
+    fn launch_graph(
+        &mut self,
+        key: Key,
+        compute: impl Fn(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         if self.graphs.has(key) {
             return Ok(self.graphs.launch(key)?);
         }
         // The first such step is computed as it is: what libraries load at a first use must not be part
         // of a capture.
-        self.compute(layout, self.batch.plan.decode_grid(key.size), key.needs)?;
-        self.capture(key, layout)
+        compute(self)?;
+        self.capture(key, compute)
     }
 
-    fn capture(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
-        let grid = self.batch.plan.decode_grid(key.size);
+    fn capture(
+        &mut self,
+        key: Key,
+        compute: impl Fn(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let device = self.device.clone();
-        let graph = device.capture(|| self.compute(layout, grid, key.needs))?;
+        let graph = device.capture(|| compute(self))?;
         self.graphs.insert(key, graph);
         Ok(())
     }
@@ -350,8 +363,10 @@ impl CudaRunner {
     /// others are captured when they are first needed.
     fn capture_first(&mut self) -> Result<(), LoadError> {
         for key in self.graphs.first() {
-            let layout = Layout::new(of_graph(key.size));
-            let captured = self.warm_up(key, &layout).and_then(|()| self.capture(key, &layout));
+            let layout = Layout::new(Room::of_graph(key.size));
+            let grid = self.batch.plan.decode_grid(key.size);
+            let capture = |runner: &mut Self| runner.compute(&layout, grid, key.needs);
+            let captured = self.warm_up(key, &layout).and_then(|()| self.capture(key, capture));
             captured.map_err(LoadError::FirstStep)?;
         }
         Ok(self.device.synchronize()?)
@@ -415,15 +430,26 @@ impl CudaRunner {
         }
         let ids = deferred.iter().map(|one| one.sample.sequence).collect();
         self.sampler.find_allowed(&self.cpu, ids);
-        let num_logits = self.input.logits_tokens.len();
-        let logits = self.workspace.logits(num_logits, self.limits.vocab_size as usize);
-        let inputs = self.token_ids.slice();
-        let more = self.drawing.draw_deferred(
-            &self.device,
-            (&deferred, &self.sampler),
-            (logits, inputs),
-        )?;
+        let (of, graphs) = ((&deferred[..], &self.sampler), &self.graphs);
+        let sent = self.drawing.send_deferred(&self.device, of, |num| graphs.size(num))?;
+        match sent {
+            None => {}
+            Some(sent @ Sent { needs, size: Some(size), .. }) => {
+                let key = Key { part: Part::Deferred, size, needs };
+                self.launch_graph(key, |runner| runner.draw_sent(&sent))?;
+            }
+            Some(sent) => self.draw_sent(&sent)?,
+        }
+        let more = sent.map_or_else(Needs::default, |sent| sent.needs);
+        let flight = &mut self.flights[self.num_finished % DEPTH];
         flight.end(&self.device, &self.drawing, self.samples.needs().and(more))
+    }
+
+    /// Draws deferred samples: of any rows of logits and any tokens that there may be.
+    fn draw_sent(&mut self, sent: &Sent) -> Result<(), Error> {
+        let max_logits = self.limits.max_num_seqs as usize + MAX_DRAFTS;
+        let logits = self.workspace.logits(max_logits, self.limits.vocab_size as usize);
+        self.drawing.draw_deferred(&self.device, sent, (logits, self.token_ids.slice()))
     }
 }
 
@@ -546,20 +572,6 @@ fn room(limits: &ExecutorLimits, num_columns: usize) -> Room {
         // Or of a single request that is not from a router.
         biases: seqs * MAX_BIASES + limits.vocab_size as usize,
         masked: (seqs + MAX_DRAFTS) * MAX_MASKED + limits.vocab_size as usize,
-    }
-}
-
-/// What a graph of so many tokens, all of which are sampled from, has room for. Few requests have biases or forbidden tokens, and those that
-/// have may have some hundred.
-fn of_graph(size: usize) -> Room {
-    Room {
-        tokens: size,
-        logits: size,
-        updates: size,
-        copies: 0,
-        samples: size,
-        biases: 512 + 4 * size,
-        masked: 512 + 4 * size,
     }
 }
 

@@ -4,7 +4,7 @@
 use sconce_kernels::cuda::{self, Buffer, Device, Sampling, Slice, Stages};
 
 use super::batch::Room;
-use super::deferred::Inbox;
+use super::deferred::{Inbox, Sent};
 use super::resident::Resident;
 use super::sampling::{Deferred, Needs};
 use super::scores::{PromptScores, SCORE};
@@ -101,17 +101,25 @@ impl Drawing {
         Ok(())
     }
 
-    /// Draws samples whose grammars know by now what they allow. Returns what they needed.
+    /// Sends samples whose grammars know by now what they allow; `size` says what so many are padded to.
+    pub(super) fn send_deferred(
+        &mut self,
+        device: &Device,
+        deferred: (&[Deferred], &Sampler),
+        size: impl Fn(usize) -> Option<usize>,
+    ) -> Result<Option<Sent>, Error> {
+        self.deferred.send(device, deferred, size)
+    }
+
+    /// Draws what was sent.
     pub(super) fn draw_deferred(
         &mut self,
         device: &Device,
-        (deferred, sampler): (&[Deferred], &Sampler),
+        sent: &Sent,
         (logits, inputs): (Slice<'_>, Slice<'_>),
-    ) -> Result<Needs, Error> {
-        let Some(lists) = self.deferred.send(device, deferred, sampler)? else {
-            return Ok(Needs::default());
-        };
-        let (needs, rows) = (lists.samples.needs(), lists.rows);
+    ) -> Result<(), Error> {
+        let (lists, needs) = (self.deferred.lists(sent), sent.needs);
+        let rows = lists.rows;
         let (counts, _) = self.resident.parts();
         self.sampling.sample(
             device,
@@ -131,7 +139,7 @@ impl Drawing {
             let (sampled, scores) = (self.sampled.slice(), self.logprobs.slice_mut());
             self.sampling.score(device, cuda::Score { rows, logits, sampled, scores })?;
         }
-        Ok(needs)
+        Ok(())
     }
 
     /// Sends which of the prompts' tokens are scored, so many at a time.

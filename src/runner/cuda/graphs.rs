@@ -15,10 +15,20 @@ const MAX_SIZE: usize = 512;
 /// Tokens of a step with drafts, at most: eight sequences have some.
 const MAX_DRAFTING: usize = 8 + MAX_DRAFTS;
 
+/// What a graph does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    /// A step, and its samples but for those that are deferred.
+    Step,
+    /// Draws samples that were deferred.
+    Deferred,
+}
+
 /// What a graph is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    /// Tokens, padding included.
+    pub(super) part: Part,
+    /// Tokens, or samples that were deferred, padding included.
     pub(super) size: usize,
     /// What their samples need.
     pub(super) needs: Needs,
@@ -54,7 +64,10 @@ impl Graphs {
         sizes.dedup();
         let needs = [Stages::Greedy, Stages::Filters]
             .map(|stages| Needs { stages: Some(stages), logprobs: false });
-        sizes.into_iter().flat_map(|size| needs.map(|needs| Key { size, needs })).collect()
+        sizes
+            .into_iter()
+            .flat_map(|size| needs.map(|needs| Key { part: Part::Step, size, needs }))
+            .collect()
     }
 
     pub(super) fn has(&self, key: Key) -> bool {
