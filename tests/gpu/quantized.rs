@@ -152,6 +152,27 @@ fn floats_are_quantized_while_they_are_copied() {
     }
 }
 
+/// Random weights of quantized configurations, which the benchmark loads.
+#[test]
+fn random_quantized_weights_are_computed_as_on_the_processor() {
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").map_or(".".into(), PathBuf::from);
+    for name in ["awq", "gptq_4bit", "fp8_blocks", "fp8_tensor"] {
+        let folder = root.join("tests/reference/quantized").join(name);
+        let checkpoint = Checkpoint::dummy(&folder).unwrap();
+        let (mut cpu, mut gpu) =
+            (cpu_harness(&checkpoint), gpu_harness(&checkpoint, &options(GpuDtype::F16)));
+        let tokens = [3, 9, 27, 81, 50, 7, 21, 63];
+        let (mut on_cpu, mut on_gpu) = (cpu.sequence(&tokens), gpu.sequence(&tokens));
+
+        let (expected, _) = cpu.step(&mut [(&mut on_cpu, 8)]);
+        let (given, _) = gpu.step(&mut [(&mut on_gpu, 8)]);
+
+        let distance = distance(&given[0], &expected[0]);
+        println!("{name}: {distance:e}");
+        assert!(distance < 0.1, "{name}: {distance:e}");
+    }
+}
+
 #[test]
 fn what_is_quantized_is_not_quantized_again() {
     let folder = tiny::folder(13, None);
