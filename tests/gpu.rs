@@ -34,3 +34,6 @@ mod tiny;
 #[cfg(test)]
 #[path = "../router/tests/support/tokenizers.rs"]
 mod tokenizers;
+#[cfg(test)]
+#[path = "gpu/tuning.rs"]
+mod tuning;

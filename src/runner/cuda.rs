@@ -13,9 +13,11 @@ mod resident;
 mod sampling;
 mod scores;
 mod tensors;
+mod tuning;
 mod upload;
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use sconce_kernels::cpu::{Cpu, Isa, KvShape};
@@ -67,6 +69,14 @@ pub enum LoadError {
     /// The GPU is older than Hopper.
     #[error("--early-launch needs a GPU of compute capability 9.0 or newer")]
     NoEarlyLaunch,
+    /// The file of algorithms cannot be read or written.
+    #[error("--tuning-cache: the file of algorithms {path} cannot be used")]
+    Tuning {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A thread that loads panicked.
     #[error("loading the weights panicked")]
     Panicked,
@@ -196,11 +206,16 @@ impl CudaRunner {
             device,
         };
         let cache_at = ms(start);
+        if let Some(path) = &options.tuning_cache {
+            runner.tune(path)?;
+        }
+        let tuned_at = ms(start);
         runner.capture_first()?;
         let phases = [
             ("copy", weights_at),
             ("kv_cache", cache_at - weights_at),
-            ("graphs", ms(start) - cache_at),
+            ("tuning", tuned_at - cache_at),
+            ("graphs", ms(start) - tuned_at),
         ];
         runner.phases.extend(phases);
         Ok(runner)
@@ -374,10 +389,14 @@ impl CudaRunner {
 
     /// Computes a step of nothing but padding, as no step is computed for the first time in a capture.
     fn warm_up(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
+        self.send_padding(layout)?;
+        self.compute(layout, self.batch.plan.decode_grid(key.size), key.needs)
+    }
+
+    fn send_padding(&mut self, layout: &Layout) -> Result<(), Error> {
         let (plan, input) = (StepPlan::default(), Input::default());
         self.batch.plan_attention(&plan)?;
-        self.batch.send(&self.device, layout, (&plan, &input, &Samples::default()))?;
-        self.compute(layout, self.batch.plan.decode_grid(key.size), key.needs)
+        self.batch.send(&self.device, layout, (&plan, &input, &Samples::default()))
     }
 
     /// Scores prompts' tokens in as many passes over the vocabulary as there is room for logits. What the model

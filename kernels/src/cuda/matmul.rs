@@ -1,18 +1,22 @@
 //! Matrix products by cuBLASLt.
 //!
 //! It stores matrices by columns: our row-major `y = x · wᵀ` is its `yᵀ = w · xᵀ`, where `w` and `x` are
-//! read as they lie, `w` transposed. How a shape is computed is decided when it is first seen, or by
-//! [`Matmul::tune`]; after that a product costs one call, which may be captured as part of a graph.
+//! read as they lie, `w` transposed. How a shape is computed is decided when it is first seen: as cuBLASLt
+//! thinks best, or, from [`Matmul::begin_tuning`] to [`Matmul::end_tuning`], as was measured to be. After that a
+//! product costs one call, which may be captured as part of a graph.
 
 mod plan;
+mod tuned;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use cudarc::cublaslt::{result, sys};
 
 use self::plan::{Algorithm, Plan, Shape, Type};
+pub use self::tuned::{NotTuned, Tuned};
 use super::{Buffer, Device, Error, Float, Linear, Slice, SliceMut, Write, library};
 use crate::{check_len, check_multiple};
 
@@ -63,9 +67,19 @@ pub struct LinearFp8<'a> {
 pub struct Matmul {
     // Before what it uses: its plans go first.
     plans: Mutex<HashMap<Shape, Plan>>,
+    tuning: Mutex<Option<Tuning>>,
     handle: Handle,
     workspace: Buffer,
     device: Device,
+}
+
+/// What is known of algorithms while new shapes are measured.
+struct Tuning {
+    tuned: Tuned,
+    /// The kind of device, and the library's version.
+    device: String,
+    /// What is seen later is not measured.
+    end: Instant,
 }
 
 struct Handle(sys::cublasLtHandle_t);
@@ -117,7 +131,8 @@ impl Matmul {
         device.bind()?;
         let handle = Handle(called("cublasLtCreate", result::create_handle())?);
         let workspace = device.alloc(WORKSPACE_BYTES)?;
-        Ok(Self { plans: Mutex::default(), handle, workspace, device: device.clone() })
+        let (plans, tuning) = (Mutex::default(), Mutex::default());
+        Ok(Self { plans, tuning, handle, workspace, device: device.clone() })
     }
 
     /// Whose it is.
@@ -175,42 +190,70 @@ impl Matmul {
         Ok(self.run(shape, &operands)?)
     }
 
-    /// Times the likeliest algorithms on these operands, overwriting `y`, and keeps the fastest for this
-    /// shape. It waits for the device, so not while a graph is captured.
-    pub fn tune(&self, args: Linear<'_>) -> Result<(), crate::Error> {
-        args.check()?;
-        if args.rows == 0 {
-            return Ok(());
-        }
-        let (shape, operands) = of_floats(args);
-        Ok(self.choose(shape, &operands)?)
+    /// From now on a product of a new shape is computed by the algorithm that `tuned` has for it, or else by
+    /// that of the likeliest which takes the least time: they are run on its operands again and again, so `y`
+    /// must be stored, not added to. That waits for the device: not while a graph is captured. What is seen
+    /// after `most` is computed as without.
+    pub fn begin_tuning(&self, tuned: Tuned, most: Duration) {
+        let properties = self.device.properties();
+        // SAFETY: it takes nothing and reads a constant of the library, which is loaded.
+        let version = unsafe { sys::cublasLtGetVersion() };
+        let (name, driver) = (&properties.name, properties.driver_version);
+        let device = format!("{name}, driver {driver}, cuBLASLt {version}");
+        *self.tuning() = Some(Tuning { tuned, device, end: Instant::now() + most });
     }
 
-    fn choose(&self, shape: Shape, operands: &Operands) -> Result<(), Error> {
-        let mut plan = Plan::new(shape)?;
+    /// What is known now.
+    pub fn end_tuning(&self) -> Option<Tuned> {
+        self.tuning().take().map(|tuning| tuning.tuned)
+    }
+
+    fn tuning(&self) -> MutexGuard<'_, Option<Tuning>> {
+        self.tuning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the plan's shape is to be computed.
+    fn algorithm(&self, plan: &mut Plan, operands: &Operands) -> Result<Algorithm, Error> {
+        let mut tuning = self.tuning();
+        let Some(Tuning { tuned, device, end }) = tuning.as_mut() else {
+            return Ok(plan.algorithms(self.handle.0, 1, WORKSPACE_BYTES)?[0]);
+        };
+        let shape = plan.shape.to_string();
+        if let Some(data) = tuned.find(device, &shape) {
+            let algorithm = Algorithm { data };
+            if plan.accepts(self.handle.0, &algorithm, WORKSPACE_BYTES) {
+                tuned.found();
+                return Ok(algorithm);
+            }
+        }
+        if Instant::now() >= *end {
+            return Ok(plan.algorithms(self.handle.0, 1, WORKSPACE_BYTES)?[0]);
+        }
+        let fastest = self.fastest(plan, operands)?;
+        tuned.insert(device, &shape, fastest.data);
+        Ok(fastest)
+    }
+
+    fn fastest(&self, plan: &mut Plan, operands: &Operands) -> Result<Algorithm, Error> {
         let candidates = plan.algorithms(self.handle.0, MAX_CANDIDATES, WORKSPACE_BYTES)?;
-        let mut best = None;
+        let mut best = (f32::INFINITY, candidates[0]);
         for algorithm in candidates {
             plan.algorithm = algorithm;
             // The first run may load the algorithm's kernels.
-            self.enqueue(&plan, operands)?;
+            self.enqueue(plan, operands)?;
             let (mut begin, mut end) = (self.device.event(true)?, self.device.event(true)?);
             begin.record()?;
             for _ in 0..TIMED_RUNS {
-                self.enqueue(&plan, operands)?;
+                self.enqueue(plan, operands)?;
             }
             end.record()?;
             end.wait()?;
             let ms = end.ms_since(&begin)?;
-            if best.is_none_or(|(least, _)| ms < least) {
-                best = Some((ms, algorithm));
+            if ms < best.0 {
+                best = (ms, algorithm);
             }
         }
-        if let Some((_, algorithm)) = best {
-            plan.algorithm = algorithm;
-            self.plans().insert(shape, plan);
-        }
-        Ok(())
+        Ok(best.1)
     }
 
     fn run(&self, shape: Shape, operands: &Operands) -> Result<(), Error> {
@@ -219,8 +262,7 @@ impl Matmul {
             return self.enqueue(plan, operands);
         }
         let mut plan = Plan::new(shape)?;
-        let found: Vec<Algorithm> = plan.algorithms(self.handle.0, 1, WORKSPACE_BYTES)?;
-        plan.algorithm = found[0];
+        plan.algorithm = self.algorithm(&mut plan, operands)?;
         self.enqueue(&plan, operands)?;
         if plans.len() >= MAX_PLANS {
             plans.clear();

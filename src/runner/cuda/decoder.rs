@@ -119,6 +119,10 @@ impl Decoder {
         self.weights.num_bytes()
     }
 
+    pub(super) fn matmul(&self) -> &Matmul {
+        &self.matmul
+    }
+
     pub(super) fn device(&self) -> &Device {
         self.matmul.device()
     }

@@ -57,6 +57,11 @@ impl Graphs {
         self.sizes.get(at).copied()
     }
 
+    /// All sizes, ascending.
+    pub(super) fn sizes(&self) -> &[usize] {
+        &self.sizes
+    }
+
     /// What to capture before the first request.
     pub(super) fn first(&self) -> Vec<Key> {
         let largest = self.sizes.iter().find(|size| **size == self.largest);

@@ -25,7 +25,7 @@ enum { EPILOGUE_DEFAULT = 1, EPILOGUE_BIAS = 4 };
 // CUBLAS_COMPUTE_32F, its pedantic form, and those that may use fewer bits.
 const std::set<int32_t> COMPUTES_IN_FLOAT = {68, 69, 74, 75, 77};
 constexpr int32_t NOT_GIVEN = -1;
-constexpr uint64_t ALGORITHM = 0x5c0ce, WANTED_WORKSPACE = 64 * 1024, WORKSPACE_ALIGNMENT = 256;
+constexpr uint64_t ALGORITHM = 0x5c0ce, ALGORITHMS = 3, WANTED_WORKSPACE = 64 * 1024, WORKSPACE_ALIGNMENT = 256;
 
 struct Description {
     int32_t compute, scale_type;
@@ -313,8 +313,23 @@ API Status cublasLtMatmulAlgoGetHeuristic(void* handle, void* desc, void* a, voi
     if (const Status status = describe(desc, a, b, c, d, product); status != SUCCESS) return status;
     const uint64_t most = static_cast<const Preference*>(preference)->max_workspace;
     const uint64_t workspace = std::min(WANTED_WORKSPACE, most);
-    results[0] = {{{ALGORITHM, workspace}}, workspace, SUCCESS, 1.0f, {}};
-    *returned = 1;
+    // All the same, but for the number that each has.
+    for (uint64_t i = 0; i < ALGORITHMS && *returned < requested; i++) {
+        results[i] = {{{ALGORITHM, workspace, i}}, workspace, SUCCESS, 1.0f, {}};
+        *returned += 1;
+    }
+    return SUCCESS;
+}
+
+// An algorithm that was kept: good if it is one of ours.
+API Status cublasLtMatmulAlgoCheck(void* handle, void* desc, void* a, void* b, void* c, void* d,
+                                   const Algorithm* algorithm, Heuristic* result) {
+    if (const Status status = enter(__func__); status != SUCCESS) return status;
+    if (!known().has(handle) || algorithm == nullptr || result == nullptr) return INVALID_VALUE;
+    Product product{};
+    if (const Status status = describe(desc, a, b, c, d, product); status != SUCCESS) return status;
+    if (algorithm->data[0] != ALGORITHM) return INVALID_VALUE;
+    *result = {*algorithm, algorithm->data[1], SUCCESS, 1.0f, {}};
     return SUCCESS;
 }
 

@@ -1,5 +1,6 @@
 //! A product as cuBLASLt is told of it.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 
 use cudarc::cublaslt::{result, sys};
@@ -109,6 +110,36 @@ impl Plan {
         self.description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, x)
     }
 
+    /// Whether the library computes this shape by an algorithm that was kept, within the workspace.
+    pub(super) fn accepts(
+        &self,
+        handle: sys::cublasLtHandle_t,
+        algorithm: &Algorithm,
+        workspace_bytes: usize,
+    ) -> bool {
+        let mut answer = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit();
+        // SAFETY: all are alive, and there is room for the answer.
+        let result = unsafe {
+            sys::cublasLtMatmulAlgoCheck(
+                handle,
+                self.description.0,
+                self.w.0,
+                self.x.0,
+                self.y.0,
+                self.y.0,
+                algorithm,
+                answer.as_mut_ptr(),
+            )
+        };
+        if result.result().is_err() {
+            return false;
+        }
+        // SAFETY: the call has succeeded, and so has written it.
+        let answer = unsafe { answer.assume_init() };
+        answer.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS
+            && answer.workspaceSize <= workspace_bytes
+    }
+
     /// At least one and at most `most` algorithms, the likeliest first.
     pub(super) fn algorithms(
         &self,
@@ -156,6 +187,13 @@ impl Plan {
             return Err(Error::Blas { call: "cublasLtMatmulAlgoGetHeuristic", status });
         }
         Ok(algorithms)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { of, y, write, rows, n, k, stride, alignment } = self;
+        write!(f, "{of:?} {y:?} {write:?} {rows}x{n}x{k} stride {stride} alignment {alignment}")
     }
 }
 
