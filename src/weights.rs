@@ -29,6 +29,8 @@ use sconce_kernels::dtype::Dtype;
 
 pub use self::encoder::EncoderCheckpoint;
 pub use self::error::Error;
+#[cfg(feature = "cuda")]
+pub(crate) use self::fp8::{FP8_BLOCK, Fp8, Fp8Scales};
 pub use self::generation::GenerationConfig;
 pub(crate) use self::packed::Matrix;
 use self::{

@@ -35,6 +35,32 @@ pub enum Scaling {
     Tensor,
     /// One scale per row of `x` and per row of `w`. Hopper and later.
     Row,
+    /// One scale per 128 elements of a row of `x`, of which there are a multiple of 4, and per square of 128 by
+    /// 128 of `w`, as DeepSeek-V3 has them. Hopper alone.
+    Blocks,
+}
+
+/// Elements of [`Scaling::Blocks`] that share a scale.
+pub(super) const BLOCK: usize = 128;
+
+impl Scaling {
+    /// Scales of `rows` rows of `k` elements of `x`; of blocks, those of one block of columns after the other's.
+    pub(super) fn num_x_scales(self, rows: usize, k: usize) -> usize {
+        match self {
+            Self::Tensor => 1,
+            Self::Row => rows,
+            Self::Blocks => k.div_ceil(BLOCK) * rows,
+        }
+    }
+
+    /// Scales of `w`: of blocks, row after row, each padded to a multiple of 4.
+    pub(super) fn num_w_scales(self, n: usize, k: usize) -> usize {
+        match self {
+            Self::Tensor => 1,
+            Self::Row => n,
+            Self::Blocks => n.div_ceil(BLOCK) * k.div_ceil(BLOCK).next_multiple_of(4),
+        }
+    }
 }
 
 /// `y (+)= (x · x_scales) (w · w_scales)ᵀ` of e4m3 numbers.
@@ -43,11 +69,11 @@ pub struct LinearFp8<'a> {
     pub scaling: Scaling,
     /// `[rows, k]`
     pub x: Slice<'a>,
-    /// `[rows]` or `[1]` of f32.
+    /// `[rows]`, `[1]`, or `[ceil(k / 128), rows]` of f32.
     pub x_scales: Slice<'a>,
     /// `[n, k]`
     pub w: Slice<'a>,
-    /// `[n]` or `[1]` of f32.
+    /// `[n]`, `[1]`, or `[ceil(n / 128), ceil(k / 128)]`, whose rows are padded to a multiple of 4, of f32.
     pub w_scales: Slice<'a>,
     /// `[rows, n]`
     pub y: SliceMut<'a>,
@@ -140,11 +166,11 @@ impl Matmul {
         &self.device
     }
 
-    /// Whether the device multiplies 8-bit floats with a scale per row: Hopper does, older ones don't.
-    pub fn has_fp8(&self) -> bool {
+    /// Whether the device multiplies 8-bit floats that are scaled so: Hopper does, older ones don't.
+    pub fn has_fp8(&self, scaling: Scaling) -> bool {
         const SIZE: usize = 128;
         let shape = Shape {
-            of: Type::E4M3(Scaling::Row),
+            of: Type::E4M3(scaling),
             y: Float::BF16,
             write: Write::Store,
             rows: SIZE,
@@ -331,9 +357,12 @@ fn check_fp8(args: &LinearFp8<'_>) -> Result<(), crate::Error> {
     check_len("what is multiplied", x.len(), rows * k)?;
     check_len("a matrix", w.len(), n * k)?;
     check_len("a product", y.len(), rows * n * y_float.size())?;
-    let scales = |count| 4 * if scaling == Scaling::Row { count } else { 1 };
-    check_len("the scales of what is multiplied", x_scales.len(), scales(rows))?;
-    check_len("a matrix's scales", w_scales.len(), scales(n))
+    if scaling == Scaling::Blocks {
+        check_multiple("the tokens of a product with scales of blocks", rows, 4)?;
+    }
+    let (of_x, of_w) = (scaling.num_x_scales(rows, k), scaling.num_w_scales(n, k));
+    check_len("the scales of what is multiplied", x_scales.len(), 4 * of_x)?;
+    check_len("a matrix's scales", w_scales.len(), 4 * of_w)
 }
 
 /// The greatest power of two, up to 256, that all addresses are a multiple of: algorithms differ in what

@@ -91,15 +91,21 @@ impl Plan {
 
     fn describe_fp8(&self, scaling: Scaling) -> Result<(), Error> {
         use sys::cublasLtMatmulMatrixScale_t as Mode;
-        let mode = match scaling {
-            Scaling::Tensor => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F,
-            Scaling::Row => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
+        let [w, x] = match scaling {
+            Scaling::Tensor => [Mode::CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F; 2],
+            Scaling::Row => [Mode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F; 2],
+            Scaling::Blocks => [
+                Mode::CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F,
+                Mode::CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F,
+            ],
         };
-        self.description.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode as i32)?;
-        self.description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode as i32)?;
-        // Hopper's tensor cores then add up within themselves, at about 14 bits: what vLLM does, too, and
-        // without it they run at half the speed.
-        self.description.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, 1_i8)?;
+        self.description.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, w as i32)?;
+        self.description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, x as i32)?;
+        if scaling != Scaling::Blocks {
+            // Hopper's tensor cores then add up within themselves, at about 14 bits: what vLLM does, too, and
+            // without it they run at half the speed. Of blocks, sums leave them after each.
+            self.description.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, 1_i8)?;
+        }
         // The search wants to see some; those of each call follow.
         self.set_scales([256, 256])
     }
