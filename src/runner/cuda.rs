@@ -2,6 +2,7 @@
 //! and the sampler.
 
 mod batch;
+mod capture;
 mod decoder;
 mod deferred;
 mod drawing;
@@ -346,57 +347,6 @@ impl CudaRunner {
             inputs: self.token_ids.slice(),
         };
         self.drawing.draw(&self.device, source, needs)
-    }
-
-    /// Launches the graph of what `compute` asks of the device, which is captured when it is first needed.
-    fn launch_graph(
-        &mut self,
-        key: Key,
-        compute: impl Fn(&mut Self) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        if self.graphs.has(key) {
-            return Ok(self.graphs.launch(key)?);
-        }
-        // The first such step is computed as it is: what libraries load at a first use must not be part
-        // of a capture.
-        compute(self)?;
-        self.capture(key, compute)
-    }
-
-    fn capture(
-        &mut self,
-        key: Key,
-        compute: impl Fn(&mut Self) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let device = self.device.clone();
-        let graph = device.capture(|| compute(self))?;
-        self.graphs.insert(key, graph);
-        Ok(())
-    }
-
-    /// Computes and captures the smallest and the largest size, so that the first requests find them;
-    /// others are captured when they are first needed.
-    fn capture_first(&mut self) -> Result<(), LoadError> {
-        for key in self.graphs.first() {
-            let layout = Layout::new(Room::of_graph(key.size));
-            let grid = self.batch.plan.decode_grid(key.size);
-            let capture = |runner: &mut Self| runner.compute(&layout, grid, key.needs);
-            let captured = self.warm_up(key, &layout).and_then(|()| self.capture(key, capture));
-            captured.map_err(LoadError::FirstStep)?;
-        }
-        Ok(self.device.synchronize()?)
-    }
-
-    /// Computes a step of nothing but padding, as no step is computed for the first time in a capture.
-    fn warm_up(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
-        self.send_padding(layout)?;
-        self.compute(layout, self.batch.plan.decode_grid(key.size), key.needs)
-    }
-
-    fn send_padding(&mut self, layout: &Layout) -> Result<(), Error> {
-        let (plan, input) = (StepPlan::default(), Input::default());
-        self.batch.plan_attention(&plan)?;
-        self.batch.send(&self.device, layout, (&plan, &input, &Samples::default()))
     }
 
     /// Scores prompts' tokens in as many passes over the vocabulary as there is room for logits. What the model
