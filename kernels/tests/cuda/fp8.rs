@@ -86,7 +86,7 @@ fn products_with_scales_of_blocks_equal_their_reference() {
     for (float, y_float) in
         [(Float::F16, Float::F16), (Float::BF16, Float::BF16), (Float::BF16, Float::F32)]
     {
-        for (n, k) in [(16, 16), (144, 272), (256, 640)] {
+        for (n, k) in [(16_usize, 16_usize), (144, 272), (256, 640)] {
             let mut rng = rng(2);
             let codes: Vec<u8> =
                 (0..n * k).map(|_| rng.random::<u8>()).map(|code| code & 0xbf).collect();
