@@ -69,13 +69,13 @@ fn repetitive(rng: &mut StdRng, max_tokens: u32) -> Request {
 fn thousands_of_tokens_are_the_same_with_drafts_whatever_is_asked_for() {
     for (seed, num_blocks) in [(1, 128), (2, 24)] {
         let mut rng = StdRng::seed_from_u64(seed);
-        let requests: Vec<_> = (0..40).map(|_| repetitive(&mut rng, 60)).collect();
+        let requests: Vec<_> = (0..24).map(|_| repetitive(&mut rng, 40)).collect();
 
         let [plain, drafted] = compare(num_blocks, &requests);
 
-        assert!(drafted.num_compared > 1500, "{}", drafted.num_compared);
-        assert!(drafted.stats.num_accepted_tokens > 400);
-        assert!(drafted.stats.num_draft_tokens > drafted.stats.num_accepted_tokens + 100);
+        assert!(drafted.num_compared > 600, "{}", drafted.num_compared);
+        assert!(drafted.stats.num_accepted_tokens > 100);
+        assert!(drafted.stats.num_draft_tokens > drafted.stats.num_accepted_tokens + 30);
         assert!(drafted.stats.num_steps < plain.stats.num_steps);
         assert!(num_blocks == 128 || drafted.stats.num_preemptions > 0);
     }
@@ -84,7 +84,7 @@ fn thousands_of_tokens_are_the_same_with_drafts_whatever_is_asked_for() {
 #[test]
 fn a_greedy_text_that_repeats_itself_takes_a_fraction_of_the_steps() {
     let sampling = SamplingParams {
-        max_tokens: 400,
+        max_tokens: 160,
         ignore_eos: true,
         allowed_token_ids: (5..9).collect(),
         ..SamplingParams::default()
