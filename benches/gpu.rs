@@ -1,7 +1,9 @@
 //! Tokens per second of forward passes on a GPU, of models' shapes with random weights, without engine
 //! and router.
 //!
-//! `cargo bench --features cuda --bench gpu -- [SHAPE...] [--dtype bf16|f16|f32] [--weights q4|q8] [--quick]`
+//! `cargo bench --features cuda --bench gpu -- [SHAPE...] [--dtype bf16|f16|f32] [--weights WEIGHTS] [--quick]
+//! [--early-launch] [--tuning-cache FILE]`, where WEIGHTS is q4, q8 (of GGUF), gptq, awq, fp8 (with a scale per
+//! row), or fp8-blocks
 //!
 //! Shapes: smollm2-135m, llama-1b, llama-8b; all, unless some are named. First the device's own ceilings
 //! are measured, a copy and a product of matrices; beside each figure stands what they would allow.
@@ -11,6 +13,7 @@
 mod harness;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -116,6 +119,23 @@ struct Ceilings {
     products: f64,
 }
 
+/// What the matrices are of.
+#[derive(Clone)]
+struct Weights {
+    name: String,
+    matrices: Dtype,
+    /// As `config.json` has it.
+    quantization: Option<serde_json::Value>,
+}
+
+/// How to run all shapes.
+struct Setting {
+    dtype: GpuDtype,
+    weights: Weights,
+    tuning_cache: Option<PathBuf>,
+    quick: bool,
+}
+
 /// What a run came to.
 struct Figure {
     tokens_per_second: f64,
@@ -128,22 +148,17 @@ struct Figure {
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let has = |flag: &str| arguments.iter().any(|word| word == flag);
-    let dtype = match arguments.iter().skip_while(|word| *word != "--dtype").nth(1) {
-        None => GpuDtype::BF16,
-        Some(dtype) => match dtype.as_str() {
-            "bf16" => GpuDtype::BF16,
-            "f16" => GpuDtype::F16,
-            "f32" => GpuDtype::F32,
-            other => bail!("no type {other}"),
+    let after = |flag: &str| arguments.iter().skip_while(|word| *word != flag).nth(1);
+    let setting = Setting {
+        dtype: match after("--dtype").map(String::as_str) {
+            None | Some("bf16") => GpuDtype::BF16,
+            Some("f16") => GpuDtype::F16,
+            Some("f32") => GpuDtype::F32,
+            Some(other) => bail!("no type {other}"),
         },
-    };
-    let matrices = match arguments.iter().skip_while(|word| *word != "--weights").nth(1) {
-        None => Dtype::BF16,
-        Some(weights) => match weights.as_str() {
-            "q4" => Dtype::Q4_0,
-            "q8" => Dtype::Q8_0,
-            other => bail!("no weights {other}"),
-        },
+        weights: Weights::of(after("--weights").map_or("bf16", String::as_str))?,
+        tuning_cache: after("--tuning-cache").map(PathBuf::from),
+        quick: has("--quick"),
     };
     let is_named = |shape: &&Shape| arguments.iter().any(|word| word == shape.name);
     let named: Vec<_> = SHAPES.iter().filter(is_named).collect();
@@ -161,7 +176,7 @@ fn main() -> anyhow::Result<()> {
     println!("| shape | work | tokens/s | bound | share | GPU idle | load, s |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for shape in shapes {
-        run(&device, shape, (dtype, matrices), ceilings, has("--quick"))?;
+        run(&device, shape, &setting, ceilings)?;
     }
     Ok(())
 }
@@ -216,16 +231,44 @@ fn fastest(device: &Device, mut run: impl FnMut() -> anyhow::Result<()>) -> anyh
     Ok(f64::from(end.ms_since(&begin)?.max(1e-6)) / 1e3 / f64::from(RUNS))
 }
 
+impl Weights {
+    fn of(name: &str) -> anyhow::Result<Self> {
+        let (matrices, quantization) = match name {
+            "bf16" => (Dtype::BF16, None),
+            "q4" => (Dtype::Q4_0, None),
+            "q8" => (Dtype::Q8_0, None),
+            "gptq" => {
+                (Dtype::BF16, Some(json!({ "quant_method": "gptq", "bits": 4, "group_size": 128 })))
+            }
+            "awq" => {
+                (Dtype::BF16, Some(json!({ "quant_method": "awq", "bits": 4, "group_size": 128 })))
+            }
+            "fp8" => (Dtype::BF16, Some(json!({ "quant_method": "fbgemm_fp8" }))),
+            "fp8-blocks" => (
+                Dtype::BF16,
+                Some(json!({ "quant_method": "fp8", "weight_block_size": [128, 128] })),
+            ),
+            other => bail!("no weights {other}"),
+        };
+        Ok(Self { name: name.to_owned(), matrices, quantization })
+    }
+}
+
 fn run(
     device: &Device,
     shape: &Shape,
-    (dtype, matrices): (GpuDtype, Dtype),
+    setting: &Setting,
     ceilings: Ceilings,
-    quick: bool,
 ) -> anyhow::Result<()> {
+    let Setting { dtype, weights, quick, .. } = setting;
+    let (dtype, quick) = (*dtype, *quick);
     let folder = tempfile::tempdir()?;
-    std::fs::write(folder.path().join("config.json"), shape.config().to_string())?;
-    let checkpoint = Checkpoint::dummy_of(folder.path(), matrices)?;
+    let mut config = shape.config();
+    if let Some(quantization) = &weights.quantization {
+        config["quantization_config"] = quantization.clone();
+    }
+    std::fs::write(folder.path().join("config.json"), config.to_string())?;
+    let checkpoint = Checkpoint::dummy_of(folder.path(), weights.matrices)?;
     let (num_steps, small) = if quick { (3, 64) } else { (50, MAX_TOKENS) };
     let options = GpuOptions {
         num_threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -233,6 +276,7 @@ fn run(
         max_num_batched_tokens: small as u32,
         max_num_seqs: small.min(MAX_STREAMS) as u32,
         max_model_len: Some(4096.min(small as u32 * 8)),
+        tuning_cache: setting.tuning_cache.clone(),
         ..GpuOptions::default()
     };
     let start = Instant::now();
@@ -256,8 +300,10 @@ fn run(
         let Figure { tokens_per_second, bound, idle } = figure;
         let (share, idle) = (100.0 * tokens_per_second / bound, 100.0 * idle);
         let (name, work) = (shape.name, work.name());
-        let weights =
-            if matrices == Dtype::BF16 { String::new() } else { format!(", {matrices:?}") };
+        let weights = match weights.name.as_str() {
+            "bf16" => String::new(),
+            other => format!(", {other}"),
+        };
         println!(
             "| {name} {dtype:?}{weights} | {work} | {tokens_per_second:.0} | {bound:.0} | {share:.0} % | \
              {idle:.1} % | {load:.1} |"

@@ -25,7 +25,8 @@ pub trait Executor: Send {
     fn limits(&self) -> ExecutorLimits;
 
     /// Steps that may be begun before the first of them is finished: 1, or 2. With 2, a plan may
-    /// have [`StepPlan::carried`] tokens, and has no drafts.
+    /// have [`StepPlan::carried`] tokens; one with drafts is begun when none is in flight, and
+    /// finished before another is begun.
     fn depth(&self) -> usize {
         1
     }

@@ -29,6 +29,8 @@ use sconce_kernels::dtype::Dtype;
 
 pub use self::encoder::EncoderCheckpoint;
 pub use self::error::Error;
+#[cfg(feature = "cuda")]
+pub(crate) use self::fp8::{FP8_BLOCK, Fp8, Fp8Scales};
 pub use self::generation::GenerationConfig;
 pub(crate) use self::packed::Matrix;
 use self::{
@@ -109,12 +111,14 @@ impl Checkpoint {
     }
 
     /// A checkpoint of random weights: of the directory's `config.json` and tokenizer, without its
-    /// tensors. For measurements: the speed is the model's, the text is not.
+    /// tensors, quantized as the configuration says. For measurements: the speed is the model's, the text
+    /// is not.
     pub fn dummy(dir: &Path) -> Result<Self, Error> {
         Self::dummy_of(dir, Dtype::BF16)
     }
 
-    /// As [`Self::dummy`], of bf16, or with matrices in Q4_0 or Q8_0.
+    /// As [`Self::dummy`], of bf16, or with matrices in Q4_0 or Q8_0 where the configuration does not say
+    /// how they are quantized.
     pub fn dummy_of(dir: &Path, matrices: Dtype) -> Result<Self, Error> {
         if !matches!(matrices, Dtype::BF16 | Dtype::Q4_0 | Dtype::Q8_0) {
             return Err(Error::unsupported(
@@ -124,10 +128,15 @@ impl Checkpoint {
             ));
         }
         let files = HuggingFace::without_weights(dir);
-        files.check_is_not_quantized()?;
         let (config, text) = (files.config()?, files.text()?);
         let embedding = EmbeddingConfig { pooler: None, max_seq_length: None };
-        let spans = layout::random(&config, matrices)?;
+        let mut spans = layout::random(&config, matrices)?;
+        let quantized = files.random_matrices(&layout::quantizable(&config), &config)?;
+        if quantized.is_some() && matrices != Dtype::BF16 {
+            let what = "random weights of a configuration that says how they are quantized";
+            return Err(Error::unsupported(what, format!("{matrices:?}"), "BF16"));
+        }
+        spans.extend(quantized.into_iter().flatten());
         let source = Source::HuggingFace(files);
         Ok(Self { config, text, embedding, spans, source })
     }

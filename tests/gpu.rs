@@ -23,6 +23,9 @@ mod quantized;
 #[path = "gpu/sampling.rs"]
 mod sampling;
 #[cfg(test)]
+#[path = "gpu/speculation.rs"]
+mod speculation;
+#[cfg(test)]
 #[path = "parity/steps.rs"]
 mod steps;
 #[cfg(test)]
@@ -31,3 +34,6 @@ mod tiny;
 #[cfg(test)]
 #[path = "../router/tests/support/tokenizers.rs"]
 mod tokenizers;
+#[cfg(test)]
+#[path = "gpu/tuning.rs"]
+mod tuning;

@@ -39,6 +39,15 @@ __device__ __forceinline__ float penalized(const SampleRow& row, float logit, ui
     return __fsub_rn(logit, row.presence_penalty);
 }
 
+// A token's count, and the drafts among the row's inputs that are this token: those are counted once they
+// are known to be right.
+__device__ __forceinline__ uint32_t with_drafts(const SampleRow& row, const Lists& lists, uint32_t token,
+                                                uint32_t count) {
+    uint32_t more = 0;
+    for (uint32_t i = 0; i < row.num_uncounted; i++) more += lists.inputs[row.input - i] == token;
+    return (count & 0x8000u) | min((count & 0x7fffu) + more, 0x7fffu);
+}
+
 // Sets in `banned` a bit for each of the chunk's tokens that the row's list names.
 __device__ __forceinline__ void mark(const SampleRow& row, const Lists& lists, uint32_t* banned) {
     if (threadIdx.x < CHUNK / 32) banned[threadIdx.x] = 0;
@@ -92,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(CHUNK_THREADS, 6)
         for (int i = 0; i < CHUNK_EACH; i++) {
             const uint32_t id = first + i * CHUNK_THREADS;
             if (id >= vocab) continue;
-            if (row.counts_slot != NONE) x[i] = penalized(row, x[i], counted[id]);
+            if (row.counts_slot != NONE) x[i] = penalized(row, x[i], with_drafts(row, lists, id, counted[id]));
             bool may = row.allowed_row == NONE || bits[id / 32] >> id % 32 & 1;
             if (row.num_masked != 0) may &= !(banned[(id - chunk_begin()) / 32] >> id % 32 & 1);
             if (!may) x[i] = -INFINITY;

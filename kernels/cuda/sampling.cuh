@@ -26,7 +26,7 @@ struct SampleRow {
     float top_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty;
     uint32_t counts_slot, seed_low, seed_high, index, position;
     uint32_t first_bias, num_biases, first_masked, num_masked, num_ends, allowed_row;
-    uint32_t num_logprobs, token, input, target, unused[3];
+    uint32_t num_logprobs, token, input, target, num_uncounted, unused[2];
 };
 
 struct Bias {
@@ -52,7 +52,9 @@ struct Lists {
         return row.logits_row < logits_rows && fit(row.first_bias, row.num_biases, biases) &&
                fit(row.first_masked, row.num_masked, num_masked) && row.num_ends <= row.num_masked &&
                (row.allowed_row == NONE || row.allowed_row < allowed_rows) &&
-               (row.counts_slot == NONE || row.counts_slot < slots);
+               (row.counts_slot == NONE || row.counts_slot < slots) &&
+               (row.num_uncounted == 0 ||
+                (row.input < num_inputs && row.num_uncounted <= row.input + 1));
     }
 
     // The token before that which is sampled.

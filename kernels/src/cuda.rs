@@ -37,7 +37,7 @@ pub use fp8::{Fp8Matrix, LinearToFp8};
 pub use graph::Graph;
 pub use kv_cache::{BlockTables, KvCache, KvDtype, KvSlices, num_bytes};
 pub use linear::{Linear, MAX_GEMV_ROWS, Write};
-pub use matmul::{LinearFp8, Matmul, Scaling};
+pub use matmul::{LinearFp8, Matmul, NotTuned, Scaling, Tuned};
 pub use moe::{MoeCombine, MoeLinear, MoeRoute, moe_tiles_bytes};
 pub use norm::AddRmsNorm;
 pub use quantized::{Form, GatherQuantizedRows, LinearQuantized, QuantizedMatrix};

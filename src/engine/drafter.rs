@@ -31,9 +31,20 @@ pub(crate) struct Drafter {
     rates: [f64; LENGTHS.len()],
     /// The length that the drafts in flight were found by.
     length: usize,
+    foreseen: Option<Foreseen>,
     /// Steps with a match since the last drafts.
     num_skipped: u32,
     retry_after: u32,
+}
+
+/// What a token that is being sampled is taken to be, as drafts are to follow it.
+#[derive(Clone, Copy, Debug)]
+struct Foreseen {
+    /// Which of the sequence's tokens it is.
+    at: usize,
+    token: TokenId,
+    /// The length that it was found by.
+    length: usize,
 }
 
 impl Drafter {
@@ -43,6 +54,7 @@ impl Drafter {
             lookup: PromptLookup::new(max_len),
             rates: FIRST_RATES,
             length: 0,
+            foreseen: None,
             num_skipped: 0,
             retry_after: MIN_RETRY,
         }
@@ -58,29 +70,67 @@ impl Drafter {
         drafts: &mut Vec<TokenId>,
     ) {
         drafts.clear();
+        self.learn_foreseen(tokens);
         let Some(found) = self.lookup.find(tokens) else { return };
         self.length = found.length;
-        let rate = self.rates[found.length];
+        let count = self.count(found.length, most, price);
+        continue_from(tokens, found.next, count, drafts);
+    }
+
+    /// Whether the token after `tokens`, which is being sampled, is likely to be one that drafts
+    /// which pay can follow. What was said of it is learned from by the next [`Self::propose`].
+    pub(crate) fn foresees(
+        &mut self,
+        tokens: &[TokenId],
+        most: usize,
+        price: impl Fn(usize) -> f64,
+    ) -> bool {
+        self.foreseen = None;
+        let Some(found) = self.lookup.find(tokens) else { return false };
+        if self.count(found.length, most, price) == 0 {
+            return false;
+        }
+        let token = tokens.get(found.next).copied();
+        self.foreseen =
+            token.map(|token| Foreseen { at: tokens.len(), token, length: found.length });
+        self.foreseen.is_some()
+    }
+
+    /// How many drafts to compute, of a run of this length.
+    fn count(&mut self, length: usize, most: usize, price: impl Fn(usize) -> f64) -> usize {
+        let rate = self.rates[length];
         let gain = |count: usize| expected(rate, count) - MARGIN * price(count);
         let counts = COUNTS.map(|count| count.min(most));
         let best = counts.into_iter().max_by(|a, b| gain(*a).total_cmp(&gain(*b))).unwrap_or(0);
-        let count = if gain(best) > 0.0 {
+        if gain(best) > 0.0 {
             best
         } else if self.num_skipped >= self.retry_after {
             counts[0]
         } else {
             self.num_skipped += 1;
             0
-        };
-        continue_from(tokens, found.next, count, drafts);
+        }
+    }
+
+    /// A token that was foreseen and came is as good as a draft that was right; what may follow it
+    /// is still to be tried.
+    fn learn_foreseen(&mut self, tokens: &[TokenId]) {
+        let Some(Foreseen { at, token, length }) = self.foreseen.take() else { return };
+        match tokens.get(at) {
+            Some(came) if *came == token => self.rates[length] = toward(self.rates[length], 1.0),
+            Some(_) => {
+                self.length = length;
+                self.learn(1, 0);
+            }
+            None => {}
+        }
     }
 
     /// Learns that so many of the drafts in flight were right.
     pub(crate) fn learn(&mut self, num_drafts: usize, num_accepted: usize) {
         let rate = &mut self.rates[self.length];
         for at in 0..num_drafts.min(num_accepted + 1) {
-            let outcome = if at < num_accepted { 1.0 } else { 0.0 };
-            *rate += LEARNING_RATE * (outcome - *rate);
+            *rate = toward(*rate, if at < num_accepted { 1.0 } else { 0.0 });
         }
         if num_accepted > 0 {
             self.retry_after = MIN_RETRY;
@@ -89,6 +139,10 @@ impl Drafter {
         }
         self.num_skipped = 0;
     }
+}
+
+fn toward(rate: f64, outcome: f64) -> f64 {
+    rate + LEARNING_RATE * (outcome - rate)
 }
 
 /// How many of `count` drafts are right, on average, when the first wrong one ends them.
@@ -146,6 +200,50 @@ mod tests {
 
         // But for the tries.
         assert!(counts.iter().filter(|count| **count > 0).count() < 40);
+    }
+
+    /// Whether each of 1,000 tokens was waited for, of a text in which `is_right` says whether the
+    /// one that was foreseen came.
+    fn waits(price: f64, is_right: impl Fn(usize) -> bool) -> Vec<bool> {
+        let mut drafter = Drafter::new(2000);
+        let (mut drafts, mut tokens) = (Vec::new(), vec![1, 2, 3, 1, 2, 3]);
+        let price = |count| price * count as f64;
+        (0..1000)
+            .map(|step| {
+                let waits = drafter.foresees(&tokens, 7, price);
+                let next = tokens[tokens.len() - 3];
+                if waits && !is_right(step) {
+                    let mut wrong = tokens.clone();
+                    wrong.push(9);
+                    drafter.learn_foreseen(&wrong);
+                } else if waits {
+                    tokens.push(next);
+                    drafter.propose(&tokens, 7, price, &mut drafts);
+                    assert!(!drafts.is_empty(), "it was waited for");
+                    drafter.learn(drafts.len(), drafts.len());
+                }
+                waits
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_foreseen_and_comes_is_waited_for_and_what_does_not_is_not_for_long() {
+        assert!(waits(0.1, |_| true).iter().all(|waits| *waits));
+
+        let tail = waits(0.1, |_| false)[100..].iter().filter(|waits| **waits).count();
+        assert!((2..6).contains(&tail), "{tail}");
+
+        let later = waits(0.1, |step| step >= 200);
+        assert!(later[400..].iter().all(|waits| *waits));
+    }
+
+    #[test]
+    fn nothing_is_waited_for_where_a_draft_costs_as_much_as_a_token() {
+        let num_waits = waits(1.0, |_| true).iter().filter(|waits| **waits).count();
+
+        // But for the tries.
+        assert!(num_waits < 40, "{num_waits}");
     }
 
     #[test]

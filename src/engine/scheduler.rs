@@ -44,7 +44,7 @@ pub struct SchedulerConfig {
     pub depth: usize,
     /// Tokens that end a completion.
     pub eos_token_ids: Vec<TokenId>,
-    /// Whether sequences' next tokens are guessed; not where `depth` is 2.
+    /// Whether sequences' next tokens are guessed.
     pub speculation: Speculation,
     /// Key of the block hashes.
     pub hash_key: (u64, u64),
@@ -161,6 +161,8 @@ pub struct Scheduler {
     next_deadline: Option<Duration>,
     /// Steps planned and not committed.
     num_in_flight: usize,
+    /// Whether the step in flight has drafts; it is the only one then.
+    has_drafts_in_flight: bool,
     /// When the last step was planned.
     now: Duration,
     /// Whether a sequence that has ended is part of a step in flight.
@@ -196,6 +198,7 @@ impl Scheduler {
             arrivals: 0,
             next_deadline: None,
             num_in_flight: 0,
+            has_drafts_in_flight: false,
             now: Duration::ZERO,
             any_fenced: false,
             table_updates: Vec::new(),

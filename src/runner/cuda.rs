@@ -2,6 +2,7 @@
 //! and the sampler.
 
 mod batch;
+mod capture;
 mod decoder;
 mod deferred;
 mod drawing;
@@ -13,9 +14,11 @@ mod resident;
 mod sampling;
 mod scores;
 mod tensors;
+mod tuning;
 mod upload;
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use sconce_kernels::cpu::{Cpu, Isa, KvShape};
@@ -26,9 +29,10 @@ use sconce_kernels::cuda::{
 
 use self::batch::{Batch, Layout, Room};
 use self::decoder::{Decoder, Pass, Workspace};
+use self::deferred::Sent;
 use self::drawing::{Drawing, Source};
 use self::flight::Flight;
-use self::graphs::{Graphs, Key};
+use self::graphs::{Graphs, Key, Part};
 use self::sampling::{Needs, Samples};
 use super::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions, GpuQuantization};
 use super::input::Input;
@@ -66,6 +70,14 @@ pub enum LoadError {
     /// The GPU is older than Hopper.
     #[error("--early-launch needs a GPU of compute capability 9.0 or newer")]
     NoEarlyLaunch,
+    /// The file of algorithms cannot be read or written.
+    #[error("--tuning-cache: the file of algorithms {path} cannot be used")]
+    Tuning {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A thread that loads panicked.
     #[error("loading the weights panicked")]
     Panicked,
@@ -195,11 +207,16 @@ impl CudaRunner {
             device,
         };
         let cache_at = ms(start);
+        if let Some(path) = &options.tuning_cache {
+            runner.tune(path)?;
+        }
+        let tuned_at = ms(start);
         runner.capture_first()?;
         let phases = [
             ("copy", weights_at),
             ("kv_cache", cache_at - weights_at),
-            ("graphs", ms(start) - cache_at),
+            ("tuning", tuned_at - cache_at),
+            ("graphs", ms(start) - tuned_at),
         ];
         runner.phases.extend(phases);
         Ok(runner)
@@ -264,17 +281,24 @@ impl CudaRunner {
             logits: self.input.logits_tokens.len(),
             updates: plan.table_updates.len(),
             copies: plan.copies.len(),
-            samples: plan.samples.len(),
+            samples: self.samples.rows().len(),
             biases: self.samples.biases().len(),
             masked: self.samples.masked().len(),
         };
         let needs = self.samples.needs();
-        let size = self.graphs.size(plan.rows.len()).filter(|size| of_graph(*size).holds(room));
-        let layout = Layout::new(size.map_or(room, of_graph));
+        // Rows of a few tokens, as drafts make them, are decoded as those of one are.
+        let decodes = self.batch.plan.grid().prefills == 0;
+        let size = self.graphs.size(room.tokens).filter(|size| Room::of_graph(*size).holds(room));
+        let size = size.filter(|_| decodes);
+        let layout = Layout::new(size.map_or(room, Room::of_graph));
         let what = (plan, &self.input, &self.samples);
         self.batch.send(&self.device, &layout, what)?;
         match size {
-            Some(size) => self.launch_graph(Key { size, needs }, &layout)?,
+            Some(size) => {
+                let grid = self.batch.plan.decode_grid(size);
+                let key = Key { part: Part::Step, size, needs };
+                self.launch_graph(key, |runner| runner.compute(&layout, grid, needs))?;
+            }
             None => self.compute(&layout, self.batch.plan.grid(), needs)?,
         }
         Ok(layout)
@@ -325,43 +349,6 @@ impl CudaRunner {
         self.drawing.draw(&self.device, source, needs)
     }
 
-    fn launch_graph(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
-        if self.graphs.has(key) {
-            return Ok(self.graphs.launch(key)?);
-        }
-        // The first such step is computed as it is: what libraries load at a first use must not be part
-        // of a capture.
-        self.compute(layout, self.batch.plan.decode_grid(key.size), key.needs)?;
-        self.capture(key, layout)
-    }
-
-    fn capture(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
-        let grid = self.batch.plan.decode_grid(key.size);
-        let device = self.device.clone();
-        let graph = device.capture(|| self.compute(layout, grid, key.needs))?;
-        self.graphs.insert(key, graph);
-        Ok(())
-    }
-
-    /// Computes and captures the smallest and the largest size, so that the first requests find them;
-    /// others are captured when they are first needed.
-    fn capture_first(&mut self) -> Result<(), LoadError> {
-        for key in self.graphs.first() {
-            let layout = Layout::new(of_graph(key.size));
-            let captured = self.warm_up(key, &layout).and_then(|()| self.capture(key, &layout));
-            captured.map_err(LoadError::FirstStep)?;
-        }
-        Ok(self.device.synchronize()?)
-    }
-
-    /// Computes a step of nothing but padding, as no step is computed for the first time in a capture.
-    fn warm_up(&mut self, key: Key, layout: &Layout) -> Result<(), Error> {
-        let (plan, input) = (StepPlan::default(), Input::default());
-        self.batch.plan_attention(&plan)?;
-        self.batch.send(&self.device, layout, (&plan, &input, &Samples::default()))?;
-        self.compute(layout, self.batch.plan.decode_grid(key.size), key.needs)
-    }
-
     /// Scores prompts' tokens in as many passes over the vocabulary as there is room for logits. What the model
     /// gave for the samples is lost.
     fn score(&mut self, plan: &StepPlan) -> Result<(), Error> {
@@ -392,6 +379,17 @@ impl CudaRunner {
         Ok(self.decoder.project_to_vocabulary(workspace, lists.logits_tokens, tokens, logits)?)
     }
 
+    /// Samples of the step in flight, after which `plan` is begun.
+    fn num_before(&self, plan: &StepPlan) -> Result<usize, Error> {
+        let has_drafts = plan.samples.iter().any(|sample| sample.num_drafts > 0);
+        match self.flights[(self.num_begun + 1) % DEPTH].num_samples() {
+            Some(num_samples) if !has_drafts => Ok(num_samples),
+            Some(_) | None => {
+                Err(Error::Plan("a step with drafts is not alone in flight".to_owned()))
+            }
+        }
+    }
+
     /// Draws what the only step in flight has deferred: all tokens before are known now.
     fn draw_deferred(&mut self) -> Result<(), Error> {
         let flight = &mut self.flights[self.num_finished % DEPTH];
@@ -401,15 +399,26 @@ impl CudaRunner {
         }
         let ids = deferred.iter().map(|one| one.sample.sequence).collect();
         self.sampler.find_allowed(&self.cpu, ids);
-        let num_logits = self.input.logits_tokens.len();
-        let logits = self.workspace.logits(num_logits, self.limits.vocab_size as usize);
-        let inputs = self.token_ids.slice();
-        let more = self.drawing.draw_deferred(
-            &self.device,
-            (&deferred, &self.sampler),
-            (logits, inputs),
-        )?;
+        let (of, graphs) = ((&deferred[..], &self.sampler), &self.graphs);
+        let sent = self.drawing.send_deferred(&self.device, of, |num| graphs.size(num))?;
+        match sent {
+            None => {}
+            Some(sent @ Sent { needs, size: Some(size), .. }) => {
+                let key = Key { part: Part::Deferred, size, needs };
+                self.launch_graph(key, |runner| runner.draw_sent(&sent))?;
+            }
+            Some(sent) => self.draw_sent(&sent)?,
+        }
+        let more = sent.map_or_else(Needs::default, |sent| sent.needs);
+        let flight = &mut self.flights[self.num_finished % DEPTH];
         flight.end(&self.device, &self.drawing, self.samples.needs().and(more))
+    }
+
+    /// Draws deferred samples: of any rows of logits and any tokens that there may be.
+    fn draw_sent(&mut self, sent: &Sent) -> Result<(), Error> {
+        let max_logits = self.limits.max_num_seqs as usize + MAX_DRAFTS;
+        let logits = self.workspace.logits(max_logits, self.limits.vocab_size as usize);
+        self.drawing.draw_deferred(&self.device, sent, (logits, self.token_ids.slice()))
     }
 }
 
@@ -424,9 +433,8 @@ impl Executor for CudaRunner {
 
     fn begin(&mut self, plan: &StepPlan) -> Result<(), Error> {
         self.device.bind()?;
-        let flight = &self.flights[(self.num_begun + 1) % DEPTH];
         let is_pipelined = self.num_begun > self.num_finished;
-        let num_before = if is_pipelined { flight.num_samples() } else { 0 };
+        let num_before = if is_pipelined { self.num_before(plan)? } else { 0 };
         self.input.fill_after(plan, &self.limits, num_before)?;
         self.sampler.update(plan)?;
         let (alive, limit) = (self.sampler.num_sequences(), self.limits.max_num_seqs as usize);
@@ -437,7 +445,7 @@ impl Executor for CudaRunner {
         self.samples.fill(plan, &self.input, &self.sampler)?;
         let deferred = self.samples.deferred();
         let flight = &mut self.flights[self.num_begun % DEPTH];
-        flight.begin(plan.samples.len(), deferred)?;
+        flight.begin(plan, deferred)?;
         let layout = self.launch(plan)?;
         if !plan.scores.is_empty() {
             self.score(plan)?;
@@ -463,10 +471,13 @@ impl Executor for CudaRunner {
     fn finish(&mut self, plan: &StepPlan, sampled: &mut Vec<Sampled>) -> Result<(), Error> {
         self.device.bind()?;
         let flight = &mut self.flights[self.num_finished % DEPTH];
+        let first = sampled.len();
         flight.collect(plan, &mut self.sampler, sampled)?;
         self.scored = flight.scored(plan)?;
         self.device_ms += flight.ms()?;
         self.num_finished += 1;
+        let own = (plan, &sampled[first..]);
+        self.drawing.count_drafted(&self.device, own, &self.sampler)?;
         // While the device computes the step after.
         self.draw_deferred()
     }
@@ -526,24 +537,10 @@ fn room(limits: &ExecutorLimits, num_columns: usize) -> Room {
         logits: seqs + MAX_DRAFTS,
         updates: seqs * num_columns,
         copies: seqs,
-        samples: seqs,
+        samples: seqs + MAX_DRAFTS,
         // Or of a single request that is not from a router.
         biases: seqs * MAX_BIASES + limits.vocab_size as usize,
-        masked: seqs * MAX_MASKED + limits.vocab_size as usize,
-    }
-}
-
-/// What a graph of so many sequences has room for. Few requests have biases or forbidden tokens, and those that
-/// have may have some hundred.
-fn of_graph(size: usize) -> Room {
-    Room {
-        tokens: size,
-        logits: size,
-        updates: size,
-        copies: 0,
-        samples: size,
-        biases: 512 + 4 * size,
-        masked: 512 + 4 * size,
+        masked: (seqs + MAX_DRAFTS) * MAX_MASKED + limits.vocab_size as usize,
     }
 }
 

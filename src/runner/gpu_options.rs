@@ -1,6 +1,7 @@
 //! How to run a model on a GPU. Known also to binaries without kernels, which say that they have none.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use super::cpu::KvCacheSize;
 
@@ -32,6 +33,9 @@ pub struct GpuOptions {
     pub graphs: bool,
     /// Whether a kernel's blocks are placed while the kernel before still runs.
     pub early_launch: bool,
+    /// A file of the algorithms that computed matrix products fastest; those that it does not have are
+    /// measured at the start, and added. `None`: the library's choice.
+    pub tuning_cache: Option<PathBuf>,
 }
 
 impl Default for GpuOptions {
@@ -50,6 +54,7 @@ impl Default for GpuOptions {
             max_model_len: None,
             graphs: true,
             early_launch: false,
+            tuning_cache: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use siphasher::sip::SipHasher;
 use std::hash::{Hash, Hasher};
 
 /// Numbers of a matrix: small enough that activations stay in range over many layers.
-const AMPLITUDE: f32 = 0.04;
+pub(super) const AMPLITUDE: f32 = 0.04;
 
 /// A tensor's seed: the same name is the same tensor.
 pub(super) fn seed(name: &str) -> u64 {
@@ -48,6 +48,46 @@ pub(super) fn fill_blocks(seed: u64, block_bytes: usize, offset: usize, out: &mu
             draw = (group, mix(seed ^ group as u64).to_le_bytes());
         }
         *byte = scale.get(at % block_bytes).copied().unwrap_or(draw.1[index]);
+    }
+}
+
+/// Bytes of a tensor that a quantized matrix is made of.
+#[derive(Clone, Debug)]
+pub(super) enum Contents {
+    /// Integers, any as likely as any other.
+    Codes { seed: u64 },
+    /// 8-bit floats of numbers.
+    E4M3 { seed: u64 },
+    /// These bytes, again and again.
+    Repeated(Vec<u8>),
+}
+
+impl Contents {
+    /// Fills `out` with the bytes from `offset` on.
+    pub(super) fn fill(&self, offset: usize, out: &mut [u8]) {
+        match self {
+            Self::Codes { seed } => fill_codes(*seed, offset, out),
+            Self::E4M3 { seed } => {
+                fill_codes(*seed, offset, out);
+                // The greatest of each sign is no number.
+                let codes = out.iter_mut().filter(|code| **code & 127 == 127);
+                codes.for_each(|code| *code ^= 1);
+            }
+            Self::Repeated(bytes) => {
+                let from = bytes.iter().cycle().skip(offset % bytes.len().max(1));
+                out.iter_mut().zip(from).for_each(|(out, byte)| *out = *byte);
+            }
+        }
+    }
+}
+
+fn fill_codes(seed: u64, offset: usize, out: &mut [u8]) {
+    let mut draw = (usize::MAX, [0; 8]);
+    for (byte, at) in out.iter_mut().zip(offset..) {
+        if draw.0 != at / 8 {
+            draw = (at / 8, mix(seed ^ (at / 8) as u64).to_le_bytes());
+        }
+        *byte = draw.1[at % 8];
     }
 }
 
@@ -97,6 +137,25 @@ mod tests {
         let scale = f16::from_le_bytes([whole[34], whole[35]]).to_f32();
         assert!((scale * 128.0 - AMPLITUDE).abs() < 1e-4, "{scale}");
         assert_ne!(whole[2..34], whole[36..68]);
+    }
+
+    #[test]
+    fn contents_are_the_same_wherever_a_piece_begins_and_floats_are_numbers() {
+        let all = [
+            Contents::Codes { seed: 1 },
+            Contents::E4M3 { seed: 2 },
+            Contents::Repeated(vec![1, 2, 3]),
+        ];
+        for contents in all {
+            let mut whole = [0; 1000];
+            contents.fill(0, &mut whole);
+            let mut piece = [0; 500];
+            contents.fill(77, &mut piece);
+
+            assert_eq!(piece, whole[77..577]);
+            let has_nan = whole.iter().any(|code| *code & 127 == 127);
+            assert_eq!(has_nan, matches!(contents, Contents::Codes { .. }));
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use ::safetensors::Dtype as StoredDtype;
 use sconce_kernels::cpu::{MatrixPart, ReadBytes};
 use sconce_kernels::dtype::Dtype;
 
-use super::{Error, Tensor, dummy, packed::Packed};
+use super::{Error, Tensor, dummy, dummy::Contents, packed::Packed};
 
 /// An open file and its length.
 pub(super) struct WeightFile {
@@ -21,15 +21,20 @@ pub(super) struct WeightFile {
     len: u64,
 }
 
-/// Where a tensor of any type lies, as its file declares it. [`WeightFile::stored`] is the only way to
-/// one, so its bytes are in the file.
+/// Where a tensor of any type lies, as its file declares it. [`WeightFile::stored`] and [`Stored::made`] are
+/// the only ways to one, so its bytes are in the file, or can be made.
 #[derive(Clone)]
 pub(super) struct Stored {
-    file: Arc<WeightFile>,
-    offset: u64,
+    place: Place,
     num_bytes: usize,
     pub(super) dtype: StoredDtype,
     pub(super) shape: Vec<usize>,
+}
+
+#[derive(Clone)]
+enum Place {
+    File { file: Arc<WeightFile>, offset: u64 },
+    Nowhere(Contents),
 }
 
 /// Where one tensor lies, of a type that kernels know. [`WeightFile::span`], [`Span::random`] and
@@ -134,18 +139,23 @@ impl WeightFile {
         shape: &[usize],
         offset: u64,
     ) -> Result<Stored, Error> {
-        let bits = shape.iter().try_fold(dtype.bitsize(), |bits, dim| bits.checked_mul(*dim));
-        let Some(bits) = bits else {
+        let Some(num_bytes) = stored_bytes(dtype, shape) else {
             let reason = format!("{name} has the impossible shape {shape:?}");
             return Err(self.malformed(reason));
         };
-        let num_bytes = bits.div_ceil(8);
         self.check_end(name, offset, num_bytes)?;
-        Ok(Stored { file: Arc::clone(self), offset, num_bytes, dtype, shape: shape.to_vec() })
+        let place = Place::File { file: Arc::clone(self), offset };
+        Ok(Stored { place, num_bytes, dtype, shape: shape.to_vec() })
     }
 }
 
 impl Stored {
+    /// A tensor that lies nowhere. `None`: the shape is impossible.
+    pub(super) fn made(contents: Contents, dtype: StoredDtype, shape: &[usize]) -> Option<Self> {
+        let num_bytes = stored_bytes(dtype, shape)?;
+        Some(Self { place: Place::Nowhere(contents), num_bytes, dtype, shape: shape.to_vec() })
+    }
+
     /// As a tensor that kernels know, which must be one of floats.
     pub(super) fn span(&self, name: &str) -> Result<Span, Error> {
         let dtype = match self.dtype {
@@ -157,7 +167,10 @@ impl Stored {
                 return Err(Error::unsupported(name, found, "F32, F16, BF16"));
             }
         };
-        self.file.span(name, dtype, &self.shape, self.offset)
+        match &self.place {
+            Place::File { file, offset } => file.span(name, dtype, &self.shape, *offset),
+            Place::Nowhere(_) => Err(self.malformed(format!("{name} is part of no matrix"))),
+        }
     }
 
     /// Reads it.
@@ -166,7 +179,14 @@ impl Stored {
     }
 
     fn piece(&self, offset: usize, len: usize) -> Result<Vec<u8>, Error> {
-        self.file.read(self.offset + offset as u64, len as u64)
+        match &self.place {
+            Place::File { file, offset: begin } => file.read(begin + offset as u64, len as u64),
+            Place::Nowhere(contents) => {
+                let mut bytes = vec![0; len];
+                contents.fill(offset, &mut bytes);
+                Ok(bytes)
+            }
+        }
     }
 
     /// Fills `out` with the bytes from `offset` on.
@@ -175,7 +195,15 @@ impl Stored {
         if offset.saturating_add(out.len()) > self.num_bytes {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.file.file.read_exact_at(out, self.offset + offset as u64)
+        match &self.place {
+            Place::File { file, offset: begin } => {
+                file.file.read_exact_at(out, begin + offset as u64)
+            }
+            Place::Nowhere(contents) => {
+                contents.fill(offset, out);
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn num_elements(&self) -> usize {
@@ -184,8 +212,16 @@ impl Stored {
 
     /// Its file, for errors.
     pub(super) fn malformed(&self, reason: impl Into<String>) -> Error {
-        self.file.malformed(reason)
+        match &self.place {
+            Place::File { file, .. } => file.malformed(reason),
+            Place::Nowhere(_) => Error::malformed(Path::new("config.json"), reason),
+        }
     }
+}
+
+fn stored_bytes(dtype: StoredDtype, shape: &[usize]) -> Option<usize> {
+    let bits = shape.iter().try_fold(dtype.bitsize(), |bits, dim| bits.checked_mul(*dim))?;
+    Some(bits.div_ceil(8))
 }
 
 impl Span {

@@ -113,16 +113,14 @@ impl HuggingFace {
         Ok(spans)
     }
 
-    /// Refuses what is quantized: random weights are not.
-    pub(super) fn check_is_not_quantized(&self) -> Result<(), Error> {
-        match quantization::read(&self.dir)? {
-            Some(quantization) => {
-                let found = format!("{quantization:?}");
-                let supported = "none with random weights";
-                Err(Error::unsupported("quantization_config in config.json", found, supported))
-            }
-            None => Ok(()),
-        }
+    /// Matrices of these names and shapes with random codes, as the configuration says that they are
+    /// quantized. `None`: they are not.
+    pub(super) fn random_matrices(
+        &self,
+        shapes: &[(String, [usize; 2])],
+        config: &DecoderConfig,
+    ) -> Result<Option<HashMap<String, Span>>, Error> {
+        quantization::random_matrices(&self.dir, shapes, config)
     }
 
     fn tensors(&self) -> Result<HashMap<String, Stored>, Error> {

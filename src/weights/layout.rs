@@ -92,6 +92,19 @@ pub(super) fn random(
     spans.collect()
 }
 
+/// Names and shapes of the matrices that programs quantize: the layers', but for what chooses experts.
+pub(super) fn quantizable(config: &DecoderConfig) -> Vec<(String, [usize; 2])> {
+    let parts = layer(config).into_iter().filter_map(|(part, shape)| {
+        let shape = <[usize; 2]>::try_from(shape).ok()?;
+        (part != "mlp.gate.weight").then_some((part, shape))
+    });
+    let parts: Vec<_> = parts.collect();
+    let of_layer = |number| {
+        parts.iter().map(move |(part, shape)| (format!("model.layers.{number}.{part}"), *shape))
+    };
+    (0..config.num_hidden_layers).flat_map(of_layer).collect()
+}
+
 /// Names and shapes of one layer's tensors.
 fn layer(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
     let hidden = config.hidden_size;

@@ -153,6 +153,12 @@ struct GpuArgs {
     #[arg(long)]
     early_launch: bool,
 
+    /// Measure at the start which of cuBLASLt's algorithms compute the model's matrix products fastest,
+    /// for up to 5 seconds, and keep them in this file; what it has is not measured again. Several
+    /// workers, and kinds of GPUs, may have one file
+    #[arg(long, value_name = "FILE")]
+    tuning_cache: Option<PathBuf>,
+
     /// Where the weights come from
     #[arg(long, value_enum, default_value_t = LoadFormat::Auto)]
     load_format: LoadFormat,

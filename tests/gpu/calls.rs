@@ -4,6 +4,8 @@
 use std::ffi::{CString, c_char, c_void};
 
 use sconce::engine::request::SamplingParams;
+use sconce::runner::Executor;
+use sconce::runner::cuda::CudaRunner;
 use sconce::runner::gpu_options::{GpuDtype, GpuOptions};
 use sconce_kernels::cuda::Device;
 
@@ -51,8 +53,9 @@ impl Counters {
 
 const STEPS: u64 = 40;
 
-/// Decodes sequences with such parameters, and counts from when the graph of this size was captured.
-fn decode(samplings: Vec<SamplingParams>) -> Option<Counters> {
+/// Decodes sequences with such parameters, and counts from when the graphs of this size were captured, of which
+/// a step launches so many.
+fn decode(samplings: Vec<SamplingParams>, num_graphs: u64) -> Option<Counters> {
     let folder = tiny::folder(1, None);
     let mut gpu = on_gpu(folder.path(), &options(GpuDtype::BF16));
     let Some(counters) = Counters::find() else {
@@ -81,7 +84,7 @@ fn decode(samplings: Vec<SamplingParams>) -> Option<Counters> {
     for _ in 0..STEPS {
         decode(&mut gpu);
     }
-    assert_eq!(counters.of("cuGraphLaunch"), STEPS);
+    assert_eq!(counters.of("cuGraphLaunch"), num_graphs * STEPS);
     for name in ["cuMemAlloc_v2", "cuMemFree_v2", "cuMemAllocAsync", "cuMemHostAlloc"] {
         assert_eq!(counters.of(name), 0, "{name}");
     }
@@ -93,7 +96,7 @@ fn decode(samplings: Vec<SamplingParams>) -> Option<Counters> {
 
 #[test]
 fn a_decode_step_is_one_graph_and_allocates_nothing() {
-    let Some(counters) = decode(vec![SamplingParams::default(); 3]) else { return };
+    let Some(counters) = decode(vec![SamplingParams::default(); 3], 1) else { return };
 
     assert_eq!(counters.of("cuLaunchKernelEx"), 0, "all launches are in the graph");
     assert_eq!(counters.of("cuMemcpyHtoDAsync_v2"), STEPS, "one copy of what changes");
@@ -125,7 +128,7 @@ fn a_decode_step_asks_for_no_more_whatever_its_samples_need() {
     let allowed = SamplingParams { allowed_token_ids: (5..90).collect(), ..plain.clone() };
 
     let samplings = vec![plain, penalties, words, typical, likely, allowed];
-    let Some(counters) = decode(samplings) else { return };
+    let Some(counters) = decode(samplings, 1) else { return };
 
     assert_eq!(counters.of("cuLaunchKernelEx"), 0, "all launches are in the graph");
     assert_eq!(counters.of("cuMemcpyHtoDAsync_v2"), STEPS, "one copy of what changes");
@@ -137,14 +140,62 @@ fn a_decode_step_asks_for_no_more_whatever_its_samples_need() {
 }
 
 #[test]
-fn what_a_grammar_allows_takes_one_copy_and_the_kernels_that_sample() {
+fn a_step_with_drafts_is_one_graph_too() {
+    let folder = tiny::folder(1, None);
+    let mut gpu = on_gpu(folder.path(), &options(GpuDtype::BF16));
+    let Some(counters) = Counters::find() else {
+        println!("skipped: only the stand-in for the driver counts");
+        return;
+    };
+    gpu.sampling = SamplingParams {
+        temperature: 0.8,
+        logit_bias: vec![(3, 0.5)],
+        bad_words: vec![vec![7, 9]],
+        ..SamplingParams::default()
+    };
+    let mut sequences = [gpu.sequence(&[1, 5, 9]), gpu.sequence(&[2, 5, 9])];
+    for sequence in &mut sequences {
+        gpu.advance(&mut [(sequence, 3)]);
+    }
+    let mut draft = |gpu: &mut super::harness::Harness<CudaRunner>| {
+        for sequence in &mut sequences {
+            sequence.tokens.extend([7, 8, 7, 8]);
+        }
+        let mut batch: Vec<_> = sequences.iter_mut().map(|sequence| (sequence, 4)).collect();
+        gpu.push_rows(&mut batch);
+        for sample in &mut gpu.plan.samples {
+            (sample.token_index, sample.position) = (sample.token_index - 3, sample.position - 3);
+            sample.num_drafts = 3;
+        }
+        let mut sampled = Vec::new();
+        gpu.runner.forward(&gpu.plan, &mut sampled).expect("the plan keeps the limits");
+        assert!(gpu.plan.is_answered_by(&sampled));
+        gpu.plan.clear();
+    };
+    // The graph of this size is captured when it is first needed.
+    draft(&mut gpu);
+    // SAFETY: it has no arguments.
+    unsafe { (counters.reset)() };
+    for _ in 0..STEPS {
+        draft(&mut gpu);
+    }
+
+    assert_eq!(counters.of("cuGraphLaunch"), STEPS);
+    assert_eq!(counters.of("cuLaunchKernelEx"), 0, "all launches are in the graph");
+    assert_eq!(counters.of("cuMemAlloc_v2"), 0);
+    assert_eq!(counters.of("cuMemcpyHtoDAsync_v2"), STEPS, "one copy of what changes");
+    assert_eq!(counters.of("cuMemcpyDtoHAsync_v2"), STEPS, "one copy of tokens");
+}
+
+#[test]
+fn what_a_grammar_allows_takes_one_copy_and_one_graph_more() {
     let grammar = Some(regex("[0-9]{400}"));
     let constrained = SamplingParams { grammar, ..SamplingParams::default() };
 
     let samplings = vec![SamplingParams::default(), constrained.clone(), constrained];
-    let Some(counters) = decode(samplings) else { return };
+    let Some(counters) = decode(samplings, 2) else { return };
 
-    assert_eq!(counters.of("cuLaunchKernelEx"), 2 * STEPS, "to adjust logits and to choose");
+    assert_eq!(counters.of("cuLaunchKernelEx"), 0, "all launches are in the graphs");
     assert_eq!(counters.of("cuMemcpyHtoDAsync_v2"), 2 * STEPS, "what changes, and the masks");
     assert_eq!(counters.of("cuMemcpyDtoHAsync_v2"), STEPS, "one copy of tokens");
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, with what tests/gpu/pack.sh built: kernels against 64-bit references, the
-# engine against the processor's, the benchmark, and the kernels again under compute-sanitizer. Builds
-# nothing. Without a GPU it says so and has run nothing.
+# engine against the processor's, the benchmark, also through HTTP and beside transformers, and the kernels
+# again under compute-sanitizer. Builds nothing. Without a GPU it says so and has run nothing.
 #     tests/gpu/check.sh [FOLDER] [--quick]
 # FOLDER, target/gpu unless said otherwise, holds the binaries; results are written to $OUT, or beside them.
-# --quick leaves out the largest shape and the sanitizer.
+# --quick leaves out the largest shape, transformers and the sanitizer.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 folder=target/gpu quick=
@@ -40,31 +40,67 @@ step() {
 step kernels "$folder/kernels" --test-threads=1
 step engine "$folder/engine" --test-threads=1
 
-shapes=(smollm2-135m llama-1b llama-8b)
-[ -z "$quick" ] || shapes=(smollm2-135m llama-1b)
-for shape in "${shapes[@]}"; do
-    step "bench-$shape" "$folder/bench" "$shape"
-    cat "$out/bench-$shape.log"
-done
+# Runs the benchmark and shows its table.
+bench() {
+    local name=$1
+    shift
+    step "bench-$name" "$folder/bench" "$@"
+    cat "$out/bench-$name.log"
+}
 
-step bench-early-launch "$folder/bench" smollm2-135m --early-launch
-cat "$out/bench-early-launch.log"
-
+bench smollm2-135m smollm2-135m
+bench llama-1b llama-1b
+bench early-launch smollm2-135m --early-launch
 if [ -z "$quick" ]; then
-    step bench-llama-8b-q4 "$folder/bench" llama-8b --weights q4
-    cat "$out/bench-llama-8b-q4.log"
+    bench llama-8b llama-8b
+    bench llama-8b-tuned llama-8b --tuning-cache "$out/algorithms"
+    for weights in q4 awq fp8 fp8-blocks; do
+        bench "llama-8b-$weights" llama-8b --weights "$weights"
+    done
 fi
 
+# Through the router and HTTP.
+http() {
+    step "http-$1" tests/gpu/http.sh "$folder/sconce" "$1" "$2" "$out"
+    cat "$out/http-$1.log"
+}
+if [ -x "$folder/sconce" ]; then
+    http smollm2-135m 64
+    [ -n "$quick" ] || http llama-8b 256
+else
+    echo "SKIPPED: HTTP, for $folder has no sconce."
+fi
+
+if [ -n "$quick" ]; then
+    echo "SKIPPED: transformers, for it was to be quick."
+elif python3 -c 'import torch, transformers' 2>/dev/null; then
+    step transformers python3 benches/gpu_transformers.py llama-8b
+    cat "$out/transformers.log"
+else
+    echo "SKIPPED: transformers is not installed, with which there is a comparison."
+fi
+
+# The machine's own, or what pack.sh laid beside the tests.
+unpacked=$(mktemp -d)
+trap 'rm -rf "$unpacked"' EXIT
 sanitizer=$(command -v compute-sanitizer || true)
 [ -n "$sanitizer" ] || sanitizer=$(ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
+if [ -z "$sanitizer" ] && [ -z "$quick" ] && [ -f "$folder/compute-sanitizer.tar.xz" ]; then
+    tar -xJf "$folder/compute-sanitizer.tar.xz" -C "$unpacked"
+    sanitizer=$unpacked/compute-sanitizer/compute-sanitizer
+fi
 if [ -n "$quick" ]; then
     echo "SKIPPED: compute-sanitizer, for it was to be quick."
 elif [ -z "$sanitizer" ]; then
     echo "SKIPPED: compute-sanitizer is not installed."
 else
+    # Tests of one family after the other: under the sanitizer kernels take tens of times as long. Those that
+    # make kernels fail on purpose are not among them.
     for tool in memcheck racecheck; do
-        step "$tool" timeout 240 "$sanitizer" --tool "$tool" --error-exitcode 1 --print-limit 20 \
-            "$folder/kernels" --test-threads=1 "${SANITIZE:-norm}"
+        for family in ${SANITIZE:-norm rope blocks sampling attention}; do
+            step "$tool-$family" timeout 120 "$sanitizer" --tool "$tool" --error-exitcode 1 \
+                --print-limit 20 "$folder/kernels" --test-threads=1 "$family"
+        done
     done
 fi
 printf '\nchecked in %s s: %s\n' "$SECONDS" "$([ $failed = 0 ] && echo "all passed" || echo "FAILED")"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds what tests/gpu/check.sh runs and lays it, stripped, into target/gpu/: the tests of kernels and of
-# the engine, and the benchmark. They need a driver and cuBLASLt where they run, and no CUDA installation
-# here.
+# the engine, the benchmark, the program itself, and compute-sanitizer from Python's index. They need a
+# driver and cuBLASLt where they run, and no CUDA installation here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export CUDA_HOME=${CUDA_HOME:-$(kernels/cuda/toolkit.sh)}
@@ -26,6 +26,19 @@ lay() {
 lay kernels test --release -p sconce-kernels --test cuda --no-run
 lay engine test --release -p sconce --test gpu --no-run
 lay bench bench -p sconce --bench gpu --no-run
+lay sconce build --release -p sconce --bin sconce
+
+# 37 MiB of programs, 10 as an archive. The toolkit of kernels/cuda/toolkit.sh has none.
+sanitizer=nvidia-cuda-sanitizer-api==13.0.85
+if [ ! -f "$out/compute-sanitizer.tar.xz" ]; then
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    python3 -m pip download --quiet --no-deps --disable-pip-version-check --dest "$scratch" "$sanitizer"
+    python3 -m zipfile -e "$scratch"/*.whl "$scratch"
+    chmod +x "$scratch"/nvidia/cu13/compute-sanitizer/{compute-sanitizer,TreeLauncher*}
+    XZ_OPT=-6 tar -cJf "$out/compute-sanitizer.tar.xz" -C "$scratch/nvidia/cu13" \
+        --exclude docs --exclude include --exclude samples compute-sanitizer
+fi
 du -ch "$out"/*
 if [ "$(du -cm "$out"/* | tail -1 | cut -f1)" -gt 60 ]; then
     echo "together they are larger than 60 MiB" >&2

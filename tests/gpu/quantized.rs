@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sconce::runner::cuda::{CudaRunner, LoadError};
 use sconce::runner::gpu_options::{GpuDtype, GpuOptions, GpuQuantization};
 use sconce::weights::Checkpoint;
-use sconce_kernels::cuda::Device;
+use sconce_kernels::cuda::{Device, Matmul, Scaling};
 use sconce_kernels::dtype::Dtype;
 use serde::Deserialize;
 
@@ -114,9 +114,13 @@ fn weights_stay_as_small_as_their_codes_on_a_gpu() {
     for name in ["compressed_fp8", "fp8_tensor"] {
         assert_eq!(bytes(name), elements + 4 * rows + vocabulary, "{name}");
     }
-    // One block is the whole of q, k, v and o, which have a scale each; the others have several.
-    let (whole, blocks) = (192 * 64 + 4 * 192, (2 * 192 * 64 + 64 * 192) / 32 * 36);
-    assert_eq!(bytes("fp8_blocks"), whole + blocks + vocabulary);
+    // One block is the whole of q, k, v and o, which have a scale each; the others have several. Those of the
+    // gate would reach into what follows it, so only what goes down is multiplied as it is.
+    let whole = 192 * 64 + 4 * 192;
+    let (gate_up, down) = (2 * 192 * 64 / 32 * 36, 64 * 192);
+    let matmul = Matmul::new(&Device::open(0).unwrap()).unwrap();
+    let down = if matmul.has_fp8(Scaling::Blocks) { down + 4 * 4 } else { down / 32 * 36 };
+    assert_eq!(bytes("fp8_blocks"), whole + gate_up + down + vocabulary);
 }
 
 #[test]
@@ -149,6 +153,27 @@ fn floats_are_quantized_while_they_are_copied() {
         let bytes = gpu.runner.weight_bytes();
         let plain = *plain.get_or_insert(bytes);
         assert_eq!(bytes < plain * 4 / 5, quantize.is_some(), "{quantize:?}: {bytes}");
+    }
+}
+
+/// Random weights of quantized configurations, which the benchmark loads.
+#[test]
+fn random_quantized_weights_are_computed_as_on_the_processor() {
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").map_or(".".into(), PathBuf::from);
+    for name in ["awq", "gptq_4bit", "fp8_blocks", "fp8_tensor"] {
+        let folder = root.join("tests/reference/quantized").join(name);
+        let checkpoint = Checkpoint::dummy(&folder).unwrap();
+        let (mut cpu, mut gpu) =
+            (cpu_harness(&checkpoint), gpu_harness(&checkpoint, &options(GpuDtype::F16)));
+        let tokens = [3, 9, 27, 81, 50, 7, 21, 63];
+        let (mut on_cpu, mut on_gpu) = (cpu.sequence(&tokens), gpu.sequence(&tokens));
+
+        let (expected, _) = cpu.step(&mut [(&mut on_cpu, 8)]);
+        let (given, _) = gpu.step(&mut [(&mut on_gpu, 8)]);
+
+        let distance = distance(&given[0], &expected[0]);
+        println!("{name}: {distance:e}");
+        assert!(distance < 0.1, "{name}: {distance:e}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sconce::engine::output::{Finish, Output};
-use sconce::engine::plan::{ConstraintEnd, Sampled, SequenceId, StepPlan, TokenLogprobs};
+use sconce::engine::plan::{ConstraintEnd, Sample, Sampled, SequenceId, StepPlan, TokenLogprobs};
 use sconce::engine::request::{Request, SamplingParams};
 use sconce::engine::scheduler::{Scheduler, SchedulerConfig, Speculation};
 use sconce::engine::sequence::RequestId;
@@ -35,8 +35,8 @@ struct Begun {
 }
 
 /// A scheduler and a GPU, with the processor's sampler beside it.
-struct Engine {
-    scheduler: Scheduler,
+pub(crate) struct Engine {
+    pub(crate) scheduler: Scheduler,
     gpu: CudaRunner,
     reference: Sampler,
     cpu: Cpu,
@@ -45,14 +45,18 @@ struct Engine {
     /// Sequences whose text has ended: what is drawn for them after means nothing.
     ended: HashSet<SequenceId>,
     outputs: Vec<Output>,
-    num_compared: usize,
-    num_ahead: usize,
+    pub(crate) num_compared: usize,
+    pub(crate) num_ahead: usize,
     /// Whether the tokens are compared: not where steps have scores, whose logits take the place of the samples'.
     compares: bool,
 }
 
 impl Engine {
     fn new(num_blocks: u32) -> Self {
+        Self::with_speculation(num_blocks, Speculation::Off)
+    }
+
+    pub(crate) fn with_speculation(num_blocks: u32, speculation: Speculation) -> Self {
         let folder = tiny::folder(3, None);
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         let options = GpuOptions {
@@ -72,7 +76,7 @@ impl Engine {
             max_itl: Duration::from_secs(1),
             depth: 2,
             eos_token_ids: vec![EOS],
-            speculation: Speculation::Off,
+            speculation,
             hash_key: (1, 2),
         });
         Self {
@@ -90,12 +94,12 @@ impl Engine {
         }
     }
 
-    fn submit(&mut self, id: u64, request: Request) {
+    pub(crate) fn submit(&mut self, id: u64, request: Request) {
         self.scheduler.submit(RequestId(id), request, None).unwrap();
     }
 
     /// Runs all requests to their ends, with as many steps in flight as may be.
-    fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         loop {
             let begun = self.in_flight.len() < 2 && self.begin();
             if !begun && self.in_flight.is_empty() {
@@ -144,28 +148,35 @@ impl Engine {
     }
 
     fn compare(&mut self, plan: &StepPlan, sampled: &[Sampled], expected: &[Sampled]) {
-        assert_eq!(sampled.len(), expected.len());
-        for ((sample, given), expected) in plan.samples.iter().zip(sampled).zip(expected) {
-            let id = sample.sequence;
-            if self.ended.contains(&id) {
-                continue;
+        let (mut given, mut wanted) = (sampled, expected);
+        for sample in &plan.samples {
+            let (own, rest) = given.split_at(plan.num_sampled(sample, given));
+            let (right, other) = wanted.split_at(plan.num_sampled(sample, wanted));
+            (given, wanted) = (rest, other);
+            if !self.ended.contains(&sample.sequence) {
+                assert_eq!(own.len(), right.len(), "{sample:?}");
+                own.iter().zip(right).for_each(|(own, right)| self.compare_one(sample, own, right));
             }
-            self.num_compared += 1;
-            let is_end = expected.end.is_some() || expected.token == EOS;
-            if is_end {
-                self.ended.insert(id);
-            }
-            assert_eq!(given.end, expected.end, "{sample:?}");
-            if matches!(expected.end, Some(end) if end != ConstraintEnd::Complete) {
-                continue;
-            }
-            assert_eq!(given.token, expected.token, "{sample:?}");
-            assert_near(given.logprobs.as_deref(), expected.logprobs.as_deref());
         }
+        assert!(given.is_empty() && wanted.is_empty());
+    }
+
+    fn compare_one(&mut self, sample: &Sample, given: &Sampled, expected: &Sampled) {
+        self.num_compared += 1;
+        let is_end = expected.end.is_some() || expected.token == EOS;
+        if is_end {
+            self.ended.insert(sample.sequence);
+        }
+        assert_eq!(given.end, expected.end, "{sample:?}");
+        if matches!(expected.end, Some(end) if end != ConstraintEnd::Complete) {
+            return;
+        }
+        assert_eq!(given.token, expected.token, "{sample:?}");
+        assert_near(given.logprobs.as_deref(), expected.logprobs.as_deref());
     }
 
     /// Completions by request and index, and how they ended.
-    fn completions(&self) -> HashMap<(u64, u32), (Vec<u32>, Option<Finish>)> {
+    pub(crate) fn completions(&self) -> HashMap<(u64, u32), (Vec<u32>, Option<Finish>)> {
         let mut all: HashMap<_, (Vec<u32>, Option<Finish>)> = HashMap::new();
         for output in &self.outputs {
             let one = all.entry((output.request.0, output.index)).or_default();
@@ -176,16 +187,17 @@ impl Engine {
     }
 }
 
-/// Each sample's row of logits: of each token that is sampled from, one.
+/// Each sample's row of logits: of each token that is sampled from, one, and then its drafts'.
 fn logits_rows(plan: &StepPlan) -> Vec<u32> {
     let mut tokens: Vec<u32> = Vec::new();
-    let row = |token: u32| {
-        tokens.iter().position(|other| *other == token).unwrap_or_else(|| {
-            tokens.push(token);
-            tokens.len() - 1
+    let row = |sample: &Sample| {
+        let first = sample.token_index;
+        tokens.iter().position(|other| *other == first).unwrap_or_else(|| {
+            tokens.extend(first..=first + sample.num_drafts);
+            tokens.len() - 1 - sample.num_drafts as usize
         }) as u32
     };
-    plan.samples.iter().map(|sample| sample.token_index).map(row).collect()
+    plan.samples.iter().map(row).collect()
 }
 
 /// The same tokens, as likely but for the order of sums.
@@ -265,7 +277,7 @@ fn random_sampling(rng: &mut StdRng) -> SamplingParams {
     sampling
 }
 
-fn random_request(rng: &mut StdRng) -> Request {
+pub(crate) fn random_request(rng: &mut StdRng) -> Request {
     let len =
         if rng.random_bool(0.2) { rng.random_range(30..150) } else { rng.random_range(1..30) };
     Request {

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use sconce::weights::Checkpoint;
+use sconce::weights::{Checkpoint, Tensor};
+use sconce_kernels::cpu::dequantize;
 use sconce_kernels::dtype::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -169,4 +170,61 @@ fn a_bias_is_dropped_only_if_it_is_zero() {
 
     assert!(refusal.contains("q_proj.bias"), "{refusal}");
     assert!(Checkpoint::open(copy("gptq_4bit").path()).is_ok());
+}
+
+/// What random weights are is what the programs write: every type and size is that of a real checkpoint with
+/// the same configuration.
+#[test]
+fn random_weights_are_quantized_as_the_configuration_says() {
+    for name in [
+        "awq",
+        "compressed_fp8",
+        "compressed_w4a16",
+        "compressed_w8a16",
+        "compressed_w8a8_int",
+        "fp8_blocks",
+        "fp8_tensor",
+        "gptq_4bit",
+        "gptq_8bit",
+    ] {
+        let dir = copy(name);
+        let real = sizes(&Checkpoint::open(dir.path()).unwrap());
+        fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+
+        let made = Checkpoint::dummy(dir.path()).unwrap();
+
+        assert_eq!(sizes(&made), real, "{name}");
+        let q_proj = made.tensor(&format!("{Q_PROJ}.weight")).unwrap();
+        let elements = elements(&q_proj);
+        let mean = elements.iter().sum::<f32>() / elements.len() as f32;
+        let spread = elements.iter().map(|x| x * x).sum::<f32>() / elements.len() as f32;
+        assert!(mean.abs() < 1e-3, "{name}: {mean}");
+        assert!((1e-3..5e-2).contains(&spread.sqrt()), "{name}: {}", spread.sqrt());
+    }
+}
+
+#[test]
+fn random_weights_of_a_quantized_configuration_have_no_other_type() {
+    let dir = copy("awq");
+
+    let refusal = refusal(Checkpoint::dummy_of(dir.path(), Dtype::Q8_0));
+
+    assert!(refusal.contains("Q8_0"), "{refusal}");
+}
+
+/// Numbers of elements, by type.
+fn sizes(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
+    let of = |(dtype, len)| {
+        let is_float = matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        (if is_float { "float".to_owned() } else { format!("{dtype:?}") }, len)
+    };
+    let mut sizes: Vec<_> = checkpoint.sizes().map(of).collect();
+    sizes.sort();
+    sizes
+}
+
+fn elements(tensor: &Tensor) -> Vec<f32> {
+    let mut elements = vec![0.0; tensor.shape.iter().product()];
+    dequantize(tensor.dtype, &tensor.data, &mut elements);
+    elements
 }

@@ -1,18 +1,22 @@
 //! Matrix products by cuBLASLt.
 //!
 //! It stores matrices by columns: our row-major `y = x · wᵀ` is its `yᵀ = w · xᵀ`, where `w` and `x` are
-//! read as they lie, `w` transposed. How a shape is computed is decided when it is first seen, or by
-//! [`Matmul::tune`]; after that a product costs one call, which may be captured as part of a graph.
+//! read as they lie, `w` transposed. How a shape is computed is decided when it is first seen: as cuBLASLt
+//! thinks best, or, from [`Matmul::begin_tuning`] to [`Matmul::end_tuning`], as was measured to be. After that a
+//! product costs one call, which may be captured as part of a graph.
 
 mod plan;
+mod tuned;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use cudarc::cublaslt::{result, sys};
 
 use self::plan::{Algorithm, Plan, Shape, Type};
+pub use self::tuned::{NotTuned, Tuned};
 use super::{Buffer, Device, Error, Float, Linear, Slice, SliceMut, Write, library};
 use crate::{check_len, check_multiple};
 
@@ -31,6 +35,32 @@ pub enum Scaling {
     Tensor,
     /// One scale per row of `x` and per row of `w`. Hopper and later.
     Row,
+    /// One scale per 128 elements of a row of `x`, of which there are a multiple of 4, and per square of 128 by
+    /// 128 of `w`, as DeepSeek-V3 has them. Hopper alone.
+    Blocks,
+}
+
+/// Elements of [`Scaling::Blocks`] that share a scale.
+pub(super) const BLOCK: usize = 128;
+
+impl Scaling {
+    /// Scales of `rows` rows of `k` elements of `x`; of blocks, those of one block of columns after the other's.
+    pub(super) fn num_x_scales(self, rows: usize, k: usize) -> usize {
+        match self {
+            Self::Tensor => 1,
+            Self::Row => rows,
+            Self::Blocks => k.div_ceil(BLOCK) * rows,
+        }
+    }
+
+    /// Scales of `w`: of blocks, row after row, each padded to a multiple of 4.
+    pub(super) fn num_w_scales(self, n: usize, k: usize) -> usize {
+        match self {
+            Self::Tensor => 1,
+            Self::Row => n,
+            Self::Blocks => n.div_ceil(BLOCK) * k.div_ceil(BLOCK).next_multiple_of(4),
+        }
+    }
 }
 
 /// `y (+)= (x · x_scales) (w · w_scales)ᵀ` of e4m3 numbers.
@@ -39,11 +69,11 @@ pub struct LinearFp8<'a> {
     pub scaling: Scaling,
     /// `[rows, k]`
     pub x: Slice<'a>,
-    /// `[rows]` or `[1]` of f32.
+    /// `[rows]`, `[1]`, or `[ceil(k / 128), rows]` of f32.
     pub x_scales: Slice<'a>,
     /// `[n, k]`
     pub w: Slice<'a>,
-    /// `[n]` or `[1]` of f32.
+    /// `[n]`, `[1]`, or `[ceil(n / 128), ceil(k / 128)]`, whose rows are padded to a multiple of 4, of f32.
     pub w_scales: Slice<'a>,
     /// `[rows, n]`
     pub y: SliceMut<'a>,
@@ -63,9 +93,19 @@ pub struct LinearFp8<'a> {
 pub struct Matmul {
     // Before what it uses: its plans go first.
     plans: Mutex<HashMap<Shape, Plan>>,
+    tuning: Mutex<Option<Tuning>>,
     handle: Handle,
     workspace: Buffer,
     device: Device,
+}
+
+/// What is known of algorithms while new shapes are measured.
+struct Tuning {
+    tuned: Tuned,
+    /// The kind of device, and the library's version.
+    device: String,
+    /// What is seen later is not measured.
+    end: Instant,
 }
 
 struct Handle(sys::cublasLtHandle_t);
@@ -117,7 +157,8 @@ impl Matmul {
         device.bind()?;
         let handle = Handle(called("cublasLtCreate", result::create_handle())?);
         let workspace = device.alloc(WORKSPACE_BYTES)?;
-        Ok(Self { plans: Mutex::default(), handle, workspace, device: device.clone() })
+        let (plans, tuning) = (Mutex::default(), Mutex::default());
+        Ok(Self { plans, tuning, handle, workspace, device: device.clone() })
     }
 
     /// Whose it is.
@@ -125,11 +166,11 @@ impl Matmul {
         &self.device
     }
 
-    /// Whether the device multiplies 8-bit floats with a scale per row: Hopper does, older ones don't.
-    pub fn has_fp8(&self) -> bool {
+    /// Whether the device multiplies 8-bit floats that are scaled so: Hopper does, older ones don't.
+    pub fn has_fp8(&self, scaling: Scaling) -> bool {
         const SIZE: usize = 128;
         let shape = Shape {
-            of: Type::E4M3(Scaling::Row),
+            of: Type::E4M3(scaling),
             y: Float::BF16,
             write: Write::Store,
             rows: SIZE,
@@ -175,42 +216,70 @@ impl Matmul {
         Ok(self.run(shape, &operands)?)
     }
 
-    /// Times the likeliest algorithms on these operands, overwriting `y`, and keeps the fastest for this
-    /// shape. It waits for the device, so not while a graph is captured.
-    pub fn tune(&self, args: Linear<'_>) -> Result<(), crate::Error> {
-        args.check()?;
-        if args.rows == 0 {
-            return Ok(());
-        }
-        let (shape, operands) = of_floats(args);
-        Ok(self.choose(shape, &operands)?)
+    /// From now on a product of a new shape is computed by the algorithm that `tuned` has for it, or else by
+    /// that of the likeliest which takes the least time: they are run on its operands again and again, so `y`
+    /// must be stored, not added to. That waits for the device: not while a graph is captured. What is seen
+    /// after `most` is computed as without.
+    pub fn begin_tuning(&self, tuned: Tuned, most: Duration) {
+        let properties = self.device.properties();
+        // SAFETY: it takes nothing and reads a constant of the library, which is loaded.
+        let version = unsafe { sys::cublasLtGetVersion() };
+        let (name, driver) = (&properties.name, properties.driver_version);
+        let device = format!("{name}, driver {driver}, cuBLASLt {version}");
+        *self.tuning() = Some(Tuning { tuned, device, end: Instant::now() + most });
     }
 
-    fn choose(&self, shape: Shape, operands: &Operands) -> Result<(), Error> {
-        let mut plan = Plan::new(shape)?;
+    /// What is known now.
+    pub fn end_tuning(&self) -> Option<Tuned> {
+        self.tuning().take().map(|tuning| tuning.tuned)
+    }
+
+    fn tuning(&self) -> MutexGuard<'_, Option<Tuning>> {
+        self.tuning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the plan's shape is to be computed.
+    fn algorithm(&self, plan: &mut Plan, operands: &Operands) -> Result<Algorithm, Error> {
+        let mut tuning = self.tuning();
+        let Some(Tuning { tuned, device, end }) = tuning.as_mut() else {
+            return Ok(plan.algorithms(self.handle.0, 1, WORKSPACE_BYTES)?[0]);
+        };
+        let shape = plan.shape.to_string();
+        if let Some(data) = tuned.find(device, &shape) {
+            let algorithm = Algorithm { data };
+            if plan.accepts(self.handle.0, &algorithm, WORKSPACE_BYTES) {
+                tuned.found();
+                return Ok(algorithm);
+            }
+        }
+        if Instant::now() >= *end {
+            return Ok(plan.algorithms(self.handle.0, 1, WORKSPACE_BYTES)?[0]);
+        }
+        let fastest = self.fastest(plan, operands)?;
+        tuned.insert(device, &shape, fastest.data);
+        Ok(fastest)
+    }
+
+    fn fastest(&self, plan: &mut Plan, operands: &Operands) -> Result<Algorithm, Error> {
         let candidates = plan.algorithms(self.handle.0, MAX_CANDIDATES, WORKSPACE_BYTES)?;
-        let mut best = None;
+        let mut best = (f32::INFINITY, candidates[0]);
         for algorithm in candidates {
             plan.algorithm = algorithm;
             // The first run may load the algorithm's kernels.
-            self.enqueue(&plan, operands)?;
+            self.enqueue(plan, operands)?;
             let (mut begin, mut end) = (self.device.event(true)?, self.device.event(true)?);
             begin.record()?;
             for _ in 0..TIMED_RUNS {
-                self.enqueue(&plan, operands)?;
+                self.enqueue(plan, operands)?;
             }
             end.record()?;
             end.wait()?;
             let ms = end.ms_since(&begin)?;
-            if best.is_none_or(|(least, _)| ms < least) {
-                best = Some((ms, algorithm));
+            if ms < best.0 {
+                best = (ms, algorithm);
             }
         }
-        if let Some((_, algorithm)) = best {
-            plan.algorithm = algorithm;
-            self.plans().insert(shape, plan);
-        }
-        Ok(())
+        Ok(best.1)
     }
 
     fn run(&self, shape: Shape, operands: &Operands) -> Result<(), Error> {
@@ -219,8 +288,7 @@ impl Matmul {
             return self.enqueue(plan, operands);
         }
         let mut plan = Plan::new(shape)?;
-        let found: Vec<Algorithm> = plan.algorithms(self.handle.0, 1, WORKSPACE_BYTES)?;
-        plan.algorithm = found[0];
+        plan.algorithm = self.algorithm(&mut plan, operands)?;
         self.enqueue(&plan, operands)?;
         if plans.len() >= MAX_PLANS {
             plans.clear();
@@ -289,9 +357,12 @@ fn check_fp8(args: &LinearFp8<'_>) -> Result<(), crate::Error> {
     check_len("what is multiplied", x.len(), rows * k)?;
     check_len("a matrix", w.len(), n * k)?;
     check_len("a product", y.len(), rows * n * y_float.size())?;
-    let scales = |count| 4 * if scaling == Scaling::Row { count } else { 1 };
-    check_len("the scales of what is multiplied", x_scales.len(), scales(rows))?;
-    check_len("a matrix's scales", w_scales.len(), scales(n))
+    if scaling == Scaling::Blocks {
+        check_multiple("the tokens of a product with scales of blocks", rows, 4)?;
+    }
+    let (of_x, of_w) = (scaling.num_x_scales(rows, k), scaling.num_w_scales(n, k));
+    check_len("the scales of what is multiplied", x_scales.len(), 4 * of_x)?;
+    check_len("a matrix's scales", w_scales.len(), 4 * of_w)
 }
 
 /// The greatest power of two, up to 256, that all addresses are a multiple of: algorithms differ in what

@@ -6,7 +6,7 @@
 //!
 //! The rules are those of the processor's sampler, and so is the arithmetic: equal logits give equal
 //! tokens. What the host must do itself is what depends on the tokens just sampled: the bits that a grammar
-//! allows, and penalties of a sequence with drafts, as a slot is counted once a step. The end of a bad word may
+//! allows, and to count the drafts that were right, as a slot is counted once a step. The end of a bad word may
 //! name the one token before it that the host does not know yet.
 //!
 //! Greedy rows read their logits once, and write them once where they are adjusted; rows that draw read
@@ -88,8 +88,11 @@ pub struct SampleRow {
     /// Which of [`Sample::sampled`] and of [`Score::scores`] is its own; [`NONE`]: as many rows as are before it
     /// are before it there.
     pub target: u32,
+    /// So many of [`Sample::inputs`], of which [`Self::input`] is the last, are drafts: penalties take them as if
+    /// they were counted in its slot.
+    pub num_uncounted: u32,
     /// Nothing.
-    pub unused: [u32; 3],
+    pub unused: [u32; 2],
 }
 
 // SAFETY: 28 numbers of 32 bits, so there is no padding.
@@ -218,7 +221,8 @@ impl Default for SampleRow {
             token: 0,
             input: NONE,
             target: NONE,
-            unused: [0; 3],
+            num_uncounted: 0,
+            unused: [0; 2],
         }
     }
 }

@@ -1,4 +1,4 @@
-use sconce_kernels::cuda::{Fp8Matrix, LinearToFp8, Matmul, Write};
+use sconce_kernels::cuda::{Fp8Matrix, LinearToFp8, Matmul, Scaling, Write};
 
 use super::linear::product;
 use super::*;
@@ -61,6 +61,68 @@ fn products_of_8_bit_floats_equal_their_reference() {
                 let before: &[f32] = if write == Write::Add { &before } else { &[] };
                 let expected = product(&quantized(&x, k), &quantized(&w, k), before, n, k);
                 let what = format!("{float:?}, {y_float:?}, {rows} x {n} x {k}, {write:?}");
+                let given = values(&device, y_float, y.slice());
+                assert_near(&given, &expected, tolerance(y_float), &what);
+            }
+        }
+    }
+}
+
+/// Rows with a scale for each 128 elements, as they are after quantising, by reference.
+fn quantized_groups(x: &[f32], cols: usize) -> Vec<f32> {
+    x.chunks_exact(cols)
+        .flat_map(|row| row.chunks(128).flat_map(|group| quantized(group, group.len())))
+        .collect()
+}
+
+#[test]
+fn products_with_scales_of_blocks_equal_their_reference() {
+    let device = device();
+    let matmul = Matmul::new(&device).unwrap();
+    if !matmul.has_fp8(Scaling::Blocks) {
+        println!("skipped: the GPU has no such product");
+        return;
+    }
+    for (float, y_float) in
+        [(Float::F16, Float::F16), (Float::BF16, Float::BF16), (Float::BF16, Float::F32)]
+    {
+        for (n, k) in [(16_usize, 16_usize), (144, 272), (256, 640)] {
+            let mut rng = rng(2);
+            let codes: Vec<u8> =
+                (0..n * k).map(|_| rng.random::<u8>()).map(|code| code & 0xbf).collect();
+            let blocks: Vec<f32> = (0..n.div_ceil(128) * k.div_ceil(128))
+                .map(|_| rng.random_range(0.01..0.05))
+                .collect();
+            let w: Vec<f32> = (0..n * k)
+                .map(|at| (at / k / 128 * k.div_ceil(128) + at % k / 128, codes[at]))
+                .map(|(block, code)| fp8(code) as f32 * blocks[block])
+                .collect();
+            let mut matrix = Fp8Matrix::with_blocks(&device, &blocks, (n, k)).unwrap();
+            let from = device.buffer_of(&codes).unwrap();
+            device.copy(from.slice(), &mut matrix.codes_mut()).unwrap();
+            // Multiples of four, and what is padded to one.
+            for rows in [1, 2, 3, 4, 5, 8, 11, 33] {
+                let mut x = numbers(&mut rng, rows * k);
+                x[..k.min(100)].fill(0.0);
+                let given = floats(&device, float, &x);
+                let mut y = poisoned(&device, y_float, rows * n);
+                let mut scratch = device.alloc(matrix.scratch_bytes(rows)).unwrap();
+
+                matmul
+                    .linear_fp8(LinearToFp8 {
+                        float,
+                        x: given.slice(),
+                        w: &matrix,
+                        y: y.slice_mut(),
+                        y_float,
+                        write: Write::Store,
+                        rows,
+                        scratch: scratch.slice_mut(),
+                    })
+                    .unwrap();
+
+                let expected = product(&quantized_groups(&x, k), &w, &[], n, k);
+                let what = format!("{float:?}, {y_float:?}, {rows} x {n} x {k}");
                 let given = values(&device, y_float, y.slice());
                 assert_near(&given, &expected, tolerance(y_float), &what);
             }

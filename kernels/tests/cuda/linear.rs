@@ -1,4 +1,6 @@
-use sconce_kernels::cuda::{Linear, Matmul, Write};
+use std::time::Duration;
+
+use sconce_kernels::cuda::{Linear, Matmul, Tuned, Write};
 
 use super::*;
 
@@ -127,15 +129,59 @@ fn a_product_may_be_captured_and_run_again() {
     case.check(&given, Write::Store);
 }
 
-#[test]
-fn tuning_keeps_an_algorithm_that_is_right() {
+/// Multiplies once with these algorithms known. How many of them were of use, how many new ones were measured, and
+/// what is known then.
+fn tuned(case: &Case, known: Tuned, most: Duration) -> ([usize; 2], String) {
     let matmul = Matmul::new(&device()).unwrap();
+    matmul.begin_tuning(known, most);
+    for _ in 0..2 {
+        let given = case.run(12, Write::Store, |args| matmul.multiply(args).unwrap());
+        case.check(&given, Write::Store);
+    }
+    let tuned = matmul.end_tuning().unwrap();
+    assert!(matmul.end_tuning().is_none());
+    ([tuned.num_found(), tuned.num_timed()], tuned.to_text())
+}
+
+#[test]
+fn an_algorithm_is_measured_once_and_then_known() {
     let case = Case::new((Float::BF16, Float::BF16), (12, 16, 64));
-    case.run(12, Write::Store, |args| matmul.tune(args).unwrap());
+    let long = Duration::from_secs(1000);
 
-    let given = case.run(12, Write::Store, |args| matmul.multiply(args).unwrap());
+    let (counts, text) = tuned(&case, Tuned::default(), long);
+    assert_eq!(counts, [0, 1]);
+    let known = Tuned::parse(&text).unwrap();
+    assert_eq!(tuned(&case, known, long), ([1, 0], text.clone()));
 
-    case.check(&given, Write::Store);
+    // Another shape is another algorithm.
+    let other = Case::new((Float::BF16, Float::F32), (12, 16, 64));
+    let (counts, both) = tuned(&other, Tuned::parse(&text).unwrap(), long);
+    assert_eq!((counts, both.lines().count()), ([0, 1], 3));
+}
+
+#[test]
+fn what_the_library_does_not_take_is_measured_again() {
+    let case = Case::new((Float::BF16, Float::BF16), (12, 16, 64));
+    let long = Duration::from_secs(1000);
+    let (_, text) = tuned(&case, Tuned::default(), long);
+    let (head, _) = text.rsplit_once('\t').unwrap();
+    let spoiled = format!("{head}\t{}\n", ["ffffffffffffffff"; 8].join(" "));
+
+    let (counts, again) = tuned(&case, Tuned::parse(&spoiled).unwrap(), long);
+    assert_eq!(counts, [0, 1]);
+    assert_ne!(again, spoiled);
+
+    let elsewhere = text.replace("driver", "other driver");
+    assert_eq!(tuned(&case, Tuned::parse(&elsewhere).unwrap(), long).0, [0, 1]);
+}
+
+#[test]
+fn without_time_nothing_is_measured() {
+    let case = Case::new((Float::BF16, Float::BF16), (12, 16, 64));
+
+    let (counts, text) = tuned(&case, Tuned::default(), Duration::ZERO);
+
+    assert_eq!((counts, text.lines().count()), ([0, 0], 1));
 }
 
 #[test]

@@ -31,6 +31,8 @@ struct Request {
     penalties: Option<[f32; 3]>,
     prompt: Vec<u32>,
     completion: Vec<u32>,
+    /// Tokens that the completion ends with and that nobody has counted.
+    num_drafts: usize,
 }
 
 const GREEDY: Draw = Draw {
@@ -58,6 +60,7 @@ impl Request {
             penalties: None,
             prompt: Vec::new(),
             completion: Vec::new(),
+            num_drafts: 0,
         }
     }
 
@@ -116,7 +119,14 @@ impl Batch {
                 row.flags |= SampleRow::COUNTED;
                 counts.clear(device, slot).unwrap();
                 let prompt = device.buffer_of(&request.prompt).unwrap();
-                let completion = device.buffer_of(&request.completion).unwrap();
+                let num_counted = request.completion.len() - request.num_drafts;
+                let (counted, drafts) = request.completion.split_at(num_counted);
+                let completion = device.buffer_of(counted).unwrap();
+                if !drafts.is_empty() {
+                    inputs.extend_from_slice(drafts);
+                    row.input = inputs.len() as u32 - 1;
+                    row.num_uncounted = drafts.len() as u32;
+                }
                 counts.add_prompt(device, slot, prompt.slice()).unwrap();
                 counts.add_completion(device, slot, completion.slice()).unwrap();
                 device.synchronize().unwrap();

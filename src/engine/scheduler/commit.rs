@@ -9,6 +9,7 @@ impl Scheduler {
         debug_assert!(plan.is_answered_by(&sampled));
         debug_assert!(self.num_in_flight > 0, "nothing is in flight");
         self.num_in_flight = self.num_in_flight.saturating_sub(1);
+        self.has_drafts_in_flight = false;
         let work =
             plan.rows.iter().map(|row| Work::of_row(row.tokens.len(), row.num_computed as usize));
         self.cost.observe(work.sum(), elapsed);

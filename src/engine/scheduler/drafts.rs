@@ -3,7 +3,13 @@
 //! Drafts take what a step has left: of the token budget and of its time, and blocks that nobody
 //! else of the step asked for. Whatever blocks they got and did not fill are given back when the
 //! step has ended, so between steps a sequence holds what it would hold without drafts.
+//!
+//! Where steps are planned ahead, drafts need a pause: what they follow must be known, and so must
+//! what became of them before the next step is planned. So a step with drafts is alone in flight,
+//! and where what is being sampled is likely to be followed by drafts that pay, its end is awaited.
+//! The times that prices are made of have that pause in them.
 
+use super::step::Census;
 use super::*;
 use crate::engine::drafter::Drafter;
 use crate::engine::plan::MAX_DRAFTS;
@@ -13,6 +19,9 @@ const MAX_DRAFTING_SEQS: usize = 8;
 
 /// Most tokens of a step that has drafts.
 const MAX_TOKENS: usize = MAX_DRAFTING_SEQS + MAX_DRAFTS;
+
+/// Tokens that each draft of a sequence may be forbidden to be, where steps are planned ahead.
+const MAX_FORBIDDEN: usize = 256;
 
 /// What a token that was never part of a step of this size is taken to add to the step's time:
 /// little, so that it is tried.
@@ -90,8 +99,40 @@ impl Scheduler {
     /// Whether so many decoding sequences may have drafts.
     pub(super) fn may_draft(&self, num_decoding: usize) -> bool {
         self.config.speculation == Speculation::PromptLookup
-            && self.config.depth == 1
+            && self.num_in_flight == 0
             && num_decoding <= MAX_DRAFTING_SEQS
+    }
+
+    /// Whether nothing should be planned before the step in flight is committed: it has drafts, or
+    /// what it samples is likely to be followed by some.
+    pub(super) fn waits_for_drafts(&mut self, census: Census) -> bool {
+        if self.has_drafts_in_flight {
+            return true;
+        }
+        let num_seqs = census.num_decoding;
+        let others = census.num_prefilling + census.num_preempted + self.waiting.len();
+        if self.config.speculation == Speculation::Off || num_seqs > MAX_DRAFTING_SEQS || others > 0
+        {
+            return false;
+        }
+        (0..self.order.len()).any(|at| self.foresees_drafts(self.order[at], num_seqs))
+    }
+
+    /// Whether a sequence's next token, which is being sampled, is likely to be followed by drafts.
+    fn foresees_drafts(&mut self, slot: u32, num_seqs: usize) -> bool {
+        let Some(sequence) = &mut self.slots[slot as usize] else { return false };
+        let awaits_one = sequence.state == State::Running && sequence.num_unknown == 1;
+        if !awaits_one || !may_have_drafts(sequence, self.config.depth) {
+            return false;
+        }
+        let (max_len, cost) = (sequence.max_len, &self.decode_cost);
+        if cost.known(num_seqs).is_none() {
+            return false;
+        }
+        let most = (max_len - 1).saturating_sub(sequence.tokens.len()).min(MAX_DRAFTS);
+        let drafter = sequence.drafter.get_or_insert_with(|| Box::new(Drafter::new(max_len)));
+        let price = |count| cost.price(num_seqs, num_seqs, count).unwrap_or(f64::INFINITY);
+        drafter.foresees(&sequence.tokens[..sequence.tokens.len() - 1], most, price)
     }
 
     /// Adds the rows that waited, with as many drafts as pay and fit.
@@ -115,6 +156,7 @@ impl Scheduler {
             self.push_row(slot, 1, &drafts, plan);
         }
         self.stats.num_draft_tokens += num_drafts as u64;
+        self.has_drafts_in_flight = num_drafts > 0;
         (self.drafting, self.drafts) = (slots, drafts);
     }
 
@@ -122,8 +164,7 @@ impl Scheduler {
     /// leave a free block to every other sequence.
     fn most_drafts(&self, slot: u32, budget: &Budget) -> usize {
         let Some(sequence) = &self.slots[slot as usize] else { return 0 };
-        // Completions that fork off share the row's blocks.
-        if sequence.num_forks > 0 {
+        if !may_have_drafts(sequence, self.config.depth) {
             return 0;
         }
         let spare = self.pool.num_free().saturating_sub(self.order.len());
@@ -198,6 +239,15 @@ impl Scheduler {
             sequence.num_tabled = sequence.num_tabled.min(needed);
         }
     }
+}
+
+/// Completions that fork off share the row's blocks. And a device that samples by itself has what a
+/// grammar allows after one token, not after several, and of each draft a list of what it must not be.
+fn may_have_drafts(sequence: &Sequence, depth: usize) -> bool {
+    let sampling = &sequence.sampling;
+    let num_forbidden = sampling.bad_words.len() + sampling.stop_token_ids.len();
+    let may_on_device = sampling.grammar.is_none() && num_forbidden <= MAX_FORBIDDEN;
+    sequence.num_forks == 0 && (depth == 1 || may_on_device)
 }
 
 #[cfg(test)]

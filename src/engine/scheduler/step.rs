@@ -17,13 +17,13 @@ impl Scheduler {
         plan.clear();
         self.now = now;
         self.expire(now);
-        if self.num_in_flight > 0 && !self.may_go_ahead() {
+        let census = self.census();
+        if self.num_in_flight > 0 && (self.waits_for_drafts(census) || !self.may_go_ahead()) {
             return false;
         }
         self.bring_up_to_date(plan);
         plan.released.append(&mut self.released);
         self.planned.fill(false);
-        let census = self.census();
         let mut budget = self.budget(census);
         let num_preemptions = self.stats.num_preemptions;
         // Drafts come last: the rows that may have some wait for what the others leave.
@@ -421,10 +421,10 @@ impl Scheduler {
 
 /// How many sequences there are of each kind.
 #[derive(Clone, Copy, Default)]
-struct Census {
-    num_decoding: usize,
-    num_prefilling: usize,
-    num_preempted: usize,
+pub(super) struct Census {
+    pub(super) num_decoding: usize,
+    pub(super) num_prefilling: usize,
+    pub(super) num_preempted: usize,
 }
 
 /// Which sequences a pass over the running ones is about.

@@ -22,6 +22,7 @@ pub(super) struct Room {
     /// Of block tables.
     pub(super) updates: usize,
     pub(super) copies: usize,
+    /// Of rows: one of each sample, and one of each draft.
     pub(super) samples: usize,
     /// Of all samples' logits.
     pub(super) biases: usize,
@@ -30,6 +31,20 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// What a graph of so many tokens, all of which are sampled from, has room for. Few requests have biases or
+    /// forbidden tokens, and those that have may have some hundred.
+    pub(super) fn of_graph(size: usize) -> Self {
+        Self {
+            tokens: size,
+            logits: size,
+            updates: size,
+            copies: 0,
+            samples: size,
+            biases: 512 + 4 * size,
+            masked: 512 + 4 * size,
+        }
+    }
+
     /// Whether a step of `other` fits.
     pub(super) fn holds(self, other: Self) -> bool {
         other.tokens <= self.tokens

@@ -7,7 +7,7 @@ use sconce_kernels::cpu::{self, KvShape};
 use sconce_kernels::cuda::{
     AddRmsNorm, Attention, AttentionWorkspace, BlockTables, Buffer, Device, Float, Gate, GateMul,
     GatherQuantizedRows, GatherRows, HeadNorms, KvCache, Linear, LinearQuantized, LinearToFp8,
-    Matmul, Plan, PlanGrid, RopeAndCache, RopeTable, Scoring, Slice, SliceMut, Write,
+    Matmul, Plan, PlanGrid, RopeAndCache, RopeTable, Scaling, Scoring, Slice, SliceMut, Write,
 };
 
 use super::LoadError;
@@ -100,7 +100,9 @@ impl Decoder {
         let sliding_rope =
             config.sliding_rope().map(|rope| rope_table(device, rope, max_positions));
         let matmul = Matmul::new(device)?;
-        let goal = Goal { float, quantize, has_fp8: matmul.has_fp8() };
+        let has_fp8 = matmul.has_fp8(Scaling::Row);
+        let has_fp8_blocks = matmul.has_fp8(Scaling::Blocks);
+        let goal = Goal { float, quantize, has_fp8, has_fp8_blocks };
         Ok(Self {
             float,
             weights: Weights::load(device, checkpoint, goal, num_threads)?,
@@ -117,6 +119,10 @@ impl Decoder {
 
     pub(super) fn num_bytes(&self) -> usize {
         self.weights.num_bytes()
+    }
+
+    pub(super) fn matmul(&self) -> &Matmul {
+        &self.matmul
     }
 
     pub(super) fn device(&self) -> &Device {

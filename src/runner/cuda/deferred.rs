@@ -4,7 +4,7 @@
 use sconce_kernels::cuda::{Bias, Buffer, Device, Masked, SampleRow, Slice, Staging, bytes_of};
 
 use super::batch::Room;
-use super::sampling::{Deferred, Samples};
+use super::sampling::{Deferred, Needs, Samples};
 use crate::runner::sampler::Sampler;
 use crate::runner::{Error, ExecutorLimits};
 
@@ -19,9 +19,21 @@ pub(super) struct Inbox {
     num_words: usize,
 }
 
-/// What was sent.
+/// What was sent, and where it lies: for a graph that depends on how many rows it draws alone.
+#[derive(Clone, Copy)]
+pub(super) struct Sent {
+    /// What the rows need.
+    pub(super) needs: Needs,
+    /// Rows that they are padded to, to be drawn as a graph.
+    pub(super) size: Option<usize>,
+    places: Places,
+}
+
+/// Of rows, biases, forbidden and allowed tokens: from which byte on, and how many bytes.
+type Places = [(usize, usize); 4];
+
+/// What was sent, on the device.
 pub(super) struct Lists<'a> {
-    pub(super) samples: &'a Samples,
     /// `[num_rows]` of [`SampleRow`].
     pub(super) rows: Slice<'a>,
     /// Of [`Bias`].
@@ -56,13 +68,34 @@ impl Inbox {
         })
     }
 
-    /// Sends those of the samples that have something to choose from. `None`: none has.
+    /// Sends those of the samples that have something to choose from, padded to what `size` says that so many
+    /// rows are drawn as. `None`: none has.
     pub(super) fn send(
         &mut self,
         device: &Device,
-        deferred: &[Deferred],
-        sampler: &Sampler,
-    ) -> Result<Option<Lists<'_>>, Error> {
+        (deferred, sampler): (&[Deferred], &Sampler),
+        size: impl Fn(usize) -> Option<usize>,
+    ) -> Result<Option<Sent>, Error> {
+        self.gather(deferred, sampler)?;
+        let num_rows = self.samples.rows().len();
+        if num_rows == 0 {
+            return Ok(None);
+        }
+        let given = [num_rows, self.samples.biases().len(), self.samples.masked().len()];
+        let size = size(num_rows).filter(|size| {
+            let Room { samples, biases, masked, .. } = Room::of_graph(*size);
+            given.iter().zip([samples, biases, masked]).all(|(given, room)| *given <= room)
+        });
+        let places = self.places(size.map_or(given, |size| {
+            let Room { samples, biases, masked, .. } = Room::of_graph(size);
+            [samples, biases, masked]
+        }));
+        self.fill(device, places)?;
+        Ok(Some(Sent { needs: self.samples.needs(), size, places }))
+    }
+
+    /// The rows, and what their grammars allow.
+    fn gather(&mut self, deferred: &[Deferred], sampler: &Sampler) -> Result<(), Error> {
         self.samples.clear();
         self.allowed.clear();
         for one in deferred {
@@ -77,29 +110,51 @@ impl Inbox {
                 self.samples.push_deferred(one, row as u32, sampler)?;
             }
         }
-        if self.samples.rows().is_empty() {
-            return Ok(None);
-        }
+        Ok(())
+    }
+
+    /// Of so many rows, biases and forbidden tokens.
+    fn places(&self, [rows, biases, masked]: [usize; 3]) -> Places {
+        let bytes = [
+            rows * size_of::<SampleRow>(),
+            biases * size_of::<Bias>(),
+            masked * size_of::<Masked>(),
+            rows * self.num_words * 4,
+        ];
+        let mut end = 0;
+        bytes.map(|len| {
+            let begin = end;
+            end = (end + len).next_multiple_of(ALIGN);
+            (begin, len)
+        })
+    }
+
+    /// Copies the lists to their places, of the allowed tokens' rows only those that there are.
+    fn fill(&mut self, device: &Device, places: Places) -> Result<(), Error> {
         let lists = [
             bytes_of(self.samples.rows()),
             bytes_of(self.samples.biases()),
             bytes_of(self.samples.masked()),
             bytes_of(&self.allowed),
         ];
-        let to = self.staging.begin()?;
-        let (mut places, mut end) = ([(0, 0); 4], 0);
-        for (list, place) in lists.iter().zip(&mut places) {
-            let Some(to) = to.get_mut(end..end + list.len()) else {
-                return Err(Error::Plan("deferred samples do not fit their room".into()));
-            };
-            to.copy_from_slice(list);
-            *place = (end, list.len());
-            end = (end + list.len()).next_multiple_of(ALIGN);
+        let (to, end) = (self.staging.begin()?, places[3].0 + lists[3].len());
+        if end > to.len() {
+            return Err(Error::Plan("deferred samples do not fit their room".into()));
         }
-        let (begin, len) = places[3];
-        self.staging.send(device, &self.words.slice_mut().at(0, begin + len))?;
+        let idle = SampleRow::default();
+        for row in to[..places[0].1].chunks_exact_mut(size_of::<SampleRow>()) {
+            row.copy_from_slice(bytes_of(&[idle]));
+        }
+        for (list, (begin, _)) in lists.iter().zip(places) {
+            to[begin..begin + list.len()].copy_from_slice(list);
+        }
+        Ok(self.staging.send(device, &self.words.slice_mut().at(0, end))?)
+    }
+
+    /// Where what was sent last lies.
+    pub(super) fn lists(&self, sent: &Sent) -> Lists<'_> {
         let [rows, biases, masked, allowed] =
-            places.map(|(begin, len)| self.words.slice().at(begin, len));
-        Ok(Some(Lists { samples: &self.samples, rows, biases, masked, allowed }))
+            sent.places.map(|(begin, len)| self.words.slice().at(begin, len));
+        Lists { rows, biases, masked, allowed }
     }
 }

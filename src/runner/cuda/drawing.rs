@@ -4,11 +4,11 @@
 use sconce_kernels::cuda::{self, Buffer, Device, Sampling, Slice, Stages};
 
 use super::batch::Room;
-use super::deferred::Inbox;
+use super::deferred::{Inbox, Sent};
 use super::resident::Resident;
 use super::sampling::{Deferred, Needs};
 use super::scores::{PromptScores, SCORE};
-use crate::engine::plan::{Admission, Score};
+use crate::engine::plan::{Admission, Sampled, Score, StepPlan};
 use crate::runner::sampler::Sampler;
 use crate::runner::{Error, ExecutorLimits};
 
@@ -18,9 +18,9 @@ pub(super) struct Drawing {
     resident: Resident,
     deferred: Inbox,
     scores: PromptScores,
-    /// `[max_num_seqs]` what the last step sampled.
+    /// `[max_num_seqs + MAX_DRAFTS]` what the last step sampled.
     sampled: Buffer,
-    /// `[max_num_seqs]` their log-probabilities, where they are wanted.
+    /// `[max_num_seqs + MAX_DRAFTS]` their log-probabilities, where they are wanted.
     logprobs: Buffer,
 }
 
@@ -60,6 +60,16 @@ impl Drawing {
         self.resident.admit(device, admitted)
     }
 
+    /// Takes in what the samples with drafts came to.
+    pub(super) fn count_drafted(
+        &mut self,
+        device: &Device,
+        sampled: (&StepPlan, &[Sampled]),
+        sampler: &Sampler,
+    ) -> Result<(), Error> {
+        self.resident.count_drafted(device, sampled, sampler)
+    }
+
     /// Draws a step's tokens.
     pub(super) fn draw(
         &mut self,
@@ -91,17 +101,25 @@ impl Drawing {
         Ok(())
     }
 
-    /// Draws samples whose grammars know by now what they allow. Returns what they needed.
+    /// Sends samples whose grammars know by now what they allow; `size` says what so many are padded to.
+    pub(super) fn send_deferred(
+        &mut self,
+        device: &Device,
+        deferred: (&[Deferred], &Sampler),
+        size: impl Fn(usize) -> Option<usize>,
+    ) -> Result<Option<Sent>, Error> {
+        self.deferred.send(device, deferred, size)
+    }
+
+    /// Draws what was sent.
     pub(super) fn draw_deferred(
         &mut self,
         device: &Device,
-        (deferred, sampler): (&[Deferred], &Sampler),
+        sent: &Sent,
         (logits, inputs): (Slice<'_>, Slice<'_>),
-    ) -> Result<Needs, Error> {
-        let Some(lists) = self.deferred.send(device, deferred, sampler)? else {
-            return Ok(Needs::default());
-        };
-        let (needs, rows) = (lists.samples.needs(), lists.rows);
+    ) -> Result<(), Error> {
+        let (lists, needs) = (self.deferred.lists(sent), sent.needs);
+        let rows = lists.rows;
         let (counts, _) = self.resident.parts();
         self.sampling.sample(
             device,
@@ -121,7 +139,7 @@ impl Drawing {
             let (sampled, scores) = (self.sampled.slice(), self.logprobs.slice_mut());
             self.sampling.score(device, cuda::Score { rows, logits, sampled, scores })?;
         }
-        Ok(needs)
+        Ok(())
     }
 
     /// Sends which of the prompts' tokens are scored, so many at a time.
@@ -157,12 +175,12 @@ impl Drawing {
         self.scores.scores(len)
     }
 
-    /// `[max_num_seqs]` what the last step sampled.
+    /// `[max_num_seqs + MAX_DRAFTS]` what the last step sampled.
     pub(super) fn sampled(&self) -> Slice<'_> {
         self.sampled.slice()
     }
 
-    /// `[max_num_seqs]` their log-probabilities.
+    /// `[max_num_seqs + MAX_DRAFTS]` their log-probabilities.
     pub(super) fn logprobs(&self) -> Slice<'_> {
         self.logprobs.slice()
     }

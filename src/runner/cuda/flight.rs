@@ -5,19 +5,20 @@ use sconce_kernels::cuda::{self, Device, Event, NO_TOKEN, Readback, Slice, Token
 use super::drawing::Drawing;
 use super::sampling::{Deferred, Needs};
 use super::scores::{self, SCORE};
-use crate::engine::plan::{MAX_SCORES, Sampled, Scored, StepPlan};
+use crate::engine::plan::{MAX_SCORES, Sampled, Scored, SequenceId, StepPlan};
 use crate::runner::Error;
 use crate::runner::sampler::Sampler;
 
 /// A step on its way.
 pub(super) struct Flight {
-    /// `[num_samples]` tokens.
+    /// `[num_rows]` tokens: of each sample one, and one for each of its drafts.
     tokens: Readback,
-    /// `[num_samples]` of [`TokenScore`], where any sample wants it.
+    /// `[num_rows]` of [`TokenScore`], where any sample wants it.
     logprobs: Readback,
     /// Of the prompts' tokens that are scored.
     scores: Readback,
-    num_samples: usize,
+    num_rows: usize,
+    has_drafts: bool,
     has_logprobs: bool,
     /// Samples that are not drawn yet.
     deferred: Vec<Deferred>,
@@ -25,13 +26,14 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// Room for so many samples.
-    pub(super) fn new(device: &Device, max_samples: usize) -> Result<Self, cuda::Error> {
+    /// Room for so many samples and drafts.
+    pub(super) fn new(device: &Device, max_rows: usize) -> Result<Self, cuda::Error> {
         Ok(Self {
-            tokens: Readback::new(device, max_samples * 4)?,
-            logprobs: Readback::new(device, max_samples * SCORE)?,
+            tokens: Readback::new(device, max_rows * 4)?,
+            logprobs: Readback::new(device, max_rows * SCORE)?,
             scores: Readback::new(device, MAX_SCORES * SCORE)?,
-            num_samples: 0,
+            num_rows: 0,
+            has_drafts: false,
             has_logprobs: false,
             deferred: Vec::new(),
             times: None,
@@ -45,8 +47,10 @@ impl Flight {
     }
 
     /// The device begins with a step.
-    pub(super) fn begin(&mut self, num_samples: usize, deferred: &[Deferred]) -> Result<(), Error> {
-        self.num_samples = num_samples;
+    pub(super) fn begin(&mut self, plan: &StepPlan, deferred: &[Deferred]) -> Result<(), Error> {
+        let num_drafts: usize = plan.samples.iter().map(|sample| sample.num_drafts as usize).sum();
+        self.num_rows = plan.samples.len() + num_drafts;
+        self.has_drafts = num_drafts > 0;
         self.has_logprobs = false;
         self.deferred.clear();
         self.deferred.extend_from_slice(deferred);
@@ -63,12 +67,12 @@ impl Flight {
         if let Some([_, end]) = &mut self.times {
             end.record()?;
         }
-        if self.num_samples > 0 {
-            self.tokens.begin(device, drawing.sampled().at(0, self.num_samples * 4))?;
+        if self.num_rows > 0 {
+            self.tokens.begin(device, drawing.sampled().at(0, self.num_rows * 4))?;
         }
         self.has_logprobs = needs.logprobs;
         if needs.logprobs {
-            let logprobs = drawing.logprobs().at(0, self.num_samples * SCORE);
+            let logprobs = drawing.logprobs().at(0, self.num_rows * SCORE);
             self.logprobs.begin(device, logprobs)?;
         }
         Ok(())
@@ -86,9 +90,9 @@ impl Flight {
         Ok(end.ms_since(begin)?)
     }
 
-    /// Samples before this step's that a step after it may carry.
-    pub(super) fn num_samples(&self) -> usize {
-        self.num_samples
+    /// Its samples, which a step that is begun before it is finished may carry. `None`: none may be begun.
+    pub(super) fn num_samples(&self) -> Option<usize> {
+        (!self.has_drafts).then_some(self.num_rows)
     }
 
     /// Takes the samples that are not drawn yet.
@@ -96,7 +100,8 @@ impl Flight {
         std::mem::take(&mut self.deferred)
     }
 
-    /// Waits for the device's tokens, tells `sampler` of them, and appends them.
+    /// Waits for the device's tokens, tells `sampler` of those that count, and appends them: of each sample the
+    /// first, and one more for each draft that was right.
     pub(super) fn collect(
         &mut self,
         plan: &StepPlan,
@@ -108,19 +113,17 @@ impl Flight {
         }
         let scores = if self.has_logprobs { self.logprobs.wait::<TokenScore>()? } else { &[] };
         let tokens = self.tokens.wait::<u32>()?;
-        for (i, sample) in plan.samples.iter().enumerate() {
-            let id = sample.sequence;
-            let token = tokens.get(i).copied().unwrap_or(NO_TOKEN);
-            if token == NO_TOKEN {
-                let end = Some(sampler.why_none(id));
-                sampled.push(Sampled { token: 0, logprobs: None, end });
-                continue;
+        let mut rows = tokens.iter().zip(scores.iter().map(Some).chain(std::iter::repeat(None)));
+        for sample in &plan.samples {
+            let drafts = plan.drafts(sample).iter().copied().map(Some).chain([None]);
+            let mut counts = true;
+            for (draft, (token, score)) in drafts.zip(rows.by_ref()) {
+                if counts {
+                    let one = settle(sampler, sample.sequence, (*token, score));
+                    counts = draft == Some(one.token);
+                    sampled.push(one);
+                }
             }
-            let wanted = sampler.params(id).and_then(|(params, _)| params.num_logprobs);
-            let logprobs =
-                wanted.zip(scores.get(i)).map(|(num, score)| scores::logprobs(score, num));
-            let end = sampler.learn(id, token);
-            sampled.push(Sampled { token, logprobs: logprobs.map(Box::new), end });
         }
         Ok(())
     }
@@ -132,4 +135,18 @@ impl Flight {
         }
         Ok(scores::scored(&plan.scores, self.scores.wait::<TokenScore>()?))
     }
+}
+
+/// What came of a row: the sampler is told.
+fn settle(
+    sampler: &mut Sampler,
+    id: SequenceId,
+    (token, score): (u32, Option<&TokenScore>),
+) -> Sampled {
+    if token == NO_TOKEN {
+        return Sampled { token: 0, logprobs: None, end: Some(sampler.why_none(id)) };
+    }
+    let wanted = sampler.params(id).and_then(|(params, _)| params.num_logprobs);
+    let logprobs = wanted.zip(score).map(|(num, score)| Box::new(scores::logprobs(score, num)));
+    Sampled { token, logprobs, end: sampler.learn(id, token) }
 }

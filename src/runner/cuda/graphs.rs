@@ -1,19 +1,34 @@
-//! Steps that only decode, captured: one graph for each number of sequences that they are padded to.
+//! Steps that only decode, captured: one graph for each number of tokens that they are padded to. Drafts are
+//! tokens as others are.
 
 use std::collections::HashMap;
 
 use sconce_kernels::cuda::{Error, Graph, Stages};
 
 use super::sampling::Needs;
+use crate::engine::plan::MAX_DRAFTS;
 use crate::runner::ExecutorLimits;
 
-/// Numbers of sequences beyond which steps are not captured: the host is fast enough for them.
+/// Numbers of tokens beyond which steps are not captured: the host is fast enough for them.
 const MAX_SIZE: usize = 512;
+
+/// Tokens of a step with drafts, at most: eight sequences have some.
+const MAX_DRAFTING: usize = 8 + MAX_DRAFTS;
+
+/// What a graph does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    /// A step, and its samples but for those that are deferred.
+    Step,
+    /// Draws samples that were deferred.
+    Deferred,
+}
 
 /// What a graph is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    /// Sequences, padding included.
+    pub(super) part: Part,
+    /// Tokens, or samples that were deferred, padding included.
     pub(super) size: usize,
     /// What their samples need.
     pub(super) needs: Needs,
@@ -22,30 +37,42 @@ pub(super) struct Key {
 /// Captured steps.
 pub(super) struct Graphs {
     sizes: Vec<usize>,
+    /// Of steps without drafts.
+    largest: usize,
     captured: HashMap<Key, Graph>,
 }
 
 impl Graphs {
     pub(super) fn new(enabled: bool, limits: &ExecutorLimits) -> Self {
-        let most = (limits.max_num_seqs as usize).min(limits.max_num_batched_tokens as usize);
-        let sizes = if enabled { sizes(most.min(MAX_SIZE)) } else { Vec::new() };
-        Self { sizes, captured: HashMap::new() }
+        let (seqs, tokens) = (limits.max_num_seqs as usize, limits.max_num_batched_tokens as usize);
+        let largest = seqs.min(tokens).min(MAX_SIZE);
+        let drafting = (seqs + MAX_DRAFTS).min(tokens);
+        let sizes = if enabled { sizes(largest, drafting) } else { Vec::new() };
+        Self { sizes, largest, captured: HashMap::new() }
     }
 
-    /// The size that so many sequences are padded to. `None`: they are not captured.
-    pub(super) fn size(&self, num_sequences: usize) -> Option<usize> {
-        let at = self.sizes.partition_point(|size| *size < num_sequences);
+    /// The size that so many tokens are padded to. `None`: they are not captured.
+    pub(super) fn size(&self, num_tokens: usize) -> Option<usize> {
+        let at = self.sizes.partition_point(|size| *size < num_tokens);
         self.sizes.get(at).copied()
+    }
+
+    /// All sizes, ascending.
+    pub(super) fn sizes(&self) -> &[usize] {
+        &self.sizes
     }
 
     /// What to capture before the first request.
     pub(super) fn first(&self) -> Vec<Key> {
-        let mut sizes: Vec<_> =
-            self.sizes.first().into_iter().chain(self.sizes.last()).copied().collect();
+        let largest = self.sizes.iter().find(|size| **size == self.largest);
+        let mut sizes: Vec<_> = self.sizes.first().into_iter().chain(largest).copied().collect();
         sizes.dedup();
         let needs = [Stages::Greedy, Stages::Filters]
             .map(|stages| Needs { stages: Some(stages), logprobs: false });
-        sizes.into_iter().flat_map(|size| needs.map(|needs| Key { size, needs })).collect()
+        sizes
+            .into_iter()
+            .flat_map(|size| needs.map(|needs| Key { part: Part::Step, size, needs }))
+            .collect()
     }
 
     pub(super) fn has(&self, key: Key) -> bool {
@@ -62,11 +89,13 @@ impl Graphs {
     }
 }
 
-/// Every number up to 8, where a padded row costs most, multiples of 8 up to 64, then of 32; and the
-/// greatest.
-fn sizes(most: usize) -> Vec<usize> {
+/// Every number up to 8, where a padded row costs most, multiples of 8 up to 64, then of 32; the greatest of
+/// steps without drafts; and multiples of 4 beyond that few sequences come to with drafts.
+fn sizes(most: usize, drafting: usize) -> Vec<usize> {
     let steps = (1..8).chain((8..64).step_by(8)).chain((64..most).step_by(32));
-    steps.filter(|size| *size < most).chain([most]).collect()
+    let plain = steps.filter(|size| *size < most).chain([most]);
+    let few = (4..=MAX_DRAFTING).step_by(4).filter(|size| *size > most && *size <= drafting);
+    plain.chain(few).collect()
 }
 
 #[cfg(test)]
@@ -74,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sequences_are_padded_to_the_next_size() {
+    fn tokens_are_padded_to_the_next_size() {
         let limits = |max_num_seqs| ExecutorLimits {
             max_num_seqs,
             max_num_batched_tokens: 2048,
@@ -88,7 +117,11 @@ mod tests {
         assert_eq!(graphs.size(101), None);
         let first: Vec<_> = graphs.first().iter().map(|key| key.size).collect();
         assert_eq!(first, [1, 1, 100, 100]);
-        assert_eq!(Graphs::new(true, &limits(1)).first().len(), 2);
+        let alone = Graphs::new(true, &limits(1));
+        assert_eq!(alone.first().len(), 2);
+        let sizes = [1, 2, 4, 5, 8, 23, 24, 25].map(|n| alone.size(n));
+        let some = Some;
+        assert_eq!(sizes, [some(1), some(4), some(4), some(8), some(8), some(24), some(24), None]);
         assert_eq!(Graphs::new(false, &limits(100)).size(1), None);
     }
 }

@@ -1,11 +1,13 @@
 //! What the device keeps of sequences for as long as they live: the tokens that penalties count, and those that
 //! a request allows. Both have a place for every sequence, named by its id, and are filled at its admission;
-//! tokens are counted as they are drawn, whether the host knows them yet or not.
+//! tokens are counted as they are drawn, whether the host knows them yet or not, but for those that drafts
+//! turned out to be.
 
 use sconce_kernels::cuda::{Buffer, Device, Slice, Staging, TokenCounts, bytes_of};
 
 use super::sampling::has_penalty;
-use crate::engine::plan::Admission;
+use crate::engine::plan::{Admission, Sampled, StepPlan};
+use crate::runner::sampler::Sampler;
 use crate::runner::{Error, ExecutorLimits};
 
 /// Words that are sent at once, at least: the prompts of some admissions.
@@ -35,6 +37,7 @@ struct Part {
 
 enum What {
     Prompt,
+    Completion,
     Allowed,
 }
 
@@ -79,6 +82,26 @@ impl Resident {
         self.flush(device)
     }
 
+    /// Counts what the samples with drafts came to, which no row has counted.
+    pub(super) fn count_drafted(
+        &mut self,
+        device: &Device,
+        (plan, sampled): (&StepPlan, &[Sampled]),
+        sampler: &Sampler,
+    ) -> Result<(), Error> {
+        let mut rest = sampled;
+        for sample in &plan.samples {
+            let (own, others) = rest.split_at(plan.num_sampled(sample, rest).min(rest.len()));
+            rest = others;
+            let counts = sampler.params(sample.sequence).is_some_and(|(it, _)| has_penalty(it));
+            if sample.num_drafts > 0 && counts {
+                let tokens: Vec<_> = own.iter().map(|one| one.token).collect();
+                self.push(device, (sample.sequence.0 as usize, What::Completion), &tokens)?;
+            }
+        }
+        self.flush(device)
+    }
+
     fn push(
         &mut self,
         device: &Device,
@@ -104,6 +127,7 @@ impl Resident {
             let words = self.inbox.slice().at(begin * 4, len * 4);
             match what {
                 What::Prompt => self.counts.add_prompt(device, place, words)?,
+                What::Completion => self.counts.add_completion(device, place, words)?,
                 What::Allowed => {
                     let row = self.num_words * 4;
                     device.copy(words, &mut self.allowed.slice_mut().at(place * row, row))?;

@@ -4,11 +4,14 @@
 //! grammar says what may come next: that follows from the token before, which a step in flight may still
 //! sample. Such samples are *deferred*: the model computes their logits with everybody's, and they are drawn
 //! when the token before is known.
+//!
+//! A sample with drafts has a row for each of them too, which is drawn as if the drafts before it had been
+//! sampled; how many count is for the host to say.
 
 use sconce_kernels::cuda::{Bias, Draw, Masked, NONE, SampleRow, Stages};
 
 use crate::engine::plan::{Sample, StepPlan};
-use crate::engine::request::SamplingParams;
+use crate::engine::request::{SamplingParams, TokenId};
 use crate::runner::Error;
 use crate::runner::input::Input;
 use crate::runner::sampler::Sampler;
@@ -35,9 +38,18 @@ impl Needs {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deferred {
     pub(super) sample: Sample,
-    /// Which of the plan's samples it is.
+    /// Which of the step's rows it is.
     pub(super) index: u32,
     pub(super) logits_row: u32,
+}
+
+/// A row of a sample: its first, or one that follows drafts.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    sample: &'a Sample,
+    last: LastToken,
+    /// Those before it.
+    drafts: &'a [TokenId],
 }
 
 /// Samples, as the device reads them.
@@ -58,7 +70,7 @@ pub(super) fn has_penalty(params: &SamplingParams) -> bool {
 }
 
 impl Samples {
-    /// Takes over the plan's samples: a row for each, idle where it is deferred.
+    /// Takes over the plan's samples: a row for each and for each of its drafts, idle where it is deferred.
     pub(super) fn fill(
         &mut self,
         plan: &StepPlan,
@@ -69,21 +81,27 @@ impl Samples {
         self.deferred.clear();
         // Both are in the order of the plan's rows, but for forks, none of whose tokens is carried.
         let mut carried = plan.carried.iter().map(|carry| carry.token_index).peekable();
-        for (index, (sample, &logits_row)) in (0..).zip(plan.samples.iter().zip(&input.logits_rows))
-        {
+        for (sample, &logits_row) in plan.samples.iter().zip(&input.logits_rows) {
             while carried.next_if(|token| *token < sample.token_index).is_some() {}
             let last = match carried.peek() {
                 Some(token) if *token == sample.token_index => LastToken::Awaited,
                 Some(_) | None => LastToken::Known,
             };
             if sampler.has_grammar(sample.sequence) {
+                if sample.num_drafts > 0 {
+                    let id = sample.sequence.0;
+                    return Err(Error::Plan(format!("sequence {id} has a grammar and drafts")));
+                }
+                let index = self.rows.len() as u32;
                 self.rows.push(SampleRow::default());
                 self.deferred.push(Deferred { sample: *sample, index, logits_row });
                 continue;
             }
-            let allowed_row = sample.sequence.0;
-            let place = Place { logits_row, allowed_row, target: NONE };
-            self.push((sample, last), place, sampler)?;
+            let (allowed_row, drafts) = (sample.sequence.0, plan.drafts(sample));
+            for (num, logits_row) in (0..=drafts.len()).zip(logits_row..) {
+                let row = Row { sample, last, drafts: &drafts[..num] };
+                self.push(row, Place { logits_row, allowed_row, target: NONE }, sampler)?;
+            }
         }
         Ok(())
     }
@@ -105,32 +123,30 @@ impl Samples {
     ) -> Result<(), Error> {
         let Deferred { sample, index, logits_row } = deferred;
         let place = Place { logits_row: *logits_row, allowed_row, target: *index };
-        self.push((sample, LastToken::Known), place, sampler)
+        let row = Row { sample, last: LastToken::Known, drafts: &[] };
+        self.push(row, place, sampler)
     }
 
-    fn push(
-        &mut self,
-        (sample, last): (&Sample, LastToken),
-        place: Place,
-        sampler: &Sampler,
-    ) -> Result<(), Error> {
+    fn push(&mut self, of: Row<'_>, place: Place, sampler: &Sampler) -> Result<(), Error> {
+        let (sample, num_before) = (of.sample, of.drafts.len() as u32);
         let id = sample.sequence;
         let Some((params, index)) = sampler.params(id) else {
             return Err(Error::Plan(format!("sequence {} is sampled and was not admitted", id.0)));
         };
-        if sample.num_drafts > 0 {
-            return Err(Error::Plan(format!("sequence {} has drafts", id.0)));
-        }
-        let (mut row, stages) = row_of(params, (sample, index), place.logits_row);
+        let position = sample.position + num_before;
+        let (mut row, stages) = row_of(params, (position, index), place.logits_row);
         self.needs.stages = self.needs.stages.max(Some(stages));
         row.flags |= SampleRow::FALLS_BACK;
-        (row.input, row.target) = (sample.token_index, place.target);
+        (row.input, row.target) = (sample.token_index + num_before, place.target);
         if !params.allowed_token_ids.is_empty() || params.grammar.is_some() {
             row.allowed_row = place.allowed_row;
         }
         if has_penalty(params) {
-            row.flags |= SampleRow::COUNTED;
-            row.counts_slot = id.0;
+            // Which drafts are right, and so what is sampled, the host will know, and count.
+            if sample.num_drafts == 0 {
+                row.flags |= SampleRow::COUNTED;
+            }
+            (row.counts_slot, row.num_uncounted) = (id.0, num_before);
             row.repetition_penalty = params.repetition_penalty;
             row.frequency_penalty = params.frequency_penalty;
             row.presence_penalty = params.presence_penalty;
@@ -140,7 +156,7 @@ impl Samples {
             row.num_logprobs = num_logprobs;
             self.needs.logprobs = true;
         }
-        self.push_lists((sample, last), &mut row, sampler);
+        self.push_lists(of, &mut row, sampler);
         let is_adjusted = row.num_biases + row.num_masked > 0
             || row.allowed_row != NONE
             || row.counts_slot != NONE;
@@ -152,29 +168,35 @@ impl Samples {
     }
 
     /// Biases, end tokens that may not come yet, and ends of bad words.
-    fn push_lists(
-        &mut self,
-        (sample, last): (&Sample, LastToken),
-        row: &mut SampleRow,
-        sampler: &Sampler,
-    ) {
+    fn push_lists(&mut self, of: Row<'_>, row: &mut SampleRow, sampler: &Sampler) {
+        let Row { sample, last, drafts } = of;
         let Some((params, _)) = sampler.params(sample.sequence) else { return };
-        (row.first_bias, row.first_masked) = (self.biases.len() as u32, self.masked.len() as u32);
-        let biases = params.logit_bias.iter().map(|&(token, bias)| Bias { token, bias });
-        self.biases.extend(biases);
-        // Stable: a token's biases are added in their order.
-        self.biases[row.first_bias as usize..].sort_by_key(|bias| bias.token);
-        row.num_biases = self.biases.len() as u32 - row.first_bias;
-        if sample.num_generated < params.min_tokens {
+        row.first_masked = self.masked.len() as u32;
+        (row.first_bias, row.num_biases) = match self.rows.last() {
+            // The rows of a sample share them.
+            Some(before) if !drafts.is_empty() => (before.first_bias, before.num_biases),
+            Some(_) | None => self.push_biases(params),
+        };
+        if sample.num_generated + (drafts.len() as u32) < params.min_tokens {
             let eos = if params.ignore_eos { &[] } else { sampler.eos_token_ids() };
             let ends = eos.iter().chain(&params.stop_token_ids);
             self.masked.extend(ends.map(|token| Masked::always(*token)));
         }
         row.num_ends = self.masked.len() as u32 - row.first_masked;
-        let bad = sampler.bad_ends(sample.sequence, last);
-        self.masked
-            .extend(bad.map(|end| Masked { token: end.token, after: end.after.unwrap_or(NONE) }));
+        sampler.bad_ends(sample.sequence, (last, drafts), |end| {
+            self.masked.push(Masked { token: end.token, after: end.after.unwrap_or(NONE) });
+        });
         row.num_masked = self.masked.len() as u32 - row.first_masked;
+    }
+
+    /// Where in the list they begin, and how many they are.
+    fn push_biases(&mut self, params: &SamplingParams) -> (u32, u32) {
+        let first = self.biases.len();
+        let biases = params.logit_bias.iter().map(|&(token, bias)| Bias { token, bias });
+        self.biases.extend(biases);
+        // Stable: a token's biases are added in their order.
+        self.biases[first..].sort_by_key(|bias| bias.token);
+        (first as u32, (self.biases.len() - first) as u32)
     }
 
     pub(super) fn rows(&self) -> &[SampleRow] {
@@ -210,14 +232,13 @@ struct Place {
 /// How a token is drawn.
 fn row_of(
     params: &SamplingParams,
-    (sample, index): (&Sample, u32),
+    (position, index): (u32, u32),
     logits_row: u32,
 ) -> (SampleRow, Stages) {
     let SamplingParams { temperature, top_k, top_p, typical_p, min_p, seed, .. } = *params;
     if temperature <= 0.0 {
         return (SampleRow::greedy(logits_row), Stages::Greedy);
     }
-    let position = sample.position;
     let draw = Draw { temperature, top_k, top_p, typical_p, min_p, seed, index, position };
     let stages = if typical_p < 1.0 {
         Stages::Typical

@@ -1,8 +1,8 @@
 //! A checkpoint's tensors in a device's memory. Named as in Hugging Face's checkpoints.
 //!
 //! Quantized matrices stay quantized where activations have 16 bits; where they have 32, everything does,
-//! so that results can be compared. 8-bit floats with a scale per row meet activations of 8 bits where
-//! the hardware multiplies them, and are 8-bit codes elsewhere.
+//! so that results can be compared. 8-bit floats with a scale per row, or per square of 128 by 128, meet
+//! activations of 8 bits where the hardware multiplies them, and are 8-bit codes elsewhere.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -17,7 +17,7 @@ use super::LoadError;
 use super::upload::{self, Job, PIECE};
 use crate::models::config::DecoderConfig;
 use crate::runner::gpu_options::GpuQuantization;
-use crate::weights::{self, Checkpoint};
+use crate::weights::{self, Checkpoint, FP8_BLOCK, Fp8, Fp8Scales};
 
 /// A weight matrix, `[n, k]`.
 pub(super) enum Matrix {
@@ -110,8 +110,10 @@ pub(super) struct Goal {
     pub(super) float: Float,
     /// What floats become.
     pub(super) quantize: Option<GpuQuantization>,
-    /// Whether the device multiplies 8-bit floats.
+    /// Whether the device multiplies 8-bit floats with a scale per row.
     pub(super) has_fp8: bool,
+    /// Whether it multiplies those with a scale per square.
+    pub(super) has_fp8_blocks: bool,
 }
 
 impl Weights {
@@ -289,15 +291,29 @@ impl<'a> Loader<'a> {
 
     /// Whether all its parts are 8-bit floats that the device multiplies.
     fn is_fp8(&self, stack: &Stack<'_>) -> Result<bool, LoadError> {
-        if !self.goal.has_fp8 || stack.kind == Kind::Vocabulary {
+        if stack.kind == Kind::Vocabulary {
             return Ok(false);
         }
-        for name in &stack.names {
-            if self.checkpoint.fp8(name)?.is_none() {
-                return Ok(false);
+        let parts = self.fp8_parts(&stack.names)?;
+        let scaling = parts.first().map(Fp8::scaling);
+        let is_multiplied = match scaling {
+            None => false,
+            Some(Fp8Scales::Rows) => self.goal.has_fp8,
+            // Squares of one part must not reach into the next.
+            Some(Fp8Scales::Blocks) => {
+                let whole = |part: &Fp8<'_>| part.shape()[0].is_multiple_of(FP8_BLOCK);
+                self.goal.has_fp8_blocks && parts[..parts.len() - 1].iter().all(whole)
             }
-        }
-        Ok(self.fits_fp8(&self.matrices(&stack.names)?))
+        };
+        let are_alike = parts.len() == stack.names.len()
+            && parts.iter().all(|part| Some(part.scaling()) == scaling);
+        Ok(is_multiplied && are_alike && self.fits_fp8(&self.matrices(&stack.names)?))
+    }
+
+    /// Those of the matrices that are of 8-bit floats.
+    fn fp8_parts(&self, names: &[String]) -> Result<Vec<Fp8<'a>>, LoadError> {
+        let parts = names.iter().filter_map(|name| self.checkpoint.fp8(name).transpose());
+        Ok(parts.collect::<Result<_, _>>()?)
     }
 
     /// cuBLASLt's 8-bit products are of multiples of 16.
@@ -316,13 +332,15 @@ impl<'a> Loader<'a> {
             let bytes = elements * self.goal.float.size();
             return Ok(Matrix::Floats(self.device.alloc(bytes)?));
         }
-        let mut scales = Vec::new();
-        for name in names {
-            scales.extend(self.checkpoint.fp8(name)?.map(|part| part.scales()).transpose()?);
-        }
+        let parts = self.fp8_parts(names)?;
+        let scales: Vec<_> = parts.iter().map(Fp8::scales).collect::<Result<_, _>>()?;
+        let scales = scales.concat();
         let cols = matrices.first().map_or(0, |matrix| matrix.part().cols);
-        let matrix = Fp8Matrix::with_scales(self.device, &scales.concat(), cols)?;
-        Ok(Matrix::Fp8(matrix))
+        let rows = matrices.iter().map(|matrix| matrix.part().rows).sum();
+        Ok(Matrix::Fp8(match parts.first().map(Fp8::scaling) {
+            Some(Fp8Scales::Blocks) => Fp8Matrix::with_blocks(self.device, &scales, (rows, cols))?,
+            Some(Fp8Scales::Rows) | None => Fp8Matrix::with_scales(self.device, &scales, cols)?,
+        }))
     }
 
     fn matrices(&self, names: &[String]) -> Result<Vec<weights::Matrix<'a>>, LoadError> {

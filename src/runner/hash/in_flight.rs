@@ -17,11 +17,13 @@ struct Begun {
     samples: Vec<SequenceId>,
     /// Whose rows it has.
     rows: Vec<SequenceId>,
+    has_drafts: bool,
 }
 
 impl InFlight {
     /// Takes a step in, or says what forbids it: a token that isn't its sequence's last one, a
-    /// place that a step in flight writes, a sequence that ends or begins while it has one.
+    /// place that a step in flight writes, a sequence that ends or begins while it has one, drafts
+    /// in either.
     pub(super) fn begin(&mut self, plan: &StepPlan, depth: usize) -> Result<(), String> {
         if self.0.len() >= depth {
             return Err(format!("{} steps are in flight", self.0.len()));
@@ -43,6 +45,9 @@ impl InFlight {
             if let Some(id) = changed.find(|id| before.has(*id)) {
                 return Err(format!("{id:?} is part of a step in flight"));
             }
+            if before.has_drafts || has_drafts(plan) {
+                return Err("a step with drafts is not alone in flight".to_owned());
+            }
         }
         self.0.push(Begun::new(plan));
         Ok(())
@@ -63,10 +68,15 @@ impl Begun {
             slots: plan.slot_mapping.clone(),
             samples: plan.samples.iter().map(|sample| sample.sequence).collect(),
             rows: plan.rows.iter().map(|row| row.sequence).collect(),
+            has_drafts: has_drafts(plan),
         }
     }
 
     fn has(&self, id: SequenceId) -> bool {
         self.samples.contains(&id) || self.rows.contains(&id)
     }
+}
+
+fn has_drafts(plan: &StepPlan) -> bool {
+    plan.samples.iter().any(|sample| sample.num_drafts > 0)
 }

@@ -44,10 +44,22 @@ impl Sampler {
         state.is_some_and(|state| matches!(state.constraint, Some(Constraint::Grammar(_))))
     }
 
-    /// What would complete a bad word of the sequence, by the tokens that are known.
-    pub(crate) fn bad_ends(&self, id: SequenceId, last: LastToken) -> impl Iterator<Item = BadEnd> {
+    /// Gives what would complete a bad word of the sequence to `take`, by the tokens that are known and
+    /// `drafts` after them.
+    pub(crate) fn bad_ends(
+        &self,
+        id: SequenceId,
+        (last, drafts): (LastToken, &[TokenId]),
+        take: impl FnMut(BadEnd),
+    ) {
         let words = self.sequences.get(&id).and_then(|state| state.bad_words.as_ref());
-        words.into_iter().flat_map(move |words| ends(words, last))
+        let Some(words) = words else { return };
+        if drafts.is_empty() {
+            return ends(words, last).for_each(take);
+        }
+        let mut after = words.clone();
+        drafts.iter().for_each(|draft| after.add(*draft));
+        ends(&after, last).for_each(take);
     }
 
     /// Finds, on `cpu`'s threads, what the grammars of these sequences allow next.

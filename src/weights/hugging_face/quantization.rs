@@ -3,12 +3,14 @@
 //! Which matrices are quantized, with how many bits and in what groups, their tensors say: see
 //! [`matrices`]. Lists of modules that are not are for programs that quantize.
 
+mod dummy;
 mod matrices;
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+pub(super) use self::dummy::matrices as random_matrices;
 use super::optional_json;
 use crate::weights::Error;
 
@@ -31,14 +33,22 @@ type Json = Map<String, Value>;
 
 /// Reads how the weights in `dir` are quantized. `None`: not at all.
 pub(super) fn read(dir: &Path) -> Result<Option<Quantization>, Error> {
-    let config: Option<Json> = optional_json(&dir.join("config.json"))?;
-    let config = config.unwrap_or_default();
-    let keys = ["quantization_config", "compression_config"];
-    let found = keys.iter().find_map(|key| config.get(*key).filter(|value| !value.is_null()));
-    match found {
-        Some(Value::Object(json)) => of_json(json).map(Some),
-        Some(other) => Err(unsupported("quantization_config", other.to_string(), "an object")),
+    match json(dir)? {
+        Some(json) => of_json(&json).map(Some),
         None => of_old_file(dir),
+    }
+}
+
+/// What `config.json` says of it.
+fn json(dir: &Path) -> Result<Option<Json>, Error> {
+    let config: Option<Json> = optional_json(&dir.join("config.json"))?;
+    let mut config = config.unwrap_or_default();
+    let keys = ["quantization_config", "compression_config"];
+    let found = keys.iter().find_map(|key| config.remove(*key).filter(|value| !value.is_null()));
+    match found {
+        Some(Value::Object(json)) => Ok(Some(json)),
+        Some(other) => Err(unsupported("quantization_config", other.to_string(), "an object")),
+        None => Ok(None),
     }
 }
 

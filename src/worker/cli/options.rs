@@ -106,6 +106,7 @@ fn gpu_options(
         max_model_len: limits.max_model_len.map(NonZeroU32::get),
         graphs: true,
         early_launch: gpu.early_launch,
+        tuning_cache: gpu.tuning_cache.clone(),
     })
 }
 

@@ -7,7 +7,6 @@ use sconce_kernels::cuda::Device;
 use sconce_proto::worker::ModelInfo;
 
 use super::{Loaded, describe_checkpoint, failed, fingerprint, loaded, ms, served};
-use crate::engine::scheduler::Speculation;
 use crate::runner::Executor;
 use crate::runner::cuda::CudaRunner;
 use crate::runner::gpu_options::GpuOptions;
@@ -50,12 +49,6 @@ pub(super) fn load(
         num_blocks = runner.limits().num_blocks,
         "model loaded"
     );
-    if config.speculation != Speculation::Off {
-        tracing::info!(
-            "a GPU's steps follow each other without a wait, so no tokens are guessed: --speculation \
-             has no effect"
-        );
-    }
     let mut phases = vec![
         ("open", opened),
         ("tokenizer", tokenizer_at - opened),

@@ -17,15 +17,15 @@ namespace stand_in {
 
 namespace {
 
-// How the scales of fp8 are given: one, or one per row.
-constexpr int32_t SCALAR = 0, OUTER_VECTOR = 3;
+// How the scales of fp8 are given: one, one per row, one per 128 elements of a row, or per square of them.
+constexpr int32_t SCALAR = 0, OUTER_VECTOR = 3, VECTOR_128 = 4, SQUARE_128 = 5;
 
 enum Status { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
 enum { EPILOGUE_DEFAULT = 1, EPILOGUE_BIAS = 4 };
 // CUBLAS_COMPUTE_32F, its pedantic form, and those that may use fewer bits.
 const std::set<int32_t> COMPUTES_IN_FLOAT = {68, 69, 74, 75, 77};
 constexpr int32_t NOT_GIVEN = -1;
-constexpr uint64_t ALGORITHM = 0x5c0ce, WANTED_WORKSPACE = 64 * 1024, WORKSPACE_ALIGNMENT = 256;
+constexpr uint64_t ALGORITHM = 0x5c0ce, ALGORITHMS = 3, WANTED_WORKSPACE = 64 * 1024, WORKSPACE_ALIGNMENT = 256;
 
 struct Description {
     int32_t compute, scale_type;
@@ -139,6 +139,15 @@ bool has_fp8_layout(const Product& p) {
     return by_columns && even && p.transposes_a && !p.transposes_b;
 }
 
+// Of 16 or 32 bits, a multiple of 4 each way, and scales at addresses that are a multiple of 16.
+bool may_scale_blocks(const Product& p) {
+    const auto is_aligned = [](const float* at) {
+        return at != nullptr && reinterpret_cast<uintptr_t>(at) % 16 == 0;
+    };
+    return is_fp8(p) && p.d.type != CUDA_R_8F_E4M3 && p.rows() % 4 == 0 && p.cols() % 4 == 0 &&
+           is_aligned(p.scale_a) && is_aligned(p.scale_b) && p.scale_c == nullptr && p.scale_d == nullptr;
+}
+
 bool has_scales_of_fp8_only(const Product& p) {
     if (is_fp8(p)) return p.scale_d == nullptr || p.d.type == CUDA_R_8F_E4M3;
     return p.scale_a == nullptr && p.scale_b == nullptr && p.scale_c == nullptr && p.scale_d == nullptr;
@@ -170,7 +179,11 @@ Status describe(const void* desc, const void* a, const void* b, const void* c, c
     p.scale_d = from.scale_d;
     // A scale per row of the one operand goes with one per column of the other, of fp8 only.
     p.scales_vectors = from.scale_mode_a == OUTER_VECTOR;
-    if (from.scale_mode_a != from.scale_mode_b) return NOT_SUPPORTED;
+    // Of the combinations that there are, the one that weights of blocks need.
+    p.scales_blocks = from.scale_mode_a == SQUARE_128 && from.scale_mode_b == VECTOR_128;
+    if (from.scale_mode_a != from.scale_mode_b && !p.scales_blocks) return NOT_SUPPORTED;
+    if (from.scale_mode_a == from.scale_mode_b && from.scale_mode_a >= VECTOR_128) return NOT_SUPPORTED;
+    if (p.scales_blocks && !may_scale_blocks(p)) return NOT_SUPPORTED;
     if (p.scales_vectors && (!is_fp8(p) || p.scale_a == nullptr || p.scale_b == nullptr)) return NOT_SUPPORTED;
     if (COMPUTES_IN_FLOAT.count(from.compute) == 0 || from.scale_type != CUDA_R_32F) return NOT_SUPPORTED;
     if (!has_shapes(p)) return INVALID_VALUE;
@@ -261,7 +274,7 @@ API Status cublasLtMatmulDescSetAttribute(void* desc, int attribute, const void*
     constexpr int SCALE_MODES[] = {31, 32};
     if (std::ranges::find(SCALE_MODES, attribute) != std::end(SCALE_MODES) && bytes == sizeof(int32_t)) {
         const int32_t mode = *static_cast<const int32_t*>(value);
-        if (mode != SCALAR && mode != OUTER_VECTOR) return NOT_SUPPORTED;
+        if (mode != SCALAR && (mode < OUTER_VECTOR || mode > SQUARE_128)) return NOT_SUPPORTED;
     }
     constexpr int FAST_ACCUMULATION = 25;
     if (attribute == FAST_ACCUMULATION) return bytes == 1 ? SUCCESS : INVALID_VALUE;
@@ -313,8 +326,23 @@ API Status cublasLtMatmulAlgoGetHeuristic(void* handle, void* desc, void* a, voi
     if (const Status status = describe(desc, a, b, c, d, product); status != SUCCESS) return status;
     const uint64_t most = static_cast<const Preference*>(preference)->max_workspace;
     const uint64_t workspace = std::min(WANTED_WORKSPACE, most);
-    results[0] = {{{ALGORITHM, workspace}}, workspace, SUCCESS, 1.0f, {}};
-    *returned = 1;
+    // All the same, but for the number that each has.
+    for (uint64_t i = 0; i < ALGORITHMS && *returned < requested; i++) {
+        results[i] = {{{ALGORITHM, workspace, i}}, workspace, SUCCESS, 1.0f, {}};
+        *returned += 1;
+    }
+    return SUCCESS;
+}
+
+// An algorithm that was kept: good if it is one of ours.
+API Status cublasLtMatmulAlgoCheck(void* handle, void* desc, void* a, void* b, void* c, void* d,
+                                   const Algorithm* algorithm, Heuristic* result) {
+    if (const Status status = enter(__func__); status != SUCCESS) return status;
+    if (!known().has(handle) || algorithm == nullptr || result == nullptr) return INVALID_VALUE;
+    Product product{};
+    if (const Status status = describe(desc, a, b, c, d, product); status != SUCCESS) return status;
+    if (algorithm->data[0] != ALGORITHM) return INVALID_VALUE;
+    *result = {*algorithm, algorithm->data[1], SUCCESS, 1.0f, {}};
     return SUCCESS;
 }
 

@@ -102,6 +102,21 @@ void widen(const Source& source, bool transposes, uint64_t begin, uint64_t count
     }
 }
 
+constexpr uint64_t SCALED = 128;
+
+uint64_t blocks_of(uint64_t count) { return (count + SCALED - 1) / SCALED; }
+
+// Of a row of squares, padded.
+uint64_t squares_of(uint64_t depth) { return (blocks_of(depth) + 3) / 4 * 4; }
+
+// Multiplies rows, of which the first is the operand's row `begin`, with the scales of their blocks.
+template <class At> void scale(Rows& rows, uint64_t begin, uint64_t count, uint64_t depth, const At& scale_at) {
+    for (uint64_t i = 0; i < count; i++) {
+        float* row = rows.values.data() + i * rows.width;
+        for (uint64_t k = 0; k < depth; k++) row[k] *= scale_at(begin + i, k / SCALED);
+    }
+}
+
 Lanes lanes(const float* from) {
     Lanes value;
     memcpy(&value, from, sizeof value);
@@ -147,7 +162,8 @@ Scalars scalars(const Product& p) {
     const auto scale = [](const float* at) { return at == nullptr ? 1.0f : *at; };
     const float alpha = p.scalars_on_device ? element<float>(p.alpha_at, 0) : p.alpha;
     const float beta = p.scalars_on_device ? element<float>(p.beta_at, 0) : p.beta;
-    const float both = p.scales_vectors ? 1.0f : scale(p.scale_a) * scale(p.scale_b);
+    const bool has_many = p.scales_vectors || p.scales_blocks;
+    const float both = has_many ? 1.0f : scale(p.scale_a) * scale(p.scale_b);
     return {alpha * both, beta * scale(p.scale_c), scale(p.scale_d)};
 }
 
@@ -180,6 +196,12 @@ void Task::run(uint64_t block) const {
     const uint64_t begin = block * ROWS_AT_ONCE, count = std::min(ROWS_AT_ONCE, p.rows() - begin);
     // op(a) is [rows, depth]: its rows are the matrix's own unless it is transposed.
     widen({p.a, p.from_a, batch}, p.transposes_a, begin, count, p.depth(), left);
+    if (p.scales_blocks) {
+        const uint64_t width = squares_of(p.depth());
+        scale(left, begin, count, p.depth(), [&](uint64_t row, uint64_t block) {
+            return p.scale_a[row / SCALED * width + block];
+        });
+    }
     for (uint64_t j = 0; j < p.cols(); j += 3) {
         const uint64_t rest = p.cols() - j, width = rest >= 3 ? 3 : rest;
         for (uint64_t i = 0; i < count; i += 4) {
@@ -200,6 +222,11 @@ bool is_on_device(const Product& p) {
     }
     if (p.scales_vectors && !lies(p.scale_a, p.rows() * sizeof(float))) return false;
     if (p.scales_vectors && !lies(p.scale_b, p.cols() * sizeof(float))) return false;
+    if (p.scales_blocks) {
+        const uint64_t squares = blocks_of(p.rows()) * squares_of(p.depth());
+        if (!lies(p.scale_a, squares * sizeof(float))) return false;
+        if (!lies(p.scale_b, blocks_of(p.depth()) * p.cols() * sizeof(float))) return false;
+    }
     const auto last_bias = static_cast<size_t>(p.bias_stride) * static_cast<size_t>(p.d.batch - 1) + p.rows();
     if (p.bias != nullptr && !lies(p.bias, last_bias * (p.bias_type == CUDA_R_32F ? 4 : 2))) return false;
     if (p.workspace_bytes != 0 && !lies(p.workspace, p.workspace_bytes)) return false;
@@ -234,6 +261,11 @@ int multiply(const Product& p) {
         Task task{p, scalars(p), batch, {}};
         // The other operand's columns, as rows.
         widen({p.b, p.from_b, batch}, !p.transposes_b, 0, p.cols(), p.depth(), task.right);
+        if (p.scales_blocks) {
+            scale(task.right, 0, p.cols(), p.depth(), [&](uint64_t col, uint64_t block) {
+                return p.scale_b[block * p.cols() + col];
+            });
+        }
         const uint64_t num_blocks = (p.rows() + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
         const auto one = [](void* argument, uint64_t block) { static_cast<const Task*>(argument)->run(block); };
         if (p.rows() * p.cols() * p.depth() < FEW_PRODUCTS) {

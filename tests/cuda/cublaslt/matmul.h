@@ -45,6 +45,9 @@ struct Product {
     const float *scale_a, *scale_b, *scale_c, *scale_d;
     // scale_a has one for each row of the result, scale_b one for each column.
     bool scales_vectors;
+    // scale_a has one for each 128 by 128 of the rows and the depth, whose rows are padded to a multiple of 4;
+    // scale_b one for each 128 of a column, those of all columns after each other.
+    bool scales_blocks;
     void* workspace;
     size_t workspace_bytes;
 

@@ -30,6 +30,7 @@ int cublasLtMatrixLayoutSetAttribute(void*, int, const void*, size_t);
 int cublasLtMatmulPreferenceCreate(void**);
 int cublasLtMatmulPreferenceSetAttribute(void*, int, const void*, size_t);
 int cublasLtMatmulAlgoGetHeuristic(void*, void*, void*, void*, void*, void*, void*, int, Heuristic*, int*);
+int cublasLtMatmulAlgoCheck(void*, void*, void*, void*, void*, void*, const Algorithm*, Heuristic*);
 int cublasLtMatmul(void*, void*, const void*, const void*, void*, const void*, void*, const void*, const void*,
                    void*, void*, void*, const Algorithm*, void*, size_t, void*);
 }
@@ -80,6 +81,14 @@ public:
                                                           preference, 1, &chosen, &count);
         EXPECT_IS(count, status == 0 ? 1 : 0);
         return status;
+    }
+
+    // Of the algorithm that was chosen, with its first word changed so.
+    int check_kept(uint64_t change) {
+        Algorithm kept = chosen.algorithm;
+        kept.data[0] ^= change;
+        Heuristic answer{};
+        return cublasLtMatmulAlgoCheck(handle, desc, a_layout, b_layout, d_layout, d_layout, &kept, &answer);
     }
 
     int run(CUstream stream = nullptr, size_t workspace_bytes = 1 << 16) {
@@ -239,6 +248,13 @@ TEST(products_are_checked) {
     Case odd;
     odd.scale = 0.5f;
     EXPECT_IS((Product<__nv_fp8_e4m3, float>(odd, CUDA_R_8F_E4M3, CUDA_R_32F).choose()), NOT_SUPPORTED);
+}
+
+TEST(algorithms_are_kept) {
+    Product<float, float> product(Case(), CUDA_R_32F, CUDA_R_32F);
+    EXPECT_IS(product.choose(), 0);
+    EXPECT_IS(product.check_kept(0), 0);
+    EXPECT_IS(product.check_kept(1), INVALID_VALUE);
 }
 
 TEST(products_past_memory_fail) {

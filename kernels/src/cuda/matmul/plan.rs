@@ -1,5 +1,6 @@
 //! A product as cuBLASLt is told of it.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 
 use cudarc::cublaslt::{result, sys};
@@ -90,15 +91,21 @@ impl Plan {
 
     fn describe_fp8(&self, scaling: Scaling) -> Result<(), Error> {
         use sys::cublasLtMatmulMatrixScale_t as Mode;
-        let mode = match scaling {
-            Scaling::Tensor => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F,
-            Scaling::Row => Mode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
+        let [w, x] = match scaling {
+            Scaling::Tensor => [Mode::CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F; 2],
+            Scaling::Row => [Mode::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F; 2],
+            Scaling::Blocks => [
+                Mode::CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F,
+                Mode::CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F,
+            ],
         };
-        self.description.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode as i32)?;
-        self.description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode as i32)?;
-        // Hopper's tensor cores then add up within themselves, at about 14 bits: what vLLM does, too, and
-        // without it they run at half the speed.
-        self.description.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, 1_i8)?;
+        self.description.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, w as i32)?;
+        self.description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, x as i32)?;
+        if scaling != Scaling::Blocks {
+            // Hopper's tensor cores then add up within themselves, at about 14 bits: what vLLM does, too, and
+            // without it they run at half the speed. Of blocks, sums leave them after each.
+            self.description.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, 1_i8)?;
+        }
         // The search wants to see some; those of each call follow.
         self.set_scales([256, 256])
     }
@@ -107,6 +114,36 @@ impl Plan {
     pub(super) fn set_scales(&self, [w, x]: [u64; 2]) -> Result<(), Error> {
         self.description.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, w)?;
         self.description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, x)
+    }
+
+    /// Whether the library computes this shape by an algorithm that was kept, within the workspace.
+    pub(super) fn accepts(
+        &self,
+        handle: sys::cublasLtHandle_t,
+        algorithm: &Algorithm,
+        workspace_bytes: usize,
+    ) -> bool {
+        let mut answer = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit();
+        // SAFETY: all are alive, and there is room for the answer.
+        let result = unsafe {
+            sys::cublasLtMatmulAlgoCheck(
+                handle,
+                self.description.0,
+                self.w.0,
+                self.x.0,
+                self.y.0,
+                self.y.0,
+                algorithm,
+                answer.as_mut_ptr(),
+            )
+        };
+        if result.result().is_err() {
+            return false;
+        }
+        // SAFETY: the call has succeeded, and so has written it.
+        let answer = unsafe { answer.assume_init() };
+        answer.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS
+            && answer.workspaceSize <= workspace_bytes
     }
 
     /// At least one and at most `most` algorithms, the likeliest first.
@@ -156,6 +193,13 @@ impl Plan {
             return Err(Error::Blas { call: "cublasLtMatmulAlgoGetHeuristic", status });
         }
         Ok(algorithms)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { of, y, write, rows, n, k, stride, alignment } = self;
+        write!(f, "{of:?} {y:?} {write:?} {rows}x{n}x{k} stride {stride} alignment {alignment}")
     }
 }
 

@@ -57,6 +57,38 @@ fn penalties_are_those_of_the_definitions() {
 }
 
 #[test]
+fn drafts_are_penalized_as_if_they_were_counted() {
+    let device = device();
+    for vocab in [31, 2049] {
+        let mut rng = rng(vocab as u64);
+        let mut requests = Vec::new();
+        for mut request in (0..8).flat_map(|_| both(&mut rng, vocab)).collect::<Vec<_>>() {
+            request.penalties = Some([1.4, 0.8, -0.7]);
+            request.prompt = tokens(&mut rng, vocab, 5);
+            request.completion = tokens(&mut rng, vocab.min(20), 12);
+            request.num_drafts = rng.random_range(1..8);
+            requests.push(request);
+        }
+        assert_sampled(&device, &requests);
+    }
+}
+
+#[test]
+fn a_row_that_names_more_drafts_than_there_are_inputs_is_passed_over() {
+    let device = device();
+    let mut request = Request::new(vec![1.0, 3.0, 2.0], GREEDY);
+    (request.penalties, request.completion, request.num_drafts) =
+        (Some([1.0, 1.5, 0.0]), vec![1], 1);
+    let mut batch = Batch::new(&device, &[request]);
+    assert_eq!(batch.sample(&device, Stages::Greedy), [2]);
+
+    batch.rows[0].num_uncounted = 2;
+    assert_eq!(batch.sample(&device, Stages::Greedy), [NO_TOKEN]);
+    (batch.rows[0].num_uncounted, batch.rows[0].input) = (1, 1);
+    assert_eq!(batch.sample(&device, Stages::Greedy), [NO_TOKEN]);
+}
+
+#[test]
 fn what_is_forbidden_or_not_allowed_is_not_sampled() {
     let device = device();
     for vocab in VOCABS {
