@@ -112,12 +112,12 @@ impl Product<'_> {
         let tile = Tile {
             weights: self.weights.panel(part, panel).as_ptr(),
             num_blocks: x.cols / part.format.block_len(),
-            codes: pointers(&x.codes).from_block(blocks, 1),
+            codes: pointers(&x.codes).at_block(blocks, 1),
             outliers: match x.outliers.get(blocks..) {
                 Some(outliers) if !outliers.is_empty() => outliers.as_ptr(),
                 _ => std::ptr::null(),
             },
-            rest: pointers(&x.rest).from_block(blocks, 1),
+            rest: pointers(&x.rest).at_block(blocks, 1),
             dense: x.dense.as_ptr().wrapping_add(token * x.cols),
             out: self.out.at(start),
             out_stride: stride,

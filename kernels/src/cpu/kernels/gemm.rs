@@ -43,7 +43,7 @@ pub(in super::super) struct Codes {
 impl Codes {
     /// From a block on, of a tile of `width`.
     #[inline(always)]
-    pub(in super::super) fn from_block(self, block: usize, width: usize) -> Self {
+    pub(in super::super) fn at_block(self, block: usize, width: usize) -> Self {
         Self {
             x: self.x.wrapping_add(8 * block * width),
             scales: self.scales.wrapping_add(2 * block * width),
@@ -103,9 +103,9 @@ unsafe fn blocks<S: Simd, const M: usize, B: Block, const AHEAD: bool>(tile: &Ti
             }
             B::add::<S, M>(&mut sums, w, x);
             if !tile.outliers.is_null() && *tile.outliers.add(block) {
-                B::add::<S, M>(&mut sums, w, tile.rest.from_block(block, M));
+                B::add::<S, M>(&mut sums, w, tile.rest.at_block(block, M));
             }
-            (w, x) = (w.add(B::BYTES), x.from_block(1, M));
+            (w, x) = (w.add(B::BYTES), x.at_block(1, M));
         }
         finish::<S, M>(tile, sums);
     }
