@@ -1,8 +1,9 @@
 //! Tokens per second of a model's forward pass and sampling, without engine and router.
 //!
-//! `SCONCE_TEST_MODEL=model.gguf cargo bench --bench forward -- [THREADS [ISA]] [--int16] [--json]`
+//! `SCONCE_TEST_MODEL=model.gguf cargo bench --bench forward -- [THREADS [ISA [CASE]]] [--int8 | --int16] [--json]`
 //!
-//! `--int16` rounds activations to 16 bits instead of 8.
+//! `CASE`: only the cases whose names contain it.
+//! `--int8` and `--int16` round all activations to as many bits, also outliers.
 //! `--json` measures once instead of five times and prints one object, for `benches/compare.py`,
 //! which asks in turn with others.
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
@@ -70,9 +71,11 @@ fn main() -> anyhow::Result<()> {
         None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
     };
     let isa = values.get(1).map(|given| given.parse()).transpose().context("instruction set")?;
-    let activation_dtype = match flags.iter().any(|flag| flag == "--int16") {
-        true => ActivationDtype::Int16,
-        false => ActivationDtype::Int8,
+    let asks = |name: &str| flags.iter().any(|flag| flag == name);
+    let activation_dtype = match (asks("--int8"), asks("--int16")) {
+        (_, true) => ActivationDtype::Int16,
+        (true, false) => ActivationDtype::Int8,
+        (false, false) => ActivationDtype::Mixed,
     };
     // As the server does unless told otherwise.
     let kv_dtype = isa.unwrap_or_else(Isa::detect).kv_dtype(activation_dtype);
@@ -93,7 +96,8 @@ fn main() -> anyhow::Result<()> {
         runner.weight_bytes() / 1_000_000
     );
     let mut harness = Harness::new(runner);
-    for case in cases() {
+    let wanted = values.get(2).map_or("", String::as_str);
+    for case in cases().into_iter().filter(|case| case.name.contains(wanted)) {
         let rounds: Vec<_> = (0..NUM_ROUNDS).map(|round| run(&mut harness, &case, round)).collect();
         report(case.name, rounds);
     }

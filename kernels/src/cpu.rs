@@ -4,6 +4,7 @@
 //! Every operation's result for a token is the same bit for bit whatever else is in the batch.
 
 mod activations;
+mod argmax;
 mod attention;
 pub(crate) mod blocks;
 mod encoder;
@@ -27,6 +28,7 @@ use std::num::NonZeroUsize;
 use std::sync::Mutex;
 
 pub use self::activations::{ActivationDtype, Activations, Operands, RmsNorm};
+pub use self::argmax::Argmax;
 pub use self::attention::{Attention, AttentionRow};
 pub use self::blocks::dequantize;
 pub use self::encoder::{FullAttention, LayerNorm};

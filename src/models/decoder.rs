@@ -4,7 +4,7 @@
 //! the logits of the tokens that will be sampled from.
 
 use sconce_kernels::cpu::{
-    ActivationDtype, Activations, Attention, Cpu, HeadNorms, KvCache, Operands, Output,
+    ActivationDtype, Activations, Argmax, Attention, Cpu, HeadNorms, KvCache, Operands, Output,
     PackedMatrix, RmsNorm, RopeAndCache, RopeTable,
 };
 
@@ -96,6 +96,8 @@ pub(crate) struct Workspace {
     last_hidden_states: Vec<f32>,
     /// `[max_logits_rows, vocab_size]`
     logits: Vec<f32>,
+    /// `[num_logits_rows]` of the last projection.
+    argmax: Vec<Argmax>,
     pub(super) activations: Activations,
 }
 
@@ -179,6 +181,7 @@ impl Decoder {
             experts: ExpertsWorkspace::new(config, max_tokens),
             last_hidden_states: vec![0.0; max_logits_rows * config.hidden_size],
             logits: vec![0.0; max_logits_rows * config.vocab_size],
+            argmax: Vec::with_capacity(max_logits_rows),
             activations: Activations::new(
                 max_tokens.max(max_logits_rows),
                 max_cols,
@@ -221,7 +224,11 @@ impl Decoder {
         self.run_layers(&mut pass)?;
         let Pass { cpu, input, kv, workspace, .. } = pass;
         let device = Device { cpu, kv, workspace };
-        self.project_to_vocabulary(device, input.num_tokens, &input.logits_tokens)
+        self.project_to_vocabulary(
+            device,
+            input.num_tokens,
+            (&input.logits_tokens, &input.greedy_rows),
+        )
     }
 
     /// Computes the batch's hidden states after the last norm, `[num_tokens, hidden_size]`.
@@ -349,18 +356,26 @@ impl Decoder {
     }
 
     /// The logits of some of the tokens that were computed last, as many as there is room for. Only
-    /// of those that are sampled from or scored: a prompt's other tokens need none.
+    /// of those that are sampled from or scored: a prompt's other tokens need none. Of those that are
+    /// `greedy` (`[num_tokens]` of these, or empty), the likeliest token alone is found, unless a cap
+    /// may make several equal.
     pub(crate) fn project_to_vocabulary(
         &self,
         Device { cpu, workspace, .. }: Device<'_>,
         num_tokens: usize,
-        tokens: &[u32],
+        (tokens, greedy): (&[u32], &[bool]),
     ) -> Result<(), sconce_kernels::Error> {
         let config = &self.config;
+        let argmax = &mut workspace.argmax;
+        let cap = config.variant.final_logit_softcapping;
+        let is_greedy = |row: usize| cap.is_none() && greedy.get(row).is_some_and(|greedy| *greedy);
+        argmax.clear();
+        argmax.extend((0..tokens.len()).map(|row| Argmax::new(is_greedy(row))));
         if tokens.is_empty() {
             return Ok(());
         }
-        let Workspace { hidden_states, last_hidden_states, logits, activations, .. } = workspace;
+        let Workspace { hidden_states, last_hidden_states, logits, argmax, activations, .. } =
+            workspace;
         let hidden_states = &hidden_states[..num_tokens * config.hidden_size];
         let last_hidden_states = &mut last_hidden_states[..tokens.len() * config.hidden_size];
         let logits = &mut logits[..tokens.len() * config.vocab_size];
@@ -370,8 +385,8 @@ impl Decoder {
         let norm = self.rms_norm(&self.norm);
         cpu.activations(last_hidden_states, tokens.len(), Some(norm), activations)?;
         let lm_head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-        cpu.matmul(lm_head, activations, Output::Store(&mut *logits))?;
-        if let Some(cap) = config.variant.final_logit_softcapping {
+        cpu.matmul(lm_head, activations, Output::StoreOrArgmax(&mut *logits, argmax))?;
+        if let Some(cap) = cap {
             cpu.soft_cap(logits, cap);
         }
         Ok(())
@@ -399,6 +414,11 @@ impl Mlp {
 }
 
 impl Workspace {
+    /// `[num_rows]`: what takes the place of the rows of logits that are not wanted.
+    pub(crate) fn argmax(&self) -> &[Argmax] {
+        &self.argmax
+    }
+
     /// `[num_rows, vocab_size]`
     pub(crate) fn logits(&self, num_rows: usize, vocab_size: usize) -> &[f32] {
         &self.logits[..num_rows * vocab_size]

@@ -23,6 +23,9 @@ pub struct RunnerOptions {
     pub isa: Option<Isa>,
     /// What matrix multiplications compute in.
     pub compute: Compute,
+    /// Whether [`CpuRunner::last_logits`] has all rows, also those of which only the likeliest token
+    /// is wanted.
+    pub keep_logits: bool,
     /// How activations are rounded that meet quantized weights.
     pub activation_dtype: ActivationDtype,
     /// How the KV cache stores an element.
@@ -50,13 +53,14 @@ pub enum KvCacheSize {
 }
 
 impl Default for RunnerOptions {
-    /// One thread, int8, a half-precision cache of 512 MiB, 2048 tokens and 64 sequences a step.
+    /// One thread, mixed activations, a half-precision cache of 512 MiB, 2048 tokens and 64 sequences a step.
     fn default() -> Self {
         Self {
             num_threads: NonZeroUsize::MIN,
             isa: None,
             compute: Compute::Int8,
-            activation_dtype: ActivationDtype::Int8,
+            keep_logits: false,
+            activation_dtype: ActivationDtype::Mixed,
             kv_dtype: KvDtype::F16,
             kv_cache: KvCacheSize::Bytes(512 << 20),
             block_size: 16,
@@ -112,6 +116,7 @@ pub struct CpuRunner {
     sampler: Sampler,
     scored: Vec<Scored>,
     limits: ExecutorLimits,
+    keep_logits: bool,
 }
 
 impl CpuRunner {
@@ -134,7 +139,17 @@ impl CpuRunner {
         let workspace = decoder.workspace(max_tokens, max_logits_rows, options.activation_dtype);
         let sampler = Sampler::new(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
         let (input, scored) = (Input::default(), Vec::new());
-        Ok(Self { cpu, decoder, kv, workspace, input, sampler, scored, limits })
+        Ok(Self {
+            cpu,
+            decoder,
+            kv,
+            workspace,
+            input,
+            sampler,
+            scored,
+            limits,
+            keep_logits: options.keep_logits,
+        })
     }
 
     /// What a model will take once it is loaded.
@@ -175,7 +190,8 @@ impl CpuRunner {
     /// The last step's logits as the model gave them: `[num_rows, vocab_size]`, one row for each
     /// distinct [`Sample::token_index`](crate::engine::plan::Sample::token_index) and each of its
     /// drafts, in the order in which the plan's samples first named them. Where the plan has scores,
-    /// these have taken their place.
+    /// these have taken their place; where only a row's likeliest token was wanted and
+    /// [`RunnerOptions::keep_logits`] was not set, the row is whatever it was before.
     pub fn last_logits(&self) -> &[f32] {
         let num_rows = self.input.logits_tokens.len();
         self.workspace.logits(num_rows, self.limits.vocab_size as usize)
@@ -191,7 +207,7 @@ impl CpuRunner {
             let tokens: Vec<_> = scores.iter().map(|score| score.token_index).collect();
             let Self { cpu, kv, workspace, .. } = self;
             let device = Device { cpu, kv, workspace };
-            self.decoder.project_to_vocabulary(device, self.input.num_tokens, &tokens)?;
+            self.decoder.project_to_vocabulary(device, self.input.num_tokens, (&tokens, &[]))?;
             let logits = self.workspace.logits(scores.len(), vocab_size);
             self.sampler.score(&self.cpu, (scores, vocab_size), logits, &mut self.scored);
         }
@@ -211,6 +227,9 @@ impl Executor for CpuRunner {
         if alive > limit {
             return Err(Error::Plan(format!("{alive} sequences are alive, at most {limit}")));
         }
+        if !self.keep_logits {
+            self.sampler.find_greedy_rows(plan, &mut self.input);
+        }
         Ok(())
     }
 
@@ -226,6 +245,7 @@ impl Executor for CpuRunner {
             values: self.workspace.logits(self.input.logits_tokens.len(), vocab_size),
             vocab_size,
             rows: &self.input.logits_rows,
+            argmax: self.workspace.argmax(),
         };
         self.sampler.sample(&self.cpu, plan, logits, sampled)?;
         self.score(plan)

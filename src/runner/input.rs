@@ -20,6 +20,8 @@ pub(crate) struct Input {
     pub(crate) logits_tokens: Vec<u32>,
     /// `[num_samples]` each sample's index into `logits_tokens`; its drafts' follow.
     pub(crate) logits_rows: Vec<u32>,
+    /// `[num_logits_rows]` whether the likeliest token alone is wanted of the row; or empty.
+    pub(crate) greedy_rows: Vec<bool>,
     /// `[num_tokens]` each token's index into `logits_tokens`, or `NONE`.
     row_of_token: Vec<u32>,
 }
@@ -65,6 +67,7 @@ impl Input {
         self.row_of_token.resize(plan.token_ids.len(), NONE);
         self.logits_tokens.clear();
         self.logits_rows.clear();
+        self.greedy_rows.clear();
         for sample in &plan.samples {
             let row = &mut self.row_of_token[sample.token_index as usize];
             if *row == NONE || sample.num_drafts > 0 {

@@ -32,7 +32,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sconce_kernels::cpu::Cpu;
+use sconce_kernels::cpu::{Argmax, Cpu};
 
 use self::bad_words::BadWords;
 use self::candidates::Candidates;
@@ -45,6 +45,7 @@ use crate::engine::plan::{
 use crate::engine::request::{SamplingParams, TokenId};
 use crate::grammar::Ahead;
 use crate::runner::Error;
+use crate::runner::input::Input;
 
 /// The live sequences' sampling states, and room to sample in.
 #[derive(Debug)]
@@ -71,6 +72,30 @@ pub struct Logits<'a> {
     pub vocab_size: usize,
     /// One per sample, of its first token; its drafts' rows follow. Samples may share a row.
     pub rows: &'a [u32],
+    /// One per row, or none. Where it is wanted, it takes the row's place.
+    pub argmax: &'a [Argmax],
+}
+
+/// What a token is chosen by.
+#[derive(Clone, Copy)]
+enum RowLogits<'a> {
+    /// `[vocab_size]`
+    All(&'a [f32]),
+    /// Nothing but the likeliest token is wanted.
+    Likeliest(TokenId),
+}
+
+impl<'a> Logits<'a> {
+    /// The rows from one on.
+    fn rows_from(&self, first: usize) -> impl Iterator<Item = RowLogits<'a>> + use<'a> {
+        let (argmax, vocab_size) = (self.argmax, self.vocab_size);
+        let rows = self.values[first * vocab_size..].chunks_exact(vocab_size);
+        (first..).zip(rows).map(move |(row, logits)| match argmax.get(row) {
+            // As of a row of logits none of which is a number.
+            Some(argmax) if argmax.is_wanted() => RowLogits::Likeliest(argmax.row().unwrap_or(0)),
+            _ => RowLogits::All(logits),
+        })
+    }
 }
 
 /// What sampling a sequence needs beside the logits, from admission to release.
@@ -138,6 +163,22 @@ impl Sampler {
         Ok(())
     }
 
+    /// Finds the rows of logits of which nothing is wanted but the likeliest token. A plan that
+    /// does not fit is for [`Self::sample`] to refuse.
+    pub(crate) fn find_greedy_rows(&self, plan: &StepPlan, input: &mut Input) {
+        let Input { logits_tokens, logits_rows, greedy_rows, .. } = input;
+        greedy_rows.clear();
+        greedy_rows.resize(logits_tokens.len(), true);
+        for (sample, &first) in plan.samples.iter().zip(&*logits_rows) {
+            let state = self.sequences.get(&sample.sequence);
+            let is_greedy = |state| One::new(state, &self.eos_token_ids, *sample).is_greedy();
+            if !state.is_some_and(is_greedy) {
+                let end = (first + sample.num_drafts) as usize;
+                greedy_rows[first as usize..=end].fill(false);
+            }
+        }
+    }
+
     /// Samples what the plan asks for and appends it to `sampled`, on `cpu`'s threads.
     pub fn sample(
         &mut self,
@@ -153,8 +194,7 @@ impl Sampler {
         cpu.parallel(&mut self.workers[..num_workers], |_, worker| {
             while let Some((i, sample)) = take(&next, &plan.samples) {
                 let one = One::new(&sequences[&sample.sequence], eos_token_ids, *sample);
-                let rows = logits.values[logits.rows[i] as usize * logits.vocab_size..]
-                    .chunks_exact(logits.vocab_size);
+                let rows = logits.rows_from(logits.rows[i] as usize);
                 one.sample_all(rows, plan.drafts(sample), &mut worker.scratch, |sampled| {
                     worker.sampled.push((i, sampled));
                 });
@@ -276,7 +316,7 @@ impl<'a> One<'a> {
     /// was sampled.
     fn sample_all<'l>(
         mut self,
-        rows: impl Iterator<Item = &'l [f32]>,
+        rows: impl Iterator<Item = RowLogits<'l>>,
         drafts: &[TokenId],
         scratch: &mut Scratch,
         mut push: impl FnMut(Sampled),
@@ -286,7 +326,10 @@ impl<'a> One<'a> {
         for (logits, draft) in rows.zip(drafts) {
             let mask = constraint.as_mut().map_or(Ok(None), |constraint| constraint.mask());
             let is_exhausted = mask.is_err();
-            let mut sampled = self.sample((logits, mask.unwrap_or_default()), scratch);
+            let mut sampled = match logits {
+                RowLogits::All(logits) => self.sample((logits, mask.unwrap_or_default()), scratch),
+                RowLogits::Likeliest(token) => Sampled { token, logprobs: None, end: None },
+            };
             sampled.end = match &mut constraint {
                 _ if is_exhausted => Some(ConstraintEnd::Exhausted),
                 _ if sampled.end.is_some() => sampled.end,
@@ -370,6 +413,13 @@ impl<'a> One<'a> {
         if let Some(mask) = mask {
             mask.apply(logits);
         }
+    }
+
+    /// Whether nothing decides but which logit is the greatest.
+    fn is_greedy(&self) -> bool {
+        let SamplingParams { temperature, num_logprobs, .. } = &*self.state.params;
+        let is_drawn = *temperature > 0.0;
+        !is_drawn && num_logprobs.is_none() && self.state.constraint.is_none() && !self.adjusts()
     }
 
     fn adjusts(&self) -> bool {

@@ -47,6 +47,7 @@ pub(crate) fn on_cpu(path: &Path) -> Harness {
 pub(crate) fn cpu_harness(checkpoint: &Checkpoint) -> Harness {
     let options = RunnerOptions {
         compute: Compute::F32,
+        keep_logits: true,
         kv_dtype: KvDtype::F32,
         max_num_seqs: 16,
         ..RunnerOptions::default()

@@ -2,9 +2,13 @@
 
 use sconce::engine::plan::Score;
 use sconce::runner::Executor;
+use sconce::runner::cpu::{CpuRunner, RunnerOptions};
+use sconce::weights::Checkpoint;
+use sconce_kernels::cpu::Compute;
 
 use super::harness::{Harness, Sequence};
-use super::models::{each_model, tiny_model};
+use super::models::{each_model, options, real_model, tiny_model};
+use super::tiny;
 
 /// Tokens without pattern, the same every time.
 fn tokens(seed: u32, len: usize, vocab_size: u32) -> Vec<u32> {
@@ -191,4 +195,39 @@ fn completions_that_share_a_prompt_share_its_logits() {
     assert_eq!(sampled.len(), 3);
     assert!(sampled.iter().all(|one| one == &sampled[0]));
     assert_eq!(logits[0], alone(&mut harness, &prompt));
+}
+
+#[test]
+fn the_likeliest_token_is_the_same_where_no_logits_are_kept() {
+    let folder = tiny::folder(1, None);
+    let mut paths = vec![folder.path().to_owned()];
+    paths.extend(real_model());
+    for path in paths {
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let [kept, found] = [true, false].map(|keep_logits| {
+            let options = RunnerOptions { keep_logits, ..options(Compute::Int8) };
+            let mut harness = Harness::new(CpuRunner::load(&checkpoint, &options).unwrap());
+            let vocab_size = vocab_size(&harness);
+            let mut sequences: Vec<_> = (0..7)
+                .map(|i| {
+                    harness.sampling.temperature = if i % 3 == 2 { 1.0 } else { 0.0 };
+                    harness.sampling.num_logprobs = (i == 3).then_some(1);
+                    harness.sequence(&tokens(i, 20 + i as usize, vocab_size))
+                })
+                .collect();
+            let mut all = Vec::new();
+            for step in 0..8 {
+                let new = |sequence: &Sequence| sequence.tokens.len() - sequence.num_computed;
+                let mut batch: Vec<_> = sequences.iter_mut().map(|s| (new(s), s)).collect();
+                let mut batch: Vec<_> = batch.iter_mut().map(|(new, s)| (&mut **s, *new)).collect();
+                let sampled = harness.advance(&mut batch);
+                for (sequence, sampled) in sequences.iter_mut().zip(&sampled) {
+                    sequence.tokens.push(sampled.token);
+                }
+                all.push((step, sampled));
+            }
+            all
+        });
+        assert_eq!(kept, found);
+    }
 }

@@ -24,6 +24,7 @@ pub(crate) fn options(compute: Compute) -> RunnerOptions {
     RunnerOptions {
         num_threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         compute,
+        keep_logits: true,
         kv_dtype: match compute {
             Compute::F32 => KvDtype::F32,
             Compute::Int8 | Compute::Q8 | Compute::Q4 => KvDtype::F16,
@@ -49,6 +50,7 @@ pub(crate) fn tiny_model() -> Harness {
     let folder = tiny::folder(1, None);
     let options = RunnerOptions {
         compute: Compute::F32,
+        keep_logits: true,
         kv_dtype: KvDtype::F32,
         max_num_seqs: 16,
         ..RunnerOptions::default()

@@ -1,8 +1,8 @@
-//! What int8 costs in quality, against the exact mode on the same weights.
+//! What integers cost in quality, against the exact mode on the same weights.
 //!
 //! Both modes read the same prose, and every position's logits are compared. Long enough to be
-//! steady, short enough to be run by everyone; `SCONCE_ALL_FORMATS` adds the model in every format
-//! that there is.
+//! steady, short enough to be run by everyone; `SCONCE_ALL_FORMATS=1` adds the model in every format
+//! that there is, `SCONCE_ALL_FORMATS=Q4_0,Q5K` in these.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use sconce::weights::Checkpoint;
 use sconce_kernels::cpu::{ActivationDtype, Compute, KvDtype};
 use tokenizers::Tokenizer;
 
-use super::harness::Harness;
+use super::harness::{Harness, Sequence};
 use super::models::{options, real_model};
 
 /// The beginning of Lewis Carroll's "Alice's Adventures in Wonderland".
@@ -109,32 +109,48 @@ fn kl_divergence(a: &[f32], b: &[f32]) -> f64 {
         .sum()
 }
 
-/// Reads the prose with two runners of one checkpoint side by side.
-fn compare(checkpoint: &Checkpoint, name: &str, others: &RunnerOptions) -> Comparison {
-    let load = |options| Harness::new(CpuRunner::load(checkpoint, options).unwrap());
-    let (mut exact, mut int8) = (load(&options(Compute::F32)), load(others));
+/// Reads the prose with an exact runner of a checkpoint and with others side by side.
+fn compare<const N: usize>(
+    checkpoint: &Checkpoint,
+    others: &[(&str, RunnerOptions); N],
+) -> [Comparison; N] {
+    let load =
+        |options: &RunnerOptions| Harness::new(CpuRunner::load(checkpoint, options).unwrap());
+    let mut exact = load(&options(Compute::F32));
+    let mut runners = others.each_ref().map(|(_, options)| load(options));
     let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json().unwrap()).unwrap();
     let prose = tokenizer.encode(PROSE, false).unwrap();
     let tokens = prose.get_ids();
     let window = tokens.len() / NUM_WINDOWS;
     let windows: Vec<_> = tokens.chunks_exact(window).take(NUM_WINDOWS).collect();
 
-    let mut sequences = [&mut exact, &mut int8]
-        .map(|harness| windows.iter().map(|text| harness.sequence(text)).collect::<Vec<_>>());
-    let mut comparison = Comparison::default();
+    let begin = |harness: &mut Harness| -> Vec<_> {
+        windows.iter().map(|text| harness.sequence(text)).collect()
+    };
+    let mut of_exact = begin(&mut exact);
+    let mut of_others = runners.each_mut().map(begin);
+    let mut comparisons: [Comparison; N] = std::array::from_fn(|_| Comparison::default());
     for position in 0..window - 1 {
-        let [of_exact, of_int8] = &mut sequences;
-        let mut batch: Vec<_> = of_exact.iter_mut().map(|sequence| (sequence, 1)).collect();
-        let (exact, _) = exact.step(&mut batch);
-        let mut batch: Vec<_> = of_int8.iter_mut().map(|sequence| (sequence, 1)).collect();
-        let (int8, _) = int8.step(&mut batch);
-        for ((exact, int8), text) in exact.iter().zip(&int8).zip(&windows) {
-            comparison.add(exact, int8, text[position + 1]);
+        let expected = step(&mut exact, &mut of_exact);
+        let others = runners.iter_mut().zip(&mut of_others).zip(&mut comparisons);
+        for ((runner, sequences), comparison) in others {
+            let logits = step(runner, sequences);
+            for ((exact, logits), text) in expected.iter().zip(&logits).zip(&windows) {
+                comparison.add(exact, logits, text[position + 1]);
+            }
         }
     }
-    comparison.report(name);
-    assert!(comparison.positions >= 2000.0);
-    comparison
+    for (comparison, (name, _)) in comparisons.iter().zip(others) {
+        comparison.report(name);
+        assert!(comparison.positions >= 2000.0);
+    }
+    comparisons
+}
+
+/// Computes a token of each sequence, and returns their logits.
+fn step(harness: &mut Harness, sequences: &mut [Sequence]) -> Vec<Vec<f32>> {
+    let mut batch: Vec<_> = sequences.iter_mut().map(|sequence| (sequence, 1)).collect();
+    harness.step(&mut batch).0
 }
 
 impl Comparison {
@@ -167,6 +183,12 @@ impl Comparison {
         assert!(self.worst_relative_error < 1e-2);
     }
 
+    /// By default, whatever the format of the weights.
+    fn check_mixed(&self) {
+        self.check(0.95, 0.01);
+        assert!(self.mean(self.kl_divergence) < 2e-3);
+    }
+
     fn check(&self, least_agreement: f64, most_perplexity: f64) {
         assert!(self.mean(self.agreements) > least_agreement);
         assert!(self.clear_agreements / self.clear_positions > 0.995);
@@ -178,38 +200,41 @@ impl Comparison {
     }
 }
 
-#[test]
-fn int8_is_nearly_as_good_as_exact() {
-    let Some(path) = real_model() else { return };
-    let checkpoint = Checkpoint::open(&path).unwrap();
-    compare(&checkpoint, "the file's formats", &options(Compute::Int8)).check(0.96, 0.005);
+fn rounded(activation_dtype: ActivationDtype) -> RunnerOptions {
+    RunnerOptions { activation_dtype, ..options(Compute::Int8) }
+}
+
+fn cached(kv_dtype: KvDtype) -> RunnerOptions {
+    RunnerOptions { kv_dtype, ..options(Compute::Int8) }
 }
 
 #[test]
-fn int16_is_exact_but_for_little() {
+fn rounded_activations_are_nearly_as_good_as_exact() {
     let Some(path) = real_model() else { return };
     let checkpoint = Checkpoint::open(&path).unwrap();
-    compare(&checkpoint, "16-bit activations", &int16()).check_nearly_exact();
-}
-
-fn int16() -> RunnerOptions {
-    RunnerOptions { activation_dtype: ActivationDtype::Int16, ..options(Compute::Int8) }
+    let [mixed, int8, int16] = compare(
+        &checkpoint,
+        &[
+            ("by default", options(Compute::Int8)),
+            ("8-bit activations", rounded(ActivationDtype::Int8)),
+            ("16-bit activations", rounded(ActivationDtype::Int16)),
+        ],
+    );
+    mixed.check_mixed();
+    int8.check(0.96, 0.005);
+    int16.check_nearly_exact();
 }
 
 #[test]
-fn a_bf16_cache_is_nearly_as_good_as_exact() {
+fn a_rounded_cache_is_nearly_as_good_as_exact() {
     let Some(path) = real_model() else { return };
     let checkpoint = Checkpoint::open(&path).unwrap();
-    let options = RunnerOptions { kv_dtype: KvDtype::BF16, ..options(Compute::Int8) };
-    compare(&checkpoint, "bf16 KV cache", &options).check(0.955, 0.005);
-}
-
-#[test]
-fn an_8_bit_cache_is_nearly_as_good_as_exact() {
-    let Some(path) = real_model() else { return };
-    let checkpoint = Checkpoint::open(&path).unwrap();
-    let options = RunnerOptions { kv_dtype: KvDtype::Int8, ..options(Compute::Int8) };
-    compare(&checkpoint, "8-bit KV cache", &options).check(0.945, 0.005);
+    let [bf16, int8] = compare(
+        &checkpoint,
+        &[("bf16 KV cache", cached(KvDtype::BF16)), ("8-bit KV cache", cached(KvDtype::Int8))],
+    );
+    bf16.check_mixed();
+    int8.check(0.945, 0.005);
 }
 
 /// Writes the model with its matrices in another format, or in 8 bits where a format's blocks are
@@ -242,10 +267,11 @@ fn convert(from: &Path, format: GgmlDType, to: &Path) {
 
 #[test]
 fn every_format_is_nearly_as_good_as_exact() {
-    if std::env::var_os("SCONCE_ALL_FORMATS").is_none() {
+    let Some(wanted) = std::env::var_os("SCONCE_ALL_FORMATS") else {
         println!("skipped: minutes long; SCONCE_ALL_FORMATS is not set");
         return;
-    }
+    };
+    let wanted = wanted.into_string().unwrap();
     let Some(path) = real_model() else { return };
     let folder = tempfile::tempdir().unwrap();
     for format in [
@@ -259,11 +285,25 @@ fn every_format_is_nearly_as_good_as_exact() {
         GgmlDType::Q6K,
         GgmlDType::F16,
     ] {
+        let name = format!("{format:?}");
+        if wanted != "1" && !wanted.split(',').any(|wanted| wanted == name) {
+            continue;
+        }
         let converted = folder.path().join("model.gguf");
         convert(&path, format, &converted);
         let checkpoint = Checkpoint::open(&converted).unwrap();
-        compare(&checkpoint, &format!("{format:?}"), &options(Compute::Int8)).check(0.945, 0.01);
-        let name = format!("{format:?}, 16-bit activations");
-        compare(&checkpoint, &name, &int16()).check_nearly_exact();
+        let [mixed, bf16, int8, int16] = compare(
+            &checkpoint,
+            &[
+                (&name, options(Compute::Int8)),
+                (&format!("{name}, bf16 KV cache"), cached(KvDtype::BF16)),
+                (&format!("{name}, 8-bit activations"), rounded(ActivationDtype::Int8)),
+                (&format!("{name}, 16-bit activations"), rounded(ActivationDtype::Int16)),
+            ],
+        );
+        mixed.check_mixed();
+        bf16.check_mixed();
+        int8.check(0.945, 0.01);
+        int16.check_nearly_exact();
     }
 }

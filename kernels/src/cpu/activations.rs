@@ -3,8 +3,14 @@
 //!
 //! 16-bit integers are two 8-bit ones: what rounding to the first leaves is rounded to the second,
 //! with a scale of its own. The kernels see two tokens, whose products [`Cpu::matmul`] adds.
+//!
+//! A norm's weights make a few columns large in nearly every row, and the blocks with these lose
+//! most of what rounding to 8 bits loses. So [`ActivationDtype::Mixed`] rounds what is left of them
+//! once more, and the kernels pass over those blocks twice. A tile passes over a block twice if
+//! any of its tokens needs it: the others add zero, so that their results stay the same.
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::ops::{BitOr, Range};
 use std::thread::LocalKey;
 
@@ -35,8 +41,11 @@ impl BitOr for Operands {
 /// How elements are rounded for quantized weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ActivationDtype {
-    /// 8 bits: an error of at most 0.4 % of the largest of 32 elements.
+    /// 8 bits, and 16 for those of the blocks of 32 elements of a normalized row that would lose
+    /// more than twice the mean.
     #[default]
+    Mixed,
+    /// 8 bits: an error of at most 0.4 % of the largest of 32 elements.
     Int8,
     /// 16 bits: an error of at most 0.002 %, for twice the multiplications.
     Int16,
@@ -46,7 +55,7 @@ impl ActivationDtype {
     /// 8-bit integers per element.
     fn num_lanes(self) -> usize {
         match self {
-            Self::Int8 => 1,
+            Self::Mixed | Self::Int8 => 1,
             Self::Int16 => 2,
         }
     }
@@ -75,14 +84,35 @@ pub struct Activations {
     pub(super) cols: usize,
     /// Tokens of a full tile; 0 before the first use.
     pub(super) tile: usize,
+    pub(super) codes: Codes,
+    /// What rounding has left of outliers; empty unless mixed.
+    pub(super) rest: Codes,
+    /// Per tile `[cols / 32]`, from `cols / 32` times its first token on: whether `rest` has the
+    /// block. Empty unless mixed.
+    pub(super) outliers: Vec<bool>,
+    /// Per tile `[cols][m]`.
+    pub(super) dense: Vec<f32>,
+}
+
+/// Elements as integers.
+#[derive(Debug)]
+pub(super) struct Codes {
     /// Per tile `[cols / 32][8][m]`: four int8 each.
     pub(super) quants: Vec<i32>,
     /// Per tile `[cols / 32][2][m]`.
     pub(super) scales: Vec<f32>,
     /// Per tile `[cols / 32][3][m]`.
     pub(super) offsets: Vec<i32>,
-    /// Per tile `[cols][m]`.
-    pub(super) dense: Vec<f32>,
+}
+
+impl Codes {
+    fn new(num_blocks: usize) -> Self {
+        Self {
+            quants: vec![0; num_blocks.saturating_mul(8)],
+            scales: vec![0.0; num_blocks.saturating_mul(2)],
+            offsets: vec![0; num_blocks.saturating_mul(3)],
+        }
+    }
 }
 
 /// Elements below which a tile is not shared by several threads.
@@ -105,6 +135,7 @@ impl Activations {
     ) -> Self {
         let lanes = if operands.int8 { max_tokens.saturating_mul(dtype.num_lanes()) } else { 0 };
         let blocks = lanes.saturating_mul(max_cols / BLOCK);
+        let mixed_blocks = if dtype == ActivationDtype::Mixed { blocks } else { 0 };
         let floats = if operands.dense { max_tokens.saturating_mul(max_cols) } else { 0 };
         Self {
             operands,
@@ -114,9 +145,9 @@ impl Activations {
             num_tokens: 0,
             cols: 0,
             tile: 0,
-            quants: vec![0; blocks.saturating_mul(8)],
-            scales: vec![0.0; blocks.saturating_mul(2)],
-            offsets: vec![0; blocks.saturating_mul(3)],
+            codes: Codes::new(blocks),
+            rest: Codes::new(mixed_blocks),
+            outliers: vec![false; mixed_blocks],
             dense: vec![0.0; floats],
         }
     }
@@ -161,6 +192,63 @@ struct Place {
     block: usize,
 }
 
+/// Some of a token's columns.
+#[derive(Clone, Copy)]
+struct Part {
+    token: usize,
+    /// The first, a multiple of 32.
+    start: usize,
+    /// Blocks with a greater scale are outliers.
+    largest_scale: f32,
+}
+
+impl Part {
+    /// A part without outliers.
+    fn even(token: usize, start: usize) -> Self {
+        Self { token, start, largest_scale: f32::INFINITY }
+    }
+}
+
+/// [`Codes`] that several threads write.
+struct SharedCodes<'a> {
+    quants: SharedMut<'a, i32>,
+    scales: SharedMut<'a, f32>,
+    offsets: SharedMut<'a, i32>,
+}
+
+impl<'a> SharedCodes<'a> {
+    fn new(codes: &'a mut Codes) -> Self {
+        Self {
+            quants: SharedMut::new(&mut codes.quants),
+            scales: SharedMut::new(&mut codes.scales),
+            offsets: SharedMut::new(&mut codes.offsets),
+        }
+    }
+
+    /// The place of a lane of a tile of `width`, from a block on that is counted over all tiles.
+    fn slot(&self, blocks: usize, lane: usize, width: usize) -> RowSlot {
+        RowSlot {
+            width,
+            quants: self.quants.at(blocks * 8 + lane),
+            scales: self.scales.at(blocks * 2 + lane),
+            offsets: self.offsets.at(blocks * 3 + lane),
+        }
+    }
+
+    /// Makes a block of a tile of `width` zero.
+    ///
+    /// # Safety
+    /// The block must be the caller's.
+    unsafe fn clear(&self, blocks: usize, width: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            self.quants.part(blocks * 8, 8 * width).fill(0);
+            self.scales.part(blocks * 2, 2 * width).fill(0.0);
+            self.offsets.part(blocks * 3, 3 * width).fill(0);
+        }
+    }
+}
+
 /// A writer of single tokens that several threads share.
 struct Tiles<'a> {
     holds: Operands,
@@ -168,9 +256,10 @@ struct Tiles<'a> {
     num_tokens: usize,
     cols: usize,
     tile: usize,
-    quants: SharedMut<'a, i32>,
-    scales: SharedMut<'a, f32>,
-    offsets: SharedMut<'a, i32>,
+    codes: SharedCodes<'a>,
+    rest: SharedCodes<'a>,
+    outliers: SharedMut<'a, bool>,
+    is_mixed: bool,
     dense: SharedMut<'a, f32>,
 }
 
@@ -195,14 +284,19 @@ impl Cpu {
         self.write_tiles(out, &|tiles, token, part| {
             let row = &x[token * cols..][..cols];
             let Some(norm) = norm else {
-                self.write_part(tiles, token, part.start, &row[part]);
+                self.write_part(tiles, Part::even(token, part.start), &row[part]);
                 return;
             };
             with_scratch(&ROW, cols, |scratch| {
                 let norm = Norm { row, weight: norm.weight, eps: norm.eps };
                 // SAFETY: the table is this machine's; the three lengths are `cols`.
                 unsafe { (self.kernels.rms_norm)(&norm, scratch) };
-                self.write_part(tiles, token, part.start, &scratch[part]);
+                let mut to = Part::even(token, part.start);
+                if tiles.is_mixed {
+                    // SAFETY: the table is this machine's; the columns are whole blocks.
+                    to.largest_scale = unsafe { (self.kernels.outlier_scale)(scratch) };
+                }
+                self.write_part(tiles, to, &scratch[part]);
             });
         });
         Ok(())
@@ -262,7 +356,7 @@ impl Cpu {
         self.write_tiles(out, &|tiles, token, part| {
             with_scratch(&ROW, part.len(), |scratch| {
                 make(token, part.clone(), scratch);
-                self.write_part(tiles, token, part.start, scratch);
+                self.write_part(tiles, Part::even(token, part.start), scratch);
             });
         });
         Ok(())
@@ -281,9 +375,10 @@ impl Cpu {
             num_tokens: out.num_tokens,
             cols: out.cols,
             tile: out.tile,
-            quants: SharedMut::new(&mut out.quants),
-            scales: SharedMut::new(&mut out.scales),
-            offsets: SharedMut::new(&mut out.offsets),
+            is_mixed: out.dtype == ActivationDtype::Mixed && out.holds().int8,
+            codes: SharedCodes::new(&mut out.codes),
+            rest: SharedCodes::new(&mut out.rest),
+            outliers: SharedMut::new(&mut out.outliers),
             dense: SharedMut::new(&mut out.dense),
         };
         let (cols, num_tiles) = (tiles.cols, tiles.num_tokens.div_ceil(tiles.tile));
@@ -293,23 +388,35 @@ impl Cpu {
         let num_parts = cols.div_ceil(part_cols).max(1);
         self.pool.run(num_tiles * num_parts, &|unit| {
             let (first, start) = (unit / num_parts * tiles.tile, unit % num_parts * part_cols);
+            let end = cols.min(start + part_cols);
+            if tiles.is_mixed {
+                let blocks = first * (cols / BLOCK) + start / BLOCK;
+                // SAFETY: these blocks of the tile are this unit's.
+                unsafe { tiles.outliers.part(blocks, (end - start) / BLOCK) }.fill(false);
+            }
             for token in first..tiles.num_tokens.min(first + tiles.tile) {
-                write(&tiles, token, start..cols.min(start + part_cols));
+                write(&tiles, token, start..end);
             }
         });
     }
 
-    /// Writes one token's columns from `start`, a multiple of 32, on into its tile.
-    fn write_part(&self, tiles: &Tiles<'_>, token: usize, start: usize, row: &[f32]) {
+    /// Writes a token's columns into its tile.
+    fn write_part(&self, tiles: &Tiles<'_>, part: Part, row: &[f32]) {
+        let Part { token, start, .. } = part;
         if tiles.holds.int8 && tiles.cols > 0 {
-            let block = start / BLOCK;
-            if tiles.num_lanes == 1 {
-                self.write_lane(tiles, Place { lane: token, block }, row, &mut []);
-            } else {
+            let place = |lane| Place { lane, block: start / BLOCK };
+            if tiles.num_lanes == 2 {
                 with_scratch(&REST, row.len(), |rest| {
-                    self.write_lane(tiles, Place { lane: 2 * token, block }, row, rest);
-                    self.write_lane(tiles, Place { lane: 2 * token + 1, block }, rest, &mut []);
+                    self.write_lane(tiles, place(2 * token), row, rest);
+                    self.write_lane(tiles, place(2 * token + 1), rest, &mut []);
                 });
+            } else if part.largest_scale.is_finite() {
+                with_scratch(&REST, row.len(), |rest| {
+                    self.write_lane(tiles, place(token), row, rest);
+                    self.write_outliers(tiles, part, rest);
+                });
+            } else {
+                self.write_lane(tiles, place(token), row, &mut []);
             }
         }
         let lane = token % tiles.tile;
@@ -330,22 +437,46 @@ impl Cpu {
 
     /// Rounds a row's blocks into its tile. `rest` gets what that leaves, unless it is empty.
     fn write_lane(&self, tiles: &Tiles<'_>, place: Place, row: &[f32], rest: &mut [f32]) {
-        let Place { lane, block } = place;
-        let in_tile = lane % tiles.tile;
-        let first = lane - in_tile;
-        let blocks = first * (tiles.cols / BLOCK);
-        let width = tiles.tile.min(tiles.num_tokens * tiles.num_lanes - first);
-        let blocks = blocks + block * width;
-        let slot = RowSlot {
-            width,
-            quants: tiles.quants.at(blocks * 8 + in_tile),
-            scales: tiles.scales.at(blocks * 2 + in_tile),
-            offsets: tiles.offsets.at(blocks * 3 + in_tile),
-        };
+        let (blocks, lane, width) = tiles.find(place);
+        let slot = tiles.codes.slot(blocks, lane, width);
         // SAFETY: the table is this machine's; the columns are whole blocks (`holds`), the rest is
         // as long or empty, and the buffers have room for `max_tokens * max_cols`, which `resize`
         // checked. Each lane's block is written by one thread.
         unsafe { (self.kernels.quantize)(row, &slot, rest) };
+    }
+
+    /// Rounds what rounding has left of a part's outliers, of which `write_lane` was before.
+    fn write_outliers(&self, tiles: &Tiles<'_>, part: Part, rest: &[f32]) {
+        let first_block = part.start / BLOCK;
+        for (block, rest) in (first_block..).zip(rest.chunks_exact(BLOCK)) {
+            let (blocks, lane, width) = tiles.find(Place { lane: part.token, block });
+            // SAFETY: in bounds by `at`; this thread has written it.
+            let scale = unsafe { tiles.codes.scales.at(blocks * 2 + lane).read() };
+            // Never of a row with a NaN or an infinity.
+            if scale.partial_cmp(&part.largest_scale) != Some(Ordering::Greater) {
+                continue;
+            }
+            let first = part.token - part.token % tiles.tile;
+            // SAFETY: this block of the tile is written by one thread.
+            unsafe {
+                let is_outlier =
+                    &mut tiles.outliers.part(first * (tiles.cols / BLOCK) + block, 1)[0];
+                if !std::mem::replace(is_outlier, true) {
+                    tiles.rest.clear(blocks, width);
+                }
+                (self.kernels.quantize)(rest, &tiles.rest.slot(blocks, lane, width), &mut []);
+            }
+        }
+    }
+}
+
+impl Tiles<'_> {
+    /// A block, counted over all tiles, of a tile of some width, and the lane in it.
+    fn find(&self, place: Place) -> (usize, usize, usize) {
+        let lane = place.lane % self.tile;
+        let first = place.lane - lane;
+        let width = self.tile.min(self.num_tokens * self.num_lanes - first);
+        (first * (self.cols / BLOCK) + place.block * width, lane, width)
     }
 }
 

@@ -49,7 +49,7 @@ impl Isa {
     /// what is most precise where they are.
     pub fn kv_dtype(self, activations: ActivationDtype) -> KvDtype {
         match (self, activations) {
-            (Self::Avx512Bf16, ActivationDtype::Int8) => KvDtype::BF16,
+            (Self::Avx512Bf16, ActivationDtype::Mixed | ActivationDtype::Int8) => KvDtype::BF16,
             _ => KvDtype::F16,
         }
     }

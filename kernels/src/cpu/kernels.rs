@@ -40,6 +40,7 @@ pub(super) struct Kernels {
     pub soft_cap: unsafe fn(f32, &mut [f32]),
     pub gelu: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub quantize: unsafe fn(&[f32], &RowSlot, &mut [f32]),
+    pub outlier_scale: unsafe fn(&[f32]) -> f32,
     pub to_f16: unsafe fn(&[f32], &mut [u16]),
     pub to_bf16: unsafe fn(&[f32], &mut [u16]),
     pub argmax: unsafe fn(&[f32]) -> usize,
@@ -137,6 +138,12 @@ macro_rules! compile {
             }
 
             $(#[$feature])?
+            unsafe fn outlier_scale(row: &[f32]) -> f32 {
+                // SAFETY: passed on to the caller.
+                unsafe { rows::outlier_scale::<S>(row) }
+            }
+
+            $(#[$feature])?
             unsafe fn to_f16(from: &[f32], to: &mut [u16]) {
                 // SAFETY: passed on to the caller.
                 unsafe { rows::to_f16::<S>(from, to) }
@@ -179,6 +186,7 @@ macro_rules! compile {
                 soft_cap,
                 gelu,
                 quantize,
+                outlier_scale,
                 to_f16,
                 to_bf16,
                 argmax,

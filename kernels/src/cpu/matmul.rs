@@ -3,13 +3,14 @@
 //! A unit of work is a few panels. Within it, tokens go in chunks whose activations stay in the
 //! second-level cache, so weights come from memory once however many tokens there are.
 
-use super::kernels::gemm::Tile;
+use super::argmax::Argmax;
+use super::kernels::gemm::{Codes, Tile};
 use super::kernels::{Kernels, Widths};
 use super::matrix::{PackedMatrix, PackedPart};
 use super::panels::{BLOCK, Format};
 use super::shared::SharedMut;
 use super::simd::LANES;
-use super::{Activations, Cpu};
+use super::{Activations, Cpu, activations};
 use crate::{Error, check_len};
 
 /// Bytes of activations that a pass over a unit's panels reads.
@@ -28,6 +29,9 @@ pub enum Output<'a> {
     Store(&'a mut [f32]),
     /// It is added to what is there.
     Add(&'a mut [f32]),
+    /// It replaces what is there for those of the `[num_tokens]` whose greatest product is not
+    /// wanted; of the others nothing is stored.
+    StoreOrArgmax(&'a mut [f32], &'a [Argmax]),
 }
 
 /// One multiplication, as its units see it.
@@ -37,6 +41,8 @@ struct Product<'a> {
     x: &'a Activations,
     out: SharedMut<'a, f32>,
     accumulate: bool,
+    /// Of each token, or empty.
+    argmax: &'a [Argmax],
 }
 
 impl Cpu {
@@ -54,13 +60,17 @@ impl Cpu {
         if !held || x.tile != self.kernels.tile() {
             return Err(Error::Operand);
         }
-        let (accumulate, out) = match out {
-            Output::Store(out) => (false, out),
-            Output::Add(out) => (true, out),
+        let (accumulate, out, argmax) = match out {
+            Output::Store(out) => (false, out, &[][..]),
+            Output::Add(out) => (true, out, &[][..]),
+            Output::StoreOrArgmax(out, argmax) => {
+                check_len("matmul: argmax", argmax.len(), x.num_tokens)?;
+                (false, out, argmax)
+            }
         };
         check_len("matmul: out", out.len(), x.num_tokens.saturating_mul(weights.rows()))?;
         let out = SharedMut::new(out);
-        let product = Product { kernels: self.kernels, weights, x, out, accumulate };
+        let product = Product { kernels: self.kernels, weights, x, out, accumulate, argmax };
         let num_panels = weights.num_panels();
         let unit = (num_panels / (self.num_threads() * UNITS_PER_THREAD)).clamp(1, MAX_UNIT_PANELS);
         self.pool.run(num_panels.div_ceil(unit), &|index| {
@@ -102,16 +112,21 @@ impl Product<'_> {
         let tile = Tile {
             weights: self.weights.panel(part, panel).as_ptr(),
             num_blocks: x.cols / part.format.block_len(),
-            x: x.quants.as_ptr().wrapping_add(blocks * 8),
-            scales: x.scales.as_ptr().wrapping_add(blocks * 2),
-            offsets: x.offsets.as_ptr().wrapping_add(blocks * 3),
+            codes: pointers(&x.codes).at_block(blocks, 1),
+            outliers: match x.outliers.get(blocks..) {
+                Some(outliers) if !outliers.is_empty() => outliers.as_ptr(),
+                _ => std::ptr::null(),
+            },
+            rest: pointers(&x.rest).at_block(blocks, 1),
             dense: x.dense.as_ptr().wrapping_add(token * x.cols),
             out: self.out.at(start),
             out_stride: stride,
             accumulate: self.accumulate,
         };
         let kernel = kernels_of(self.kernels, part.format)[width - 1];
-        if num_rows == LANES && lanes == 1 {
+        let argmax = self.argmax.get(token..).unwrap_or_default();
+        let argmax = &argmax[..argmax.len().min(width / lanes)];
+        if num_rows == LANES && lanes == 1 && !argmax.iter().any(Argmax::is_wanted) {
             // SAFETY: the table is this machine's. The panel is `cols` columns long, the
             // activations hold the operand that the format reads for every token (`matmul`
             // checked), and so are its tiles. The 16 rows of `width` tokens are inside `out`,
@@ -124,15 +139,30 @@ impl Product<'_> {
         let tile = Tile { out, out_stride: LANES, accumulate: false, ..tile };
         // SAFETY: as above, with an output of its own.
         unsafe { kernel(&tile) };
-        for (t, sums) in edge.chunks_exact(lanes * LANES).take(width / lanes).enumerate() {
+        for (t, sums) in edge.chunks_exact_mut(lanes * LANES).take(width / lanes).enumerate() {
+            let (sums, second) = sums.split_at_mut(LANES);
+            for (sum, second) in sums.iter_mut().zip(second) {
+                *sum += *second;
+            }
+            let sums = &sums[..num_rows];
+            if let Some(argmax) = argmax.get(t).filter(|argmax| argmax.is_wanted()) {
+                argmax.offer(part.first_row + row, sums);
+                continue;
+            }
             // SAFETY: these rows of these tokens belong to this unit alone.
             let out = unsafe { self.out.part(start + t * stride, num_rows) };
-            let (first, second) = sums.split_at(LANES);
-            for (row, out) in out.iter_mut().enumerate() {
-                let sum = first[row] + second.get(row).copied().unwrap_or(0.0);
-                *out = if self.accumulate { sum + *out } else { sum };
+            for (sum, out) in sums.iter().zip(out) {
+                *out = if self.accumulate { sum + *out } else { *sum };
             }
         }
+    }
+}
+
+fn pointers(codes: &activations::Codes) -> Codes {
+    Codes {
+        x: codes.quants.as_ptr(),
+        scales: codes.scales.as_ptr(),
+        offsets: codes.offsets.as_ptr(),
     }
 }
 

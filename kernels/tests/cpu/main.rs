@@ -6,6 +6,7 @@ mod attention;
 mod encoder;
 mod fuzz;
 mod matmul;
+mod mixed;
 mod reference;
 mod rows;
 

@@ -56,7 +56,7 @@ fn run(
         };
         let token_ids = [&[0], drafts].concat();
         let plan = StepPlan { samples: vec![sample], token_ids, ..StepPlan::default() };
-        let logits = Logits { values, vocab_size: VOCAB, rows: &[0] };
+        let logits = Logits { values, vocab_size: VOCAB, rows: &[0], argmax: &[] };
         sampler.sample(&cpu, &plan, logits, &mut sampled).unwrap();
     }
     sampled

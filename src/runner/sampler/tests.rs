@@ -352,7 +352,8 @@ fn sample_rows(
     values: &[f32],
 ) -> Result<Vec<TokenId>, Error> {
     let rows: Vec<u32> = (0..samples.len() as u32).collect();
-    let logits = Logits { values, vocab_size: values.len() / samples.len(), rows: &rows };
+    let logits =
+        Logits { values, vocab_size: values.len() / samples.len(), rows: &rows, argmax: &[] };
     let mut sampled = Vec::new();
     let plan = StepPlan { samples: samples.to_vec(), ..StepPlan::default() };
     sampler.sample(cpu, &plan, logits, &mut sampled)?;
@@ -432,7 +433,7 @@ fn drafts_that_are_right_change_nothing_but_the_number_of_steps() {
     let mut expected = Vec::new();
     for (position, row) in (0..).zip(values.chunks(VOCAB)) {
         let plan = StepPlan { samples: vec![sample_of(0, position)], ..StepPlan::default() };
-        let logits = Logits { values: row, vocab_size: VOCAB, rows: &[0] };
+        let logits = Logits { values: row, vocab_size: VOCAB, rows: &[0], argmax: &[] };
         one_by_one.sample(&cpu, &plan, logits, &mut expected).unwrap();
     }
     let tokens: Vec<TokenId> = expected.iter().map(|one| one.token).collect();
@@ -444,7 +445,7 @@ fn drafts_that_are_right_change_nothing_but_the_number_of_steps() {
         }
         let sample = Sample { num_drafts: 7, ..sample_of(0, 0) };
         let plan = StepPlan { samples: vec![sample], token_ids, ..StepPlan::default() };
-        let logits = Logits { values: &values, vocab_size: VOCAB, rows: &[0] };
+        let logits = Logits { values: &values, vocab_size: VOCAB, rows: &[0], argmax: &[] };
         let (mut sampler, mut sampled) = (fresh(), Vec::new());
         sampler.sample(&cpu, &plan, logits, &mut sampled).unwrap();
         assert_eq!(sampled, expected[..num_right + 1]);
@@ -453,7 +454,12 @@ fn drafts_that_are_right_change_nothing_but_the_number_of_steps() {
         for position in num_right + 1..8 {
             let sample = sample_of(0, position as u32);
             let plan = StepPlan { samples: vec![sample], ..StepPlan::default() };
-            let logits = Logits { values: &values, vocab_size: VOCAB, rows: &[position as u32] };
+            let logits = Logits {
+                values: &values,
+                vocab_size: VOCAB,
+                rows: &[position as u32],
+                argmax: &[],
+            };
             sampler.sample(&cpu, &plan, logits, &mut sampled).unwrap();
         }
         assert_eq!(sampled, expected);
@@ -488,4 +494,59 @@ fn a_draw_inverts_the_cumulated_distribution_of_a_large_vocabulary() {
         let after = before + by_id[token as usize].1;
         assert!((before - 1e-6..after + 1e-6).contains(&uniform), "{token}");
     }
+}
+
+#[test]
+fn rows_of_which_only_the_likeliest_token_is_wanted_need_no_logits() {
+    let params = |change: fn(&mut SamplingParams)| {
+        let mut params = SamplingParams { temperature: 0.0, ..params() };
+        change(&mut params);
+        params
+    };
+    let all: [fn(&mut SamplingParams); 7] = [
+        |_| {},
+        |params| params.temperature = 0.5,
+        |params| params.num_logprobs = Some(0),
+        |params| params.min_tokens = 5,
+        |params| params.logit_bias = vec![(1, 1.0)],
+        |params| params.presence_penalty = 1.0,
+        |params| params.allowed_token_ids = vec![1],
+    ];
+    let mut sampler = Sampler::new(vec![], 1);
+    let admitted = (0..).zip(all).map(|(i, change)| admission(i, params(change))).collect();
+    admit(&mut sampler, admitted).unwrap();
+    let (first, second) = (sample_of(0, 0), sample_of(3, 5));
+    let samples: Vec<_> = (0..7).map(|i| Sample { num_drafts: 1, ..sample_of(i, 0) }).collect();
+    let find = |samples: Vec<Sample>, rows: &[u32], num_rows: usize| {
+        let mut input = Input::default();
+        (input.logits_tokens, input.logits_rows) = (vec![0; num_rows], rows.to_vec());
+        sampler.find_greedy_rows(&StepPlan { samples, ..StepPlan::default() }, &mut input);
+        input.greedy_rows
+    };
+
+    let rows: Vec<u32> = (0..7).map(|i| 2 * i).collect();
+    let expected: Vec<_> = (0..14).map(|row| row < 2).collect();
+    assert_eq!(find(samples, &rows, 14), expected);
+    // Its end tokens are masked no more.
+    assert_eq!(find(vec![first, second], &[0, 1], 2), [true, true]);
+    // One row for two, one of whom draws.
+    assert_eq!(find(vec![first, sample_of(1, 0)], &[0, 0], 1), [false]);
+}
+
+#[test]
+fn what_was_found_without_logits_is_taken() {
+    let mut sampler = Sampler::new(vec![], 1);
+    admit(&mut sampler, vec![admission(0, params()), admission(1, params())]).unwrap();
+    let argmax = [Argmax::new(false), Argmax::new(true)];
+    let values = [0.0, 0.0, 9.0, 5.0, 4.0, 4.0];
+    let logits = Logits { values: &values, vocab_size: 3, rows: &[0, 1], argmax: &argmax };
+    let samples = vec![sample_of(0, 0), sample_of(1, 0)];
+    let mut sampled = Vec::new();
+
+    let plan = StepPlan { samples, ..StepPlan::default() };
+    sampler.sample(&cpu(1), &plan, logits, &mut sampled).unwrap();
+
+    // The second row's logits are not looked at: nothing was above negative infinity.
+    assert_eq!(sampled[1].token, 0);
+    assert_eq!(sampled[0].token, 2);
 }

@@ -57,8 +57,10 @@ fn gpu_options(
     if compute.isa.is_some() {
         return only("--isa");
     }
-    if compute.compute == Precision::Int16 {
-        return only("--compute int16");
+    match compute.compute {
+        Precision::Int8 => return only("--compute int8"),
+        Precision::Int16 => return only("--compute int16"),
+        Precision::Mixed | Precision::F32 => {}
     }
     let is_f32 = compute.exact || compute.compute == Precision::F32;
     let dtype = match gpu.dtype {
@@ -116,7 +118,8 @@ fn runner_options(
     limits: &LimitArgs,
 ) -> Result<RunnerOptions, String> {
     let activation_dtype = match compute.compute {
-        Precision::Int8 | Precision::F32 => ActivationDtype::Int8,
+        Precision::Mixed | Precision::F32 => ActivationDtype::Mixed,
+        Precision::Int8 => ActivationDtype::Int8,
         Precision::Int16 => ActivationDtype::Int16,
     };
     Ok(RunnerOptions {
@@ -131,10 +134,11 @@ fn runner_options(
             (Precision::F32, Some(_)) => {
                 return Err("--quantize and --compute f32 exclude each other".to_owned());
             }
-            (Precision::Int8 | Precision::Int16, None) => Compute::Int8,
-            (Precision::Int8 | Precision::Int16, Some(Quantization::Q8)) => Compute::Q8,
-            (Precision::Int8 | Precision::Int16, Some(Quantization::Q4)) => Compute::Q4,
+            (_, None) => Compute::Int8,
+            (_, Some(Quantization::Q8)) => Compute::Q8,
+            (_, Some(Quantization::Q4)) => Compute::Q4,
         },
+        keep_logits: false,
         activation_dtype,
         kv_dtype: match compute.kv_cache_dtype {
             _ if compute.exact => KvDtype::F32,

@@ -16,12 +16,10 @@ pub(in super::super) struct Tile {
     pub weights: *const u8,
     /// Blocks of 32 columns, or columns of a dense panel.
     pub num_blocks: usize,
-    /// `[num_blocks][8][M]`: four int8 each.
-    pub x: *const i32,
-    /// `[num_blocks][2][M]`: the scale, and the scale times the sum of the int8.
-    pub scales: *const f32,
-    /// `[num_blocks][3][M]`: -128 times the sum of all, of the first and of the last 16 int8.
-    pub offsets: *const i32,
+    pub codes: Codes,
+    /// `[num_blocks]`: of which blocks `rest` has what rounding has left. Null: of none.
+    pub outliers: *const bool,
+    pub rest: Codes,
     /// `[columns][M]`, for a dense panel.
     pub dense: *const f32,
     /// `[M]` rows, `out_stride` floats apart, of 16 floats.
@@ -29,6 +27,29 @@ pub(in super::super) struct Tile {
     pub out_stride: usize,
     /// Whether to add to `out`.
     pub accumulate: bool,
+}
+
+/// A tile's tokens as integers.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Codes {
+    /// `[num_blocks][8][M]`: four int8 each.
+    pub x: *const i32,
+    /// `[num_blocks][2][M]`: the scale, and the scale times the sum of the int8.
+    pub scales: *const f32,
+    /// `[num_blocks][3][M]`: -128 times the sum of all, of the first and of the last 16 int8.
+    pub offsets: *const i32,
+}
+
+impl Codes {
+    /// From a block on, of a tile of `width`.
+    #[inline(always)]
+    pub(in super::super) fn at_block(self, block: usize, width: usize) -> Self {
+        Self {
+            x: self.x.wrapping_add(8 * block * width),
+            scales: self.scales.wrapping_add(2 * block * width),
+            offsets: self.offsets.wrapping_add(3 * block * width),
+        }
+    }
 }
 
 /// # Safety
@@ -56,29 +77,150 @@ unsafe fn prefetch<S: Simd>(block: *const u8, block_bytes: usize) {
     }
 }
 
+/// How a panel stores 32 columns of codes.
+trait Block {
+    const BYTES: usize;
+    /// Adds the products with `M` tokens.
+    ///
+    /// # Safety
+    /// The instruction set must be there, the block readable, and of the tokens theirs.
+    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes);
+}
+
+/// All of a panel's blocks, and those with outliers once more with what rounding has left.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+unsafe fn blocks<S: Simd, const M: usize, B: Block, const AHEAD: bool>(tile: &Tile) {
+    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
+    unsafe {
+        let (mut w, mut x) = (tile.weights, tile.codes);
+        let mut sums = [S::splat(0.0); M];
+        for block in 0..tile.num_blocks {
+            if AHEAD && M > 1 {
+                prefetch::<S>(w, B::BYTES);
+            }
+            B::add::<S, M>(&mut sums, w, x);
+            if !tile.outliers.is_null() && *tile.outliers.add(block) {
+                B::add::<S, M>(&mut sums, w, tile.rest.at_block(block, M));
+            }
+            (w, x) = (w.add(B::BYTES), x.at_block(1, M));
+        }
+        finish::<S, M>(tile, sums);
+    }
+}
+
+struct P4;
+struct P5;
+struct P5Min;
+struct P6;
+struct P8;
+
+impl Block for P4 {
+    const BYTES: usize = P4_BYTES;
+    #[inline(always)]
+    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes) {
+        // SAFETY: the caller's.
+        unsafe {
+            let dots = S::dots_nibbles::<M>(w, x.x);
+            add_scaled::<S, M>(sums, dots, S::load_f16(w.add(256).cast()), x.scales);
+            add_minima::<S, M>(sums, S::load_f16(w.add(288).cast()), x.scales);
+        }
+    }
+}
+
+impl Block for P5 {
+    const BYTES: usize = P5_BYTES;
+    #[inline(always)]
+    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes) {
+        // SAFETY: the caller's.
+        unsafe {
+            // An eighth of what is for codes around 128.
+            let dots = S::dots_fives::<M>(w, x.x, start::<S, M, 3>(x.offsets));
+            add_scaled::<S, M>(sums, dots, S::load_f16(w.add(PLANES + 64).cast()), x.scales);
+        }
+    }
+}
+
+impl Block for P5Min {
+    const BYTES: usize = P5_MIN_BYTES;
+    #[inline(always)]
+    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes) {
+        // SAFETY: the caller's.
+        unsafe {
+            let dots = S::dots_fives::<M>(w, x.x, [S::splat_int(0); M]);
+            add_scaled::<S, M>(sums, dots, S::load_f16(w.add(PLANES + 64).cast()), x.scales);
+            add_minima::<S, M>(sums, S::load_f16(w.add(PLANES + 96).cast()), x.scales);
+        }
+    }
+}
+
+impl Block for P6 {
+    const BYTES: usize = P6_BYTES;
+    #[inline(always)]
+    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes) {
+        // SAFETY: the caller's.
+        unsafe {
+            let at = w.add(PLANES + 128);
+            let dots = S::dots_sixes::<0, M>(w, x.x, start::<S, M, 2>(x.offsets.add(M)));
+            add_scaled::<S, M>(sums, dots, S::load_f16(at.cast()), x.scales);
+            let dots = S::dots_sixes::<1, M>(w, x.x, start::<S, M, 2>(x.offsets.add(2 * M)));
+            add_scaled::<S, M>(sums, dots, S::load_f16(at.add(32).cast()), x.scales);
+        }
+    }
+}
+
+impl Block for P8 {
+    const BYTES: usize = P8_BYTES;
+    #[inline(always)]
+    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes) {
+        // SAFETY: the caller's.
+        unsafe {
+            let dots = S::dots_centered::<M>(w, x.x, x.offsets);
+            add_scaled::<S, M>(sums, dots, S::load_f16(w.add(512).cast()), x.scales);
+        }
+    }
+}
+
 /// 4-bit codes, a scale and a minimum per 32.
 ///
 /// # Safety
 /// The instruction set must be there and the tile's pointers valid for its sizes.
 #[inline(always)]
 pub(super) unsafe fn p4<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
-    unsafe {
-        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
-        let mut sums = [S::splat(0.0); M];
-        for _ in 0..tile.num_blocks {
-            if M > 1 {
-                prefetch::<S>(w, P4_BYTES);
-            }
-            let dots = S::dots_nibbles::<M>(w, x);
-            let scale = S::load_f16(w.add(256).cast());
-            let min = S::load_f16(w.add(288).cast());
-            add_scaled::<S, M>(&mut sums, dots, scale, scales);
-            add_minima::<S, M>(&mut sums, min, scales);
-            (w, x, scales) = (w.add(P4_BYTES), x.add(8 * M), scales.add(2 * M));
-        }
-        finish::<S, M>(tile, sums);
-    }
+    // SAFETY: the caller's.
+    unsafe { blocks::<S, M, P4, true>(tile) }
+}
+
+/// 5-bit codes around 16, a scale per 32.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p5<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { blocks::<S, M, P5, true>(tile) }
+}
+
+/// 5-bit codes, a scale and a minimum per 32.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p5_min<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { blocks::<S, M, P5Min, true>(tile) }
+}
+
+/// 6-bit codes around 32, a scale per 16.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p6<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { blocks::<S, M, P6, true>(tile) }
 }
 
 /// 8-bit codes around 128, a scale per 32.
@@ -88,7 +230,7 @@ pub(super) unsafe fn p4<S: Simd, const M: usize>(tile: &Tile) {
 #[inline(always)]
 pub(super) unsafe fn p8<S: Simd, const M: usize>(tile: &Tile) {
     // SAFETY: the caller's.
-    unsafe { p8_from::<S, M, true>(tile) }
+    unsafe { blocks::<S, M, P8, true>(tile) }
 }
 
 /// As `p8`, of a panel that is not followed by others.
@@ -98,108 +240,7 @@ pub(super) unsafe fn p8<S: Simd, const M: usize>(tile: &Tile) {
 #[inline(always)]
 pub(super) unsafe fn p8_near<S: Simd, const M: usize>(tile: &Tile) {
     // SAFETY: the caller's.
-    unsafe { p8_from::<S, M, false>(tile) }
-}
-
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-unsafe fn p8_from<S: Simd, const M: usize, const AHEAD: bool>(tile: &Tile) {
-    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
-    unsafe {
-        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
-        let mut offsets = tile.offsets;
-        let mut sums = [S::splat(0.0); M];
-        for _ in 0..tile.num_blocks {
-            if AHEAD && M > 1 {
-                prefetch::<S>(w, P8_BYTES);
-            }
-            let dots = S::dots_centered::<M>(w, x, offsets);
-            let scale = S::load_f16(w.add(512).cast());
-            add_scaled::<S, M>(&mut sums, dots, scale, scales);
-            (w, x, scales) = (w.add(P8_BYTES), x.add(8 * M), scales.add(2 * M));
-            offsets = offsets.add(3 * M);
-        }
-        finish::<S, M>(tile, sums);
-    }
-}
-
-/// 5-bit codes around 16, a scale per 32.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p5<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
-    unsafe {
-        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
-        let mut offsets = tile.offsets;
-        let mut sums = [S::splat(0.0); M];
-        for _ in 0..tile.num_blocks {
-            if M > 1 {
-                prefetch::<S>(w, P5_BYTES);
-            }
-            // An eighth of what is for codes around 128.
-            let dots = S::dots_fives::<M>(w, x, start::<S, M, 3>(offsets));
-            let scale = S::load_f16(w.add(PLANES + 64).cast());
-            add_scaled::<S, M>(&mut sums, dots, scale, scales);
-            (w, x, scales) = (w.add(P5_BYTES), x.add(8 * M), scales.add(2 * M));
-            offsets = offsets.add(3 * M);
-        }
-        finish::<S, M>(tile, sums);
-    }
-}
-
-/// 5-bit codes, a scale and a minimum per 32.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p5_min<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
-    unsafe {
-        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
-        let mut sums = [S::splat(0.0); M];
-        for _ in 0..tile.num_blocks {
-            if M > 1 {
-                prefetch::<S>(w, P5_MIN_BYTES);
-            }
-            let dots = S::dots_fives::<M>(w, x, [S::splat_int(0); M]);
-            let scale = S::load_f16(w.add(PLANES + 64).cast());
-            let min = S::load_f16(w.add(PLANES + 96).cast());
-            add_scaled::<S, M>(&mut sums, dots, scale, scales);
-            add_minima::<S, M>(&mut sums, min, scales);
-            (w, x, scales) = (w.add(P5_MIN_BYTES), x.add(8 * M), scales.add(2 * M));
-        }
-        finish::<S, M>(tile, sums);
-    }
-}
-
-/// 6-bit codes around 32, a scale per 16.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p6<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
-    unsafe {
-        let (mut w, mut x, mut scales) = (tile.weights, tile.x, tile.scales);
-        let mut offsets = tile.offsets;
-        let mut sums = [S::splat(0.0); M];
-        for _ in 0..tile.num_blocks {
-            if M > 1 {
-                prefetch::<S>(w, P6_BYTES);
-            }
-            let at = w.add(PLANES + 128);
-            let dots = S::dots_sixes::<0, M>(w, x, start::<S, M, 2>(offsets.add(M)));
-            add_scaled::<S, M>(&mut sums, dots, S::load_f16(at.cast()), scales);
-            let dots = S::dots_sixes::<1, M>(w, x, start::<S, M, 2>(offsets.add(2 * M)));
-            add_scaled::<S, M>(&mut sums, dots, S::load_f16(at.add(32).cast()), scales);
-            (w, x, scales) = (w.add(P6_BYTES), x.add(8 * M), scales.add(2 * M));
-            offsets = offsets.add(3 * M);
-        }
-        finish::<S, M>(tile, sums);
-    }
+    unsafe { blocks::<S, M, P8, false>(tile) }
 }
 
 /// What the dot products of codes around `128 >> SHIFT` begin with.

@@ -1,6 +1,11 @@
 //! Kernels over one row: normalization, activation, quantization, the largest element.
 
+use super::super::panels::BLOCK;
 use super::super::simd::{LANES, Simd};
+
+/// How many times the mean of a row's squared scales that of an outlier is at least. With 2, a
+/// tenth of the blocks are outliers and account for two thirds of what rounding loses.
+const OUTLIER_RATIO: f32 = 2.0;
 
 /// Root-mean-square normalization of one row.
 pub(in super::super) struct Norm<'a> {
@@ -212,8 +217,7 @@ pub(super) unsafe fn quantize<S: Simd>(row: &[f32], slot: &RowSlot, rest: &mut [
                 let from = row.as_ptr().add(block * 32);
                 let (a, b) = (S::load(from), S::load(from.add(LANES)));
                 differences = S::add(differences, S::add(S::sub(a, a), S::sub(b, b)));
-                let magnitude = |v: S::F| S::max(v, S::sub(S::splat(0.0), v));
-                *largest = S::largest(S::max(magnitude(a), magnitude(b)));
+                *largest = largest_of::<S>(a, b);
             }
             // Divisions of all at once, since each takes long.
             let scales = largest.map(|largest| largest / 127.0);
@@ -226,6 +230,38 @@ pub(super) unsafe fn quantize<S: Simd>(row: &[f32], slot: &RowSlot, rest: &mut [
             *slot.scales = f32::NAN;
         }
     }
+}
+
+/// The largest magnitude of 32 elements.
+///
+/// # Safety
+/// The instruction set must be there.
+#[inline(always)]
+unsafe fn largest_of<S: Simd>(a: S::F, b: S::F) -> f32 {
+    // SAFETY: the caller's.
+    unsafe {
+        let magnitude = |v: S::F| S::max(v, S::sub(S::splat(0.0), v));
+        S::largest(S::max(magnitude(a), magnitude(b)))
+    }
+}
+
+/// The scale above which a block of the row is an outlier.
+///
+/// # Safety
+/// The instruction set must be there.
+#[inline(always)]
+pub(super) unsafe fn outlier_scale<S: Simd>(row: &[f32]) -> f32 {
+    let (blocks, _) = row.as_chunks::<BLOCK>();
+    let mut squares = 0.0;
+    for block in blocks {
+        // SAFETY: a block has twice 16 elements.
+        let largest = unsafe {
+            let from = block.as_ptr();
+            largest_of::<S>(S::load(from), S::load(from.add(LANES)))
+        };
+        squares += largest * largest;
+    }
+    (OUTLIER_RATIO * squares / blocks.len() as f32).sqrt() / 127.0
 }
 
 /// Quantizes a block with its scale, whose inverse comes with it.

@@ -3,7 +3,7 @@
 
 use super::super::super::panels::{BLOCK, P8_BYTES};
 use super::super::super::simd::{LANES, Simd};
-use super::super::gemm::{self, Tile};
+use super::super::gemm::{self, Codes, Tile};
 use super::elements::{BF16, Element, F16, F32};
 use super::{SPLIT, Scores};
 
@@ -125,12 +125,13 @@ pub(in super::super) unsafe fn scores_int8<S: Simd, const M: usize>(args: &Score
         for block in 0..args.num_blocks {
             let keys = (*args.keys)[block];
             prefetch::<S>(args, block, 2, num_groups * P8_BYTES);
+            let codes = Codes { x: args.x, scales: args.scales, offsets: args.offsets };
             gemm::p8_near::<S, M>(&Tile {
                 weights: keys,
                 num_blocks: num_groups,
-                x: args.x,
-                scales: args.scales,
-                offsets: args.offsets,
+                codes,
+                outliers: std::ptr::null(),
+                rest: codes,
                 dense: std::ptr::null(),
                 out: args.scores.add(block * LANES),
                 out_stride: SPLIT,
