@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::fleet::{
-    self, Action, Event, Fleet, OperationId, Order, Refusal, ReplicaId, Scale, Time, VersionState,
+    self, Action, Event, Fleet, Make, OperationId, Order, Refusal, ReplicaId, Scale, Time, VersionState,
 };
 use crate::name::VersionId;
 use crate::pull::Pulled;
@@ -399,9 +399,11 @@ impl Controller {
     fn adopt(&mut self, replica: ReplicaId, version: &VersionId) {
         let gone = |why: String| Event::Ended { replica, why };
         match self.workers.adopt(replica, version, &self.models) {
-            Ok(Found::AsWanted) => {}
-            Ok(Found::Outdated) => {
-                tracing::info!(%version, replica = replica.0, "runs with other flags than it would now");
+            Ok(Found::Alive(make)) => {
+                if make == Make::Outdated {
+                    tracing::info!(%version, replica = replica.0, "outdated: it will be exchanged");
+                }
+                self.later(Event::Found { replica, make });
             }
             Ok(Found::Gone) => self.later(gone("it was gone".to_owned())),
             Err(error) => {

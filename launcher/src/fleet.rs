@@ -39,6 +39,7 @@ mod operations;
 mod orders;
 mod placement;
 mod publish;
+mod renewal;
 mod rollout;
 mod route;
 mod scale;
@@ -56,7 +57,7 @@ mod version;
 
 pub use convert::InvalidPlan;
 pub use event::{
-    Action, Event, Force, OperationId, Order, Plan, Portion, Refusal, ReplicaId, RolloutId, Scale,
+    Action, Event, Force, Make, OperationId, Order, Plan, Portion, Refusal, ReplicaId, RolloutId, Scale,
 };
 pub use history::{Deed, Entry, Reason};
 pub use memory::{Memory, Shortage};
@@ -72,6 +73,7 @@ use std::collections::BTreeMap;
 use crate::name::VersionId;
 
 use operations::Operation;
+use renewal::Renewal;
 use scale::Scaler;
 use traffic::Traffic;
 
@@ -92,6 +94,8 @@ pub struct Fleet {
     now: Time,
     /// Versions that have fewer replicas than they should for want of memory.
     short: BTreeMap<VersionId, Shortage>,
+    /// Versions whose workers are being exchanged.
+    renewals: BTreeMap<VersionId, Renewal>,
     /// Rollouts that ended in this step, and how.
     ended: Vec<(RolloutId, Result<String, String>)>,
     actions: Vec<Action>,
@@ -111,6 +115,7 @@ impl Fleet {
             next_operation: 1,
             now: Time::default(),
             short: BTreeMap::new(),
+            renewals: BTreeMap::new(),
             ended: Vec::new(),
             actions: Vec::new(),
         }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::Message;
 use super::models::{Models, Prepared};
-use crate::fleet::{Event, ReplicaId};
+use crate::fleet::{Event, Make, ReplicaId};
 use crate::name::VersionId;
 use crate::run_dir::RunDir;
 use crate::store::InUse;
@@ -107,7 +107,7 @@ impl Workers {
             return Ok(Found::Gone);
         };
         self.watch_at(id, version, (service, record), in_use);
-        Ok(if is_as_wanted { Found::AsWanted } else { Found::Outdated })
+        Ok(Found::Alive(if is_as_wanted { Make::Current } else { Make::Outdated }))
     }
 
     /// Ends workers of a launcher before that nobody wants.
@@ -295,10 +295,8 @@ impl Workers {
 /// Whether the worker of a launcher before is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// It is, and was started as it would be now.
-    AsWanted,
-    /// It is, and was started otherwise.
-    Outdated,
+    /// It is.
+    Alive(Make),
     /// It is not.
     Gone,
 }

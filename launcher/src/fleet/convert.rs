@@ -130,6 +130,7 @@ impl From<&ReplicaStatus> for proto::ReplicaStatus {
             num_restarts: replica.num_restarts,
             num_in_flight: replica.num_in_flight,
             adopted: replica.adopted,
+            outdated: replica.is_outdated,
         }
     }
 }

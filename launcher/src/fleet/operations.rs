@@ -225,7 +225,9 @@ impl Fleet {
         VersionStatus {
             version: id.clone(),
             state: self.version_state(id),
-            error: error.or_else(|| self.short.get(id).map(|shortage| format!("it {shortage}"))),
+            error: error
+                .or_else(|| self.short.get(id).map(|shortage| format!("it {shortage}")))
+                .or_else(|| self.renewal_fault(id)),
             num_ready: self.num_ready(id),
             num_wanted: self.desired(id),
         }
@@ -257,6 +259,7 @@ impl Fleet {
                     .as_deref()
                     .map_or(0, |address| self.traffic.num_in_flight_at(address)),
                 adopted: replica.adopted,
+                is_outdated: replica.is_outdated,
             })
             .collect()
     }

@@ -67,6 +67,8 @@ pub struct ReplicaStatus {
     pub num_in_flight: u32,
     /// Another launcher started it.
     pub adopted: bool,
+    /// It was started otherwise than it would be now, and will be exchanged.
+    pub is_outdated: bool,
 }
 
 /// How a rollout stands.
