@@ -57,13 +57,14 @@ mod version;
 
 pub use convert::InvalidPlan;
 pub use event::{
-    Action, Event, Force, Make, OperationId, Order, Plan, Portion, Refusal, ReplicaId, RolloutId, Scale,
+    Action, Event, Force, Make, OperationId, Order, Plan, Portion, Refusal, ReplicaId, RolloutId,
+    Scale,
 };
 pub use history::{Deed, Entry, Reason};
 pub use memory::{Memory, Shortage};
 pub use settings::{Limits, Patience, Restart, Scaling, Settings, WHOLE};
 pub use snapshot::Snapshot;
-pub use status::{ReplicaStatus, RolloutStatus, Status, VersionState, VersionStatus};
+pub use status::{ReplicaStatus, RolloutStatus, Status, Usage, VersionState, VersionStatus};
 pub use table::{RoutingTable, TableReplica, TableRoute};
 pub use time::Time;
 pub use traffic::{BUCKETS_MS, Counts, Histogram, ReplicaReport, RouterReport, VersionReport};
@@ -155,6 +156,11 @@ impl Fleet {
         self.now = self.now.max(now);
         let operation = self.obey(order)?;
         Ok((operation, self.settle()))
+    }
+
+    /// Memory of devices that were not known before may be used from now on.
+    pub fn add_devices(&mut self, memory: &Memory) {
+        self.settings.budget.add_devices(memory);
     }
 
     /// What routers are to follow.

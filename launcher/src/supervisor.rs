@@ -54,6 +54,8 @@ pub struct Spec {
     pub socket: Option<PathBuf>,
     /// The version that it serves, for its record.
     pub version: Option<String>,
+    /// Variables of the environment that it heeds: with other values it is another process.
+    pub variables: Vec<(String, OsString)>,
     /// What becomes of it when this process ends.
     pub keep: Keep,
     /// How a hang is noticed.

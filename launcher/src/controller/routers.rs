@@ -29,6 +29,8 @@ pub(crate) struct RouterConfig {
     pub(crate) database: PathBuf,
     /// Whether requests need no key.
     pub(crate) no_auth: bool,
+    /// What the environment says to it.
+    pub(crate) variables: Vec<(String, OsString)>,
     /// Time that running requests get.
     pub(crate) drain_timeout: Duration,
 }
@@ -199,6 +201,7 @@ fn spec(config: &RouterConfig, keeping: &Keeping, paths: &RouterPaths, number: u
         args,
         socket: None,
         version: None,
+        variables: config.variables.clone(),
         keep,
         pulse: Pulse::Router,
     }

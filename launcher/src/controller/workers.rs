@@ -36,6 +36,7 @@ pub(super) struct Workers {
     program: PathBuf,
     keeping: Keeping,
     run_dir: Arc<RunDir>,
+    variables: Vec<(String, OsString)>,
     messages: mpsc::Sender<Message>,
     running: BTreeMap<ReplicaId, Worker>,
     tasks: JoinSet<()>,
@@ -64,12 +65,13 @@ enum End {
 
 impl Workers {
     pub(super) fn new(
-        program: PathBuf,
+        (program, variables): (PathBuf, Vec<(String, OsString)>),
         (keeping, run_dir): (Keeping, Arc<RunDir>),
         messages: mpsc::Sender<Message>,
     ) -> Self {
         let tasks = JoinSet::new();
-        Self { program, keeping, run_dir, messages, running: BTreeMap::new(), tasks }
+        let running = BTreeMap::new();
+        Self { program, keeping, run_dir, variables, messages, running, tasks }
     }
 
     /// Starts a worker of a version.
@@ -286,6 +288,7 @@ impl Workers {
             args,
             socket: Some(socket),
             version: Some(version.to_string()),
+            variables: self.variables.clone(),
             keep,
             pulse: Pulse::Worker,
         })

@@ -74,6 +74,7 @@ impl From<proto::RouterReport> for RouterReport {
                         ready: replica.ready,
                         num_in_flight: replica.num_in_flight,
                         num_waiting: replica.num_waiting,
+                        num_running: replica.num_running,
                     };
                     (replica.address, report)
                 })

@@ -3,8 +3,9 @@
 use crate::name::VersionId;
 
 use super::event::{Action, OperationId, RolloutId};
+use super::memory::Memory;
 use super::route::{Rollout, Stage};
-use super::status::{ReplicaStatus, RolloutStatus, Status, VersionState, VersionStatus};
+use super::status::{ReplicaStatus, RolloutStatus, Status, Usage, VersionState, VersionStatus};
 use super::time::Time;
 use super::version::Stage as ReplicaStage;
 use super::{Fleet, Portion, WHOLE};
@@ -217,6 +218,27 @@ impl Fleet {
                 })
                 .collect(),
         }
+    }
+
+    /// What a version is doing.
+    pub fn usage(&self, id: &VersionId) -> Usage {
+        let mut usage =
+            Usage { num_tokens: self.traffic.counts(id).num_tokens, ..Usage::default() };
+        for replica in self.replicas_of(id) {
+            usage.memory.add(&replica.needs);
+            let Some(address) = replica.address.as_deref() else { continue };
+            usage.num_running += self.traffic.num_running_at(address);
+            usage.num_waiting += self.traffic.num_waiting_at(address);
+        }
+        usage
+    }
+
+    /// Bytes that all workers have, and that they may have together, by device.
+    pub fn memory(&self) -> Vec<(String, u64, u64)> {
+        let mut used = Memory::default();
+        self.state.replicas.values().for_each(|replica| used.add(&replica.needs));
+        let devices = self.settings.budget.devices();
+        devices.map(|(device, most)| (device.to_owned(), used.bytes(device), most)).collect()
     }
 
     fn version_status(&self, id: &VersionId) -> VersionStatus {

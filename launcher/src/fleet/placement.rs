@@ -44,8 +44,7 @@ impl Fleet {
                 r.version == *id && r.is_active() && (most == 0 || r.exchange == Exchange::None)
             });
             let order = |(id, r): &(&ReplicaId, &Replica)| (!r.is_ready(), r.is_outdated, **id);
-            let Some(replica) = active.max_by_key(order).map(|(id, _)| *id)
-            else {
+            let Some(replica) = active.max_by_key(order).map(|(id, _)| *id) else {
                 return;
             };
             self.retire(replica);

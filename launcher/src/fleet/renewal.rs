@@ -112,7 +112,8 @@ impl Fleet {
     fn may_renew(&self, id: &VersionId) -> bool {
         let is_there = self.desired(id) > 0 && self.num_active(id) >= self.desired(id);
         let is_settled = self.replicas_of(id).all(|r| {
-            r.stage == Stage::Ready && !r.is_missing || r.exchange == Exchange::None && r.is_leaving()
+            r.stage == Stage::Ready && !r.is_missing
+                || r.exchange == Exchange::None && r.is_leaving()
         });
         let is_on_its_way = self.users_of(id).any(|(_, route)| route.rollout.is_some());
         let may_now = self.renewals.get(id).and_then(|renewal| renewal.not_before);

@@ -19,6 +19,7 @@ fn spec(script: &str) -> Spec {
         args,
         socket: None,
         version: None,
+        variables: Vec::new(),
         keep: Keep::Tied,
         pulse: Pulse::None,
     }

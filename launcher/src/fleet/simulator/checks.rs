@@ -98,8 +98,8 @@ impl World {
             return;
         }
         let rollout = self.fleet.rollout(name);
-        let is_clearing = rollout.is_some_and(|rollout| rollout.room == Room::Instead)
-            || self.is_exchanged(name);
+        let is_clearing =
+            rollout.is_some_and(|rollout| rollout.room == Room::Instead) || self.is_exchanged(name);
         let died = |version: &VersionId| {
             let before = self.memo.table.replicas.iter().filter(|r| r.version == *version);
             before.into_iter().any(|replica| {
