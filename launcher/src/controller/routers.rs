@@ -17,6 +17,9 @@ use crate::supervisor::{
 /// The router has closed its streams by then; what it still does is quick.
 const AFTER_DRAIN: Duration = Duration::from_secs(5);
 
+/// A new router accepts connections by then, and the one before has waited for the last of its own.
+const TAKEOVER: Duration = Duration::from_secs(15);
+
 const KEY: &str = "router";
 
 /// How routers are started.
@@ -113,7 +116,9 @@ impl Routers {
         listening(next.state()).await.context("starting a router beside the present one")?;
         self.number += 1;
         let before = std::mem::replace(&mut self.current, next);
-        self.drain(Some(before));
+        // It is told by the new one, once that accepts connections: a signal now would come before.
+        let patience = TAKEOVER + self.config.drain_timeout + AFTER_DRAIN;
+        self.draining.spawn(async move { before.until_ended(patience).await });
         Ok(address)
     }
 
