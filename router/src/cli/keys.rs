@@ -1,20 +1,19 @@
 //! `sconce keys create|list|revoke`.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use super::database::DatabaseArgs;
 use crate::app::Scope;
 use crate::keys;
 
 /// Manages the API keys of a router's database.
 #[derive(Args, Clone, Debug)]
 pub struct Keys {
-    /// The SQLite file with API keys. Created when absent
-    #[arg(long, env = "SCONCE_DATABASE", default_value = "sconce.db", global = true)]
-    database: PathBuf,
+    #[command(flatten)]
+    database: DatabaseArgs,
 
     /// How the result is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text, global = true)]
@@ -71,7 +70,7 @@ pub enum KeysError {
 impl Keys {
     /// Runs the command and prints its result to `out`.
     pub async fn run(self, out: &mut impl Write) -> Result<(), KeysError> {
-        let keys = keys::Keys::open(&self.database).await?;
+        let keys = keys::Keys::open(self.database).await?;
         let is_json = self.json || self.output == Format::Json;
         match self.command {
             Command::Create { name, admin } => {
