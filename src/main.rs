@@ -138,6 +138,8 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
                     Box::pin(async move { Ok(first.await?) })
                 }),
                 lend_key: std::sync::Arc::new(|database| Box::pin(lend_key(database))),
+                router_variables: variables("router"),
+                worker_variables: variables("worker"),
             };
             one_thread()?.block_on(up.run(hooks))
         }
@@ -153,7 +155,14 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
         Command::Plan(plan) => one_thread()?.block_on(plan.run()),
         Command::Doctor(doctor) => {
             let isa = sconce_kernels::cpu::Isa::detect().to_string();
-            one_thread()?.block_on(doctor.run(isa))
+            let gpus = sconce::runner::device::gpus().into_iter().map(|gpu| {
+                gpu.map(|gpu| sconce_launcher::doctor::Gpu {
+                    name: gpu.name,
+                    free_bytes: gpu.free_bytes,
+                    total_bytes: gpu.total_bytes,
+                })
+            });
+            one_thread()?.block_on(doctor.run(isa, gpus.collect()))
         }
         Command::Rm(rm) => one_thread()?.block_on(rm.run()),
         Command::Start(start) => one_thread()?.block_on(start.run()),
@@ -179,6 +188,17 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
             Ok(one_thread()?.block_on(sconce::worker::run(*worker))?)
         }
     }
+}
+
+/// Variables of the environment that decide what a process of this subcommand does.
+fn variables(subcommand: &str) -> Vec<String> {
+    let command = Cli::command();
+    let arguments = command.find_subcommand(subcommand).map(clap::Command::get_arguments);
+    let named = arguments.into_iter().flatten().filter_map(|argument| argument.get_env());
+    // And those of the libraries that a worker looks for.
+    let libraries = ["CUDA_VISIBLE_DEVICES", "SCONCE_CUDA_LIBRARIES"].map(str::to_owned);
+    let named = named.filter_map(|name| name.to_str().map(str::to_owned));
+    named.chain(libraries.into_iter().filter(|_| subcommand == "worker")).collect()
 }
 
 /// An API key for the launcher, which gives it back.
@@ -231,7 +251,7 @@ fn start_log(format: LogFormat) {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| sconce_launcher::terminal::Log)
         // It would be told on standard error too, and panic: whoever read that may have been killed,
         // and this process must still drain.
         .log_internal_errors(false)

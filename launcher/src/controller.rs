@@ -6,6 +6,8 @@
 mod golden;
 mod models;
 mod names;
+mod overview;
+mod pulls;
 mod routers;
 mod service;
 mod socket;
@@ -24,7 +26,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::fleet::{
-    self, Action, Event, Fleet, OperationId, Order, Refusal, ReplicaId, Scale, Time, VersionState,
+    self, Action, Event, Fleet, Make, OperationId, Order, Refusal, ReplicaId, Scale, Time,
+    VersionState,
 };
 use crate::name::VersionId;
 use crate::pull::Pulled;
@@ -35,6 +38,7 @@ use crate::supervisor::Killer;
 pub(crate) use golden::Golden;
 pub use golden::{LendKey, LentKey};
 pub(crate) use models::WorkerConfig;
+pub(crate) use overview::{Overview, VersionOverview};
 pub(crate) use routers::{RouterConfig, RouterPaths, Routers};
 pub(crate) use service::SharedRouters;
 pub(crate) use workers::Keeping;
@@ -92,6 +96,8 @@ pub(crate) struct Controller {
         BTreeMap<OperationId, mpsc::UnboundedSender<Result<proto::Progress, tonic::Status>>>,
     tables: watch::Sender<Option<proto::RoutingTable>>,
     statuses: watch::Sender<proto::FleetStatus>,
+    /// For a live view, if there is one.
+    overviews: Option<watch::Sender<Overview>>,
     handle: Handle,
     messages: mpsc::Receiver<Message>,
     ticks: Interval,
@@ -126,6 +132,7 @@ pub(crate) type Updates = mpsc::UnboundedReceiver<Result<proto::Progress, tonic:
 pub(crate) struct Handle {
     messages: mpsc::Sender<Message>,
     models: Arc<Models>,
+    pulls: pulls::Pulls,
     tables: watch::Receiver<Option<proto::RoutingTable>>,
     statuses: watch::Receiver<proto::FleetStatus>,
 }
@@ -147,7 +154,7 @@ impl Controller {
             }
         };
         let run_dir = Arc::new(run_dir);
-        let program = workers.program.clone();
+        let program = (workers.program.clone(), workers.variables.clone());
         let models = Arc::new(Models::new(settings, workers));
         let before = files.load().context("reading what the launcher before has left")?;
         let mut saved = before.clone().unwrap_or_default();
@@ -157,12 +164,14 @@ impl Controller {
         for served in served {
             named.push((served, prepare(&models, served).await?));
         }
+        let refreshed = models.refresh().await;
         saved.prepared = models.all();
         let (sender, messages) = mpsc::channel(MAX_MESSAGES);
         let (tables, statuses) = (watch::Sender::new(None), watch::Sender::default());
         let handle = Handle {
             messages: sender.clone(),
             models: models.clone(),
+            pulls: pulls::Pulls::default(),
             tables: tables.subscribe(),
             statuses: statuses.subscribe(),
         };
@@ -189,6 +198,7 @@ impl Controller {
             operations: BTreeMap::new(),
             tables,
             statuses,
+            overviews: None,
             handle,
             messages,
             ticks,
@@ -200,6 +210,10 @@ impl Controller {
         };
         controller.act(actions);
         controller.workers.end_strays();
+        for version in refreshed {
+            let needs = controller.models.prepared(&version)?.needs;
+            controller.order(Order::Add { version, needs })?;
+        }
         controller.name(&named)?;
         controller.follow_aliases();
         controller.tell();
@@ -225,6 +239,14 @@ impl Controller {
             takeover: self.run_dir.socket("takeover"),
             table: self.files.table().to_owned(),
         }
+    }
+
+    /// How the fleet is, a few times a second from now on.
+    pub(crate) fn overviews(&mut self) -> watch::Receiver<Overview> {
+        let overviews = watch::Sender::new(overview::of(&self.fleet));
+        let received = overviews.subscribe();
+        self.overviews = Some(overviews);
+        received
     }
 
     /// Waits for something, and runs the fleet meanwhile.
@@ -253,6 +275,9 @@ impl Controller {
                     self.follow_aliases();
                 }
                 self.step(Event::Tick);
+                if let Some(overviews) = &self.overviews {
+                    overviews.send_replace(overview::of(&self.fleet));
+                }
             }
         }
         self.tell();
@@ -332,6 +357,9 @@ impl Controller {
     }
 
     fn order(&mut self, order: Order) -> Result<Updates, Refusal> {
+        if matches!(order, Order::Add { .. }) {
+            self.fleet.add_devices(&self.models.budget());
+        }
         let (operation, actions) = self.fleet.order(now(), order)?;
         let (updates, received) = mpsc::unbounded_channel();
         self.operations.insert(operation, updates);
@@ -399,9 +427,11 @@ impl Controller {
     fn adopt(&mut self, replica: ReplicaId, version: &VersionId) {
         let gone = |why: String| Event::Ended { replica, why };
         match self.workers.adopt(replica, version, &self.models) {
-            Ok(Found::AsWanted) => {}
-            Ok(Found::Outdated) => {
-                tracing::info!(%version, replica = replica.0, "runs with other flags than it would now");
+            Ok(Found::Alive(make)) => {
+                if make == Make::Outdated {
+                    tracing::info!(%version, replica = replica.0, "outdated: it will be exchanged");
+                }
+                self.later(Event::Found { replica, make });
             }
             Ok(Found::Gone) => self.later(gone("it was gone".to_owned())),
             Err(error) => {

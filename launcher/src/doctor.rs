@@ -55,6 +55,17 @@ impl Finding {
     }
 }
 
+/// A GPU and its memory, as `sconce plan` counts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// Its name.
+    pub name: String,
+    /// Bytes that its driver says are free.
+    pub free_bytes: u64,
+    /// Bytes that it has.
+    pub total_bytes: u64,
+}
+
 /// What to look at.
 #[derive(Debug)]
 pub struct Subject {
@@ -62,6 +73,8 @@ pub struct Subject {
     pub settings: Result<Settings, settings::Error>,
     /// The instruction set that the kernels choose.
     pub isa: String,
+    /// The GPUs that there are kernels for, or why one can't be used.
+    pub gpus: Vec<Result<Gpu, String>>,
     /// Where a router would listen.
     pub listen: SocketAddr,
     /// `/`, or what stands for it.
@@ -81,6 +94,7 @@ impl Subject {
             machine::port(self.listen),
         ];
         findings.extend(machine::gpu(self));
+        findings.extend(self.gpus.iter().enumerate().map(memory::gpu));
         match &self.settings {
             Ok(settings) => {
                 findings.extend(home::home(&settings.home));

@@ -39,6 +39,7 @@ mod operations;
 mod orders;
 mod placement;
 mod publish;
+mod renewal;
 mod rollout;
 mod route;
 mod scale;
@@ -56,13 +57,14 @@ mod version;
 
 pub use convert::InvalidPlan;
 pub use event::{
-    Action, Event, Force, OperationId, Order, Plan, Portion, Refusal, ReplicaId, RolloutId, Scale,
+    Action, Event, Force, Make, OperationId, Order, Plan, Portion, Refusal, ReplicaId, RolloutId,
+    Scale,
 };
 pub use history::{Deed, Entry, Reason};
 pub use memory::{Memory, Shortage};
 pub use settings::{Limits, Patience, Restart, Scaling, Settings, WHOLE};
 pub use snapshot::Snapshot;
-pub use status::{ReplicaStatus, RolloutStatus, Status, VersionState, VersionStatus};
+pub use status::{ReplicaStatus, RolloutStatus, Status, Usage, VersionState, VersionStatus};
 pub use table::{RoutingTable, TableReplica, TableRoute};
 pub use time::Time;
 pub use traffic::{BUCKETS_MS, Counts, Histogram, ReplicaReport, RouterReport, VersionReport};
@@ -72,6 +74,7 @@ use std::collections::BTreeMap;
 use crate::name::VersionId;
 
 use operations::Operation;
+use renewal::Renewal;
 use scale::Scaler;
 use traffic::Traffic;
 
@@ -92,6 +95,8 @@ pub struct Fleet {
     now: Time,
     /// Versions that have fewer replicas than they should for want of memory.
     short: BTreeMap<VersionId, Shortage>,
+    /// Versions whose workers are being exchanged.
+    renewals: BTreeMap<VersionId, Renewal>,
     /// Rollouts that ended in this step, and how.
     ended: Vec<(RolloutId, Result<String, String>)>,
     actions: Vec<Action>,
@@ -111,6 +116,7 @@ impl Fleet {
             next_operation: 1,
             now: Time::default(),
             short: BTreeMap::new(),
+            renewals: BTreeMap::new(),
             ended: Vec::new(),
             actions: Vec::new(),
         }
@@ -150,6 +156,11 @@ impl Fleet {
         self.now = self.now.max(now);
         let operation = self.obey(order)?;
         Ok((operation, self.settle()))
+    }
+
+    /// Memory of devices that were not known before may be used from now on.
+    pub fn add_devices(&mut self, memory: &Memory) {
+        self.settings.budget.add_devices(memory);
     }
 
     /// What routers are to follow.

@@ -118,6 +118,9 @@ impl Hub {
         };
         let commit = remotes.first().map(|remote| remote.commit.clone()).ok_or(Error::NoWeights)?;
         self.cache.check_room(remotes.iter())?;
+        for remote in &remotes {
+            self.progress.expect(remote.file.as_ref(), remote.size);
+        }
         let downloader = self.downloader(&client);
         let fetch = async |remote: &Remote| {
             downloader.fetch(remote, None).await.map(|fetched| (remote.file.clone(), fetched))

@@ -3,7 +3,7 @@
 //!
 //! [`name`] says what a model is called, [`pull`] brings it into the [`store`] from the [`hub`] or
 //! a [`mirror`], [`mod@plan`] says whether it fits into memory, [`supervisor`] keeps a worker and a
-//! router running, [`servers`] knows those in the background, [`doctor`] looks at the machine, and
+//! router running, [`servers`] knows which run, [`terminal`] is where log lines go, [`doctor`] looks at the machine, and
 //! [`cli`] is what a user types.
 
 pub mod catalogue;
@@ -23,6 +23,7 @@ pub mod servers;
 pub mod settings;
 pub mod store;
 pub mod supervisor;
+pub mod terminal;
 
 mod lock;
 mod run_dir;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use describe::{DescribeError, describe};
 
-/// What a worker and a router take beside the model: their code, tokenizers and buffers.
+/// What a worker and a router take beside a model on the processor: their code, tokenizers and buffers.
 pub const PROCESS_BYTES: u64 = 256 << 20;
 
 /// What is left to the rest of the machine where there is a choice.
@@ -27,17 +27,17 @@ const MIN_CONTEXT: u64 = 256;
 pub struct Description {
     /// `generate` or `embed`.
     pub task: String,
-    /// `cpu` or `cuda`.
+    /// `cpu`, or a GPU such as `cuda:0`; `none` of a model that takes no memory to speak of.
     pub device: String,
-    /// The rest, of a model on the processor.
+    /// The rest, where there is memory to plan.
     #[serde(flatten)]
     pub needs: Option<Needs>,
 }
 
-/// What a model needs on the processor.
+/// What a model needs on its device.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Needs {
-    /// The instruction set.
+    /// The instruction set, or the GPU's name.
     pub isa: String,
     /// Threads of the forward pass.
     pub num_threads: u32,
@@ -53,8 +53,20 @@ pub struct Needs {
     pub max_num_seqs: u64,
     /// Memory that can be had; `None` where the system does not say.
     pub available_bytes: Option<u64>,
+    /// What goes to the processes around the model, or on a GPU to libraries and graphs.
+    #[serde(default = "process_bytes")]
+    pub process_bytes: u64,
+    /// What a GPU's driver says is free.
+    #[serde(default)]
+    pub device_free_bytes: Option<u64>,
+    /// What a GPU has.
+    #[serde(default)]
+    pub device_total_bytes: Option<u64>,
     /// The cache of a model that generates.
     pub kv_cache: Option<KvCache>,
+    /// Whether others have a part of the memory, so that a cache that fills it must be told its size.
+    #[serde(skip)]
+    pub is_shared: bool,
 }
 
 /// A KV cache, as the worker's flags say or by default.
@@ -68,6 +80,13 @@ pub struct KvCache {
     pub block_bytes: u64,
     /// Blocks.
     pub num_blocks: u64,
+    /// Whether they are so many as there is memory left.
+    #[serde(default)]
+    pub fills_memory: bool,
+}
+
+fn process_bytes() -> u64 {
+    PROCESS_BYTES
 }
 
 /// What is asked for.
@@ -106,6 +125,12 @@ pub struct Plan {
     pub needed_bytes: u64,
     /// What can be had.
     pub available_bytes: Option<u64>,
+    /// What a GPU's driver says is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_free_bytes: Option<u64>,
+    /// What a GPU has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_total_bytes: Option<u64>,
     /// Most tokens of a sequence; of a model that embeds, of an input.
     pub context: u64,
     /// Sequences of that length that the cache has room for.
@@ -196,7 +221,7 @@ impl Misfit {
 
 /// Fits a model into the memory that can be had.
 pub fn plan(needs: &Needs, ask: Ask) -> Result<Plan, Misfit> {
-    let around = needs.workspace_bytes.saturating_add(PROCESS_BYTES);
+    let around = needs.workspace_bytes.saturating_add(needs.process_bytes);
     let rest = needs.weight_bytes.saturating_add(around);
     let available = needs.available_bytes.unwrap_or(u64::MAX);
     if rest > available {
@@ -212,10 +237,12 @@ pub fn plan(needs: &Needs, ask: Ask) -> Result<Plan, Misfit> {
     Ok(Plan {
         weight_bytes: needs.weight_bytes,
         workspace_bytes: needs.workspace_bytes,
-        process_bytes: PROCESS_BYTES,
+        process_bytes: needs.process_bytes,
         kv_cache_bytes: cache.bytes,
         needed_bytes: rest.saturating_add(cache.bytes),
         available_bytes: needs.available_bytes,
+        device_free_bytes: needs.device_free_bytes,
+        device_total_bytes: needs.device_total_bytes,
         context: cache.context,
         concurrency: cache.capacity.checked_div(cache.context).unwrap_or(0),
         capacity: cache.capacity,
@@ -293,7 +320,7 @@ impl Fit<'_> {
 
     /// Nothing is asked for: as the worker does by itself, or less where that does not fit.
     fn default(&self) -> Result<Cache, Misfit> {
-        let usual = self.kv.num_blocks;
+        let usual = self.usual();
         let blocks = usual.min(self.room());
         let context = self.needs.max_model_len.unwrap_or(self.needs.max_positions);
         let wanted = self.needs.max_model_len.unwrap_or(MIN_CONTEXT.min(self.needs.max_positions));
@@ -310,13 +337,18 @@ impl Fit<'_> {
         let bytes = self.bytes(blocks);
         let mut reasons = Vec::new();
         let mut flags = Vec::new();
-        if blocks < usual {
+        if self.kv.fills_memory && self.needs.is_shared {
+            let bytes = BinaryBytes(self.bytes(blocks));
+            reasons.push(format!("a KV cache of {bytes}: its part of what is left"));
+            flags = flag("--kv-cache-bytes", self.bytes(blocks));
+        } else if blocks < usual {
             let usual = BinaryBytes(self.bytes(usual));
             let bytes = BinaryBytes(bytes);
             reasons.push(format!("a KV cache of {bytes} instead of {usual}: no more is left"));
             flags = flag("--kv-cache-bytes", self.bytes(blocks));
         } else {
-            reasons.push(format!("a KV cache of {}, the default", BinaryBytes(bytes)));
+            let why = if self.kv.fills_memory { "what is left" } else { "the default" };
+            reasons.push(format!("a KV cache of {}, {why}", BinaryBytes(bytes)));
         }
         let capacity = self.capacity(blocks);
         let context = if capacity < context {
@@ -329,6 +361,13 @@ impl Fit<'_> {
         let mut cache = self.made(bytes, context, reasons);
         cache.flags = flags;
         Ok(cache)
+    }
+
+    /// What the worker does by itself.
+    fn usual(&self) -> u64 {
+        // Slots are numbered in 32 bits.
+        let most = u64::from(u32::MAX) / self.kv.block_size.max(1);
+        if self.kv.fills_memory { self.room().min(most) } else { self.kv.num_blocks }
     }
 
     /// As much as sequences of full length take.
@@ -382,7 +421,8 @@ impl Fit<'_> {
 
     /// Blocks that there is room for when some is spared.
     fn room(&self) -> u64 {
-        let spare = self.available / 100 * SPARE_PERCENT;
+        // A GPU's worker spares what --gpu-memory-utilization says.
+        let spare = if self.kv.fills_memory { 0 } else { self.available / 100 * SPARE_PERCENT };
         let left = self.available.saturating_sub(self.rest).saturating_sub(spare);
         left / self.kv.block_bytes.max(1)
     }
@@ -437,11 +477,16 @@ impl fmt::Display for Plan {
         line("weights", self.weight_bytes)?;
         line("KV cache", self.kv_cache_bytes)?;
         line("activations", self.workspace_bytes)?;
-        line("processes", self.process_bytes)?;
+        let is_gpu = self.device_total_bytes.is_some();
+        line(if is_gpu { "libraries" } else { "processes" }, self.process_bytes)?;
         line("needed", self.needed_bytes)?;
         match self.available_bytes {
             Some(available) => line("available", available)?,
             None => writeln!(f, "available    unknown: the system does not say")?,
+        }
+        if let (Some(free), Some(total)) = (self.device_free_bytes, self.device_total_bytes) {
+            let (free, total) = (BinaryBytes(free), BinaryBytes(total));
+            writeln!(f, "- {free} of the GPU's {total} are free, says its driver")?;
         }
         for reason in &self.reasons {
             writeln!(f, "- {reason}")?;

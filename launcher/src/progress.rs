@@ -1,7 +1,8 @@
 //! Tells a person how a pull goes: a bar on a terminal, a line now and then elsewhere.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
@@ -13,6 +14,8 @@ pub enum Progress {
     Bars(MultiProgress),
     /// Plain lines on the standard error stream.
     Lines,
+    /// To whoever asks.
+    Told(Transfers),
     /// Nowhere.
     Silent,
 }
@@ -31,7 +34,21 @@ impl Progress {
                 let _ = bars.println(text);
             }
             Self::Lines => write_line(text),
-            Self::Silent => {}
+            Self::Told(_) | Self::Silent => {}
+        }
+    }
+
+    /// Says what a pull takes before it begins, to those who are told of the whole.
+    pub fn expect(&self, label: &str, total: u64) {
+        if let Self::Told(transfers) = self {
+            transfers.set(label, Amount { done: 0, total });
+        }
+    }
+
+    /// Says that all of a transfer is here already.
+    pub fn have(&self, label: &str, total: u64) {
+        if let Self::Told(transfers) = self {
+            transfers.set(label, Amount { done: total, total });
         }
     }
 
@@ -40,9 +57,42 @@ impl Progress {
         let view = match self {
             Self::Bars(bars) => View::Bar(bars.add(new_bar(label, position, total))),
             Self::Lines => View::Lines(Mutex::new(Lines::new(label, position, total))),
+            Self::Told(transfers) => {
+                transfers.set(label, Amount { done: position, total });
+                View::Told { transfers: transfers.clone(), label: label.to_owned(), total }
+            }
             Self::Silent => View::Silent,
         };
         Transfer { view }
+    }
+}
+
+/// The transfers of a pull, for whoever asks how far it is. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Transfers(Arc<Mutex<BTreeMap<String, Amount>>>);
+
+/// Bytes of a transfer, or of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Those that are here.
+    pub done: u64,
+    /// All of them.
+    pub total: u64,
+}
+
+impl Transfers {
+    /// All transfers together.
+    pub fn sum(&self) -> Amount {
+        let amounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        amounts.values().fold(Amount::default(), |sum, amount| Amount {
+            done: sum.done.saturating_add(amount.done),
+            total: sum.total.saturating_add(amount.total),
+        })
+    }
+
+    fn set(&self, label: &str, amount: Amount) {
+        let mut amounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        amounts.insert(label.to_owned(), amount);
     }
 }
 
@@ -56,6 +106,7 @@ pub struct Transfer {
 enum View {
     Bar(ProgressBar),
     Lines(Mutex<Lines>),
+    Told { transfers: Transfers, label: String, total: u64 },
     Silent,
 }
 
@@ -71,6 +122,9 @@ impl Transfer {
                     write_line(&text);
                 }
             }
+            View::Told { transfers, label, total } => {
+                transfers.set(label, Amount { done: position, total: *total });
+            }
             View::Silent => {}
         }
     }
@@ -83,6 +137,9 @@ impl Transfer {
                 if let Ok(lines) = lines.lock() {
                     write_line(&lines.summary(Instant::now()));
                 }
+            }
+            View::Told { transfers, label, total } => {
+                transfers.set(label, Amount { done: *total, total: *total });
             }
             View::Silent => {}
         }
@@ -185,6 +242,23 @@ mod tests {
         let text = lines.advance(50 << 20, start + Duration::from_secs(5)).unwrap();
         assert_eq!(text, "model.gguf: 50.00 MiB of 100.00 MiB (50%), 10.00 MiB/s, 5 seconds left");
         assert_eq!(lines.advance(51 << 20, start + Duration::from_secs(9)), None);
+    }
+
+    #[test]
+    fn who_asks_is_told_of_all_transfers_together() {
+        let transfers = Transfers::default();
+        let progress = Progress::Told(transfers.clone());
+        progress.expect("a", 10);
+        progress.expect("b", 90);
+        assert_eq!(transfers.sum(), Amount { done: 0, total: 100 });
+
+        progress.have("a", 10);
+        let transfer = progress.start("b", 20, 90);
+        assert_eq!(transfers.sum(), Amount { done: 30, total: 100 });
+        transfer.set(50);
+        assert_eq!(transfers.sum(), Amount { done: 60, total: 100 });
+        transfer.finish();
+        assert_eq!(transfers.sum(), Amount { done: 100, total: 100 });
     }
 
     #[test]

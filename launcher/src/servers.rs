@@ -1,4 +1,4 @@
-//! Servers that run in the background: which there are, where they write, and how they are told to
+//! Servers: which there are, where they write, and how they are told to
 //! stop.
 //!
 //! Each has a record in the store and holds a lock beside it while its launcher lives, so that a record
@@ -27,6 +27,12 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// A launcher that leaves everything to the next has little to do.
 const HAND_OVER: Duration = Duration::from_secs(10);
+
+/// Servers of one name, all but one of them in the foreground.
+const MAX_SAME: u32 = 64;
+
+/// A launcher that starts again takes over what runs.
+const RELOAD: Duration = Duration::from_secs(300);
 
 /// A log of before that is kept beside the new one.
 const MAX_LOG_BYTES: u64 = 16 << 20;
@@ -58,6 +64,12 @@ pub struct Server {
     /// Whether its launcher lives.
     #[serde(default)]
     pub state: Standing,
+    /// Who looks after its launcher.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Tells this start of its launcher from others of the same process.
+    #[serde(default)]
+    pub start: u64,
 }
 
 /// Whether a server's launcher lives.
@@ -69,6 +81,19 @@ pub enum Standing {
     Running,
     /// It does not, and its router or a worker does.
     Orphaned,
+}
+
+/// Who looks after a server's launcher.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Nobody: it is in the background.
+    #[default]
+    Background,
+    /// A service manager.
+    Service,
+    /// Whoever started it, in a terminal: everything ends with it.
+    Foreground,
 }
 
 /// The servers of one store.
@@ -102,10 +127,10 @@ pub enum Error {
     #[error("{} is no record of a server that this version can read", .0.display())]
     Record(PathBuf),
     /// No such server.
-    #[error("no server in the background serves `{0}`")]
+    #[error("no server is called `{0}`")]
     Absent(String),
     /// Another one has the name.
-    #[error("`{0}` is being served in the background already")]
+    #[error("`{0}` is being served already")]
     Exists(String),
     /// The process with the record's number is another.
     #[error("process {pid} is not the server of `{name}` any more: nothing was signaled")]
@@ -116,7 +141,10 @@ pub enum Error {
         pid: i32,
     },
     /// It does not end.
-    #[error("process {pid}, the server of `{name}`, did not end within {} s", patience.as_secs())]
+    #[error(
+        "process {pid}, the server of `{name}`, did not do so within {} s",
+        patience.as_secs()
+    )]
     Stuck {
         /// The name.
         name: String,
@@ -197,12 +225,35 @@ impl Servers {
         options.create(true).append(true).open(&path).map_err(Error::io(&path))
     }
 
+    /// Notes this process as a server in the foreground, by this name or, if another has that, by one
+    /// with a number.
+    pub async fn register_foreground(
+        &self,
+        name: &str,
+        args: Vec<String>,
+        version: Option<String>,
+    ) -> Result<Registration, Error> {
+        let names = (2..=MAX_SAME).map(|number| format!("{name}#{number}"));
+        for name in std::iter::once(name.to_owned()).chain(names) {
+            // Processes that wait for their launcher keep their record.
+            if !self.processes(&name)?.is_empty() {
+                continue;
+            }
+            let of = (version.clone(), Mode::Foreground);
+            match self.register(&name, args.clone(), of).await {
+                Err(Error::Exists(_)) => {}
+                other => return other,
+            }
+        }
+        Err(Error::Exists(name.to_owned()))
+    }
+
     /// Notes this process as the server of `name`, which `args` started.
     pub async fn register(
         &self,
         name: &str,
         args: Vec<String>,
-        version: Option<String>,
+        (version, mode): (Option<String>, Mode),
     ) -> Result<Registration, Error> {
         create_private(&self.folder).map_err(Error::io(&self.folder))?;
         let path = self.path(name, "lock");
@@ -225,6 +276,8 @@ impl Servers {
             folder: std::env::current_dir().map_err(Error::io(&path))?,
             control: None,
             state: Standing::Running,
+            mode,
+            start: unique(),
         };
         let registration = Registration { server, path, stays: false, _lock: lock };
         registration.write()?;
@@ -251,6 +304,25 @@ impl Servers {
         // As good, but for the last words.
         signal(server, Signal::KILL)?;
         self.until_gone(&server.name, HAND_OVER).await.map(drop)
+    }
+
+    /// Has a server's launcher start again as the same process, as whatever its program is now, and
+    /// waits until it has taken everything over.
+    pub async fn reload(&self, server: &Server) -> Result<Server, Error> {
+        signal(server, Signal::HUP)?;
+        let reloaded = async {
+            let mut every = tokio::time::interval(Duration::from_millis(100));
+            loop {
+                every.tick().await;
+                let now = self.get(&server.name)?;
+                if now.start != server.start && now.url.is_some() {
+                    return Ok(now);
+                }
+            }
+        };
+        let stuck =
+            |_| Error::Stuck { name: server.name.clone(), pid: server.pid, patience: RELOAD };
+        tokio::time::timeout(RELOAD, reloaded).await.map_err(stuck)?
     }
 
     /// Ends the router first: what it serves needs the workers.
@@ -336,6 +408,11 @@ impl Servers {
     }
 }
 
+fn unique() -> u64 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    u64::try_from(now).unwrap_or(u64::MAX)
+}
+
 fn key(name: &str) -> String {
     Sha256Hash::of(name.as_bytes()).short(32)
 }
@@ -388,100 +465,4 @@ fn signal(server: &Server, signal: Signal) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn servers() -> (tempfile::TempDir, Servers) {
-        let home = tempfile::tempdir().unwrap();
-        let servers = Servers::new(home.path());
-        (home, servers)
-    }
-
-    #[tokio::test]
-    async fn a_server_is_known_while_it_lives() {
-        let (_home, servers) = servers();
-        assert!(servers.list().unwrap().is_empty());
-
-        let mut own = servers.register("a:1", vec!["up".into()], None).await.unwrap();
-        own.ready("http://127.0.0.1:1".into()).unwrap();
-
-        let [listed] = &servers.list().unwrap()[..] else { panic!() };
-        assert_eq!(listed.url.as_deref(), Some("http://127.0.0.1:1"));
-        assert_eq!(servers.get("a:1").unwrap(), *listed);
-        assert!(matches!(servers.register("a:1", vec![], None).await, Err(Error::Exists(_))));
-        drop(own);
-        assert!(matches!(servers.get("a:1"), Err(Error::Absent(_))));
-        assert!(servers.register("a:1", vec![], None).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn the_record_of_a_server_that_was_killed_goes() {
-        let (_home, servers) = servers();
-        let own = servers.register("a:1", vec![], None).await.unwrap();
-        let record = std::fs::read(&own.path).unwrap();
-        let path = own.path.clone();
-        drop(own);
-        std::fs::write(&path, record).unwrap();
-
-        assert!(servers.list().unwrap().is_empty());
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn a_process_of_the_same_number_is_not_signaled() {
-        let (_home, servers) = servers();
-        let _own = servers.register("a:1", vec![], None).await.unwrap();
-        let mut server = servers.get("a:1").unwrap();
-        server.started_ticks += 1;
-
-        // Were it sent, this test would end here.
-        assert!(matches!(signal(&server, Signal::KILL), Err(Error::OtherProcess { .. })));
-        server.pid = 0;
-        assert!(matches!(signal(&server, Signal::KILL), Err(Error::OtherProcess { .. })));
-    }
-
-    #[tokio::test]
-    async fn what_a_killed_launcher_left_running_is_an_orphan_that_can_be_stopped() {
-        use crate::supervisor::{Keep, Policy, Pulse, Service, Spec};
-        let (_home, servers) = servers();
-        let own = servers.register("a:1", vec![], None).await.unwrap();
-        own.leave();
-        assert!(servers.list().unwrap().is_empty());
-        let own = servers.register("a:1", vec![], None).await.unwrap();
-        let spec = |key: &str, version: Option<&str>| Spec {
-            label: key.to_owned(),
-            program: "/bin/sh".into(),
-            args: ["-c", "echo 'ready {}'; exec sleep 1000"].map(Into::into).to_vec(),
-            socket: None,
-            version: version.map(str::to_owned),
-            keep: Keep::Outliving {
-                files: Files::new(&servers.own_folder("a:1"), key),
-                held: None,
-            },
-            pulse: Pulse::None,
-        };
-        for spec in [spec("router", None), spec("worker", Some("a@1"))] {
-            let service = Service::start(spec, Policy::default());
-            service.ready("child").await.unwrap();
-            service.leave().await;
-        }
-        assert_eq!(servers.get("a:1").unwrap().state, Standing::Running);
-        own.leave();
-
-        let [orphan] = &servers.list().unwrap()[..] else { panic!() };
-        assert_eq!(orphan.state, Standing::Orphaned);
-        assert_eq!(servers.processes("a:1").unwrap().len(), 2);
-        servers.stop(orphan, Duration::from_secs(20)).await.unwrap();
-        assert!(servers.processes("a:1").unwrap().is_empty());
-        assert!(servers.list().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_record_that_cannot_be_read_is_an_error_not_an_absence() {
-        let (_home, servers) = servers();
-        create_private(&servers.folder).unwrap();
-        std::fs::write(servers.folder.join("x.json"), b"{}").unwrap();
-
-        assert!(matches!(servers.list(), Err(Error::Record(_))));
-    }
-}
+mod tests;

@@ -54,6 +54,8 @@ pub struct Spec {
     pub socket: Option<PathBuf>,
     /// The version that it serves, for its record.
     pub version: Option<String>,
+    /// Variables of the environment that it heeds: with other values it is another process.
+    pub variables: Vec<(String, OsString)>,
     /// What becomes of it when this process ends.
     pub keep: Keep,
     /// How a hang is noticed.
@@ -159,8 +161,12 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Order {
     Run,
+    /// It will end by itself, and is not started again.
+    Last,
     Leave,
-    Terminate { patience: Duration },
+    Terminate {
+        patience: Duration,
+    },
     Kill,
 }
 
@@ -218,6 +224,15 @@ impl Service {
         give(&self.orders, Order::Terminate { patience });
         if let Err(error) = (&mut self.task).await {
             tracing::error!(%error, "a supervisor failed");
+        }
+    }
+
+    /// Waits until it ends by itself, and does not start it again; asks it to end (SIGTERM) after
+    /// `patience`.
+    pub async fn until_ended(mut self, patience: Duration) {
+        give(&self.orders, Order::Last);
+        if tokio::time::timeout(patience, &mut self.task).await.is_err() {
+            self.stop(REPLACED).await;
         }
     }
 
@@ -294,6 +309,9 @@ impl Keeper {
         loop {
             let started = Instant::now();
             let Some(death) = self.run_once(&mut was_ready).await else { break };
+            if *self.orders.borrow() >= Order::Last {
+                break;
+            }
             let backoff = self.backoff.as_mut().filter(|_| was_ready);
             let Some(backoff) = backoff else {
                 self.report.send_replace(State::Failed(death));
@@ -424,7 +442,7 @@ pub async fn ready(
 
 /// Waits for an order to end.
 async fn next_order(orders: &mut watch::Receiver<Order>) -> Order {
-    match orders.wait_for(|order| *order > Order::Run).await {
+    match orders.wait_for(|order| *order > Order::Last).await {
         Ok(order) => *order,
         Err(_) => Order::Kill,
     }

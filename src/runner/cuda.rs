@@ -10,6 +10,7 @@ mod experts;
 mod flight;
 mod graphs;
 mod memory;
+mod needs;
 mod resident;
 mod sampling;
 mod scores;
@@ -163,11 +164,7 @@ impl CudaRunner {
         let weights_at = ms(start);
         let max_logits = most.max_num_seqs as usize + MAX_DRAFTS;
         let shape = KvShape { num_blocks: 1, ..kv_shape(config, options) };
-        let kv_dtype = match options.kv_dtype {
-            GpuKvDtype::Auto => KvDtype::Float(float),
-            GpuKvDtype::Fp8 => KvDtype::Fp8,
-            GpuKvDtype::Int8 => KvDtype::Int8,
-        };
+        let kv_dtype = kv_dtype(options, float);
         let sizing = memory::Sizing { device: &device, config, options, most };
         let num_blocks = sizing.num_blocks(&decoder, (shape, kv_dtype))?;
         let limits = asked.limits(config, num_blocks)?;
@@ -504,6 +501,14 @@ fn float(checkpoint: &Checkpoint, dtype: Option<GpuDtype>) -> Float {
         Some(GpuDtype::F32) => Float::F32,
         None if checkpoint.is_f16() => Float::F16,
         None => Float::BF16,
+    }
+}
+
+fn kv_dtype(options: &GpuOptions, float: Float) -> KvDtype {
+    match options.kv_dtype {
+        GpuKvDtype::Auto => KvDtype::Float(float),
+        GpuKvDtype::Fp8 => KvDtype::Fp8,
+        GpuKvDtype::Int8 => KvDtype::Int8,
     }
 }
 

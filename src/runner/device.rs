@@ -2,6 +2,9 @@
 
 use std::str::FromStr;
 
+use super::gpu_options::{GpuNeeds, GpuOptions};
+use crate::weights::Checkpoint;
+
 /// What was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -55,6 +58,51 @@ pub enum Error {
         #[source]
         source: sconce_kernels::cuda::Error,
     },
+}
+
+/// A GPU, as its driver tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// Its name.
+    pub name: String,
+    /// Bytes of its memory that are free.
+    pub free_bytes: u64,
+    /// Bytes of its memory.
+    pub total_bytes: u64,
+}
+
+/// Every GPU that there are kernels for, or why it can't be used.
+#[cfg(not(feature = "cuda"))]
+pub fn gpus() -> Vec<Result<Gpu, String>> {
+    Vec::new()
+}
+
+/// Every GPU that there are kernels for, or why it can't be used.
+#[cfg(feature = "cuda")]
+pub fn gpus() -> Vec<Result<Gpu, String>> {
+    use sconce_kernels::cuda::Device;
+    let look = |ordinal| {
+        let device = Device::open(ordinal).map_err(|error| error.to_string())?;
+        let (free, total) = device.memory().map_err(|error| error.to_string())?;
+        let name = device.properties().name.clone();
+        Ok(Gpu { name, free_bytes: free as u64, total_bytes: total as u64 })
+    };
+    (0..).take_while(|ordinal| Device::check(*ordinal).is_ok()).map(look).collect()
+}
+
+/// What a decoder will take of the device's memory. `None`: the processor runs it.
+pub(crate) fn gpu_needs(
+    device: &Device,
+    checkpoint: &Checkpoint,
+    options: &GpuOptions,
+) -> Result<Option<GpuNeeds>, Box<dyn std::error::Error + Send + Sync>> {
+    match device {
+        Device::Cpu => Ok(None),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            Ok(Some(super::cuda::CudaRunner::needs_of(device, checkpoint, options)?))
+        }
+    }
 }
 
 /// Whether [`Device::open`] will try a GPU, without the cost of opening one.

@@ -59,6 +59,31 @@ impl Default for GpuOptions {
     }
 }
 
+/// How much memory a model will take on a GPU, and how much that has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuNeeds {
+    /// The GPU's name.
+    pub name: String,
+    /// The weights, within a fifth.
+    pub weight_bytes: u64,
+    /// Activations, logits and the table of positions, within a fifth.
+    pub workspace_bytes: u64,
+    /// What is left to graphs and libraries.
+    pub reserve_bytes: u64,
+    /// A block of the KV cache.
+    pub block_bytes: u64,
+    /// Blocks that the options ask for, or that are left.
+    pub num_blocks: u64,
+    /// What the cache stores.
+    pub kv_dtype: String,
+    /// What the driver says is free.
+    pub free_bytes: u64,
+    /// What the GPU has.
+    pub total_bytes: u64,
+    /// What of the free memory may be used for all of it.
+    pub available_bytes: u64,
+}
+
 /// Type of weights and activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GpuDtype {

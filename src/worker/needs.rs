@@ -11,7 +11,7 @@ use super::cli::{CheckpointSource, Config, LoadFormat, ModelSource};
 use super::load::{cpu_only, embedder, failed};
 use crate::models::load as packing;
 use crate::runner::cpu::{CpuRunner, RunnerOptions};
-use crate::runner::device;
+use crate::runner::device::{self, Device, DeviceChoice};
 use crate::runner::memory;
 use crate::weights::{self, Checkpoint, EncoderCheckpoint};
 
@@ -57,8 +57,7 @@ fn of_config(config: &Config) -> Result<Value, Error> {
 fn of_decoder(source: &CheckpointSource, checkpoint: &Checkpoint) -> Result<Value, Error> {
     let path: &Path = &source.path;
     if device::is_gpu(source.device).map_err(|error| failed(path, error.into()))? {
-        // Its own memory decides, and only once its buffers are there.
-        return Ok(json!({ "task": "generate", "device": "cuda" }));
+        return on_gpu(source, checkpoint);
     }
     let options = source.options.as_ref().map_err(|message| Error::Flags(message.clone()))?;
     let needs =
@@ -74,6 +73,40 @@ fn of_decoder(source: &CheckpointSource, checkpoint: &Checkpoint) -> Result<Valu
         "num_blocks": needs.num_blocks,
     });
     Ok(value)
+}
+
+fn on_gpu(source: &CheckpointSource, checkpoint: &Checkpoint) -> Result<Value, Error> {
+    let failed = |error| failed(&source.path, error);
+    let options = source.gpu.as_ref().map_err(|message| Error::Flags(message.clone()))?;
+    let opened = Device::open(source.device).map_err(|error| failed(error.into()))?;
+    let needs = device::gpu_needs(&opened, checkpoint, options).map_err(failed)?;
+    let ordinal = match source.device {
+        DeviceChoice::Cuda(ordinal) => ordinal,
+        DeviceChoice::Auto | DeviceChoice::Cpu => 0,
+    };
+    let Some(needs) = needs else { return Ok(json!({ "task": "generate", "device": "cuda" })) };
+    Ok(json!({
+        "task": "generate",
+        "device": format!("cuda:{ordinal}"),
+        "isa": needs.name,
+        "num_threads": options.num_threads,
+        "max_num_seqs": options.max_num_seqs,
+        "max_model_len": options.max_model_len,
+        "max_positions": checkpoint.config().max_position_embeddings,
+        "weight_bytes": needs.weight_bytes,
+        "workspace_bytes": needs.workspace_bytes,
+        "process_bytes": needs.reserve_bytes,
+        "device_free_bytes": needs.free_bytes,
+        "device_total_bytes": needs.total_bytes,
+        "available_bytes": needs.available_bytes,
+        "kv_cache": {
+            "dtype": needs.kv_dtype,
+            "block_size": options.block_size,
+            "block_bytes": needs.block_bytes,
+            "num_blocks": needs.num_blocks,
+            "fills_memory": options.kv_cache.is_none(),
+        },
+    }))
 }
 
 fn embeds(options: &RunnerOptions, weights: u64, workspace: u64, positions: usize) -> Value {

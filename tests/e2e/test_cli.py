@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from conftest import BINARY, MODEL
+from test_fleet import machine  # noqa: F401
 
 HOME = os.environ.get("SCONCE_HOME")
 
@@ -78,3 +79,18 @@ def test_what_is_in_memory_never_reaches_a_disk(server):
         limits = pathlib.Path(f"/proc/{pid}/limits").read_text()
         [core] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
         assert core.split()[4:6] == ["0", "0"], core
+
+
+def test_results_have_a_form_for_programs(machine):
+    assert machine.json("alias", "set", "alpha:next", "alpha@2") == {
+        "alias": "alpha:next", "id": "alpha@2", "before": None
+    }
+    assert machine.json("alias", "rm", "alpha:next") == {"alias": "alpha:next", "id": "alpha@2"}
+    assert [it["id"] for it in machine.json("rm", "beta@1")] == ["beta@1"]
+    created = machine.json("keys", "create", "--name", "ci", "--admin")
+    assert created["key"].startswith("sk-sconce-" + created["id"])
+    [listed] = machine.json("keys", "list")
+    assert (listed["id"], listed["scope"], listed["revoked"]) == (created["id"], "admin", None)
+    assert machine.json("keys", "revoke", created["id"]) == {"revoked": created["id"]}
+    machine.up("alpha:prod")
+    assert machine.json("stop", "alpha:prod") == {"stopped": ["alpha:prod"]}

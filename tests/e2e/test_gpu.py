@@ -4,14 +4,17 @@ SCONCE_CUDA_STAND_IN is the folder of its libraries; `tests/run.sh` sets it wher
 """
 
 import concurrent.futures
+import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
 from conftest import BINARY, PATIENCE
+from test_fleet import until
 
 STAND_IN = os.environ.get("SCONCE_CUDA_STAND_IN")
 ROOT = pathlib.Path(__file__).parents[2]
@@ -132,3 +135,66 @@ def test_without_a_gpu_the_processor_answers_and_the_log_says_so(start, tiny):
 
     assert complete(server, PROMPTS[0])["text"]
     assert "no CUDA driver found, using CPU" in server.stderr()
+
+
+def plan(tiny, *words, status=0, memory=None):
+    environment = {"LD_LIBRARY_PATH": STAND_IN}
+    if memory:
+        environment["STAND_IN_MEMORY"] = str(memory)
+    done = subprocess.run(
+        [BINARY, "plan", tiny, *words], capture_output=True, text=True, timeout=PATIENCE,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def test_a_plan_counts_the_memory_of_the_gpu(on_gpu, tiny):
+    flags = ["--output", "json", "--", "--device", "cuda", "--max-num-seqs", "8"]
+    planned = json.loads(plan(tiny, *flags))
+    assert planned["device"] == "cuda:0"
+    numbers = planned["plan"]
+    assert numbers["device_free_bytes"] <= numbers["device_total_bytes"] == 2 << 30
+    assert numbers["needed_bytes"] <= numbers["available_bytes"] < 0.9 * (2 << 30)
+    assert numbers["flags"] == []
+    server = on_gpu(tiny)
+    [weights] = re.findall(r"weight_bytes=(\d+)", re.sub("\x1b\\[[0-9;]*m", "", server.stderr()))
+    assert 0.8 <= numbers["weight_bytes"] / int(weights) <= 1.25
+
+    asked = ["--concurrency", "2", "--context", "128", *flags[:3], "--device", "cuda"]
+    asked = json.loads(plan(tiny, *asked))
+    assert "--kv-cache-bytes" in asked["worker_flags"] and asked["plan"]["concurrency"] == 2
+    small = plan(tiny, "--", "--device", "cuda", status=7, memory=400 << 20)
+    assert "does not fit" in small and "MiB" in small
+
+
+def test_replicas_share_the_memory_of_a_gpu(tiny, tmp_path):
+    environment = {
+        **os.environ, "LD_LIBRARY_PATH": STAND_IN, "XDG_RUNTIME_DIR": str(tmp_path),
+        "SCONCE_HOME": str(tmp_path / "store"),
+    }
+
+    def run(*words, status=0):
+        done = subprocess.run(
+            [BINARY, *words], capture_output=True, text=True, timeout=PATIENCE, env=environment
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
+
+    flags = ["--port", "0", "--no-auth", "--", "--device", "cuda", "--max-num-seqs", "8"]
+    run("up", "-d", tiny, "--served-model-name", "tiny", "--replicas", "2", *flags)
+    try:
+        def replicas():
+            found = json.loads(run("status", "--output", "json"))["replicas"]
+            return [it for it in found if it["state"] == "ready"]
+
+        until(lambda: len(replicas()) == 2)
+        for replica in replicas():
+            command = pathlib.Path(f"/proc/{replica['pid']}/cmdline").read_bytes().split(b"\0")
+            # Each has a cache of its part's size.
+            size = int(command[command.index(b"--kv-cache-bytes") + 1])
+            assert size < (1 << 30)
+        # There is no room for a third.
+        run("scale", "tiny", "--min", "3", "--max", "3", status=7)
+    finally:
+        run("stop", "--all")

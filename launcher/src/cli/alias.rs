@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Fault;
-use super::output::{Output, print, table};
+use super::output::{Output, table};
 use crate::catalogue::Catalogue;
 use crate::name::{ModelName, Tag};
 use crate::settings::Settings;
@@ -31,11 +31,17 @@ enum Command {
         alias: Tag,
         /// What it stands for. Of a model, the version that is the newest now
         target: ModelName,
+
+        #[command(flatten)]
+        output: Output,
     },
     /// Forgets a name; the version stays
     Rm {
         /// The name
         alias: Tag,
+
+        #[command(flatten)]
+        output: Output,
     },
     /// Lists every name and its version
     List {
@@ -55,7 +61,7 @@ impl Alias {
 impl Command {
     fn run(self, store: &Store) -> anyhow::Result<()> {
         match self {
-            Self::Set { alias, target } => {
+            Self::Set { alias, target, output } => {
                 if Catalogue::built_in()?.find(alias.as_ref()).is_ok() {
                     return Err(Fault::Catalogue(alias).into());
                 }
@@ -63,14 +69,17 @@ impl Command {
                     return Err(Fault::Path(path.display().to_string()).into());
                 }
                 let (id, before) = store.set_alias(alias.clone(), &target)?;
-                print(&match before.filter(|before| *before != id) {
+                let before = before.filter(|before| *before != id);
+                let value = json!({ "alias": alias, "id": id, "before": before });
+                output.print(&value, || match &before {
                     Some(before) => format!("{alias} stands for {id}, no longer for {before}\n"),
                     None => format!("{alias} stands for {id}\n"),
                 })
             }
-            Self::Rm { alias } => {
+            Self::Rm { alias, output } => {
                 let id = store.remove_alias(&alias)?;
-                print(&format!("{alias} no longer stands for {id}\n"))
+                let value = json!({ "alias": alias, "id": id });
+                output.print(&value, || format!("{alias} no longer stands for {id}\n"))
             }
             Self::List { output } => {
                 let aliases = store.lock()?.aliases;

@@ -1,4 +1,4 @@
-//! `sconce ps`, `logs`, `stop` and `restart`: servers in the background.
+//! `sconce ps`, `logs`, `stop` and `restart`: servers, most of them in the background.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -8,14 +8,16 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
+use serde_json::json;
 
+use super::Fault;
 use super::output::{Output, ago, print, table};
 use super::up::Detached;
-use crate::servers::{Error, Server, Servers, Standing};
+use crate::servers::{Error, Mode, Server, Servers, Standing};
 use crate::settings::Settings;
 use crate::supervisor::Record;
 
-/// Lists the servers in the background, with their routers and workers
+/// Lists the servers of this store, with the routers and workers that outlive their launchers
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:\n  sconce ps\n  sconce ps --output json")]
 pub struct Ps {
@@ -39,7 +41,7 @@ pub struct Logs {
     lines: usize,
 }
 
-/// Has a server in the background drain and end
+/// Has a server drain and end
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:\n  sconce stop smollm2:135m\n  sconce stop --all")]
 pub struct Stop {
@@ -54,14 +56,18 @@ pub struct Stop {
     /// Seconds that it gets before it is to end at once
     #[arg(long, value_name = "SECONDS", default_value_t = 75)]
     timeout: u32,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Exchanges the launcher of a server in the background for a new one, with the same command line
 /// and the environment of now
 ///
-/// Router and workers go on, and no request fails: the new launcher takes them over. A name whose alias
-/// has moved goes to the other version once that can be used. Workers keep the program and the flags that
-/// they were started with until they end: `--all` starts all of them anew.
+/// Router and workers go on, and no request fails: the new launcher takes them over. Those that would be
+/// started otherwise now, for there is another binary or another setting, are exchanged one after another.
+/// A name whose alias has moved goes to the other version once that can be used. Under a service manager
+/// the launcher starts again as the same process, with the environment that it has.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -130,7 +136,7 @@ impl From<Record> for Process {
 
 fn page(servers: &[Shown]) -> String {
     if servers.is_empty() {
-        return "no servers in the background; `sconce up -d MODEL` starts one\n".to_owned();
+        return "no servers; `sconce up -d MODEL` starts one in the background\n".to_owned();
     }
     let head = ["NAME", "PID", "URL", "VERSION", "STARTED"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -138,6 +144,9 @@ fn page(servers: &[Shown]) -> String {
         let url = server.url.clone().unwrap_or_else(|| "starting".to_owned());
         let version = server.version.clone().unwrap_or_else(|| "a path".to_owned());
         let pid = match server.state {
+            Standing::Running if server.mode == Mode::Foreground => {
+                format!("{} (foreground)", server.pid)
+            }
             Standing::Running => server.pid.to_string(),
             Standing::Orphaned => "no launcher".to_owned(),
         };
@@ -168,9 +177,15 @@ impl Stop {
         };
         for server in &chosen {
             servers.stop(server, Duration::from_secs(self.timeout.into())).await?;
-            print(&format!("stopped {}\n", server.name))?;
+            if !self.output.is_json() {
+                print(&format!("stopped {}\n", server.name))?;
+            }
         }
-        Ok(())
+        if !self.output.is_json() {
+            return Ok(());
+        }
+        let names = chosen.iter().map(|server| &server.name);
+        self.output.print(&json!({ "stopped": names.collect::<Vec<_>>() }), String::new)
     }
 }
 
@@ -181,6 +196,16 @@ impl Restart {
         let server = servers.get(&self.name)?;
         if self.router {
             return super::fleet::restart_router(&server).await;
+        }
+        match server.mode {
+            Mode::Background => {}
+            Mode::Foreground => return Err(Fault::Foreground(server.name).into()),
+            Mode::Service if self.all => return Err(Fault::Managed(server.name).into()),
+            Mode::Service => {
+                let now = servers.reload(&server).await?;
+                let url = now.url.unwrap_or_default();
+                return print(&format!("{} serves {url} with another launcher\n", now.name));
+            }
         }
         let program = std::env::current_exe().context("finding this program")?;
         if self.all {
@@ -197,6 +222,9 @@ impl Logs {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let servers = servers()?;
+        if servers.get(&self.name).is_ok_and(|server| server.mode != Mode::Background) {
+            return Err(Fault::NoLog(self.name).into());
+        }
         let path = servers.log(&self.name);
         let mut log = match File::open(&path) {
             Ok(log) => log,

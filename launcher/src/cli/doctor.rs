@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Fault;
 use super::output::{Output, table};
-use crate::doctor::{Finding, Subject, Verdict};
+use crate::doctor::{Finding, Gpu, Subject, Verdict};
 use crate::settings::Settings;
 
 /// Looks at this machine and says what is wrong with it, why, and what to do
@@ -33,11 +33,13 @@ pub struct Doctor {
 }
 
 impl Doctor {
-    /// Runs the command; `isa` is the instruction set that the kernels choose.
-    pub async fn run(self, isa: String) -> anyhow::Result<()> {
+    /// Runs the command; `isa` is the instruction set that the kernels choose, `gpus` are those that
+    /// they run on, or why they don't.
+    pub async fn run(self, isa: String, gpus: Vec<Result<Gpu, String>>) -> anyhow::Result<()> {
         let subject = Subject {
             settings: Settings::from_env(),
             isa,
+            gpus,
             listen: SocketAddr::new(self.host, self.port),
             root: "/".into(),
         };

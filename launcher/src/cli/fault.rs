@@ -67,6 +67,15 @@ pub enum Fault {
         /// The log's last lines.
         end: String,
     },
+    /// A server in the foreground can't be started again from elsewhere.
+    #[error("`{0}` runs in the foreground")]
+    Foreground(String),
+    /// A service manager starts it.
+    #[error("a service manager runs `{0}`, and starts all of it")]
+    Managed(String),
+    /// A server whose log is somewhere else.
+    #[error("the log of `{0}` goes to whoever started it, a terminal or a service manager")]
+    NoLog(String),
     /// A name for several models.
     #[error("--served-model-name is for one model")]
     OneName,
@@ -150,7 +159,12 @@ impl Fault {
                 .filter(|code| *code > 0)
                 .unwrap_or(1),
             Self::Misfit { .. } => 7,
-            Self::Catalogue(_) | Self::OverBudget { .. } | Self::Exists(_) => 4,
+            Self::Catalogue(_)
+            | Self::OverBudget { .. }
+            | Self::Exists(_)
+            | Self::Foreground(_)
+            | Self::Managed(_) => 4,
+            Self::NoLog(_) => 1,
         }
     }
 
@@ -163,6 +177,14 @@ impl Fault {
                 "stop what serves a version, or take its alias away with `sconce alias rm`"
             }
             Self::Misfit { source, .. } => return source.hint(),
+            Self::Foreground(name) => {
+                return Some(format!(
+                    "end it there and start it again; `sconce restart {name} --router` exchanges its \
+                     router"
+                ));
+            }
+            Self::Managed(_) => "`systemctl restart` of its unit ends it and starts it",
+            Self::NoLog(_) => "`journalctl -u` with its unit shows that of systemd",
             Self::NoServer => "`sconce up -d MODEL` starts one",
             Self::WhichServer(_) => "--server NAME says which",
             Self::NoBatch(_) => "`sconce batch list` shows the batches of the key",

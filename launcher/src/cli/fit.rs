@@ -26,7 +26,7 @@ pub struct FitArgs {
 
 /// A model that fits, and the flags that make it.
 pub(crate) struct Fitted {
-    /// `None`: a GPU's memory is not planned.
+    /// `None`: it takes no memory to speak of.
     pub(crate) plan: Option<Plan>,
     /// What else is known.
     pub(crate) description: Description,
@@ -43,21 +43,21 @@ pub(crate) struct Subject<'a> {
     /// The model.
     pub(crate) path: &'a Path,
     /// Which memory.
-    pub(crate) room: Room,
+    pub(crate) room: Room<'a>,
 }
 
 /// Which memory a model may take: a part of what is free and of what other workers have.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
-    /// What workers take that run.
-    pub(crate) reserved_bytes: u64,
+#[derive(Clone, Copy)]
+pub(crate) struct Room<'a> {
+    /// What workers take that run, on a device.
+    pub(crate) reserved_bytes: &'a (dyn Fn(&str) -> u64 + Sync),
     /// The part of all that, 0 to 1.
     pub(crate) part: f64,
 }
 
-impl Room {
+impl Room<'_> {
     /// All that is free.
-    pub(crate) const ALL: Self = Self { reserved_bytes: 0, part: 1.0 };
+    pub(crate) const ALL: Self = Self { reserved_bytes: &|_| 0, part: 1.0 };
 
     #[expect(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "a part of it, about")]
     #[expect(clippy::cast_possible_truncation, reason = "a part of it, about")]
@@ -104,9 +104,11 @@ pub(crate) async fn fit(
         args.extend(typed.flags());
         return Ok(Fitted { plan: None, description, args, total_bytes: None });
     };
+    let reserved = (room.reserved_bytes)(&description.device);
     let available = needs.available_bytes;
-    let total_bytes = available.map(|free| free.saturating_add(room.reserved_bytes));
+    let total_bytes = available.map(|free| free.saturating_add(reserved));
     needs.available_bytes = total_bytes.map(|total| room.of(total));
+    needs.is_shared = room.part < 1.0 || reserved > 0;
     let is_sized = ["--kv-cache-bytes", "--num-blocks"].iter().any(|flag| has_flag(flag, &args));
     let ask = Ask {
         concurrency: typed.concurrency.map(|it| it.get().into()),

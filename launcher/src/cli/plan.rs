@@ -16,13 +16,14 @@ use crate::store::Check;
 /// Says whether a model fits into memory, and what context and KV cache it would get. Loads nothing
 ///
 /// `sconce up` does the same before it starts. Memory is what the machine has, or less in a control
-/// group with a limit.
+/// group with a limit; of a GPU, what its driver says is free, as far as `--gpu-memory-utilization` goes.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   sconce plan smollm2:135m
   sconce plan smollm2:135m --concurrency 8 --context 4096
   sconce plan ./llama.gguf --output json -- --kv-cache-dtype int8
+  sconce plan smollm2:135m -- --device cuda:1
 
 Exit status 7 says that it does not fit.")]
 pub struct Plan {
@@ -72,12 +73,13 @@ impl Plan {
             "isa": needs.map(|needs| &needs.isa), "plan": plan, "worker_flags": args,
         });
         self.output.print(&value, || {
-            let Some(plan) = &plan else {
-                return "a GPU's worker sizes its own KV cache once the weights are loaded\n"
-                    .to_owned();
-            };
+            let Some(plan) = &plan else { return format!("{} takes no memory\n", self.name) };
             let isa = needs.map_or("", |needs| needs.isa.as_str());
-            format!("{}, for the processor ({isa})\n{plan}", self.name)
+            let on = match description.device.as_str() {
+                "cpu" => "the processor".to_owned(),
+                gpu => format!("GPU {gpu}"),
+            };
+            format!("{}, for {on} ({isa})\n{plan}", self.name)
         })
     }
 }

@@ -8,7 +8,7 @@ use indicatif::BinaryBytes;
 use serde_json::json;
 
 use super::Fault;
-use super::output::{Output, print};
+use super::output::Output;
 use crate::hub::Filter;
 use crate::name::{ModelId, ModelName};
 use crate::pull::{Freshness, Pulled, Wish};
@@ -62,6 +62,9 @@ pub struct Pull {
     /// Use what is on this machine; never the network
     #[arg(long)]
     offline: bool,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Makes the store what a `models.lock` says: the same versions under the same numbers, checked
@@ -104,7 +107,7 @@ impl Pull {
                 generation: None,
                 prune: false,
                 offline: self.offline,
-                output: Output::default(),
+                output: self.output,
             };
             return sync.run().await;
         };
@@ -118,7 +121,16 @@ impl Pull {
             filter: Filter::new(&self.include, &self.exclude)?,
         };
         let pulled = super::puller(settings(self.offline)?)?.pull_as(&name, &wish).await?;
-        print(&match &pulled {
+        let value = match &pulled {
+            Pulled::Local(model) => json!({ "fetched": false, "model": model.path }),
+            Pulled::Present(it) | Pulled::Fetched(it) => json!({
+                "fetched": matches!(pulled, Pulled::Fetched(_)),
+                "id": it.id,
+                "version": it.version,
+                "model": it.model,
+            }),
+        };
+        self.output.print(&value, || match &pulled {
             Pulled::Present(it) if self.verify => {
                 format!("{name} is here and intact: {} {}\n", it.id, it.model.display())
             }

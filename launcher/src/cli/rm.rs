@@ -2,9 +2,10 @@
 
 use clap::Args;
 use indicatif::BinaryBytes;
+use serde_json::json;
 
 use super::Fault;
-use super::output::print;
+use super::output::Output;
 use crate::name::ModelName;
 use crate::settings::Settings;
 use crate::store::Removed;
@@ -20,6 +21,9 @@ Examples:
 pub struct Rm {
     /// What to remove, as `sconce list` shows it
     name: ModelName,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 impl Rm {
@@ -29,10 +33,13 @@ impl Rm {
             return Err(Fault::Path(path.display().to_string()).into());
         }
         let puller = super::puller(Settings::from_env()?)?;
-        let removed = tokio::task::spawn_blocking(move || puller.remove(&self.name)).await??;
+        let name = self.name;
+        let removed = tokio::task::spawn_blocking(move || puller.remove(&name)).await??;
         let line = |Removed { id, freed }: &Removed| {
             format!("removed {id}, {} freed\n", BinaryBytes(*freed))
         };
-        print(&removed.iter().map(line).collect::<String>())
+        let value = |it: &Removed| json!({ "id": it.id, "freed": it.freed });
+        let values: Vec<_> = removed.iter().map(value).collect();
+        self.output.print(&values, || removed.iter().map(line).collect())
     }
 }

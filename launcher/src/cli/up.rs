@@ -3,6 +3,8 @@
 mod banner;
 mod detach;
 mod launch;
+mod live;
+mod notify;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,7 +25,7 @@ use super::fit::FitArgs;
 use crate::controller::{Keeping, LendKey, RouterConfig, Served, WorkerConfig};
 use crate::fleet::{Scale, WHOLE};
 use crate::name::{ModelId, ModelName};
-use crate::servers::Servers;
+use crate::servers::{Mode, Servers};
 use crate::settings::{Network, Settings};
 use crate::store::Check;
 use crate::store::files::create_private;
@@ -41,6 +43,7 @@ Examples:
   sconce up smollm2:prod --port 9000 --concurrency 16 --context 4096
   sconce up -d smollm2:prod qwen3:prod --memory-share qwen3=60%
   sconce up -d smollm2:prod --min 0 --max 4
+  sconce up smollm2:135m --no-live 2> log
   sconce up ./llama.gguf --no-auth -- --kv-cache-dtype int8")]
 pub struct Up {
     /// `name:tag`, `name@number`, `hf:owner/repo[@revision][:file]`, or a path
@@ -90,6 +93,14 @@ pub struct Up {
     /// with them. As `--detach`, without leaving
     #[arg(long, conflicts_with = "detach")]
     service: bool,
+
+    /// Nobody else is to find this server
+    #[arg(long, hide = true)]
+    unlisted: bool,
+
+    /// Log lines alone, where a terminal would have a live view of what is served. So is `NO_COLOR`
+    #[arg(long)]
+    no_live: bool,
 
     /// Let everyone in, whoever can reach the address
     #[arg(long)]
@@ -159,10 +170,14 @@ pub struct Hooks {
     pub ensure_first_key: FirstKey,
     /// Has the router let the launcher in, to ask golden prompts.
     pub lend_key: LendKey,
+    /// Variables that a router heeds.
+    pub router_variables: Vec<String>,
+    /// Variables that a worker heeds.
+    pub worker_variables: Vec<String>,
 }
 
 impl Up {
-    /// Runs the command until it is told to stop (SIGINT, SIGTERM, SIGHUP).
+    /// Runs the command until it is told to stop (SIGINT, SIGTERM; in the foreground SIGHUP).
     pub async fn run(self, hooks: Hooks) -> anyhow::Result<()> {
         let mut settings = Settings::from_env()?;
         if self.offline {
@@ -174,7 +189,11 @@ impl Up {
         }
         if self.in_background {
             // A terminal that closes takes nothing with it.
-            rustix::process::setsid().context("leaving the terminal")?;
+            // One that started itself again has left it before.
+            let has_left = rustix::process::getsid(None).ok() == Some(rustix::process::getpid());
+            if !has_left {
+                rustix::process::setsid().context("leaving the terminal")?;
+            }
         }
         self.run_with(settings, program, hooks, &mut std::io::stdout()).await
     }
@@ -227,28 +246,39 @@ impl Up {
         let shares = self.memory_shares()?;
         let name = served.first().map(|served| served.name.clone()).unwrap_or_default();
         let servers = Servers::new(&settings.home);
-        let registration = if self.in_background || self.service {
-            let version = served.first().and_then(|served| served.pulled.manifest());
-            let version = version.map(|manifest| manifest.id.to_string());
-            Some(servers.register(&name, detach::own_args()?, version).await?)
-        } else {
-            None
+        let mode = self.mode();
+        let registration = match (self.unlisted, served.first()) {
+            (false, Some(first)) => {
+                let version = first.pulled.manifest().map(|manifest| manifest.id.to_string());
+                let args = detach::own_args()?;
+                Some(match mode {
+                    Mode::Foreground => servers.register_foreground(&name, args, version).await?,
+                    _ => servers.register(&name, args, (version, mode)).await?,
+                })
+            }
+            _ => None,
         };
         // What outlives its launcher is found again by what Linux alone tells of processes.
-        let keeping = match registration.is_some() && cfg!(target_os = "linux") {
+        let keeping = match mode != Mode::Foreground && cfg!(target_os = "linux") {
             true => Keeping::Outliving(servers.own_folder(&name)),
             false => Keeping::Tied,
         };
+        let is_live = mode == Mode::Foreground && !self.no_live && live::is_possible();
+        let router_variables = values(&hooks.router_variables);
+        let worker_variables = values(&hooks.worker_variables);
         let part = part(&served, &shares);
         let drain_timeout = Duration::from_secs(self.drain_timeout.into());
         let launch = Launch {
+            mode,
             registration,
+            is_live,
             served,
             workers: WorkerConfig {
                 program: program.clone(),
                 threads: self.threads,
                 fit: self.fit,
                 args: self.worker_args,
+                variables: worker_variables,
                 part,
                 shares,
             },
@@ -257,11 +287,20 @@ impl Up {
                 listen: SocketAddr::new(self.host, self.port),
                 database: self.database.unwrap_or_else(|| settings.home.join("sconce.db")),
                 no_auth: self.no_auth,
+                variables: router_variables,
                 drain_timeout,
             },
             keeping,
         };
         launch.run(&settings, hooks, out).await
+    }
+
+    fn mode(&self) -> Mode {
+        match (self.in_background, self.service) {
+            (true, _) => Mode::Background,
+            (false, true) => Mode::Service,
+            (false, false) => Mode::Foreground,
+        }
     }
 
     fn memory_shares(&self) -> Result<BTreeMap<ModelId, u16>, Fault> {
@@ -285,6 +324,11 @@ fn part(served: &[Served], shares: &BTreeMap<ModelId, u16>) -> u16 {
     let num = u16::try_from(num_others.max(1)).unwrap_or(WHOLE);
     let num = num.saturating_mul(u16::try_from(num_workers).unwrap_or(WHOLE));
     WHOLE.saturating_sub(given) / num.max(1)
+}
+
+/// What the environment says to a process, for those that are started with it.
+fn values(names: &[String]) -> Vec<(String, OsString)> {
+    names.iter().filter_map(|name| Some((name.clone(), std::env::var_os(name)?))).collect()
 }
 
 /// `model=25%`, in parts of 10,000.

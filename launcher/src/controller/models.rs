@@ -20,10 +20,13 @@ use crate::name::{ModelId, ModelName, Tag, VersionId};
 use crate::progress::Progress;
 use crate::pull::{self, Puller};
 use crate::settings::{Network, Settings};
+use crate::store::files::fingerprint;
 use crate::store::{self, Check, InUse, Manifest, Store};
 
-/// The device that workers on the processor take memory of.
-pub(super) const CPU: &str = "cpu";
+/// The device of workers on the processor.
+fn cpu() -> String {
+    "cpu".to_owned()
+}
 
 /// How a worker of a version is started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +46,10 @@ pub(super) struct Prepared {
     pub(super) args: Vec<String>,
     /// Memory that one replica takes.
     pub(super) needs: Memory,
-    /// Memory that all have together, as far as is known.
+    /// Where it runs.
+    #[serde(default = "cpu")]
+    device: String,
+    /// Memory that all have together there, as far as is known.
     total_bytes: Option<u64>,
     /// A path of the user's, which no store keeps.
     is_local: bool,
@@ -60,6 +66,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) fit: FitArgs,
     /// Further flags.
     pub(crate) args: Vec<OsString>,
+    /// What the environment says to workers.
+    pub(crate) variables: Vec<(String, OsString)>,
     /// The part of the memory that each model gets, of 10,000, unless it has a share of its own.
     pub(crate) part: u16,
     /// Models' own shares, of 10,000.
@@ -171,13 +179,14 @@ impl Models {
     ) -> anyhow::Result<()> {
         let part = self.config.shares.get(&version.model).copied().unwrap_or(self.config.part);
         let WorkerConfig { program, threads, fit: typed, args: given, .. } = &self.config;
-        let text = format!("{model:?} {part} {program:?} {threads:?} {typed:?} {given:?}");
-        let question = Sha256Hash::of(text.as_bytes()).to_string();
+        let question = self.question(model, part);
         if self.prepared(&version).is_ok_and(|known| known.question == question) {
             return Ok(());
         }
-        let room =
-            Room { reserved_bytes: self.loaded_bytes(), part: f64::from(part) / f64::from(WHOLE) };
+        let loaded = self.loaded_memory();
+        let reserved_bytes = move |device: &str| loaded.bytes(device);
+        let part = f64::from(part) / f64::from(WHOLE);
+        let room = Room { reserved_bytes: &reserved_bytes, part };
         let subject = Subject { program, path: &model.path, room };
         let fitted = fit(subject, *typed, given, defaults).await?;
         for reason in fitted.plan.iter().flat_map(|plan| &plan.reasons) {
@@ -187,6 +196,7 @@ impl Models {
             arg.into_string().map_err(|arg| anyhow::anyhow!("`{}` is not UTF-8", arg.display()))
         });
         let needs = fitted.plan.as_ref();
+        let device = fitted.description.device;
         let prepared = Prepared {
             question,
             path: model.path.clone(),
@@ -194,7 +204,9 @@ impl Models {
             digest: model.version.clone(),
             threads: *threads,
             args: args.collect::<Result<_, _>>()?,
-            needs: needs.map_or_else(Memory::default, |plan| Memory::on(CPU, plan.needed_bytes)),
+            needs: needs
+                .map_or_else(Memory::default, |plan| Memory::on(&device, plan.needed_bytes)),
+            device,
             total_bytes: fitted.total_bytes,
             is_local,
         };
@@ -202,11 +214,50 @@ impl Models {
         Ok(())
     }
 
+    /// What is asked of a model, as a hash. Another binary may answer otherwise.
+    fn question(&self, model: &pull::Model, part: u16) -> String {
+        let WorkerConfig { program, threads, fit, args, variables, .. } = &self.config;
+        let binary = fingerprint(program).unwrap_or_default();
+        let text = format!(
+            "{model:?} {part} {program:?} {binary:?} {threads:?} {fit:?} {args:?} {variables:?}"
+        );
+        Sha256Hash::of(text.as_bytes()).to_string()
+    }
+
+    /// Asks again of versions that a launcher before has asked of, where the question is another
+    /// now. Returns which; one of which there is no answer is served as before.
+    pub(super) async fn refresh(&self) -> Vec<VersionId> {
+        let mut refreshed = Vec::new();
+        for (version, known) in self.all() {
+            let Prepared { name, path, digest, is_local, question, .. } = known;
+            let model = pull::Model { name, path, version: digest };
+            let defaults = |given: &[OsString]| match is_local {
+                true => Ok(Vec::new()),
+                false => {
+                    let manifest = self.find(&ModelName::Version(version.clone()))?;
+                    Ok(self.store.worker_args(&manifest, given)?)
+                }
+            };
+            if let Err(error) = self.ask(version.clone(), (&model, is_local), defaults).await {
+                let error = format!("{error:#}");
+                tracing::warn!(%version, error, "is served as before: the new flags do not do");
+            } else if self.prepared(&version).is_ok_and(|now| now.question != question) {
+                refreshed.push(version);
+            }
+        }
+        refreshed
+    }
+
     /// Memory that all workers may take together, as far as is known.
     pub(super) fn budget(&self) -> Memory {
-        let totals = lock(&self.known);
-        let total = totals.values().filter_map(|known| known.total_bytes).max();
-        Memory::on(CPU, total.unwrap_or(u64::MAX))
+        let mut budget = Memory::default();
+        for Prepared { device, total_bytes, .. } in lock(&self.known).values() {
+            let known = Some(budget.bytes(device)).filter(|bytes| *bytes > 0);
+            // Where the system does not say, there is no limit.
+            let most = known.max(*total_bytes).unwrap_or(u64::MAX);
+            budget = budget.and(device, most);
+        }
+        budget
     }
 
     /// Models' own shares of it.
@@ -214,10 +265,13 @@ impl Models {
         self.config.shares.clone()
     }
 
-    fn loaded_bytes(&self) -> u64 {
+    fn loaded_memory(&self) -> Memory {
         let loaded = lock(&self.loaded).clone();
         let known = lock(&self.known);
-        loaded.iter().filter_map(|id| known.get(id)).map(|known| known.needs.total()).sum()
+        let mut sum = Memory::default();
+        let needs = loaded.iter().filter_map(|id| known.get(id)).map(|known| &known.needs);
+        needs.for_each(|needs| sum.add(needs));
+        sum
     }
 
     /// What aliases of the store stand for, of these models.

@@ -17,6 +17,9 @@ use crate::supervisor::{
 /// The router has closed its streams by then; what it still does is quick.
 const AFTER_DRAIN: Duration = Duration::from_secs(5);
 
+/// A new router accepts connections by then, and the one before has waited for the last of its own.
+const TAKEOVER: Duration = Duration::from_secs(15);
+
 const KEY: &str = "router";
 
 /// How routers are started.
@@ -29,6 +32,8 @@ pub(crate) struct RouterConfig {
     pub(crate) database: PathBuf,
     /// Whether requests need no key.
     pub(crate) no_auth: bool,
+    /// What the environment says to it.
+    pub(crate) variables: Vec<(String, OsString)>,
     /// Time that running requests get.
     pub(crate) drain_timeout: Duration,
 }
@@ -111,7 +116,9 @@ impl Routers {
         listening(next.state()).await.context("starting a router beside the present one")?;
         self.number += 1;
         let before = std::mem::replace(&mut self.current, next);
-        self.drain(Some(before));
+        // It is told by the new one, once that accepts connections: a signal now would come before.
+        let patience = TAKEOVER + self.config.drain_timeout + AFTER_DRAIN;
+        self.draining.spawn(async move { before.until_ended(patience).await });
         Ok(address)
     }
 
@@ -199,6 +206,7 @@ fn spec(config: &RouterConfig, keeping: &Keeping, paths: &RouterPaths, number: u
         args,
         socket: None,
         version: None,
+        variables: config.variables.clone(),
         keep,
         pulse: Pulse::Router,
     }

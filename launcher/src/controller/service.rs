@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use sconce_proto::fleet as proto;
@@ -14,12 +15,13 @@ use tokio_stream::wrappers::{UnboundedReceiverStream, WatchStream};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::pulls::Going;
 use super::routers::Routers;
 use super::{Handle, Message, Updates, status};
 use crate::catalogue::Catalogue;
 use crate::fleet::{Event, Force, Limits, Order, Plan, Reason, Refusal, RouterReport, Scale};
 use crate::name::{ModelName, VersionId};
-use crate::progress::Progress;
+use crate::progress::{Amount, Progress, Transfers};
 use crate::pull::Puller;
 use crate::settings::Settings;
 
@@ -110,10 +112,14 @@ impl Fleet for Service {
 
     async fn events(&self, _: Request<proto::StatusRequest>) -> Answer<Self::EventsStream> {
         let handle = self.handle.clone();
-        let statuses = WatchStream::new(handle.statuses.clone());
-        let statuses = statuses.then(move |status| {
+        let statuses = WatchStream::new(handle.statuses.clone()).map(drop);
+        let pulls = WatchStream::from_changes(handle.pulls.changes()).map(drop);
+        let statuses = futures::stream::select(statuses, pulls).then(move |()| {
             let handle = handle.clone();
-            async move { handle.with_store(status).await }
+            async move {
+                let status = handle.statuses.borrow().clone();
+                handle.with_store(status).await
+            }
         });
         Ok(Response::new(Box::pin(statuses)))
     }
@@ -186,17 +192,21 @@ impl Fleet for Service {
             let message = format!("{} is a path, which nobody has to pull", path.display());
             return Err(Status::invalid_argument(message));
         }
+        let going = self.handle.pulls.begin(&name.to_string());
+        let message = || format!("{name} is being pulled already");
+        let going = going.ok_or_else(|| Status::already_exists(message()))?;
         Ok(streamed(move |updates| async move {
-            let pulling = proto::VersionState::Pulling.into();
-            let progress = proto::Progress { state: pulling, ..said(&format!("pulling {name}")) };
-            let _ = updates.send(Ok(progress));
-            let settings = Settings::from_env().map_err(|error| failed(&error.into()))?;
-            let catalogue = Catalogue::built_in().map_err(|error| failed(&error.into()))?;
-            let puller = Puller::new(settings, catalogue, Progress::Silent);
-            let pulled = puller.pull(&name, crate::store::Check::IfTouched).await;
-            let pulled = pulled.map_err(|error| failed(&error.into()))?;
-            let version = pulled.manifest().map(|manifest| manifest.id.to_string());
-            Ok(format!("{} is here", version.unwrap_or_else(|| name.to_string())))
+            match pull(&name, &going, &updates).await {
+                Ok((message, amount)) => {
+                    going.finish(amount);
+                    Ok(message)
+                }
+                Err(Some(error)) => {
+                    going.fail(&format!("{error:#}"));
+                    Err(failed(&error))
+                }
+                Err(None) => Err(Status::cancelled("whoever asked for it has gone")),
+            }
         }))
     }
 
@@ -233,6 +243,45 @@ impl Fleet for Service {
         entries.truncate(if limit == 0 { MAX_HISTORY } else { limit });
         Ok(Response::new(proto::HistoryReply { entries }))
     }
+}
+
+/// Between two looks at how far a pull is.
+const PULL_EVERY: Duration = Duration::from_millis(250);
+
+/// Brings a model into the store, and tells how far that is. `None`: whoever asked for it has gone;
+/// what came stays for the next pull.
+async fn pull(
+    name: &ModelName,
+    going: &Going,
+    updates: &Sender,
+) -> Result<(String, Amount), Option<anyhow::Error>> {
+    let transfers = Transfers::default();
+    let settings = Settings::from_env().map_err(|error| Some(error.into()))?;
+    let catalogue = Catalogue::built_in().map_err(|error| Some(error.into()))?;
+    let puller = Puller::new(settings, catalogue, Progress::Told(transfers.clone()));
+    let mut pulling = std::pin::pin!(puller.pull(name, crate::store::Check::IfTouched));
+    let mut every = tokio::time::interval(PULL_EVERY);
+    let state = proto::VersionState::Pulling.into();
+    let progress = proto::Progress { state, ..said(&format!("pulling {name}")) };
+    let _ = updates.send(Ok(progress.clone()));
+    let pulled = loop {
+        tokio::select! {
+            pulled = &mut pulling => break pulled,
+            () = updates.closed() => return Err(None),
+            _ = every.tick() => {
+                let Amount { done, total } = transfers.sum();
+                if going.set(Amount { done, total }) {
+                    let (bytes, total_bytes) = (done, total);
+                    let _ = updates.send(Ok(proto::Progress { bytes, total_bytes, ..progress.clone() }));
+                }
+            }
+        }
+    };
+    let pulled = pulled.map_err(|error| Some(error.into()))?;
+    let amount = transfers.sum();
+    going.set(amount);
+    let version = pulled.manifest().map(|manifest| manifest.id.to_string());
+    Ok((format!("{} is here", version.unwrap_or_else(|| name.to_string())), amount))
 }
 
 /// Why a call failed, and if the core refused an order, which way.
@@ -333,7 +382,9 @@ impl Handle {
     async fn with_store(&self, status: proto::FleetStatus) -> Result<proto::FleetStatus, Status> {
         let store = self.models.store().clone();
         let described = tokio::task::spawn_blocking(move || status::with_store(status, &store));
-        described.await.map_err(|error| Status::internal(error.to_string()))
+        let mut status = described.await.map_err(|error| Status::internal(error.to_string()))?;
+        status.models.extend(self.pulls.models());
+        Ok(status)
     }
 }
 

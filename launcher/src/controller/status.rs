@@ -54,5 +54,5 @@ fn describe(model: &mut proto::Model, listed: &Listed) {
     model.source = listed.manifest.source.to_string();
     model.bytes = listed.size;
     model.created = i64::try_from(listed.manifest.created).unwrap_or(i64::MAX);
-    model.pulled = 1.0;
+    model.pulled_bytes = listed.size;
 }

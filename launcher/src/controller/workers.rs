@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::Message;
 use super::models::{Models, Prepared};
-use crate::fleet::{Event, ReplicaId};
+use crate::fleet::{Event, Make, ReplicaId};
 use crate::name::VersionId;
 use crate::run_dir::RunDir;
 use crate::store::InUse;
@@ -36,6 +36,7 @@ pub(super) struct Workers {
     program: PathBuf,
     keeping: Keeping,
     run_dir: Arc<RunDir>,
+    variables: Vec<(String, OsString)>,
     messages: mpsc::Sender<Message>,
     running: BTreeMap<ReplicaId, Worker>,
     tasks: JoinSet<()>,
@@ -64,12 +65,13 @@ enum End {
 
 impl Workers {
     pub(super) fn new(
-        program: PathBuf,
+        (program, variables): (PathBuf, Vec<(String, OsString)>),
         (keeping, run_dir): (Keeping, Arc<RunDir>),
         messages: mpsc::Sender<Message>,
     ) -> Self {
         let tasks = JoinSet::new();
-        Self { program, keeping, run_dir, messages, running: BTreeMap::new(), tasks }
+        let running = BTreeMap::new();
+        Self { program, keeping, run_dir, variables, messages, running, tasks }
     }
 
     /// Starts a worker of a version.
@@ -107,7 +109,7 @@ impl Workers {
             return Ok(Found::Gone);
         };
         self.watch_at(id, version, (service, record), in_use);
-        Ok(if is_as_wanted { Found::AsWanted } else { Found::Outdated })
+        Ok(Found::Alive(if is_as_wanted { Make::Current } else { Make::Outdated }))
     }
 
     /// Ends workers of a launcher before that nobody wants.
@@ -286,6 +288,7 @@ impl Workers {
             args,
             socket: Some(socket),
             version: Some(version.to_string()),
+            variables: self.variables.clone(),
             keep,
             pulse: Pulse::Worker,
         })
@@ -295,10 +298,8 @@ impl Workers {
 /// Whether the worker of a launcher before is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// It is, and was started as it would be now.
-    AsWanted,
-    /// It is, and was started otherwise.
-    Outdated,
+    /// It is.
+    Alive(Make),
     /// It is not.
     Gone,
 }

@@ -2,7 +2,7 @@
 
 use indicatif::BinaryBytes;
 
-use super::{Finding, Subject};
+use super::{Finding, Gpu, Subject};
 
 /// A small model and the processes around it.
 const LEAST_BYTES: u64 = 1 << 30;
@@ -43,6 +43,28 @@ pub(super) fn memory(subject: &Subject) -> Finding {
         Finding::warn(CHECK, format!("{what}: enough for small models"), remedy)
     } else {
         Finding::ok(CHECK, what)
+    }
+}
+
+/// What a GPU has free for models.
+pub(super) fn gpu((ordinal, gpu): (usize, &Result<Gpu, String>)) -> Finding {
+    const CHECK: &str = "gpu memory";
+    let Gpu { name, free_bytes, total_bytes } = match gpu {
+        Ok(gpu) => gpu,
+        Err(error) => {
+            let why = format!("cuda:{ordinal} can't be used: {error}");
+            return Finding::warn(CHECK, why, "serve from the processor: `-- --device cpu`");
+        }
+    };
+    let (free, total) = (BinaryBytes(*free_bytes), BinaryBytes(*total_bytes));
+    let what = format!("cuda:{ordinal} ({name}): {free} of {total} free");
+    match *free_bytes < LEAST_BYTES {
+        true => Finding::warn(
+            CHECK,
+            format!("{what}: hardly a model fits"),
+            "end what uses it (`nvidia-smi` tells)",
+        ),
+        false => Finding::ok(CHECK, what),
     }
 }
 

@@ -41,6 +41,11 @@ impl Patient {
         let subject = Subject {
             settings,
             isa: isa.to_owned(),
+            gpus: vec![
+                Ok(Gpu { name: "H".to_owned(), free_bytes: 60 << 30, total_bytes: 80 << 30 }),
+                Ok(Gpu { name: "H".to_owned(), free_bytes: 1 << 20, total_bytes: 80 << 30 }),
+                Err("it fell off the bus".to_owned()),
+            ],
             listen: "127.0.0.1:0".parse().unwrap(),
             root: self.directory.path().to_owned(),
         };
@@ -185,4 +190,16 @@ fn an_environment_that_makes_no_sense_is_a_failure_and_the_rest_is_looked_at() {
 
     assert_eq!(find(&findings, "environment").0, Verdict::Fail);
     assert_eq!(find(&findings, "memory").0, Verdict::Ok);
+}
+
+#[test]
+fn a_gpu_has_the_memory_that_its_driver_says_is_free() {
+    let findings = Patient::new().examine();
+
+    let gpus: Vec<_> = findings.iter().filter(|it| it.check == "gpu memory").collect();
+    let verdicts: Vec<_> = gpus.iter().map(|it| it.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Ok, Verdict::Warn, Verdict::Warn]);
+    assert_eq!(gpus[0].why, "cuda:0 (H): 60.00 GiB of 80.00 GiB free");
+    assert!(gpus[1].why.contains("hardly a model fits"));
+    assert!(gpus[2].why.contains("it fell off the bus"));
 }

@@ -74,6 +74,7 @@ impl From<proto::RouterReport> for RouterReport {
                         ready: replica.ready,
                         num_in_flight: replica.num_in_flight,
                         num_waiting: replica.num_waiting,
+                        num_running: replica.num_running,
                     };
                     (replica.address, report)
                 })
@@ -130,6 +131,7 @@ impl From<&ReplicaStatus> for proto::ReplicaStatus {
             num_restarts: replica.num_restarts,
             num_in_flight: replica.num_in_flight,
             adopted: replica.adopted,
+            outdated: replica.is_outdated,
         }
     }
 }

@@ -46,6 +46,13 @@ pub enum Event {
         /// `unix:/path/to/socket` or `http://host:port`.
         address: String,
     },
+    /// A launcher before this one started a worker: in the answer to [`Action::Adopt`].
+    Found {
+        /// Which.
+        replica: ReplicaId,
+        /// Whether it was started as it would be now.
+        make: Make,
+    },
     /// A worker's process is gone, or could not be started, whether that was wanted or not. Also
     /// the answer to [`Action::Adopt`] if there is none.
     Ended {
@@ -68,6 +75,15 @@ pub enum Event {
     },
     /// A router reported.
     Report(RouterReport),
+}
+
+/// Whether a worker was started as it would be now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Make {
+    /// It was.
+    Current,
+    /// By another binary, or with other flags.
+    Outdated,
 }
 
 /// What an operator, or a program that acts for one, wants.
@@ -207,8 +223,8 @@ pub enum Action {
         /// What it is to serve.
         version: VersionId,
     },
-    /// Find a worker that a launcher before this one started, and watch it. Answered by `Ready` or
-    /// `Ended`; until then it is taken to be as it was.
+    /// Find a worker that a launcher before this one started, and watch it. Answered by `Found`, and
+    /// `Ready` or `Ended`; until then it is taken to be as it was.
     Adopt {
         /// Its number.
         replica: ReplicaId,

@@ -2,10 +2,10 @@
 
 use crate::name::VersionId;
 
-use super::event::{Event, ReplicaId, RolloutId};
+use super::event::{Event, Make, ReplicaId, RolloutId};
 use super::route::Stage as RolloutStage;
 use super::traffic::RouterReport;
-use super::version::Stage;
+use super::version::{Exchange, Replica, Stage};
 use super::{Action, Fleet};
 
 impl Fleet {
@@ -15,6 +15,11 @@ impl Fleet {
             Event::Spawned { replica, pid } => {
                 if let Some(replica) = self.state.replicas.get_mut(&replica) {
                     replica.pid = Some(pid);
+                }
+            }
+            Event::Found { replica, make } => {
+                if let Some(replica) = self.state.replicas.get_mut(&replica) {
+                    replica.is_outdated = make == Make::Outdated;
                 }
             }
             Event::Ready { replica, address } => self.take_ready(replica, address),
@@ -49,7 +54,7 @@ impl Fleet {
         let Some(replica) = self.state.replicas.remove(&id) else { return };
         // One that ended while no launcher looked may have been told to.
         if replica.is_active() && !replica.is_missing {
-            self.bury(&replica.version, replica.started, why);
+            self.bury(&replica, why);
         }
     }
 
@@ -58,15 +63,19 @@ impl Fleet {
         self.actions.push(Action::Kill { replica: id });
         let was_active = replica.is_active();
         replica.stage = Stage::Stopping;
-        let (version, started) = (replica.version.clone(), replica.started);
+        let replica = replica.clone();
         if was_active {
-            self.bury(&version, started, "did not answer any more".to_owned());
+            self.bury(&replica, "did not answer any more".to_owned());
         }
     }
 
-    pub(super) fn bury(&mut self, version: &VersionId, started: super::Time, why: String) {
-        let lived = self.now.since(started);
-        if let Some(version) = self.state.versions.get_mut(version) {
+    pub(super) fn bury(&mut self, replica: &Replica, why: String) {
+        if replica.exchange == Exchange::Fresh {
+            // Those that it was to replace are there: the version is as good as before.
+            return self.note_failed_renewal(&replica.version, why);
+        }
+        let lived = self.now.since(replica.started);
+        if let Some(version) = self.state.versions.get_mut(&replica.version) {
             version.bury(self.now, lived, why, &self.settings.restart);
         }
     }

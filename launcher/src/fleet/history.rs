@@ -43,6 +43,8 @@ pub enum Deed {
     Scale,
     /// A version's replicas were ended.
     Unload,
+    /// A version's outdated replicas were exchanged for others.
+    Exchange,
 }
 
 /// One line of the history.
@@ -104,6 +106,7 @@ impl Deed {
             Self::Rollback => "rollback",
             Self::Scale => "scale",
             Self::Unload => "unload",
+            Self::Exchange => "exchange",
         }
     }
 }

@@ -55,6 +55,18 @@ impl Memory {
         self.0.get(device).copied().unwrap_or(0)
     }
 
+    /// Bytes by device.
+    pub fn devices(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(device, bytes)| (device.as_str(), *bytes))
+    }
+
+    /// As `other` has it, of devices that are not named here.
+    pub(crate) fn add_devices(&mut self, other: &Self) {
+        for (device, bytes) in &other.0 {
+            self.0.entry(device.clone()).or_insert(*bytes);
+        }
+    }
+
     /// On all devices together.
     pub fn total(&self) -> u64 {
         self.0.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))

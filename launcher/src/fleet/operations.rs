@@ -3,8 +3,9 @@
 use crate::name::VersionId;
 
 use super::event::{Action, OperationId, RolloutId};
+use super::memory::Memory;
 use super::route::{Rollout, Stage};
-use super::status::{ReplicaStatus, RolloutStatus, Status, VersionState, VersionStatus};
+use super::status::{ReplicaStatus, RolloutStatus, Status, Usage, VersionState, VersionStatus};
 use super::time::Time;
 use super::version::Stage as ReplicaStage;
 use super::{Fleet, Portion, WHOLE};
@@ -219,13 +220,36 @@ impl Fleet {
         }
     }
 
+    /// What a version is doing.
+    pub fn usage(&self, id: &VersionId) -> Usage {
+        let mut usage =
+            Usage { num_tokens: self.traffic.counts(id).num_tokens, ..Usage::default() };
+        for replica in self.replicas_of(id) {
+            usage.memory.add(&replica.needs);
+            let Some(address) = replica.address.as_deref() else { continue };
+            usage.num_running += self.traffic.num_running_at(address);
+            usage.num_waiting += self.traffic.num_waiting_at(address);
+        }
+        usage
+    }
+
+    /// Bytes that all workers have, and that they may have together, by device.
+    pub fn memory(&self) -> Vec<(String, u64, u64)> {
+        let mut used = Memory::default();
+        self.state.replicas.values().for_each(|replica| used.add(&replica.needs));
+        let devices = self.settings.budget.devices();
+        devices.map(|(device, most)| (device.to_owned(), used.bytes(device), most)).collect()
+    }
+
     fn version_status(&self, id: &VersionId) -> VersionStatus {
         let failed = self.state.versions.get(id).and_then(|version| version.failed.as_ref());
         let error = failed.map(|failure| failure.why.clone());
         VersionStatus {
             version: id.clone(),
             state: self.version_state(id),
-            error: error.or_else(|| self.short.get(id).map(|shortage| format!("it {shortage}"))),
+            error: error
+                .or_else(|| self.short.get(id).map(|shortage| format!("it {shortage}")))
+                .or_else(|| self.renewal_fault(id)),
             num_ready: self.num_ready(id),
             num_wanted: self.desired(id),
         }
@@ -257,6 +281,7 @@ impl Fleet {
                     .as_deref()
                     .map_or(0, |address| self.traffic.num_in_flight_at(address)),
                 adopted: replica.adopted,
+                is_outdated: replica.is_outdated,
             })
             .collect()
     }

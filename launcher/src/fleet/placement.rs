@@ -10,7 +10,7 @@ use crate::name::VersionId;
 use super::demand::Demand;
 use super::event::ReplicaId;
 use super::memory::{Memory, Purse, Shortage};
-use super::version::{Replica, Stage};
+use super::version::{Exchange, Replica, Stage};
 use super::{Action, Fleet};
 
 impl Fleet {
@@ -27,25 +27,31 @@ impl Fleet {
         for id in &ids {
             self.fill(id);
         }
+        for id in &ids {
+            self.renew(id);
+        }
     }
 
     /// Takes replicas away until there are no more than there should be: those that start first,
-    /// then the youngest.
+    /// then those that are outdated, then the youngest.
     fn shed(&mut self, id: &VersionId) {
-        let excess = self.num_active(id).saturating_sub(self.desired(id));
+        let desired = self.desired(id);
+        let most = if desired == 0 { 0 } else { desired + self.num_fresh(id) };
+        let excess = self.num_active(id).saturating_sub(most);
         for _ in 0..excess {
             let replicas = self.state.replicas.iter();
-            let active = replicas.filter(|(_, r)| r.version == *id && r.is_active());
-            let Some(replica) =
-                active.max_by_key(|(id, r)| (!r.is_ready(), **id)).map(|(id, _)| *id)
-            else {
+            let active = replicas.filter(|(_, r)| {
+                r.version == *id && r.is_active() && (most == 0 || r.exchange == Exchange::None)
+            });
+            let order = |(id, r): &(&ReplicaId, &Replica)| (!r.is_ready(), r.is_outdated, **id);
+            let Some(replica) = active.max_by_key(order).map(|(id, _)| *id) else {
                 return;
             };
             self.retire(replica);
         }
     }
 
-    fn retire(&mut self, id: ReplicaId) {
+    pub(super) fn retire(&mut self, id: ReplicaId) {
         let now = self.now;
         let Some(replica) = self.state.replicas.get_mut(&id) else { return };
         if replica.is_ready() {
@@ -79,9 +85,9 @@ impl Fleet {
         for id in late {
             let Some(replica) = self.state.replicas.get_mut(&id) else { continue };
             replica.stage = Stage::Stopping;
-            let (version, started) = (replica.version.clone(), replica.started);
+            let replica = replica.clone();
             self.actions.push(Action::Kill { replica: id });
-            self.bury(&version, started, format!("was not ready after {} s", patience.as_secs()));
+            self.bury(&replica, format!("was not ready after {} s", patience.as_secs()));
         }
     }
 
@@ -110,14 +116,17 @@ impl Fleet {
     /// A replica that drains is as good as a new one, and there at once.
     fn take_up_again(&mut self, id: &VersionId) -> bool {
         let mut replicas = self.state.replicas.values_mut();
-        let Some(replica) = replicas.find(|r| r.version == *id && r.is_draining()) else {
+        let may_stay = |r: &&mut Replica| {
+            r.version == *id && r.is_draining() && r.exchange != Exchange::Leaving
+        };
+        let Some(replica) = replicas.find(may_stay) else {
             return false;
         };
         replica.stage = Stage::Ready;
         true
     }
 
-    fn spawn(&mut self, id: &VersionId, needs: Memory) {
+    pub(super) fn spawn(&mut self, id: &VersionId, needs: Memory) -> ReplicaId {
         self.state.next_replica += 1;
         let replica = ReplicaId(self.state.next_replica);
         self.actions.push(Action::Spawn { replica, version: id.clone() });
@@ -131,16 +140,33 @@ impl Fleet {
                 pid: None,
                 started: self.now,
                 adopted: false,
+                is_outdated: false,
+                exchange: Exchange::None,
                 is_missing: false,
             },
         );
+        replica
     }
 
     /// Whether one more replica fits beside what is there and what is promised.
-    fn check_memory(&self, id: &VersionId, needs: &Memory) -> Result<(), Shortage> {
+    pub(super) fn check_memory(&self, id: &VersionId, needs: &Memory) -> Result<(), Shortage> {
         let purse = self.settings.purse(&id.model);
         let mut used = self.used(&purse);
         used.add(&self.promised(&purse, id));
+        needs.check(&used, &self.settings.limit(&purse))
+    }
+
+    /// Whether one replica fits in the place of another of its version.
+    pub(super) fn check_in_place(
+        &self,
+        id: &VersionId,
+        needs: &Memory,
+        place: &Memory,
+    ) -> Result<(), Shortage> {
+        let purse = self.settings.purse(&id.model);
+        let mut used = self.used(&purse);
+        used.add(&self.promised(&purse, id));
+        used.subtract(place);
         needs.check(&used, &self.settings.limit(&purse))
     }
 

@@ -3,6 +3,7 @@
 use crate::name::VersionId;
 
 use super::event::{ReplicaId, RolloutId};
+use super::memory::Memory;
 use super::time::Time;
 
 /// How a version or a replica is.
@@ -67,6 +68,21 @@ pub struct ReplicaStatus {
     pub num_in_flight: u32,
     /// Another launcher started it.
     pub adopted: bool,
+    /// It was started otherwise than it would be now, and will be exchanged.
+    pub is_outdated: bool,
+}
+
+/// What a version is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Requests that are being computed.
+    pub num_running: u32,
+    /// Requests that wait for that, in workers.
+    pub num_waiting: u32,
+    /// Tokens of completions since this launcher started.
+    pub num_tokens: u64,
+    /// Memory that its workers have.
+    pub memory: Memory,
 }
 
 /// How a rollout stands.

@@ -50,6 +50,8 @@ pub struct ReplicaReport {
     pub num_in_flight: u32,
     /// Requests of all routers that wait in it.
     pub num_waiting: u32,
+    /// Requests of all routers that it computes.
+    pub num_running: u32,
 }
 
 /// Requests and what became of them.
@@ -163,6 +165,11 @@ impl Traffic {
     /// Requests that wait in a replica. Each router was told of those of all routers.
     pub(crate) fn num_waiting_at(&self, address: &str) -> u32 {
         self.at(address).map(|report| report.num_waiting).max().unwrap_or(0)
+    }
+
+    /// Requests that a replica computes.
+    pub(crate) fn num_running_at(&self, address: &str) -> u32 {
+        self.at(address).map(|report| report.num_running).max().unwrap_or(0)
     }
 
     /// Whether no router has, or can still send, a request for a replica that is draining since

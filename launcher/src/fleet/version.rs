@@ -51,9 +51,26 @@ pub(crate) struct Replica {
     pub(crate) pid: Option<u32>,
     pub(crate) started: Time,
     pub(crate) adopted: bool,
+    /// It was started otherwise than it would be now.
+    #[serde(default)]
+    pub(crate) is_outdated: bool,
+    #[serde(default)]
+    pub(crate) exchange: Exchange,
     /// It is not known yet whether a launcher before this one left it alive.
     #[serde(skip)]
     pub(crate) is_missing: bool,
+}
+
+/// A worker's part in an exchange of outdated workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Exchange {
+    /// None.
+    #[default]
+    None,
+    /// It is one more than there should be, and will take the place of another.
+    Fresh,
+    /// It leaves for another.
+    Leaving,
 }
 
 /// How far a worker is. It has an address from `Ready` on.

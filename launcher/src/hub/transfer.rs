@@ -47,9 +47,11 @@ impl Downloader<'_> {
 
         let blob = self.cache.blob(remote);
         if let Some(hashes) = intact(&blob, remote, pinned).await? {
+            self.progress.have(remote.file.as_ref(), remote.size);
             return Ok(Fetched { path: self.cache.link(remote)?, hashes, origin: Origin::Found });
         }
         if let Some(found) = self.plain_file(remote, pinned).await {
+            self.progress.have(remote.file.as_ref(), remote.size);
             return Ok(found);
         }
         let hashes = self.download(remote, pinned, &blob).await?;

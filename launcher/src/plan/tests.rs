@@ -15,11 +15,16 @@ fn needs(available: u64) -> Needs {
         max_model_len: None,
         max_num_seqs: 64,
         available_bytes: Some(available),
+        process_bytes: PROCESS_BYTES,
+        device_free_bytes: None,
+        device_total_bytes: None,
+        is_shared: false,
         kv_cache: Some(KvCache {
             dtype: "f16".to_owned(),
             block_size: 16,
             block_bytes: MIB,
             num_blocks: 512,
+            fills_memory: false,
         }),
     }
 }
@@ -61,6 +66,30 @@ fn what_does_not_fit_is_refused_with_the_numbers() {
     let asked = plan(&needs(2000 * MIB), ask(Some(4), Some(8192))).unwrap_err();
     assert!(asked.to_string().contains("4 sequences of 8192 tokens"), "{asked}");
     assert!(asked.hint().unwrap().contains("room for 5824 tokens"), "{asked:?}");
+}
+
+/// As a GPU's worker says it: the cache is what is left.
+fn on_gpu(available: u64) -> Needs {
+    let mut needs = needs(available);
+    needs.device_free_bytes = Some(available + 1024 * MIB);
+    needs.device_total_bytes = Some(available + 2048 * MIB);
+    needs.kv_cache.as_mut().unwrap().fills_memory = true;
+    needs
+}
+
+#[test]
+fn a_gpu_is_filled_by_its_worker_unless_others_have_a_part_of_it() {
+    let alone = plan(&on_gpu(4096 * MIB), Ask::default()).unwrap();
+    assert_eq!(alone.kv_cache_bytes, (4096 - 1024 - 256 - 256) * MIB);
+    assert_eq!((alone.needed_bytes, alone.flags), (4096 * MIB, Vec::<String>::new()));
+
+    let shared = Needs { is_shared: true, ..on_gpu(2048 * MIB) };
+    let shared = plan(&shared, Ask::default()).unwrap();
+    assert_eq!(shared.flags, ["--kv-cache-bytes".to_owned(), (512 * MIB).to_string()]);
+    assert!(shared.to_string().contains("3.00 GiB of the GPU's 4.00 GiB are free"), "{shared}");
+
+    let misfit = plan(&on_gpu(1200 * MIB), Ask::default()).unwrap_err();
+    assert!(matches!(misfit, Misfit::Weights { .. }), "{misfit}");
 }
 
 #[test]

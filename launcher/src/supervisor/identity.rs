@@ -29,6 +29,20 @@ impl ProcessId {
         Ok(Self { pid, started_ticks: number(&stat(pid)?, STARTED)? })
     }
 
+    /// The process of this user that was started with this in its environment; of several, the first,
+    /// whose children have it too. `None`: there is none, or the system does not tell.
+    pub(super) fn with_variable(name: &str, value: &str) -> Option<Self> {
+        let wanted = format!("{name}={value}").into_bytes();
+        let entries = std::fs::read_dir("/proc").ok()?.flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let has_it = |pid: &i32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == wanted)
+        };
+        let found = pids.filter(has_it).filter_map(|pid| Self::of(pid).ok());
+        found.min_by_key(|process| (process.started_ticks, process.pid))
+    }
+
     /// The processor time that it has taken, in ticks.
     pub(super) fn cpu_ticks(self) -> io::Result<u64> {
         let stat = stat(self.pid)?;
@@ -102,6 +116,17 @@ impl Held {
         let end = AsyncFd::with_interest(self.0.try_clone()?, Interest::READABLE)?;
         end.readable().await.map(drop)
     }
+
+    /// Lets the system forget a process that has ended, if it is a child of this one: so it is where a
+    /// launcher has started itself again.
+    pub(super) fn reap(&self) {
+        use std::os::fd::AsFd;
+
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        // Another's child is waited for by that one.
+        let _ = waitid(WaitId::PidFd(self.0.as_fd()), options);
+    }
 }
 
 /// Without a way to hold on to a process or to tell when it started, none is.
@@ -122,6 +147,11 @@ impl Held {
 
     /// Waits until it has ended.
     pub async fn ended(&self) -> io::Result<()> {
+        match self.0 {}
+    }
+
+    /// Lets the system forget it.
+    pub(super) fn reap(&self) {
         match self.0 {}
     }
 }

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::identity::{Held, ProcessId};
-use super::record::{Files, Record};
+use super::record::{Files, Record, TOKEN};
 use super::{Announcement, Death, Keep, Order, Running, Spec, tail};
 use crate::store::files::remove_if_exists;
+use crate::terminal::Log;
 
 /// How long the last lines of a dead process are waited for; a grandchild may hold the pipe open.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -65,6 +66,7 @@ impl Process {
                 // A lock that is held by an open file is the process's for as long as it lives.
                 command.stdin(held.map_or_else(Stdio::null, Stdio::from));
                 command.stdout(out).stderr(log);
+                command.env(TOKEN, files.intend(spec)?);
                 Self::start_outliving(spec, files, command)
             }
         }
@@ -118,6 +120,9 @@ impl Process {
         let Keep::Outliving { files, .. } = &spec.keep else { return None };
         let record = files.read()?;
         let held = record.hold()?;
+        if let Err(error) = files.write(&record) {
+            tracing::warn!(service = spec.label, %error, "could not write it down");
+        }
         let Record { process, started, .. } = record;
         let running = Running { process, started, adopted: true, num_restarts: 0 };
         tracing::info!(service = spec.label, pid = process.pid, "adopted");
@@ -231,7 +236,10 @@ impl Life {
         match self {
             Self::Child { child, .. } => death(child.wait().await),
             Self::Adopted(held) => match held.ended().await {
-                Ok(()) => Death::Unseen,
+                Ok(()) => {
+                    held.reap();
+                    Death::Unseen
+                }
                 Err(error) => Death::NotStarted(error.to_string()),
             },
         }
@@ -304,6 +312,6 @@ async fn relay(
             continue;
         }
         // Our own stream being closed must not stop the child.
-        let _ = std::io::stderr().lock().write_all(format!("{label} | {text}\n").as_bytes());
+        let _ = Log.write_all(format!("{label} | {text}\n").as_bytes());
     }
 }

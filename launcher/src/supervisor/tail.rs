@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::announcement::Announcement;
 use super::record::Files;
+use crate::terminal::Log;
 
 /// A log that is longer is put aside. What was put aside before goes.
 const MAX_LOG_BYTES: u64 = 16 << 20;
@@ -51,7 +52,7 @@ pub(super) async fn log(label: String, files: Files, stop: CancellationToken) {
             () = stop.cancelled() => true,
             _ = every.tick() => false,
         };
-        if let Err(error) = tail.pass(&mut io::stderr().lock()) {
+        if let Err(error) = tail.pass(&mut Log) {
             tracing::debug!(service = tail.label, %error, "could not read its log");
         }
         if is_last {

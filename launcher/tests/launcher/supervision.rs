@@ -19,6 +19,7 @@ fn spec(script: &str) -> Spec {
         args,
         socket: None,
         version: None,
+        variables: Vec::new(),
         keep: Keep::Tied,
         pulse: Pulse::None,
     }
@@ -329,4 +330,26 @@ async fn a_first_life_can_be_the_last() {
     let State::Failed(Death::Exited(status)) = state else { panic!("{state:?}") };
     assert_eq!(status.code(), Some(7));
     assert_eq!(lives(&directory), 1);
+}
+
+#[tokio::test]
+async fn a_service_whose_end_is_awaited_is_neither_signaled_nor_started_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (go, count) = (directory.path().join("go"), directory.path().join("count"));
+    let script = format!(
+        "echo x >> {}; trap 'echo TERM >> {0}' TERM; echo 'ready {{}}'; \
+         while [ ! -e {} ]; do sleep 0.05; done",
+        count.display(),
+        go.display()
+    );
+    let service = Service::start(spec(&script), Policy::default());
+    service.ready("worker").await.unwrap();
+
+    let mut state = service.state();
+    let ends = service.until_ended(Duration::from_secs(60));
+    std::fs::write(&go, "").unwrap();
+    ends.await;
+
+    assert!(matches!(*state.borrow_and_update(), State::Stopped));
+    assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n");
 }

@@ -85,6 +85,8 @@ impl Stage {
                 })
             }),
             lend_key: Arc::new(|_| panic!("no golden prompts are asked")),
+            router_variables: Vec::new(),
+            worker_variables: Vec::new(),
         };
         let program = self.directory.path().join("sconce");
         up.run_with(self.site.settings.clone(), program, hooks, out).await
@@ -127,6 +129,8 @@ async fn a_start_prints_what_to_paste_and_a_signal_stops_router_then_worker() {
         started: Instant::now(),
         ensure_first_key: Box::new(|_| Box::pin(async { Ok(Some("sk-first".to_owned())) })),
         lend_key: Arc::new(|_| panic!("no golden prompts are asked")),
+        router_variables: Vec::new(),
+        worker_variables: Vec::new(),
     };
     let mut out = SignalWhenPrinted(Vec::new());
 
@@ -145,7 +149,11 @@ async fn a_start_prints_what_to_paste_and_a_signal_stops_router_then_worker() {
     assert!(router.contains("--listen 127.0.0.1:0 --launcher unix:/"), "{router}");
     assert!(router.ends_with("--drain-timeout 7 --exit-with-stdin"), "{router}");
     assert!(log.ends_with("router stopped\nworker stopped\n"), "{log}");
-    assert_eq!(list(&stage.site.settings.home.join("run")), [""; 0]);
+    let run = stage.site.settings.home.join("run");
+    assert_eq!(list(&run), ["servers"]);
+    // What is left of its record is the lock that it held.
+    let left = list(&run.join("servers"));
+    assert!(left.iter().all(|file| file.ends_with(".lock")), "{left:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
 
 use super::database::DatabaseArgs;
 use crate::app::Scope;
@@ -14,8 +15,24 @@ pub struct Keys {
     #[command(flatten)]
     database: DatabaseArgs,
 
+    /// How the result is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text, global = true)]
+    output: Format,
+
+    /// As --output json
+    #[arg(long, conflicts_with = "output", global = true)]
+    json: bool,
+
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
 }
 
 #[derive(Subcommand, Clone, Debug)]
@@ -54,16 +71,33 @@ impl Keys {
     /// Runs the command and prints its result to `out`.
     pub async fn run(self, out: &mut impl Write) -> Result<(), KeysError> {
         let keys = keys::Keys::open(self.database).await?;
+        let is_json = self.json || self.output == Format::Json;
         match self.command {
             Command::Create { name, admin } => {
                 let scope = if admin { Scope::Admin } else { Scope::Use };
                 let created = keys.create_with(&name, scope).await?;
-                writeln!(out, "{}", created.key.expose())?;
+                let key = created.key.expose();
+                match is_json {
+                    true => {
+                        let scope = word(scope);
+                        let id = created.id.to_string();
+                        let key = json!({ "id": id, "key": key, "name": name, "scope": scope });
+                        writeln!(out, "{key:#}")?;
+                    }
+                    false => writeln!(out, "{key}")?,
+                }
+            }
+            Command::List if is_json => {
+                let listed = keys.list().await?;
+                writeln!(out, "{:#}", listed.iter().map(value).collect::<Value>())?;
             }
             Command::List => print(&keys.list().await?, out)?,
             Command::Revoke { id } => {
                 keys.revoke(&id).await?;
-                writeln!(out, "revoked {id}")?;
+                match is_json {
+                    true => writeln!(out, "{:#}", json!({ "revoked": id }))?,
+                    false => writeln!(out, "revoked {id}")?,
+                }
             }
         }
         out.flush()?;
@@ -71,15 +105,27 @@ impl Keys {
     }
 }
 
+fn word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Use => "use",
+        Scope::Admin => "admin",
+    }
+}
+
+/// A key as programs read it: times are seconds since 1970.
+fn value(key: &keys::Listed) -> Value {
+    json!({
+        "id": key.id, "name": key.name, "scope": word(key.scope),
+        "created": key.created_at, "revoked": key.revoked_at,
+    })
+}
+
 fn print(keys: &[keys::Listed], out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{:<12}  {:<20}  {:<20}  {:<5}  NAME", "ID", "CREATED", "REVOKED", "SCOPE")?;
     for key in keys {
         let created = utc(key.created_at);
         let revoked = key.revoked_at.map_or_else(|| "-".to_owned(), utc);
-        let scope = match key.scope {
-            Scope::Use => "use",
-            Scope::Admin => "admin",
-        };
+        let scope = word(key.scope);
         writeln!(out, "{:<12}  {created:<20}  {revoked:<20}  {scope:<5}  {}", key.id, key.name)?;
     }
     Ok(())

@@ -58,7 +58,7 @@ async fn wait(answer: JoinHandle<(u16, Value)>) -> (u16, Value) {
 async fn the_list_has_versions_and_names_with_how_far_they_are() {
     let service = start(table(&[], vec![])).await;
     let failed = Model { error: "no room".into(), ..model("m@2", VersionState::Failed) };
-    let pulled = Model { pulled: 0.5, ..model("n@1", VersionState::Pulling) };
+    let pulled = Model { pulled_bytes: 500, ..model("n@1", VersionState::Pulling) };
     service.launcher.status.send_replace(FleetStatus {
         models: vec![model("m@1", VersionState::Ready), failed, pulled],
         routes: vec![route("m", &[("m@1", 1)]), route("m@1", &[("m@1", 1)])],

@@ -58,7 +58,7 @@ pub(super) struct Workspace {
 }
 
 /// Bytes of [`Workspace::scratch`], where a model has quantized matrices: the more, the fewer products.
-const SCRATCH_BYTES: usize = 128 << 20;
+pub(super) const SCRATCH_BYTES: usize = 128 << 20;
 
 /// Arguments of [`Decoder::multiply`].
 struct Product<'a> {

@@ -14,7 +14,7 @@ use crate::runner::gpu_options::GpuOptions;
 use crate::runner::limits;
 
 /// Left for graphs, and for what libraries take when they are first used.
-const RESERVE: u64 = 256 << 20;
+pub(super) const RESERVE: u64 = 256 << 20;
 
 /// What the size follows from.
 pub(super) struct Sizing<'a> {
@@ -67,10 +67,15 @@ impl Sizing<'_> {
         let drawing = Drawing::new(self.device, &self.most, room(&self.most, 0))?;
         let (free, total) = self.device.memory()?;
         drop((workspace, drawing));
-        let kept = (total as f64 * (1.0 - self.options.memory_utilization)) as u64;
-        let free = (free as u64).saturating_sub(kept + RESERVE);
-        // Partial results of attention: two floats of a head, and a head, per 256 positions of each.
-        let partials = free / 64;
-        Ok(free - partials)
+        Ok(for_cache(free as u64, total as u64, self.options.memory_utilization))
     }
+}
+
+/// Bytes of a cache, of those that the device says are free.
+pub(super) fn for_cache(free: u64, total: u64, utilization: f64) -> u64 {
+    let kept = (total as f64 * (1.0 - utilization)) as u64;
+    let free = free.saturating_sub(kept + RESERVE);
+    // Partial results of attention: two floats of a head, and a head, per 256 positions of each.
+    let partials = free / 64;
+    free - partials
 }

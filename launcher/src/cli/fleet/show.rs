@@ -111,7 +111,7 @@ fn of_status(status: &proto::FleetStatus) -> Value {
             "version": replica.version, "address": replica.address, "pid": replica.pid,
             "state": state(replica.state()), "started": replica.started,
             "num_restarts": replica.num_restarts, "num_in_flight": replica.num_in_flight,
-            "adopted": replica.adopted,
+            "adopted": replica.adopted, "outdated": replica.outdated,
         })
     });
     let rollouts = status.rollouts.iter().map(|rollout| {
@@ -128,6 +128,11 @@ fn of_status(status: &proto::FleetStatus) -> Value {
 
 fn state(state: proto::VersionState) -> &'static str {
     lower(state.as_str_name())
+}
+
+fn replica_state(replica: &proto::ReplicaStatus) -> String {
+    let outdated = if replica.outdated { ", outdated" } else { "" };
+    format!("{}{outdated}", state(replica.state()))
 }
 
 fn page(status: &proto::FleetStatus) -> String {
@@ -154,7 +159,7 @@ fn page(status: &proto::FleetStatus) -> String {
             let started = u64::try_from(replica.started).unwrap_or_default();
             versions.push(row(&[
                 &model.version,
-                state(replica.state()),
+                &replica_state(replica),
                 &replica.pid.to_string(),
                 &replica.num_in_flight.to_string(),
                 &replica.num_restarts.to_string(),

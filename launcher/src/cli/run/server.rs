@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::cli::up::last_lines;
 use crate::name::ModelName;
-use crate::servers::Servers;
+use crate::servers::{Mode, Servers};
 use crate::settings::{Network, Settings};
 use crate::store::Check;
 
@@ -49,7 +49,9 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let typed = name.to_string();
         let listed = Servers::new(&settings.home).list()?;
-        let mut found = listed.into_iter().filter(|server| server.name == typed);
+        let mut found = listed
+            .into_iter()
+            .filter(|server| server.name == typed && server.mode != Mode::Foreground);
         if let Some(url) = found.find_map(|server| server.url) {
             return Ok(Self { url, key, model: Some(typed), own: None });
         }
@@ -66,7 +68,16 @@ impl Server {
         let file = std::fs::File::create(&log).context("making the server's log")?;
         let program = std::env::current_exe().context("finding this program")?;
         let mut command = Command::new(&program);
-        command.args(["up", "--host", "127.0.0.1", "--port", "0", "--drain-timeout", "1"]);
+        command.args([
+            "up",
+            "--unlisted",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--drain-timeout",
+            "1",
+        ]);
         if settings.hub.network == Network::Offline {
             command.arg("--offline");
         }

@@ -1,9 +1,9 @@
 //! Starts a fleet and its router at the same time, says when they can be used, and stops them in
 //! their order.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -12,17 +12,23 @@ use tokio::sync::{Mutex, watch};
 
 use super::Hooks;
 use super::banner::{Access, Banner};
+use super::live::Live;
+use super::notify::Notifier;
 use crate::controller::{
     Config, Controller, Golden, Keeping, RouterConfig, Routers, Served, SharedRouters, WorkerConfig,
 };
 use crate::run_dir::RunDir;
-use crate::servers::Registration;
+use crate::servers::{Mode, Registration};
 use crate::settings::Settings;
 use crate::supervisor::{Killer, reachable};
 
 /// Models to serve, and how.
 pub(super) struct Launch {
-    /// What tells of this server while it is in the background.
+    /// Who looks after this process.
+    pub(super) mode: Mode,
+    /// Whether a terminal is to have a live view.
+    pub(super) is_live: bool,
+    /// What tells of this server.
     pub(super) registration: Option<Registration>,
     /// The models, the first of which gives the server its name.
     pub(super) served: Vec<Served>,
@@ -49,6 +55,8 @@ enum Wish {
     Stop,
     /// The launcher ends, and leaves the rest to the next.
     Leave,
+    /// The launcher starts again as what its program is now, and goes on with the rest.
+    Reload,
 }
 
 impl Launch {
@@ -59,8 +67,10 @@ impl Launch {
         hooks: Hooks,
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
-        let Self { registration, served, workers, router, keeping } = self;
-        let mut signals = Signals::new()?;
+        let Self { mode, is_live, registration, served, workers, router, keeping } = self;
+        let manager = (mode == Mode::Service).then(Notifier::from_env).flatten();
+        let program = router.program.clone();
+        let mut signals = Signals::new(mode)?;
         let (say_address, address) = watch::channel(None);
         let keys = (!router.no_auth).then(|| (router.database.clone(), hooks.lend_key.clone()));
         let config = Config {
@@ -79,7 +89,7 @@ impl Launch {
         let access = access(database, hooks.ensure_first_key);
         let started = tokio::select! {
             started = running.start(router, access) => started,
-            wish = signals.next() => return running.end(wish, signals).await,
+            wish = signals.next() => return running.conclude(wish, signals, &program).await,
         };
         let (address, access) = match started {
             Ok(started) => started,
@@ -93,13 +103,25 @@ impl Launch {
         let took = hooks.started.elapsed();
         let address = reachable(address);
         let banner = Banner { models: &names, address, access, took };
-        write!(out, "{banner}").and_then(|()| out.flush()).context("printing the address")?;
-
-        let wish = running.controller.until(signals.next()).await;
-        if wish == Wish::Stop {
-            tracing::info!("stopping; a second signal stops at once");
+        match write!(out, "{banner}").and_then(|()| out.flush()) {
+            // Whoever started this in the background may have heard enough.
+            Err(error) if mode != Mode::Foreground && error.kind() == ErrorKind::BrokenPipe => {}
+            printed => printed.context("printing the address")?,
         }
-        running.end(wish, signals).await
+        manager.iter().for_each(Notifier::ready);
+
+        let view = is_live.then(|| Live::start(running.controller.overviews()));
+        let wish = running.controller.until(signals.next()).await;
+        drop(view);
+        match wish {
+            Wish::Stop => {
+                manager.iter().for_each(Notifier::stopping);
+                tracing::info!("stopping; a second signal stops at once");
+            }
+            Wish::Reload => manager.iter().for_each(Notifier::reloading),
+            Wish::Leave => {}
+        }
+        running.conclude(wish, signals, &program).await
     }
 }
 
@@ -145,11 +167,20 @@ impl Running {
         Ok(registration.ready(format!("http://{}", reachable(address)))?)
     }
 
+    /// Ends as was wished.
+    async fn conclude(self, wish: Wish, signals: Signals, program: &Path) -> anyhow::Result<()> {
+        self.end(wish, signals).await?;
+        match wish {
+            Wish::Reload => Err(start_again(program)),
+            Wish::Stop | Wish::Leave => Ok(()),
+        }
+    }
+
     /// The router first, for its streams need the workers. A further signal ends all at once.
     async fn end(self, wish: Wish, mut signals: Signals) -> anyhow::Result<()> {
         let Self { controller, routers, registration, keeping } = self;
         let routers = routers.lock().await.take();
-        if wish == Wish::Leave && matches!(keeping, Keeping::Outliving(_)) {
+        if wish != Wish::Stop && matches!(keeping, Keeping::Outliving(_)) {
             tracing::info!("leaving everything to the next launcher");
             if let Some(routers) = routers {
                 routers.leave().await;
@@ -169,7 +200,7 @@ impl Running {
         let mut orderly = std::pin::pin!(orderly);
         tokio::select! {
             () = &mut orderly => {}
-            _ = signals.next() => {
+            () = signals.until_stop() => {
                 killers.iter().for_each(Killer::kill);
                 orderly.await;
             }
@@ -179,6 +210,14 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// Becomes what the program is now, with the same command line. Returns only if that fails; what
+/// was left runs on.
+fn start_again(program: &Path) -> anyhow::Error {
+    use std::os::unix::process::CommandExt;
+    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+    anyhow::Error::new(error).context(format!("starting {} again", program.display()))
 }
 
 async fn access(
@@ -192,6 +231,7 @@ async fn access(
 
 /// What a user, a service manager or the next launcher says.
 struct Signals {
+    mode: Mode,
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
@@ -199,9 +239,10 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    fn new(mode: Mode) -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("listening for signals");
         Ok(Self {
+            mode,
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             hang_up: listen(SignalKind::hangup())?,
@@ -213,8 +254,17 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Wish::Stop,
             _ = self.terminate.recv() => Wish::Stop,
-            _ = self.hang_up.recv() => Wish::Stop,
+            // A terminal that closes ends what runs in it; elsewhere this is how to say that there is
+            // another binary.
+            _ = self.hang_up.recv() => match self.mode {
+                Mode::Foreground => Wish::Stop,
+                Mode::Background | Mode::Service => Wish::Reload,
+            },
             _ = self.leave.recv() => Wish::Leave,
         }
+    }
+
+    async fn until_stop(&mut self) {
+        while self.next().await != Wish::Stop {}
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::route::{Rollout, Room, Stage};
-use super::super::version::Stage as ReplicaStage;
+use super::super::version::{Exchange, Stage as ReplicaStage};
 use super::super::*;
 use super::world::{NAMES, NEVER_READY, Process, World, address};
 
@@ -98,7 +98,8 @@ impl World {
             return;
         }
         let rollout = self.fleet.rollout(name);
-        let is_clearing = rollout.is_some_and(|rollout| rollout.room == Room::Instead);
+        let is_clearing =
+            rollout.is_some_and(|rollout| rollout.room == Room::Instead) || self.is_exchanged(name);
         let died = |version: &VersionId| {
             let before = self.memo.table.replicas.iter().filter(|r| r.version == *version);
             before.into_iter().any(|replica| {
@@ -109,6 +110,14 @@ impl World {
         let route = self.memo.table.route(name).unwrap();
         let has_died = route.shares.iter().any(|(version, _)| died(version));
         self.ensure(is_clearing || has_died, || format!("`{name}` lost its last replica"));
+    }
+
+    /// Whether an outdated worker of what a name stands for leaves before another starts.
+    fn is_exchanged(&self, name: &str) -> bool {
+        let current = self.fleet.current(name);
+        self.fleet.state.replicas.values().any(|replica| {
+            Some(&replica.version) == current && replica.exchange == Exchange::Leaving
+        })
     }
 
     /// Nothing is sent to a worker that was told to end.
@@ -233,6 +242,8 @@ impl World {
             // What the launcher did since it saved last is not known to the next.
             self.memo.ended.clear();
         }
+        let exchanges = self.fleet.history().filter(|entry| entry.deed == Deed::Exchange);
+        self.seen.exchanged += u32::try_from(exchanges.count()).unwrap_or(u32::MAX);
         if !self.fleet.short.is_empty() {
             self.seen.shortages += 1;
         }
@@ -254,6 +265,11 @@ impl World {
             let is_promised = self.fleet.demand(&replica.version).floor > 0;
             let may_leave = !is_promised || replica.version.to_string() == "m@6";
             self.ensure(replica.is_active() || may_leave, || format!("{replica:?} is leaving"));
+            let mut users = self.fleet.users_of(&replica.version);
+            let is_open = users.any(|(_, route)| route.rollout.is_some());
+            self.ensure(!replica.is_outdated || may_leave || is_open, || {
+                format!("{replica:?} is still outdated")
+            });
         }
     }
 }

@@ -163,7 +163,7 @@ impl World {
             let process = self.processes.get(&replica_of(address));
             let ready = *at <= now && process.is_some_and(|process| !process.is_hung);
             let num_in_flight = u32::try_from(in_flight).unwrap();
-            (address.clone(), ReplicaReport { ready, num_in_flight, num_waiting: 0 })
+            (address.clone(), ReplicaReport { ready, num_in_flight, ..ReplicaReport::default() })
         });
         let versions = router.totals.iter();
         let report = RouterReport {

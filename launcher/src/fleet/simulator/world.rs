@@ -17,9 +17,12 @@ pub(super) struct Process {
     pub(super) is_hung: bool,
     pub(super) is_stopped: bool,
     pub(super) was_killed: bool,
+    /// Of what it was started from.
+    build: u64,
     /// The launcher that is alive watches it, and was told that it is ready.
     is_watched: bool,
     was_told: bool,
+    was_compared: bool,
 }
 
 /// How often what happened.
@@ -36,6 +39,7 @@ pub(super) struct Seen {
     pub(super) requests: u64,
     pub(super) held: u64,
     pub(super) refused_orders: u32,
+    pub(super) exchanged: u32,
 }
 
 pub(super) struct World {
@@ -50,6 +54,8 @@ pub(super) struct World {
     saved: String,
     verdicts: Vec<(Time, RolloutId, Result<(), String>)>,
     pub(super) num_routers: u64,
+    /// What is started now.
+    build: u64,
     is_quiet: bool,
     random: u64,
     seed: u64,
@@ -95,6 +101,7 @@ impl World {
             saved: serde_json::to_string(&Snapshot::default()).unwrap(),
             verdicts: Vec::new(),
             num_routers: 0,
+            build: 0,
             is_quiet: false,
             random: seed,
             seed,
@@ -273,8 +280,10 @@ impl World {
             is_hung: false,
             is_stopped: false,
             was_killed: false,
+            build: self.build,
             is_watched: true,
             was_told: false,
+            was_compared: true,
         };
         self.ensure(!self.processes.contains_key(&id), || format!("{id:?} was started twice"));
         self.processes.insert(id, process);
@@ -304,6 +313,7 @@ impl World {
             Some(process) => {
                 process.is_watched = true;
                 process.was_told = false;
+                process.was_compared = false;
             }
             None => {
                 self.step(Event::Ended { replica: id, why: "not found".to_owned() });
@@ -317,6 +327,9 @@ impl World {
         self.doomed.clear();
         for process in self.processes.values_mut() {
             process.is_watched = false;
+        }
+        if self.one_in(3) {
+            self.build += 1;
         }
         let down = self.spread(3000);
         self.now = self.now + down;
@@ -339,6 +352,13 @@ impl World {
                 self.end_process(id);
                 continue;
             }
+            if process.is_watched && !process.was_compared {
+                process.was_compared = true;
+                let is_outdated = process.build != self.build;
+                let make = if is_outdated { Make::Outdated } else { Make::Current };
+                self.step(Event::Found { replica: id, make });
+            }
+            let Some(process) = self.processes.get_mut(&id) else { continue };
             if !process.is_watched || process.was_told || process.ready_at > now {
                 continue;
             }
@@ -462,6 +482,7 @@ impl Seen {
         self.requests += other.requests;
         self.held += other.held;
         self.refused_orders += other.refused_orders;
+        self.exchanged += other.exchanged;
     }
 
     pub(super) fn check(&self) {
@@ -475,6 +496,7 @@ impl Seen {
             ("hangs", self.hangs),
             ("shortages", self.shortages),
             ("refused orders", self.refused_orders),
+            ("exchanged", self.exchanged),
         ] {
             assert!(num > 0, "{what}: never");
         }

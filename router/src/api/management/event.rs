@@ -87,13 +87,32 @@ fn events(before: &[Model], after: &[Model]) -> Vec<ModelEvent> {
         }
     }
     let removed = before.iter().filter(|model| of(after, &model.version).is_none());
-    events.extend(removed.map(|model| ModelEvent::new(&model.version, "model_remove", None)));
+    events.extend(removed.flat_map(self::removed));
     events
 }
 
 fn added(model: &Model) -> Vec<ModelEvent> {
     let reload = ModelEvent::new("*", "models_reload", None);
     vec![reload, status(model)]
+}
+
+/// A download is listed under the name that was asked for; what it brought is another entry.
+fn removed(model: &Model) -> Vec<ModelEvent> {
+    let mut events = Vec::new();
+    if model.state() == VersionState::Pulling {
+        let is_whole = model.pulled_bytes >= model.bytes;
+        events.push(match is_whole {
+            true => ModelEvent::new(&model.version, "download_finished", None),
+            false => {
+                let error = Some("stopped".to_owned());
+                let data = StatusData { status: "unloaded".to_owned(), error };
+                let data = Some(EventData::Status(data));
+                ModelEvent::new(&model.version, "download_failed", data)
+            }
+        });
+    }
+    events.push(ModelEvent::new(&model.version, "model_remove", None));
+    events
 }
 
 fn changed(before: &Model, model: &Model) -> Vec<ModelEvent> {
@@ -181,12 +200,17 @@ mod tests {
         let new = names(&[], &[model("m@2", Pulling)]);
         assert_eq!(new, ["* models_reload", "m@2 model_status downloading"]);
         assert_eq!(names(&[model("m@2", Ready)], &[]), ["m@2 model_remove"]);
+        let pulling = model("hub", Pulling);
+        let stopped = ["hub download_failed unloaded", "hub model_remove"];
+        assert_eq!(names(std::slice::from_ref(&pulling), &[]), stopped);
+        let whole = Model { pulled_bytes: 100, ..pulling };
+        assert_eq!(names(&[whole], &[]), ["hub download_finished", "hub model_remove"]);
     }
 
     #[test]
     fn downloads_tell_how_much_is_there() {
-        let at = |pulled| Model { pulled, ..model("m@1", VersionState::Pulling) };
-        let events = events(&[at(0.25)], &[at(0.5)]);
+        let at = |pulled_bytes| Model { pulled_bytes, ..model("m@1", VersionState::Pulling) };
+        let events = events(&[at(25)], &[at(50)]);
 
         let progress = FileProgress { done: 50, total: 100 };
         let data = EventData::Progress(BTreeMap::from([("hub".to_owned(), progress)]));

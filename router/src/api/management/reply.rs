@@ -152,8 +152,7 @@ impl ManagedStatus {
     pub(super) fn of(model: &Model) -> Self {
         let state = model.state();
         let progress = (state == VersionState::Pulling).then(|| {
-            let done = (f64::from(model.pulled) * model.bytes as f64) as u64;
-            let progress = FileProgress { done, total: model.bytes };
+            let progress = FileProgress { done: model.pulled_bytes, total: model.bytes };
             BTreeMap::from([(model.source.clone(), progress)])
         });
         let failed = state == VersionState::Failed;
