@@ -146,7 +146,8 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
     target/venv-openai2/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_chat.py tests/e2e/test_errors.py \
         tests/e2e/test_tools.py tests/e2e/test_responses.py tests/e2e/test_llama_index.py "$@"
     say "end-to-end tests: LangChain, instructor, Pydantic AI, OpenAI Agents"
-    target/venv-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_frameworks.py "$@"
+    target/venv-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_frameworks.py \
+        tests/e2e/test_framework_examples.py "$@"
     say "end-to-end tests: litellm as a gateway"
     target/venv-litellm/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_litellm.py "$@"
     say "end-to-end tests: the hub, by its own client of the previous major version"
