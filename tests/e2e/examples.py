@@ -15,10 +15,10 @@ import urllib.parse
 
 import pytest
 
+import npm
 from conftest import PATIENCE, Output
 
 CLIENTS = pathlib.Path(__file__).parent.parent.parent / "clients"
-MODULES = os.environ.get("SCONCE_NODE_MODULES")
 
 
 class Language:
@@ -78,10 +78,10 @@ def python(package):
 
 
 def node():
-    if MODULES is None:
+    if npm.MODULES is None:
         pytest.skip("SCONCE_NODE_MODULES is not set: tests/run.sh sets it")
     # Beside their packages, where Node looks for them.
-    copied = pathlib.Path(MODULES).parent / "clients"
+    copied = npm.directory() / "clients"
     shutil.copytree(CLIENTS / "node", copied / "node", dirs_exist_ok=True)
     shutil.copytree(CLIENTS / "web", copied / "web", dirs_exist_ok=True)
     return Node(copied / "node")
@@ -110,6 +110,11 @@ class Relay:
         relay = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                relay.forward(self, None)
+
+            do_DELETE = do_GET
+
             def do_POST(self):
                 if self.path == "/go-on":
                     relay.goes_on.set()
@@ -135,9 +140,10 @@ class Relay:
         self.server.server_close()
 
     def forward(self, request, body):
-        kept = {name: request.headers[name] for name in ("Authorization", "Content-Type")}
+        names = ["Authorization", "Content-Type"]
+        kept = {name: request.headers[name] for name in names if name in request.headers}
         with contextlib.closing(http.client.HTTPConnection(self.host, timeout=PATIENCE)) as connection:
-            connection.request("POST", request.path, body, kept)
+            connection.request(request.command, request.path, body, kept)
             with connection.getresponse() as reply, contextlib.suppress(ConnectionError):
                 request.send_response(reply.status)
                 request.send_header("Content-Type", reply.headers["Content-Type"])
@@ -159,5 +165,5 @@ class Relay:
 def has_text(line):
     if not line.startswith(b"data: {"):
         return False
-    choices = json.loads(line.removeprefix(b"data: "))["choices"]
+    choices = json.loads(line.removeprefix(b"data: ")).get("choices", [])
     return any(choice["delta"].get("content") for choice in choices)

@@ -3,18 +3,14 @@ checked, not how much a model of 135 million weights knows."""
 
 import http.client
 import json
-import os
-import pathlib
 import re
-import shutil
-import subprocess
 
 import pytest
 
 import examples
+import npm
 from conftest import PATIENCE
 
-CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 TEMPERATURES = {"Bern": 4, "Oslo": -2, "Rome": 17}
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 COUNTS = re.compile(r"\((\d+) tokens in, (\d+) out\)")
@@ -151,20 +147,12 @@ def test_a_browser_that_leaves_stops_the_model(openai, server):
         server.wait_for_metric("sconce_cancel_to_free_seconds_count", num_cancelled + 1)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@npm.needs_modules
+@npm.needs_chromium
 def test_a_web_page_shows_an_answer_while_it_is_written(openai, server):
-    test = pathlib.Path(__file__).parent / "node" / "web-page.test.mjs"
-    script = pathlib.Path(examples.node().directory).parent.parent / test.name
-    shutil.copy(test, script)
     with (
         examples.Relay(server.url, seed=1) as relay,
         openai.web(relay.url, server.key, server.model) as url,
     ):
-        done = subprocess.run(
-            ["node", "--test", "--test-reporter=spec", str(script)],
-            cwd=script.parent, capture_output=True, text=True, timeout=600,
-            env={**os.environ, "PAGE": url, "RELAY": relay.url, "SCONCE_CHROMIUM": CHROMIUM},
-        )
-    print(done.stdout[-6000:])
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert relay.is_holding.is_set()
+        npm.run("web-page", PAGE=url, RELAY=relay.url)
+        assert relay.is_holding.is_set()
