@@ -6,6 +6,7 @@
 
 pub mod catalogue;
 mod engine;
+mod split;
 mod totals;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use catalogue::{Kind, METRICS};
 pub use engine::Engine;
+pub(crate) use split::{Part, Split};
 pub use totals::{InFlight, Pending, Totals};
 
 static EXPORTER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
