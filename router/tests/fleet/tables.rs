@@ -169,7 +169,7 @@ async fn the_metrics_tell_who_gets_how_much_of_a_name() {
         shadow_share: 2_500,
         ..route("shared", &[("m@1", 9_000), ("m@2", 1_000)])
     };
-    let pinned = sconce_proto::fleet::Route { hidden: true, ..route("m@1", &[("m@1", 10_000)]) };
+    let pinned = sconce_proto::fleet::Route { hidden: true, ..route("pinned", &[("m@1", 10_000)]) };
     let mut service = start(table(&replicas, vec![shared, pinned])).await;
     service.launcher.followed().await;
     let shown = async |service: &Service| {
@@ -178,7 +178,7 @@ async fn the_metrics_tell_who_gets_how_much_of_a_name() {
         let mut lines: Vec<_> =
             lines.filter(|line| line.contains("\"shared\"")).map(str::to_owned).collect();
         lines.sort();
-        assert!(!text.contains("sconce_route_share{model_name=\"m@1\""), "a hidden name is shown");
+        assert!(!text.contains("\"pinned\""), "a hidden name is shown");
         lines
     };
     let line = |metric: &str, version: &str, value: &str| {
