@@ -87,6 +87,10 @@ if [ "$what" = soak ]; then
         say "soak: clients that hang up, $depth steps in flight"
         python3 tests/soak.py --depth "$depth" "$@"
     done
+    say "soak: a batch whose routers and workers are killed"
+    python3 tests/batch_soak.py
+    say "soak: others beside a batch"
+    python3 tests/batch_soak.py --ttft
     exit
 fi
 
@@ -155,7 +159,7 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
     target/venv/bin/python -m pytest -q -p no:cacheprovider tests/e2e "$@"
     say "end-to-end tests: openai 2 for Python, LlamaIndex"
     target/venv-openai2/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_chat.py tests/e2e/test_errors.py \
-        tests/e2e/test_tools.py tests/e2e/test_responses.py tests/e2e/test_llama_index.py "$@"
+        tests/e2e/test_tools.py tests/e2e/test_responses.py tests/e2e/test_batch.py tests/e2e/test_llama_index.py "$@"
     say "end-to-end tests: LangChain, instructor, Pydantic AI, OpenAI Agents"
     target/venv-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_frameworks.py \
         tests/e2e/test_framework_examples.py "$@"
