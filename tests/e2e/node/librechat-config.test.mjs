@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { load } from "js-yaml";
 
 const { configSchema, Constants } = createRequire(import.meta.url)("librechat-data-provider");
-const blocks = [...readFileSync(process.env.DOCUMENT, "utf8").matchAll(/^```yaml\n(.*?)^```/gms)];
+const blocks = [...readFileSync(process.env.DOCUMENT, "utf8").matchAll(/^~~~yaml\n(.*?)^~~~/gms)];
 const [config, compose] = blocks.map(([, text]) => load(text));
 
 /** Whether a parsed part still has everything that was given: the schema drops what it does not know. */
