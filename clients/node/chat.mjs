@@ -1,20 +1,22 @@
-// Streams one chat completion from Sconce with the OpenAI SDK.
+// Asks a question, and a second one about the answer; tells how many tokens it took.
 //
 //     npm install openai
-//     SCONCE_API_KEY=sk-sconce-… node clients/node/chat.mjs "Why is the sky blue?"
+//     node chat.mjs smollm2:135m "Why is the sky blue?"
 
 import OpenAI from "openai";
 
-const client = new OpenAI({
-  baseURL: `${process.env.SCONCE_URL ?? "http://127.0.0.1:8000"}/v1`,
-  apiKey: process.env.SCONCE_API_KEY ?? "none",
-});
-const [model] = (await client.models.list()).data;
-const question = process.argv.slice(2).join(" ") || "Hello! Who are you?";
-const stream = await client.chat.completions.create({
-  model: model.id,
-  messages: [{ role: "user", content: question }],
-  stream: true,
-});
-for await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta?.content ?? "");
-process.stdout.write("\n");
+const [model, question = "Name a planet."] = process.argv.slice(2);
+if (!model) throw new Error("usage: node chat.mjs MODEL [QUESTION]");
+
+// The server and the key are OPENAI_BASE_URL and OPENAI_API_KEY.
+const client = new OpenAI();
+const messages = [];
+for (const text of [question, "Say that again in one sentence."]) {
+  messages.push({ role: "user", content: text });
+  const reply = await client.chat.completions.create({ model, messages, max_tokens: 200 });
+  const answer = reply.choices[0].message.content;
+  console.log(answer);
+  console.log(`(${reply.usage.prompt_tokens} tokens in, ${reply.usage.completion_tokens} out)\n`);
+  // The server remembers nothing here: each request brings the whole conversation.
+  messages.push({ role: "assistant", content: answer });
+}

@@ -1,24 +1,26 @@
-"""Streams one chat completion from Sconce with the OpenAI SDK.
+"""Asks a question, and a second one about the answer; tells how many tokens it took.
 
     pip install openai
-    SCONCE_API_KEY=sk-sconce-… python clients/python/chat.py "Why is the sky blue?"
+    python chat.py smollm2:135m "Why is the sky blue?"
 """
 
-import os
 import sys
 
 from openai import OpenAI
 
-client = OpenAI(
-    base_url=os.environ.get("SCONCE_URL", "http://127.0.0.1:8000") + "/v1",
-    api_key=os.environ.get("SCONCE_API_KEY", "none"),
-)
-model = client.models.list().data[0].id
-question = " ".join(sys.argv[1:]) or "Hello! Who are you?"
-stream = client.chat.completions.create(
-    model=model, messages=[{"role": "user", "content": question}], stream=True
-)
-for chunk in stream:
-    if chunk.choices:
-        print(chunk.choices[0].delta.content or "", end="", flush=True)
-print()
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
+model = sys.argv[1]
+question = " ".join(sys.argv[2:]) or "Name a planet."
+
+# The server and the key are OPENAI_BASE_URL and OPENAI_API_KEY.
+client = OpenAI()
+messages = []
+for text in [question, "Say that again in one sentence."]:
+    messages.append({"role": "user", "content": text})
+    reply = client.chat.completions.create(model=model, messages=messages, max_tokens=200)
+    answer = reply.choices[0].message.content
+    print(answer)
+    print(f"({reply.usage.prompt_tokens} tokens in, {reply.usage.completion_tokens} out)\n")
+    # The server remembers nothing here: each request brings the whole conversation.
+    messages.append({"role": "assistant", "content": answer})

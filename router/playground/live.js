@@ -3,7 +3,7 @@
 
 import { ApiError, health, metrics } from "./api.js";
 import { h } from "./dom.js";
-import { parse, quantile, sum } from "./prometheus.js";
+import { parse, quantile, split, sum } from "./prometheus.js";
 
 const EVERY_MS = 1000;
 const KEPT = 120;
@@ -36,6 +36,8 @@ function mean(samples, name) {
 /** The view; `needKey(reason)` when the metrics can't be had without one. */
 export class Live {
   #charts = CHARTS.map((chart) => new Chart(chart));
+  #names = h("tbody");
+  #split;
   #workers = h("tbody");
   #models = h("tbody");
   #note = h("p.status", { role: "status" });
@@ -45,9 +47,12 @@ export class Live {
   constructor(element, needKey) {
     this.needKey = needKey;
     const head = (...names) => h("thead", {}, h("tr", {}, ...names.map((name) => h("th", { scope: "col" }, name))));
+    this.#split = h("section", { hidden: true },
+      h("h2", {}, "Names"), h("table", {}, head("Name", "Version", "Requests", "Copies"), this.#names));
     element.append(
       h("h2", {}, "Now"), this.#note,
       h("div.charts", {}, ...this.#charts.map(({ element }) => element)),
+      this.#split,
       h("h2", {}, "Workers"), h("table", {}, head("Model", "Version", "State"), this.#workers),
       h("h2", {}, "Models"), h("table", {}, head("Model", "Version", "Running", "Waiting", "Completions", "Tokens generated"), this.#models));
   }
@@ -82,6 +87,9 @@ export class Live {
       for (const chart of this.#charts) chart.push(samples, this.#last.samples, seconds);
     }
     this.#last = { samples, at };
+    const parts = split(samples);
+    this.#split.hidden = parts.length === 0;
+    this.#names.replaceChildren(...parts.map(({ name, version, share, shadow }) => row(name, version, part(share), part(shadow))));
     this.#workers.replaceChildren(...workers.map(({ model, version, state }) => row(model ?? "–", version ?? "–", state)));
     this.#models.replaceChildren(...modelRows(samples));
   }
@@ -99,6 +107,13 @@ function modelRows(samples) {
     return row(labels.model_name, version ?? "–", total("sconce_num_requests_running"), total("sconce_num_requests_waiting"),
       total("sconce_request_success_total"), total("sconce_generation_tokens_total"));
   });
+}
+
+/** A part of all requests, in words and as a bar. */
+function part(share) {
+  if (share === 0) return "–";
+  const percent = `${Number((100 * share).toFixed(2))} %`;
+  return h("span.part", {}, h("meter", { min: 0, max: 1, value: share, "aria-label": percent }), percent);
 }
 
 const row = (...cells) => h("tr", {}, ...cells.map((cell) => h("td", {}, cell)));

@@ -22,6 +22,22 @@ export function sum(samples, name, where = () => true) {
 }
 
 /**
+ * Who gets how much of what clients ask each name for: `[{ name, version, share, shadow }]`, both parts
+ * from 0 to 1, the largest share of a name first. Empty without a routing table.
+ */
+export function split(samples) {
+  const parts = new Map();
+  for (const { name: metric, labels, value } of samples) {
+    const part = { sconce_route_share: "share", sconce_route_shadow_share: "shadow" }[metric];
+    if (part === undefined || !(value > 0)) continue;
+    const { model_name: name, version } = labels;
+    const key = JSON.stringify([name, version]);
+    parts.set(key, { name, version, share: 0, shadow: 0, ...parts.get(key), [part]: value });
+  }
+  return [...parts.values()].sort((a, b) => a.name.localeCompare(b.name) || b.share - a.share || b.shadow - a.shadow);
+}
+
+/**
  * A quantile of what a histogram observed between two scrapes, in its unit; undefined when it
  * observed nothing. Linear inside a bucket, as Prometheus has it.
  */

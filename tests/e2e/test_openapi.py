@@ -40,6 +40,6 @@ def test_every_answer_is_one_that_the_document_has(server, tmp_path):
 
 
 def test_so_is_every_answer_of_a_model_that_embeds(start, tmp_path):
-    from test_embeddings import minilm
+    from conftest import path_of_embedder
 
-    check(start(model=str(minilm())), tmp_path, "--include-tag", "Embeddings")
+    check(start(model=str(path_of_embedder())), tmp_path, "--include-tag", "Embeddings")

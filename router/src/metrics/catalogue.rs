@@ -114,6 +114,10 @@ metrics! {
         "Requests for which no replica was ready, by outcome: ready, timeout, full, abort.";
     TABLE_GENERATION = "sconce_routing_table_generation", Kind::Gauge,
         "The generation of the routing table that is followed; 0: none yet.";
+    ROUTE_SHARE = "sconce_route_share", Kind::Gauge,
+        "Part of a name's clients that a version gets by the routing table, 0 to 1.";
+    ROUTE_SHADOW_SHARE = "sconce_route_shadow_share", Kind::Gauge,
+        "Part of a name's requests that a shadow version gets copies of, 0 to 1.";
     ROUTING_CONNECTED = "sconce_routing_connected", Kind::Gauge,
         "1 while the launcher is followed, 0 while the last table is kept.";
     PREFIX_CACHE_QUERIES = "sconce_prefix_cache_queries_total", Kind::Counter,

@@ -1,6 +1,6 @@
 //! A routing table as the router follows it: checked, immutable, by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use sconce_proto::fleet;
 use tracing::warn;
 
 use crate::dispatch::Replica;
+use crate::metrics::Part;
 
 /// Names and what stands behind them.
 #[derive(Debug, Default)]
@@ -81,6 +82,23 @@ impl Table {
     /// Every route, by name.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.values()
+    }
+
+    /// What each version gets of each name, by both. Hidden names stand for one version, and are left
+    /// out.
+    pub(crate) fn split(&self) -> HashMap<(String, String), Part> {
+        let mut parts = HashMap::<_, Part>::new();
+        for route in self.routes().filter(|route| !route.is_hidden) {
+            let key = |version: &Arc<str>| (route.name.clone(), version.to_string());
+            let total: f64 = route.shares.iter().map(|share| f64::from(share.weight)).sum();
+            for Share { version, weight } in &route.shares {
+                parts.entry(key(version)).or_default().share += f64::from(*weight) / total;
+            }
+            if let Some(Shadow { version, share }) = &route.shadow {
+                parts.entry(key(version)).or_default().shadow = f64::from(*share) / 10_000.0;
+            }
+        }
+        parts
     }
 }
 

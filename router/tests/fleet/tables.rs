@@ -5,7 +5,7 @@ use sconce_proto::worker::Finish;
 use serde_json::{Value, json};
 
 use crate::launcher::{Launcher, replica, route, table};
-use crate::service::{answering, start, start_router, start_with, version, wait};
+use crate::service::{Service, answering, start, start_router, start_with, version, wait};
 use crate::worker::Worker;
 
 #[tokio::test]
@@ -158,4 +158,54 @@ async fn workers_of_the_command_line_serve_beside_the_table() {
     service.router.until("one left", |workers| workers.len() == 1).await;
     assert_eq!(wait(service.router.complete("org/tiny", json!({}))).await.status(), 200);
     assert_eq!(wait(service.router.complete("m", json!({}))).await.status(), 404);
+}
+
+#[tokio::test]
+async fn the_metrics_tell_who_gets_how_much_of_a_name() {
+    let (first, second) = (Worker::start(|_| {}), Worker::start(|_| {}));
+    let replicas = [(&*first.address(), "m@1"), (&*second.address(), "m@2")];
+    let shared = sconce_proto::fleet::Route {
+        shadow: "m@3".into(),
+        shadow_share: 2_500,
+        ..route("shared", &[("m@1", 9_000), ("m@2", 1_000)])
+    };
+    let pinned = sconce_proto::fleet::Route { hidden: true, ..route("pinned", &[("m@1", 10_000)]) };
+    let mut service = start(table(&replicas, vec![shared, pinned])).await;
+    service.launcher.followed().await;
+    let shown = async |service: &Service| {
+        let text = service.router.text("/metrics").await;
+        let lines = text.lines().filter(|line| line.starts_with("sconce_route_sh"));
+        let mut lines: Vec<_> =
+            lines.filter(|line| line.contains("\"shared\"")).map(str::to_owned).collect();
+        lines.sort();
+        assert!(!text.contains("\"pinned\""), "a hidden name is shown");
+        lines
+    };
+    let line = |metric: &str, version: &str, value: &str| {
+        format!("sconce_route_{metric}{{model_name=\"shared\",version=\"{version}\"}} {value}")
+    };
+    assert_eq!(
+        shown(&service).await,
+        [
+            line("shadow_share", "m@1", "0"),
+            line("shadow_share", "m@2", "0"),
+            line("shadow_share", "m@3", "0.25"),
+            line("share", "m@1", "0.9"),
+            line("share", "m@2", "0.1"),
+            line("share", "m@3", "0"),
+        ]
+    );
+
+    service.launcher.change(|table| table.routes = vec![route("shared", &[("m@2", 1)])]);
+    service.launcher.followed().await;
+    let now = shown(&service).await;
+    assert_eq!(
+        now[2..],
+        [
+            line("shadow_share", "m@3", "0"),
+            line("share", "m@1", "0"),
+            line("share", "m@2", "1"),
+            line("share", "m@3", "0"),
+        ]
+    );
 }

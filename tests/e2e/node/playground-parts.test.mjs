@@ -7,7 +7,7 @@ const load = (name) => import(pathToFileURL(`${process.env.SCONCE_PLAYGROUND}/${
 const tree = await load("tree.js");
 const { EventReader } = await load("sse.js");
 const { Answer, SettingError, toBody } = await load("request.js");
-const { parse, quantile, sum } = await load("prometheus.js");
+const { parse, quantile, split, sum } = await load("prometheus.js");
 
 const user = (content) => ({ role: "user", content });
 const model = (content) => ({ role: "assistant", content });
@@ -110,4 +110,19 @@ test("metrics are read, and quantiles are those of what came between", () => {
   assert.equal(quantile(before, now, "h", 0.5), 1.5);
   assert.equal(quantile(now, now, "h", 0.5), undefined);
   assert.equal(quantile(before, parse(text(5, 5, 9)), "h", 0.5), 2);
+});
+
+test("versions are told with what they get of a name, the largest share first", () => {
+  const samples = parse([
+    'sconce_route_share{model_name="a:prod",version="a@2"} 0.1',
+    'sconce_route_share{model_name="a:prod",version="a@1"} 0.9',
+    'sconce_route_share{model_name="a:prod",version="a@3"} 0',
+    'sconce_route_shadow_share{model_name="a:prod",version="a@3"} 0.25',
+    'sconce_route_share{model_name="b",version="b@1"} 0',
+    'sconce_route_shadow_share{model_name="b",version="b@1"} 0',
+  ].join("\n"));
+  assert.deepEqual(split(samples).map(({ name, version, share, shadow }) => [name, version, share, shadow]), [
+    ["a:prod", "a@1", 0.9, 0], ["a:prod", "a@2", 0.1, 0], ["a:prod", "a@3", 0, 0.25],
+  ]);
+  assert.deepEqual(split(parse("sconce_num_requests_running 1")), []);
 });

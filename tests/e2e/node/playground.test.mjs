@@ -248,6 +248,25 @@ test("the server's state is shown live", async () => {
   await page.waitForFunction(() => /^\d/.test(document.querySelector(".number").textContent), undefined, PATIENCE);
   assert.equal(await page.locator(".chart").count(), 8);
   assert.match(await page.locator("#view-server").innerText(), /ready/);
+  const names = page.locator("#view-server section", { has: page.getByRole("heading", { name: "Names" }) });
+  assert.match(await names.locator("tbody").innerText(), /@\d+\s+100 %\s+–/);
+
+  // As during a rollout: another version has a tenth, and a third one gets copies.
+  await page.route("**/metrics", async (route) => {
+    const reply = await route.fetch();
+    const text = (await reply.text()).replace(/^(sconce_route_share\{model_name="([^"]+)",.*) 1$/m, (_, first, name) => [
+      `${first} 0.9`, `sconce_route_share{model_name="${name}",version="new@2"} 0.1`,
+      `sconce_route_shadow_share{model_name="${name}",version="new@3"} 0.255`,
+    ].join("\n"));
+    await route.fulfill({ response: reply, body: text });
+  });
+  await names.getByText("90 %").waitFor();
+  const rows = await names.locator("tbody tr").allInnerTexts();
+  assert.deepEqual(rows.map((row) => row.split(/\t/).slice(1).map((cell) => cell.trim())).slice(1), [["new@2", "10 %", "–"], ["new@3", "–", "25.5 %"]]);
+  assert.equal(await names.getByRole("meter").count(), 3);
+  await page.addScriptTag({ content: axe }).catch(() => page.evaluate(axe));
+  const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa"] }));
+  assert.deepEqual(violations.map(({ id }) => id), []);
   await page.screenshot({ path: `${pictures}/server.png` });
 });
 
