@@ -81,6 +81,8 @@ if [ "$what" = soak ]; then
         say "soak: clients that hang up, $depth steps in flight"
         python3 tests/soak.py --depth "$depth" "$@"
     done
+    say "soak: the systemd unit"
+    tests/systemd.sh
     exit
 fi
 
