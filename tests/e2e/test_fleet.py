@@ -195,6 +195,34 @@ def test_a_frozen_worker_is_killed_and_another_takes_its_place(machine):
     assert complete(server["url"], "alpha:prod") == ("alpha@1", None)
 
 
+def test_a_worker_that_is_told_to_end_by_hand_fails_no_request(machine):
+    server = machine.up("alpha:prod")
+
+    with Load(server["url"], "alpha:prod", num_clients=8) as load:
+        for _ in range(3):
+            [worker] = machine.replicas()
+            os.kill(worker["pid"], signal.SIGTERM)
+            until(lambda: [it for it in machine.replicas() if it["pid"] != worker["pid"]])
+            load.more(8)
+
+    assert load.failures == []
+
+
+def test_what_waits_in_a_worker_that_is_killed_goes_to_the_next_one(machine):
+    machine.worker = [*WORKER, "--max-num-seqs", "1"]
+    server = machine.up("alpha:prod")
+    before = processes(server)["worker"]
+
+    with Load(server["url"], "alpha:prod", num_clients=8) as load:
+        os.kill(before, signal.SIGKILL)
+        until(lambda: [it for it in machine.replicas() if it["pid"] != before])
+        load.more(16)
+
+    # Only what had begun to be answered is lost: one sequence runs at once.
+    assert len(load.failures) <= 1
+    assert all("worker_lost" in failure for failure in load.failures)
+
+
 def test_versions_are_swapped_under_load_and_back(machine):
     server = machine.up("alpha:prod")
 
