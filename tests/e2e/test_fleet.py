@@ -199,7 +199,8 @@ def test_a_worker_that_is_told_to_end_by_hand_fails_no_request(machine):
     server = machine.up("alpha:prod")
 
     with Load(server["url"], "alpha:prod", num_clients=8) as load:
-        for _ in range(3):
+        # Three times within a minute would be a version that dies again and again.
+        for _ in range(2):
             [worker] = machine.replicas()
             os.kill(worker["pid"], signal.SIGTERM)
             until(lambda: [it for it in machine.replicas() if it["pid"] != worker["pid"]])
