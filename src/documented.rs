@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
 
 use super::Cli;
 
@@ -129,4 +129,30 @@ fn a_command_that_does_not_exist_is_noticed() {
 
     let wrong = found.iter().filter(|command| complaint(&typed(command)).is_some());
     assert_eq!(wrong.collect::<Vec<_>>(), ["sconce fly NAME", "sconce up --wings 2 m"]);
+}
+
+/// The variables that a command's flags can be set by, and those of its subcommands.
+fn variables(command: &clap::Command, found: &mut std::collections::BTreeSet<String>) {
+    let named = command.get_arguments().filter_map(|argument| argument.get_env());
+    found.extend(named.map(|name| name.to_string_lossy().into_owned()));
+    command.get_subcommands().for_each(|command| variables(command, found));
+}
+
+#[test]
+fn every_variable_and_exit_status_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/operations.md")).unwrap();
+
+    let mut found = std::collections::BTreeSet::new();
+    variables(&Cli::command(), &mut found);
+    assert!(found.len() > 25, "{found:?}");
+    let missing: Vec<_> =
+        found.iter().filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+
+    let statuses = Cli::command().get_after_help().unwrap().to_string();
+    for line in statuses.lines().skip(1) {
+        let (status, meaning) = line.trim().split_once("  ").unwrap();
+        assert!(page.contains(&format!("| {status} | {meaning}")), "{line}");
+    }
 }

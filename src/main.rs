@@ -53,6 +53,7 @@ enum Command {
     Logs(sconce_launcher::cli::Logs),
     Stop(sconce_launcher::cli::Stop),
     Restart(sconce_launcher::cli::Restart),
+    Batch(sconce_launcher::cli::Batch),
     Bench(Box<sconce_bench::Bench>),
     Keys(sconce_router::cli::Keys),
     Router(Box<sconce_router::cli::Router>),
@@ -95,8 +96,36 @@ fn parse() -> Cli {
             });
         }
     }
-    let parsed = Cli::from_arg_matches(&command.get_matches());
+    let matches = command.get_matches();
+    refuse_typed_password(&matches);
+    let parsed = Cli::from_arg_matches(&matches);
     parsed.unwrap_or_else(|error| error.exit())
+}
+
+/// Everyone on this machine can read a command line.
+fn refuse_typed_password(matches: &clap::ArgMatches) {
+    let Some((_, matches)) = matches.subcommand() else { return };
+    let typed = |matches: &clap::ArgMatches| {
+        matches.try_contains_id("database").is_ok_and(|known| known)
+            && matches.value_source("database") == Some(clap::parser::ValueSource::CommandLine)
+    };
+    let has_password = |matches: &clap::ArgMatches| {
+        let mut names = matches.get_raw("database").into_iter().flatten();
+        names.any(|name| sconce_router::store::Database::new(name).has_password())
+    };
+    let mut levels = vec![matches];
+    levels.extend(matches.subcommand().map(|(_, matches)| matches));
+    if levels.into_iter().any(|matches| typed(matches) && has_password(matches)) {
+        let message = "the password of --database can be read by everyone on this machine: give it in \
+                       SCONCE_DATABASE, PGPASSWORD or PGPASSFILE\n";
+        Cli::command().error(clap::error::ErrorKind::ValueValidation, message).exit();
+    }
+}
+
+/// A router's database, as the launcher names it to what it starts.
+fn database(name: std::path::PathBuf) -> sconce_router::store::Database {
+    let pepper = std::env::var_os("SCONCE_PEPPER").map(Into::into);
+    sconce_router::store::Database::from(name).with_pepper(pepper)
 }
 
 fn run(command: Command, started: Instant) -> anyhow::Result<()> {
@@ -104,8 +133,9 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
         Command::Up(up) => {
             let hooks = sconce_launcher::cli::Hooks {
                 started,
-                ensure_first_key: Box::new(|database| {
-                    Box::pin(async move { Ok(sconce_router::keys::ensure_first(&database).await?) })
+                ensure_first_key: Box::new(|name| {
+                    let first = sconce_router::keys::ensure_first(database(name));
+                    Box::pin(async move { Ok(first.await?) })
                 }),
                 lend_key: std::sync::Arc::new(|database| Box::pin(lend_key(database))),
             };
@@ -138,6 +168,7 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
         Command::Logs(logs) => one_thread()?.block_on(logs.run()),
         Command::Stop(stop) => one_thread()?.block_on(stop.run()),
         Command::Restart(restart) => one_thread()?.block_on(restart.run()),
+        Command::Batch(batch) => one_thread()?.block_on(batch.run()),
         Command::Bench(bench) => bench.run(),
         Command::Keys(keys) => Ok(one_thread()?.block_on(keys.run(&mut std::io::stdout().lock()))?),
         Command::Router(router) => all_cores()?.block_on(serve(*router)),
@@ -152,9 +183,9 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
 
 /// An API key for the launcher, which gives it back.
 async fn lend_key(
-    database: std::path::PathBuf,
+    name: std::path::PathBuf,
 ) -> anyhow::Result<sconce_launcher::controller::LentKey> {
-    let keys = sconce_router::keys::Keys::open(&database).await?;
+    let keys = sconce_router::keys::Keys::open(database(name)).await?;
     let created = keys.create("the launcher's, for golden prompts").await?;
     let id = created.id.to_string();
     let give_back = Box::pin(async move { Ok(keys.revoke(&id).await?) });

@@ -83,6 +83,10 @@ if [ "$what" = soak ]; then
     done
     say "soak: the systemd unit"
     tests/systemd.sh
+    say "soak: a batch whose routers and workers are killed"
+    python3 tests/batch_soak.py
+    say "soak: others beside a batch"
+    python3 tests/batch_soak.py --ttft
     exit
 fi
 
@@ -146,7 +150,7 @@ if [ "$what" = all ] || [ "$what" = e2e ]; then
     target/venv/bin/python -m pytest -q -p no:cacheprovider tests/e2e "$@"
     say "end-to-end tests: openai 2 for Python, LlamaIndex"
     target/venv-openai2/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_chat.py tests/e2e/test_errors.py \
-        tests/e2e/test_tools.py tests/e2e/test_responses.py tests/e2e/test_llama_index.py "$@"
+        tests/e2e/test_tools.py tests/e2e/test_responses.py tests/e2e/test_batch.py tests/e2e/test_llama_index.py "$@"
     say "end-to-end tests: LangChain, instructor, Pydantic AI, OpenAI Agents"
     target/venv-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_frameworks.py "$@"
     say "end-to-end tests: litellm as a gateway"

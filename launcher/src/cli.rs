@@ -2,6 +2,7 @@
 
 mod alias;
 mod background;
+mod batch;
 mod create;
 mod doctor;
 mod fault;
@@ -21,6 +22,7 @@ mod verify;
 
 pub use alias::Alias;
 pub use background::{Logs, Ps, Restart, Stop};
+pub use batch::Batch;
 pub use create::Create;
 pub use doctor::Doctor;
 pub use fault::Fault;

@@ -13,7 +13,9 @@ Exit status:
   4  in the way of something: in use, named by an alias, or another content
   5  the network is needed and may not be used
   6  files differ from what was pulled
-  7  does not fit into memory";
+  7  does not fit into memory
+  8  some requests of a batch were not answered
+  130  interrupted";
 
 /// The process's exit status.
 pub fn status(error: &anyhow::Error) -> u8 {

@@ -1,10 +1,12 @@
 //! The endpoints of the OpenAI API, and Anthropic's. Their types never leave this folder.
 
+pub mod batches;
 pub(crate) mod blocks;
 pub mod chat;
 pub mod completions;
 pub mod embeddings;
 pub(crate) mod fields;
+pub mod files;
 pub(crate) mod format;
 pub mod management;
 pub mod messages;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::batch::Batches;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::files::Files;
 use crate::fleet::Fleet;
 use crate::replay::Replays;
 use crate::responses::Responses;
@@ -28,6 +30,10 @@ pub struct App {
     pub(crate) shadows: Shadows,
     /// What the Responses API has stored.
     pub(crate) responses: Responses,
+    /// What clients have asked for in files.
+    pub(crate) batches: Batches,
+    /// What clients have uploaded, and what batches have made.
+    pub(crate) files: Files,
     /// The answers that clients can come back for.
     pub(crate) replays: Replays,
     stage: watch::Receiver<Stage>,
@@ -35,6 +41,10 @@ pub struct App {
 
 /// The id of whoever comes without a key, where none is needed. No key has it: theirs are longer.
 pub(crate) const ANONYMOUS: &str = "anonymous";
+
+/// What is added to the priority of a batch's lines. A worker leaves them for when it has nothing else
+/// to do, from this on; what clients may ask for lies between -1000 and 1000.
+const BATCH_PRIORITY: i32 = 10_000;
 
 /// Who makes a request: what authentication found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +55,17 @@ pub struct Principal {
     pub scope: Scope,
     /// Salt of this principal's prefix-cache entries, derived from a server secret.
     pub cache_salt: [u8; 16],
+    /// Whether anyone waits for the answer.
+    pub urgency: Urgency,
+}
+
+/// Whether anyone waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Someone does.
+    Interactive,
+    /// It is one line of a batch.
+    Batch,
 }
 
 /// What a principal may ask for.
@@ -54,6 +75,17 @@ pub enum Scope {
     Use,
     /// Also that models are loaded, unloaded, pulled and removed.
     Admin,
+}
+
+impl Urgency {
+    /// What a worker is told of a request with this priority: what nobody waits for comes behind all
+    /// else, its own shadows included.
+    pub(crate) fn priority(self, asked: i32) -> i32 {
+        match self {
+            Self::Interactive => asked,
+            Self::Batch => asked.saturating_add(BATCH_PRIORITY),
+        }
+    }
 }
 
 impl Principal {
@@ -77,6 +109,8 @@ impl App {
         stage: watch::Receiver<Stage>,
     ) -> Self {
         let responses = Responses::new(&config);
+        let files = Files::new(&config);
+        let batches = Batches::new(&config, files.clone());
         let replays = Replays::new(&config.limits, stage.clone());
         let fleet = Fleet::new(config.launcher.as_deref());
         let routing = Routing::new(&config, dispatcher.clone());
@@ -87,6 +121,8 @@ impl App {
             fleet,
             shadows: Shadows::default(),
             responses,
+            batches,
+            files,
             replays,
             stage,
         }

@@ -11,7 +11,7 @@ use http::header::{AUTHORIZATION, HeaderName};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
-use crate::app::{ANONYMOUS, Principal, Scope};
+use crate::app::{ANONYMOUS, Principal, Scope, Urgency};
 use crate::error::refusal::Refusal;
 use crate::keys::{Key, Keys, Pepper};
 use keyring::Keyring;
@@ -21,6 +21,16 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Decides who a request comes from. Cheap to clone.
 #[derive(Clone)]
 pub struct Authenticator(Arc<Mode>);
+
+/// What became of a key.
+pub(crate) enum Holder {
+    /// It is good.
+    Active(Principal),
+    /// It was revoked.
+    Revoked,
+    /// It is not known here, or not yet.
+    Unknown,
+}
 
 enum Mode {
     /// Everyone is the same anonymous principal.
@@ -32,7 +42,9 @@ impl Authenticator {
     /// Lets everyone in, and ask for so much.
     pub fn open(scope: Scope) -> Self {
         let cache_salt = Pepper::ephemeral().cache_salt(ANONYMOUS);
-        Self(Arc::new(Mode::Open(Principal { key_id: ANONYMOUS.into(), scope, cache_salt })))
+        let urgency = Urgency::Interactive;
+        let key_id = ANONYMOUS.into();
+        Self(Arc::new(Mode::Open(Principal { key_id, scope, cache_salt, urgency })))
     }
 
     /// Lets the holders of keys in. Reads the keys, and follows their changes from then on.
@@ -45,6 +57,17 @@ impl Authenticator {
         match &*self.0 {
             Mode::Open(_) => None,
             Mode::Keys(keyring) => Some(keyring.num_active()),
+        }
+    }
+
+    /// Who has the key of this id, for what goes on without a request. Where no key is needed, everyone
+    /// may.
+    pub(crate) fn holder(&self, id: &str) -> Holder {
+        match &*self.0 {
+            Mode::Open(anonymous) => {
+                Holder::Active(Principal { key_id: id.into(), ..anonymous.clone() })
+            }
+            Mode::Keys(keyring) => keyring.holder(id),
         }
     }
 

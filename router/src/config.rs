@@ -1,16 +1,18 @@
 //! What the router was told at its start, checked once and immutable.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::store::Database;
 
 /// The router's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The SQLite file with API keys and stored responses. Created when absent.
-    pub database: PathBuf,
+    /// The database with API keys, stored responses, files and batches.
+    pub database: Database,
     /// Whether requests need a key.
     pub auth: AuthMode,
     /// Workers to connect to: `unix:/path/to/socket` or `http://host:port`.
@@ -34,6 +36,12 @@ pub struct Config {
     pub metrics: MetricsAccess,
     /// What is kept of responses.
     pub responses: KeptResponses,
+    /// What is done for batches.
+    pub batches: BatchLimits,
+    /// Where the contents of files lie; beside the database's file otherwise.
+    pub file_location: Option<FileLocation>,
+    /// How much of files is kept.
+    pub files: FileLimits,
     /// What one request may ask for.
     pub limits: Limits,
 }
@@ -54,12 +62,39 @@ impl Default for KeptResponses {
     }
 }
 
+/// What is done for batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Unfinished batches of one key.
+    pub max_unfinished: u64,
+    /// Lines that this router answers at the same time. 0: it leaves them to others.
+    pub max_running: usize,
+    /// How often a line is tried again whose answer was lost with a worker or a router.
+    pub max_tries: u32,
+    /// How long a router that has died keeps others from what it had.
+    pub lease: Duration,
+    /// How long a batch can be asked for after its end.
+    pub ttl: Duration,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            max_unfinished: 100,
+            max_running: 256,
+            max_tries: 5,
+            lease: Duration::from_secs(30),
+            ttl: Duration::from_hours(30 * 24),
+        }
+    }
+}
+
 impl Default for Config {
     /// A router on loopback with keys and no workers.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
-            database: PathBuf::from("sconce.db"),
+            database: Database::new("sconce.db"),
             auth: AuthMode::Keys,
             workers: Vec::new(),
             launcher: None,
@@ -71,8 +106,65 @@ impl Default for Config {
             cors_origins: Vec::new(),
             metrics: MetricsAccess::Keys,
             responses: KeptResponses::default(),
+            batches: BatchLimits::default(),
+            file_location: None,
+            files: FileLimits::default(),
             limits: Limits::default(),
         }
+    }
+}
+
+/// Where the contents of files lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileLocation {
+    /// In a directory of this machine.
+    Directory(PathBuf),
+    /// In a bucket that speaks S3.
+    Bucket {
+        /// Its name.
+        bucket: String,
+        /// What the objects' names begin with; may be empty.
+        prefix: String,
+    },
+}
+
+/// How much of files is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileLimits {
+    /// Bytes of one file.
+    pub max_file_bytes: u64,
+    /// Bytes of an owner's files together.
+    pub max_bytes: u64,
+    /// Files of an owner.
+    pub max_files: u64,
+    /// Uploads that an owner may have under way at once.
+    pub max_uploads: usize,
+    /// Lines of a batch's file.
+    pub max_lines: usize,
+    /// Time for a whole upload. A pause in one may take as long as another body.
+    pub upload_timeout: Duration,
+}
+
+impl Default for FileLimits {
+    /// As much in one file as OpenAI takes.
+    fn default() -> Self {
+        Self {
+            max_file_bytes: 512 << 20,
+            max_bytes: 16 << 30,
+            max_files: 10_000,
+            max_uploads: 8,
+            max_lines: 50_000,
+            upload_timeout: Duration::from_hours(1),
+        }
+    }
+}
+
+impl Config {
+    /// Where the contents of files lie. Nowhere, with a server's database and nothing said: other
+    /// routers would not find them beside this one.
+    pub(crate) fn file_location(&self) -> Option<FileLocation> {
+        let beside = |file: &Path| FileLocation::Directory(file.with_extension("files"));
+        self.file_location.clone().or_else(|| self.database.file().map(beside))
     }
 }
 

@@ -22,6 +22,7 @@ mod embeddings;
 mod outputs;
 mod prefixes;
 pub(crate) mod replicas;
+mod room;
 mod session;
 mod status;
 mod unanswered;
@@ -30,6 +31,7 @@ mod worker;
 pub use embeddings::Embeddings;
 pub use outputs::Outputs;
 pub use replicas::Replica;
+pub(crate) use room::WorkerRoom;
 pub use status::WorkerStatus;
 pub(crate) use unanswered::Unanswered;
 

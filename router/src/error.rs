@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 use crate::api::reply::ErrorReport;
-use crate::{dispatch, fleet, replay};
+use crate::{dispatch, files, fleet, replay};
 
 /// Longest message that a client is sent. What it quotes of the request may be long.
 const MAX_MESSAGE_CHARS: usize = 400;
@@ -60,8 +60,20 @@ pub enum ApiError {
         id: String,
     },
     /// What was to be stored, or read, could not be.
-    #[error("the server's database can't be used now")]
+    #[error("what the server stores can't be read or written now")]
     Storage,
+    /// The key has as many unfinished batches as it may.
+    #[error("{max} batches are unfinished, and no more may be: wait for one, or cancel one")]
+    TooManyBatches {
+        /// The limit.
+        max: u64,
+    },
+    /// A batch that is over, or about to be.
+    #[error("the batch is {status}, and can't be cancelled any more")]
+    NotCancellable {
+        /// Its status.
+        status: String,
+    },
     /// Whoever asked for it, or another request of theirs, has cancelled it.
     #[error("the response was cancelled")]
     Cancelled,
@@ -80,6 +92,34 @@ pub enum ApiError {
     /// An answer can't be had again.
     #[error(transparent)]
     Replay(#[from] replay::Error),
+    /// A file can't be stored or read, and the client can do something about it.
+    #[error(transparent)]
+    Files(files::Error),
+}
+
+impl From<files::Error> for ApiError {
+    fn from(error: files::Error) -> Self {
+        use files::Error;
+        match error {
+            Error::Nowhere
+            | Error::NotFound { .. }
+            | Error::TooLarge { .. }
+            | Error::OverQuota { .. }
+            | Error::TooManyUploads { .. }
+            | Error::Contents(_)
+            | Error::TookTooLong => Self::Files(error),
+            Error::Unfinished
+            | Error::Write(_)
+            | Error::Store(_)
+            | Error::Objects(_)
+            | Error::Directory { .. }
+            | Error::Exposed { .. } => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "stored files can't be used");
+                Self::Storage
+            }
+        }
+    }
 }
 
 /// One row of the table that every answer is made from.
@@ -136,12 +176,18 @@ impl ApiError {
             Self::Replay(replay::Error::KeyReused) => Some("idempotency-key"),
             Self::Replay(replay::Error::EventsGone { .. }) => Some("after"),
             Self::Fleet(fleet::Error::NotFound(_) | fleet::Error::Invalid(_)) => Some("model"),
+            Self::Files(files::Error::TooLarge { .. } | files::Error::OverQuota { .. }) => {
+                Some("file")
+            }
             Self::NotFound { .. }
+            | Self::Files(_)
             | Self::Fleet(_)
             | Self::HoldFull { .. }
             | Self::BrokenTemplate { .. }
             | Self::Internal
             | Self::Storage
+            | Self::TooManyBatches { .. }
+            | Self::NotCancellable { .. }
             | Self::Cancelled
             | Self::Interrupted
             | Self::Dispatch(_)
@@ -179,6 +225,15 @@ impl ApiError {
                 "storage_unavailable",
                 Retry::After(2),
             ),
+            Self::TooManyBatches { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "too_many_batches",
+                Retry::After(60),
+            ),
+            Self::NotCancellable { .. } => {
+                (StatusCode::CONFLICT, REQUEST, "batch_not_cancellable", Retry::Never)
+            }
             Self::Cancelled => (StatusCode::CONFLICT, REQUEST, "response_cancelled", Retry::Never),
             Self::Interrupted => {
                 (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "interrupted", Retry::Never)
@@ -224,6 +279,7 @@ impl ApiError {
                 (StatusCode::BAD_GATEWAY, SERVER, "worker_lost", Retry::After(1))
             }
             Self::Replay(error) => return error.into(),
+            Self::Files(error) => return error.into(),
             Self::Fleet(error) => return error.into(),
         };
         Shape { status, kind, code, retry }
@@ -263,6 +319,49 @@ impl From<&fleet::Error> for Shape {
             Error::Failed(_) => {
                 (StatusCode::BAD_GATEWAY, "server_error", "launcher_failed", Retry::Never)
             }
+        };
+        Self { status, kind, code, retry }
+    }
+}
+
+impl From<&files::Error> for Shape {
+    fn from(error: &files::Error) -> Self {
+        use files::Error;
+        const REQUEST: &str = "invalid_request_error";
+        let (status, kind, code, retry) = match error {
+            Error::Nowhere => {
+                (StatusCode::NOT_IMPLEMENTED, "not_supported_error", "no_files", Retry::Never)
+            }
+            Error::NotFound { .. } => {
+                (StatusCode::NOT_FOUND, REQUEST, "not_found", Retry::AsStatus)
+            }
+            Error::TooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, "file_too_large", Retry::AsStatus)
+            }
+            Error::OverQuota { .. } => {
+                (StatusCode::BAD_REQUEST, REQUEST, "file_quota_exceeded", Retry::AsStatus)
+            }
+            Error::TooManyUploads { .. } => {
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                (status, "rate_limit_error", "too_many_uploads", Retry::After(1))
+            }
+            Error::Contents(_) => {
+                (StatusCode::BAD_REQUEST, REQUEST, "invalid_body", Retry::AsStatus)
+            }
+            Error::TookTooLong => {
+                (StatusCode::REQUEST_TIMEOUT, "timeout_error", "request_timeout", Retry::Never)
+            }
+            Error::Unfinished
+            | Error::Write(_)
+            | Error::Store(_)
+            | Error::Objects(_)
+            | Error::Directory { .. }
+            | Error::Exposed { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "storage_unavailable",
+                Retry::After(2),
+            ),
         };
         Self { status, kind, code, retry }
     }
@@ -340,6 +439,8 @@ mod tests {
             ApiError::BrokenTemplate { model: "m".into() },
             ApiError::NotFound { what: "response", id: "r".into() },
             ApiError::Storage,
+            ApiError::TooManyBatches { max: 1 },
+            ApiError::NotCancellable { status: "completed".into() },
             ApiError::Cancelled,
             ApiError::Interrupted,
             ApiError::Internal,
@@ -358,6 +459,14 @@ mod tests {
             replay::Error::KeyReused.into(),
             replay::Error::AnswerGone.into(),
             replay::Error::Full.into(),
+            files::Error::Nowhere.into(),
+            files::Error::NotFound { id: "f".into() }.into(),
+            files::Error::TooLarge { max_bytes: 1 }.into(),
+            files::Error::OverQuota { max_bytes: 1, max_files: 1 }.into(),
+            files::Error::TooManyUploads { max: 1 }.into(),
+            files::Error::Contents("broken".into()).into(),
+            files::Error::TookTooLong.into(),
+            files::Error::Unfinished.into(),
         ]
     }
 

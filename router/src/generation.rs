@@ -174,8 +174,8 @@ impl TextStream {
             scores.push(Scores::new(prompt.first().copied().unwrap_or_default()));
             meter.accepted(prompt.len(), sampling.max_tokens, request.n);
             let cache_salt = principal.cache_salt;
-            let (n, report_progress, priority) =
-                (request.n, request.reports.progress, request.priority);
+            let (n, report_progress) = (request.n, request.reports.progress);
+            let priority = principal.urgency.priority(request.priority);
             let generation =
                 dispatch::Generation { prompt, n, sampling, cache_salt, report_progress, priority };
             let prepared = app.dispatcher.prepare(&model, generation);

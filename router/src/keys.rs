@@ -7,14 +7,13 @@
 mod format;
 mod pepper;
 
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use format::{Key, KeyId, Malformed};
 pub use pepper::Pepper;
 
 use crate::app::Scope;
-use crate::store::{self, Durability, KeyRow, Store};
+use crate::store::{self, Database, Durability, KeyRow, Store};
 
 /// Bytes of a key's name at most.
 const MAX_NAME_BYTES: usize = 64;
@@ -44,6 +43,12 @@ pub enum Error {
     /// The database's keys were made with a different pepper.
     #[error("the pepper in {0} is not the one that the database's keys were made with")]
     WrongPepper(String),
+    /// Routers that share a database need to share the pepper too.
+    #[error(
+        "with PostgreSQL, --pepper must name the file with the secret that API keys are hashed \
+         with: the same for every router, created when absent"
+    )]
+    NoPepper,
     /// A name that can't be shown in a table.
     #[error("a key's name has 1 to {MAX_NAME_BYTES} printable characters")]
     Name,
@@ -78,8 +83,9 @@ pub struct Listed {
 
 impl Keys {
     /// Opens the database and its pepper, and creates both when absent.
-    pub async fn open(database: &Path) -> Result<Self, Error> {
-        let path = pepper::path_beside(database);
+    pub async fn open(database: impl Into<Database>) -> Result<Self, Error> {
+        let database = database.into();
+        let path = database.pepper().ok_or(Error::NoPepper)?;
         let shown = path.display().to_string();
         let opened = tokio::task::spawn_blocking(move || pepper::open(&path)).await;
         let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error).into()));
@@ -165,7 +171,7 @@ impl From<KeyRow> for Listed {
 }
 
 /// Creates the database's first key and returns it, or nothing when the database has keys already.
-pub async fn ensure_first(database: &Path) -> Result<Option<String>, Error> {
+pub async fn ensure_first(database: impl Into<Database>) -> Result<Option<String>, Error> {
     let keys = Keys::open(database).await?;
     let created = keys.create_first("first").await?;
     keys.store.close().await;

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod app;
 pub mod auth;
+mod batch;
 pub mod cli;
 pub mod config;
 pub mod detokenizer;
@@ -11,6 +12,7 @@ pub mod dispatch;
 pub mod docs;
 mod embedding;
 pub mod error;
+mod files;
 mod fleet;
 pub mod generation;
 pub mod health;

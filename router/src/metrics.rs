@@ -4,6 +4,7 @@
 //! without a lock, a lookup or an allocation. Labels are models, versions and statuses, never
 //! keys, users or requests.
 
+mod batch;
 pub mod catalogue;
 mod engine;
 mod totals;
@@ -17,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+pub(crate) use batch::*;
 use catalogue::{Kind, METRICS};
 pub use engine::Engine;
 pub use totals::{InFlight, Pending, Totals};
@@ -396,6 +398,21 @@ pub(crate) fn table_generation(generation: u64) {
 /// Whether the launcher is followed.
 pub(crate) fn launcher_connected(is_connected: bool) {
     gauge!(catalogue::ROUTING_CONNECTED).set(if is_connected { 1.0 } else { 0.0 });
+}
+
+/// A file was stored. Its purpose is one of a few words.
+pub(crate) fn file_stored(purpose: &'static str) {
+    counter!(catalogue::FILES_STORED, "purpose" => purpose).increment(1);
+}
+
+/// So many bytes were written to a file.
+pub(crate) fn file_bytes_received(num: usize) {
+    counter!(catalogue::FILE_BYTES_RECEIVED).increment(num as u64);
+}
+
+/// So many bytes were read from a file.
+pub(crate) fn file_bytes_sent(num: usize) {
+    counter!(catalogue::FILE_BYTES_SENT).increment(num as u64);
 }
 
 /// An answer's head was made.

@@ -1,7 +1,6 @@
 //! What the Responses API keeps between requests: responses that can be asked for again, deleted
 //! and continued, by the key that made them.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use crate::api::responses::item::Item;
 use crate::api::responses::reply::ResponseObject;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::store::{Durability, ResponseRow, Store, Turn};
+use crate::store::{Database, Durability, ResponseRow, Store, Turn};
 
 /// Old responses are looked for once in so many new ones.
 const TIDY_EVERY: u64 = 64;
@@ -26,7 +25,7 @@ const MAX_CONVERSATION_BYTES: i64 = 16 << 20;
 pub(crate) struct Responses(Arc<Inner>);
 
 struct Inner {
-    database: PathBuf,
+    database: Database,
     /// How long they are kept after their last use; zero: nothing is stored.
     ttl: Duration,
     max_bytes: u64,

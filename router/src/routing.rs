@@ -25,7 +25,7 @@ use tracing::info;
 
 use crate::config::Config;
 use crate::dispatch::replicas::Readiness;
-use crate::dispatch::{self, Dispatcher};
+use crate::dispatch::{self, Dispatcher, WorkerRoom};
 use crate::error::ApiError;
 use crate::metrics::{self, HoldEnd, Pending};
 use crate::model::Model;
@@ -156,6 +156,20 @@ impl Routing {
         let (model, pending) = self.shared.ready(&shadow.version)?;
         let name = shadow.version.to_string();
         Some(Target { name, model, shadow: None, hold: None, _pending: Some(pending) })
+    }
+
+    /// The workers that could get a request for a name now.
+    pub(crate) fn workers(&self, name: &str) -> Vec<WorkerRoom> {
+        let Some(route) = self.shared.route(name) else {
+            return self.shared.dispatcher.room_of_model(name);
+        };
+        let versions = route.shares.iter().map(|share| &share.version);
+        versions.flat_map(|version| self.shared.dispatcher.room_of_version(version)).collect()
+    }
+
+    /// Whether a request for a name would wait until a replica is ready.
+    pub(crate) fn loads(&self, name: &str) -> bool {
+        self.shared.route(name).is_some_and(|route| route.max_hold > Duration::ZERO)
     }
 
     /// Every name that lists show, by name.

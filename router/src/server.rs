@@ -20,7 +20,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -28,6 +28,7 @@ pub use trace::RequestId;
 
 use crate::app::{App, Scope};
 use crate::auth::Authenticator;
+use crate::batch::executor;
 use crate::config::{AuthMode, Config};
 use crate::dispatch::Dispatcher;
 use crate::error::refusal::Refusal;
@@ -158,15 +159,22 @@ impl Server {
         tracing::info!(address = %self.address, auth = ?self.app.config.auth, "listening");
         self.relieve().await;
         let router = router(routes, &self.app, &self.authenticator);
-        let config = &self.app.config;
+        let (end, ended) = oneshot::channel::<()>();
+        let batches = {
+            let ended = async move { drop(ended.await) };
+            spawn(executor::run(self.app.clone(), self.authenticator.clone(), ended))
+        };
+        let (config, files) = (&self.app.config, self.app.files.clone());
         let protocol = Protocol::new(&config.limits, router);
         let acceptor = Acceptor::new(self.listener, protocol, &config.limits);
         let ends = (self.app.replays.finished(), || self.app.dispatcher.stop());
         let num_cut = tokio::select! {
             num_cut = acceptor.run((config, self.stage), ends) => num_cut,
             never = keep_metrics_small() => match never {},
+            never = files.keep_clean() => match never {},
         };
-        drop(self.tasks);
+        drop((self.tasks, end));
+        let _ = batches.await;
         tracing::info!(num_cut, "stopped");
     }
 }

@@ -1,6 +1,15 @@
-//! The router's database: SQLite, one file that only its owner can read.
+//! The router's database: SQLite, one file that only its owner can read, or PostgreSQL, which
+//! several routers share. Both are asked the same questions.
 
+mod batch_work;
+mod batches;
+mod database;
+mod files;
+mod keys;
 mod responses;
+mod schema;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -8,29 +17,34 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
-};
-use sqlx::{Row, SqlSafeStr};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
+
+pub(crate) use batch_work::{Lease, LeasedLine, LineId, LineResult, NewLine};
+pub(crate) use batches::{BatchRow, BatchUsage, PutBatch};
+pub use database::Database;
+use database::Place;
+pub(crate) use files::{FilePage, FileQuota, FileRow, Order, PutFile};
+pub(crate) use keys::KeyRow;
+pub(crate) use responses::{ResponseRow, Turn};
 
 /// Waiting for another process's write, and for a free connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: u32 = 4;
-const MIGRATIONS: [(&str, &str); 3] = [
-    ("api keys", include_str!("../migrations/0001_api_keys.sql")),
-    ("responses", include_str!("../migrations/0002_responses.sql")),
-    ("key scopes", include_str!("../migrations/0003_key_scopes.sql")),
-];
-
-use crate::app::Scope;
-pub(crate) use responses::{ResponseRow, Turn};
 
 /// An open database. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    pool: SqlitePool,
+    pool: AnyPool,
+    dialect: Dialect,
+}
+
+/// Whose SQL the database speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    Sqlite,
+    Postgres,
 }
 
 /// Why the database can't be used.
@@ -53,6 +67,18 @@ pub enum Error {
         /// Its permissions.
         mode: u32,
     },
+    /// What names the server is no URL. Nothing of it is repeated: it may hold a password.
+    #[error("the database's URL is not one of PostgreSQL, as in postgres://user@host:5432/name")]
+    Url,
+    /// The server can't be reached, or does not let this router in.
+    #[error("the database {database} can't be connected to")]
+    Connect {
+        /// Which one, without user and password.
+        database: String,
+        /// Why not.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The schema could not be brought up to date.
     #[error("the database's schema can't be brought up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -61,7 +87,7 @@ pub enum Error {
     Query(#[from] sqlx::Error),
 }
 
-/// What of a write survives a power cut.
+/// What of a write survives a power cut, in SQLite. PostgreSQL does as its settings say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Everything, once it is confirmed.
@@ -70,41 +96,34 @@ pub enum Durability {
     Recent,
 }
 
-/// A row of `api_keys`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct KeyRow {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    pub(crate) secret_hmac: [u8; 32],
-    pub(crate) created_at: i64,
-    pub(crate) revoked_at: Option<i64>,
-    pub(crate) scope: Scope,
-}
-
 impl Store {
-    /// Opens the database, creates it when absent, and brings its schema up to date.
-    pub async fn open(path: &Path, durability: Durability) -> Result<Self, Error> {
-        create_private(path)?;
-        let synchronous = match durability {
-            Durability::Full => SqliteSynchronous::Full,
-            Durability::Recent => SqliteSynchronous::Normal,
+    /// Opens the database, creates an SQLite file when absent, and brings the schema up to date.
+    pub async fn open(
+        database: impl Into<Database>,
+        durability: Durability,
+    ) -> Result<Self, Error> {
+        sqlx::any::install_default_drivers();
+        let database = database.into();
+        let options =
+            AnyPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(PATIENCE);
+        let failed = |source| Error::Connect { database: database.to_string(), source };
+        let (pool, dialect) = match database.place() {
+            Place::File(path) => {
+                create_private(path)?;
+                let settings = sqlite_settings(durability);
+                let options = options.after_connect(move |connection, _| {
+                    Box::pin(async move { connection.execute(settings).await.map(drop) })
+                });
+                let pool = options.connect_with(sqlite_options(path)?).await.map_err(failed)?;
+                (pool, Dialect::Sqlite)
+            }
+            Place::Server(url) => {
+                let pool = options.connect_with(postgres_options(url)?).await.map_err(failed)?;
+                (pool, Dialect::Postgres)
+            }
         };
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(false)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(synchronous)
-            .foreign_keys(true)
-            // What was deleted is not left in the file.
-            .pragma("secure_delete", "ON")
-            .busy_timeout(PATIENCE);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(MAX_CONNECTIONS)
-            .acquire_timeout(PATIENCE)
-            .connect_with(options)
-            .await?;
-        migrator().run(&pool).await?;
-        Ok(Self { pool })
+        schema::migrator(dialect).run(&pool).await?;
+        Ok(Self { pool, dialect })
     }
 
     /// Closes every connection.
@@ -112,115 +131,68 @@ impl Store {
         self.pool.close().await;
     }
 
-    pub(crate) async fn insert_key(&self, row: &KeyRow) -> Result<(), Error> {
-        sqlx::query(
-            "INSERT INTO api_keys (id, name, secret_hmac, created_at, revoked_at, scope) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )
-        .bind(&row.id)
-        .bind(&row.name)
-        .bind(&row.secret_hmac[..])
-        .bind(row.created_at)
-        .bind(row.revoked_at)
-        .bind(word(row.scope))
-        .execute(&self.pool)
-        .await?;
+    /// A transaction that writes. SQLite's has the lock from its beginning: one that only later finds
+    /// out that it writes could not wait for it.
+    async fn begin(&self) -> Result<Transaction<'static, Any>, Error> {
+        let statement = match self.dialect {
+            Dialect::Sqlite => "BEGIN IMMEDIATE",
+            Dialect::Postgres => "BEGIN",
+        };
+        Ok(self.pool.begin_with(statement).await?)
+    }
+
+    /// Runs a statement that locks a table of PostgreSQL. A transaction of SQLite has locked all.
+    async fn lock_table(
+        &self,
+        connection: &mut AnyConnection,
+        statement: &'static str,
+    ) -> Result<(), Error> {
+        if self.dialect == Dialect::Postgres {
+            connection.execute(statement).await?;
+        }
         Ok(())
     }
+}
 
-    /// Inserts the row when there is no other, and says whether it did. One statement, so that two
-    /// processes can't both be first.
-    pub(crate) async fn insert_first_key(&self, row: &KeyRow) -> Result<bool, Error> {
-        let done = sqlx::query(
-            "INSERT INTO api_keys (id, name, secret_hmac, created_at, scope) \
-             SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM api_keys)",
-        )
-        .bind(&row.id)
-        .bind(&row.name)
-        .bind(&row.secret_hmac[..])
-        .bind(row.created_at)
-        .bind(word(row.scope))
-        .execute(&self.pool)
-        .await?;
-        Ok(done.rows_affected() == 1)
-    }
-
-    pub(crate) async fn key(&self, id: &str) -> Result<Option<KeyRow>, Error> {
-        let row = sqlx::query("SELECT * FROM api_keys WHERE id = ?1")
-            .bind(id)
-            .fetch_optional(&self.pool)
-            .await?;
-        row.as_ref().map(key_row).transpose()
-    }
-
-    pub(crate) async fn keys(&self) -> Result<Vec<KeyRow>, Error> {
-        let rows = sqlx::query("SELECT * FROM api_keys ORDER BY created_at, rowid")
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(key_row).collect()
-    }
-
-    /// Says whether the id exists. Revoking twice keeps the first time.
-    pub(crate) async fn revoke_key(&self, id: &str, now: i64) -> Result<bool, Error> {
-        let done =
-            sqlx::query("UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?2) WHERE id = ?1")
-                .bind(id)
-                .bind(now)
-                .execute(&self.pool)
-                .await?;
-        Ok(done.rows_affected() == 1)
-    }
-
-    /// Changes with every change of a key.
-    pub(crate) async fn keys_revision(&self) -> Result<i64, Error> {
-        let row =
-            sqlx::query("SELECT revision FROM api_keys_revision").fetch_one(&self.pool).await?;
-        Ok(row.try_get(0)?)
-    }
-
-    /// Remembers the pepper's fingerprint the first time; says whether it is the remembered one.
-    pub(crate) async fn pin_pepper(&self, fingerprint: &[u8; 32]) -> Result<bool, Error> {
-        sqlx::query("INSERT INTO pepper VALUES (0, ?1) ON CONFLICT DO NOTHING")
-            .bind(&fingerprint[..])
-            .execute(&self.pool)
-            .await?;
-        let row = sqlx::query("SELECT fingerprint FROM pepper").fetch_one(&self.pool).await?;
-        let pinned: Vec<u8> = row.try_get(0)?;
-        Ok(pinned == fingerprint)
+/// What every connection to a file is set to. What was deleted is not left in the file.
+fn sqlite_settings(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Full => {
+            "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+             PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON"
+        }
+        Durability::Recent => {
+            "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
+             PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON"
+        }
     }
 }
 
-fn key_row(row: &SqliteRow) -> Result<KeyRow, Error> {
-    let hmac: Vec<u8> = row.try_get("secret_hmac")?;
-    let secret_hmac = <[u8; 32]>::try_from(hmac)
-        .map_err(|_| sqlx::Error::Decode("secret_hmac has not 32 bytes".into()))?;
-    Ok(KeyRow {
-        id: row.try_get("id")?,
-        name: row.try_get("name")?,
-        secret_hmac,
-        created_at: row.try_get("created_at")?,
-        revoked_at: row.try_get("revoked_at")?,
-        scope: match row.try_get("scope")? {
-            "admin" => Scope::Admin,
-            // The table has one other word.
-            _ => Scope::Use,
-        },
-    })
-}
-
-/// A scope as the table has it.
-fn word(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Use => "use",
-        Scope::Admin => "admin",
+/// The file as a URL, the only thing that names a database of either kind.
+fn sqlite_options(path: &Path) -> Result<AnyConnectOptions, Error> {
+    use std::fmt::Write;
+    use std::os::unix::ffi::OsStrExt;
+    let shown = || path.display().to_string();
+    let absolute =
+        std::path::absolute(path).map_err(|source| Error::Create { path: shown(), source })?;
+    let mut url = "sqlite://".to_owned();
+    for byte in absolute.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' => url.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => url.push(char::from(*byte)),
+            byte => {
+                // Writing to a text does not fail.
+                let _ = write!(url, "%{byte:02X}");
+            }
+        }
     }
+    Ok(url.parse()?)
 }
 
-fn migrator() -> Migrator {
-    let migrations = (1..).zip(MIGRATIONS).map(|(version, (name, sql))| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    });
-    Migrator::with_migrations(migrations.collect())
+/// The server's address. The environment and PostgreSQL's password file add to it what it leaves out.
+fn postgres_options(url: &str) -> Result<AnyConnectOptions, Error> {
+    url.parse::<PgConnectOptions>().map_err(|_| Error::Url)?;
+    url.parse().map_err(|_| Error::Url)
 }
 
 /// Creates the file before SQLite does, so that it never exists with wider permissions. An

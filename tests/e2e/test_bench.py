@@ -2,7 +2,9 @@
 
 import json
 import os
+import pathlib
 import subprocess
+import sys
 
 from conftest import BINARY, PATIENCE
 
@@ -75,3 +77,28 @@ def test_a_trace_is_replayed(server, tmp_path):
     result = json.loads(told.stdout)
     assert result["completed"] == 5 and result["start_times"][-1] >= 0.4
     assert "5 answered" in told.stderr
+
+
+def test_counts_are_compared_with_a_tokenizers(start, tmp_path):
+    tiny = tmp_path / "tiny"
+    script = pathlib.Path(__file__).parents[1] / "tiny_model.py"
+    subprocess.run([sys.executable, script, tiny], check=True, timeout=PATIENCE)
+    server = start(model=str(tiny))
+    path = str(tmp_path / "r.json")
+    words = ["-n", "4", "--endpoint", "completions", "--output-tokens", "8", "--output-json", path]
+
+    done = bench(server, *words, "--tokenizer", str(tiny))
+    check = json.load(open(path))["token_check"]
+    assert check["input"]["requests"] == 4
+    assert check["input"]["usage"] == check["input"]["tokenizer"] > 4 * 128
+    assert "count of input" not in done.stdout
+
+    # Another vocabulary: each byte is a token.
+    tokenizer = json.loads((tiny / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    other = bench(server, *words, "--tokenizer", str(tmp_path / "tokenizer.json"))
+    assert "count of input tokens differs" in other.stdout
+
+    refused = bench(server, *words, "--tokenizer", str(tmp_path / "nothing"), status=1)
+    assert "nothing is no tokenizer.json" in refused.stderr

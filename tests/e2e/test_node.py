@@ -17,13 +17,15 @@ MODULES = os.environ.get("SCONCE_NODE_MODULES")
         ("openai", "openai"),
         # The next major version, installed beside it.
         ("openai", "openai7"),
+        ("batch", "openai"),
+        ("batch", "openai7"),
         ("anthropic", "@anthropic-ai/sdk"),
         ("ai-sdk", "ai"),
     ],
 )
 def test_the_npm_package(server, name, package):
     work = pathlib.Path(MODULES).parent
-    script = work / f"{package.replace('/', '-')}.test.mjs"
+    script = work / f"{name}-{package.replace('/', '-')}.test.mjs"
     text = (HERE / "node" / f"{name}.test.mjs").read_text()
     script.write_text(text.replace('from "openai"', f'from "{package}"'))
     environment = dict(

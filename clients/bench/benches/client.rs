@@ -1,5 +1,6 @@
 //! How many tokens a second one core of the load generator takes in: each token an event, a chunk
-//! and a write of its own, as a server sends them that has nothing to wait for.
+//! and a write of its own. At once, as a server sends them that has nothing to wait for; and with a
+//! pause after each, so that each is also a wake-up and a read of the client's.
 //!
 //!     cargo bench -p sconce-bench
 //!
@@ -11,6 +12,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use clap::Parser;
 use sconce_bench::Bench;
@@ -25,11 +27,19 @@ struct Cli {
 }
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some("serve") {
-        return serve();
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some("serve") {
+        return serve(Duration::from_micros(words.next().unwrap().parse().unwrap()));
     }
+    for pause in ["0", "1000"] {
+        measure(pause);
+    }
+}
+
+/// Against a server that pauses for so many microseconds before each token.
+fn measure(pause: &str) {
     let mut server = Command::new(std::env::current_exe().unwrap())
-        .arg("serve")
+        .args(["serve", pause])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -40,13 +50,15 @@ fn main() {
         let out = tempfile::NamedTempFile::new().unwrap();
         let json = out.path().to_str().unwrap();
         let words = ["bench", "--url", url.trim(), "--model", "m", "--concurrency", concurrency];
-        let words = words.into_iter().chain(["-n", "1000", "--no-live", "--output-json", json]);
+        let num_requests = if concurrency == "1" && pause != "0" { "20" } else { "1000" };
+        let words =
+            words.into_iter().chain(["-n", num_requests, "--no-live", "--output-json", json]);
         Cli::parse_from(words).bench.run().unwrap();
         let result: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
         let number = |name: &str| result[name].as_f64().unwrap();
         let cpu = result["client"]["cpu_seconds"].as_f64().unwrap();
         println!(
-            "\nconcurrency {concurrency}: {:.0} tokens/s, {:.0} tokens per second of one core\n",
+            "\npause {pause} µs, concurrency {concurrency}: {:.0} tokens/s, {:.0} tokens per second of one core\n",
             number("output_throughput"),
             number("total_output_tokens") / cpu
         );
@@ -57,20 +69,20 @@ fn main() {
 }
 
 /// Serves until standard input ends.
-fn serve() {
+fn serve(pause: Duration) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     println!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let stream = stream.unwrap();
-            std::thread::spawn(move || answer(&stream));
+            std::thread::spawn(move || answer(&stream, pause));
         }
     });
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
 /// Answers the requests of one connection, whatever they ask.
-fn answer(stream: &TcpStream) -> Option<()> {
+fn answer(stream: &TcpStream, pause: Duration) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let chunk = |data: &str| {
         let event = format!("data: {data}\n\n");
@@ -103,6 +115,10 @@ fn answer(stream: &TcpStream) -> Option<()> {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         writer.write_all(head.as_bytes()).ok()?;
         for _ in 0..TOKENS {
+            if !pause.is_zero() {
+                #[expect(clippy::disallowed_methods, reason = "the pace of the server")]
+                std::thread::sleep(pause);
+            }
             writer.write_all(&token).ok()?;
         }
         writer.write_all(&end).ok()?;

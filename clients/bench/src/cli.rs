@@ -6,6 +6,7 @@ mod output;
 mod work;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::run::{Plan, Stage, run};
 use crate::schedule::{Load, Until};
 use crate::slo::Slo;
 use crate::summary::{About, Summary};
+use crate::tokens::Counter;
 use crate::units::seconds;
 use crate::workload::Workload;
 use crate::{machine, sweep};
@@ -86,6 +88,11 @@ pub struct Bench {
     #[arg(long, value_name = "COUNT", default_value = "1")]
     threads: NonZeroUsize,
 
+    /// A tokenizer.json, or a directory with one: the model's, to compare the server's counts with. Not
+    /// needed, and counted with after the run
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+
     /// What lengths, words and gaps are drawn from: the same seed draws the same
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     seed: u64,
@@ -126,6 +133,7 @@ impl Bench {
 
     async fn bench(self) -> anyhow::Result<()> {
         let client = self.client()?;
+        let counter = self.tokenizer.as_deref().map(Counter::open).transpose()?;
         let workload = self.work.workload(self.seed, self.load.most())?;
         let first = self.load.first(&workload)?;
         let until = self.load.until(&workload);
@@ -135,7 +143,13 @@ impl Bench {
         };
         let shape = self.work.shape(model.clone())?;
         let target = Target { client, endpoint: shape.endpoint, is_streamed: shape.is_streamed };
-        let plan = Arc::new(Plan { target, shape, workload, think: self.work.think_time });
+        let plan = Arc::new(Plan {
+            target,
+            shape,
+            workload,
+            think: self.work.think_time,
+            counts: counter.is_some(),
+        });
         self.warm_up(&plan).await?;
         let about = About {
             endpoint: plan.shape.endpoint,
@@ -144,6 +158,7 @@ impl Bench {
             slo: self.slo,
             threads: self.threads.get(),
             keeps_itls: self.output.save_detailed,
+            counter,
             now: std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
         };
         let summary = self.measure(&plan, &about, (first, until)).await?;

@@ -3,7 +3,7 @@
 //! A [`workload`] says what is asked, a [`schedule`] when, fixed before the first request is sent;
 //! [`run`] sends, [`measure`] takes the times of one request, [`summary`] is what comes of them all,
 //! and `report` shows it. Nothing here knows how Sconce is built, and no tokenizer is needed: the
-//! server's `usage` counts the tokens.
+//! server's `usage` counts the tokens, which [`tokens`] compares with a tokenizer's where one is given.
 
 mod assertion;
 mod cli;
@@ -20,6 +20,7 @@ mod slo;
 mod stats;
 mod summary;
 mod sweep;
+mod tokens;
 mod units;
 mod workload;
 

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::live::Live;
 use crate::request::{Endpoint, Kind};
+use crate::tokens::Texts;
 
 /// What became of one request. Times but `intended` and `sent` are since it was sent.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +37,8 @@ pub(crate) struct Record {
     pub(crate) is_counted_here: bool,
     /// What kind of error it ended with.
     pub(crate) error: Option<String>,
+    /// What was asked and answered, where it is to be counted.
+    pub(crate) texts: Option<Texts>,
 }
 
 /// The time between two arrivals.
@@ -115,6 +118,12 @@ impl Target {
         let choice = &reply["choices"][0];
         let said = choice["message"]["content"].as_str().or_else(|| choice["text"].as_str());
         text.push_str(said.unwrap_or(""));
+        if let Some(texts) = &mut record.texts {
+            let message = &choice["message"];
+            let is_text = message["tool_calls"].as_array().is_none_or(Vec::is_empty);
+            let thought = message["reasoning_content"].as_str().unwrap_or("");
+            texts.answer = is_text.then(|| format!("{thought}{text}"));
+        }
         Ok(())
     }
 
@@ -150,6 +159,9 @@ impl Target {
             }
             if keep == Keep::Text {
                 chunk.append_to(text);
+            }
+            if let Some(texts) = &mut record.texts {
+                chunk.append_all(&mut texts.answer);
             }
             // With usage in every chunk, a chunk's tokens are known; otherwise it is taken for one.
             let tokens = told.map_or(1, |told| told.saturating_sub(num_told)).max(1);
@@ -218,6 +230,11 @@ fn is_something(value: &RawValue) -> bool {
     !matches!(value.get(), "\"\"" | "null" | "[]")
 }
 
+/// The text that a piece of JSON is.
+fn plain(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
 impl<'a> Chunk<'a> {
     fn read(data: &'a str) -> Result<Self, Error> {
         let chunk: Self = serde_json::from_str(data).map_err(|error| Error::Unexpected {
@@ -247,8 +264,23 @@ impl<'a> Chunk<'a> {
     fn append_to(&self, text: &mut String) {
         let Some(choice) = self.choices.first() else { return };
         let said = choice.delta.as_ref().and_then(|delta| delta.content).or(choice.text);
-        let said = said.and_then(|said| serde_json::from_str::<String>(said.get()).ok());
-        text.push_str(&said.unwrap_or_default());
+        text.push_str(&said.and_then(plain).unwrap_or_default());
+    }
+
+    /// Appends what tokens were computed for. Of calls there is no text as the model wrote it.
+    fn append_all(&self, answer: &mut Option<String>) {
+        for choice in &self.choices {
+            let delta = choice.delta.as_ref();
+            if delta.and_then(|delta| delta.tool_calls).is_some_and(is_something) {
+                *answer = None;
+            }
+            let Some(answer) = answer.as_mut() else { return };
+            let thought = delta.and_then(|delta| delta.reasoning_content.or(delta.reasoning));
+            let said = delta.and_then(|delta| delta.content).or(choice.text);
+            for text in [thought, said].into_iter().flatten().filter_map(plain) {
+                answer.push_str(&text);
+            }
+        }
     }
 }
 

@@ -63,6 +63,13 @@ fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
     };
     let (input, output) = (summary.total_input_tokens, summary.total_output_tokens);
     facts.push(("tokens", format!("{input} in{cached}, {output} out")));
+    if let Some(check) = summary.token_check {
+        let told = [("in", check.input), ("out", check.output)].map(|(what, counts)| {
+            let (told, by) = (counts.tokenizer, counts.difference() * 100.0);
+            format!("{told} {what} (the server's count: {by:+.1} %)")
+        });
+        facts.push(("tokenizer", told.join(", ")));
+    }
     if let Some(goodput) = summary.request_goodput {
         let share = goodput * summary.duration / summary.num_prompts.max(1) as f64 * 100.0;
         facts.push(("goodput", format!("{goodput:.2} requests/s, {share:.1} % of all")));

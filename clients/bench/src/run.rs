@@ -13,6 +13,7 @@ use crate::machine::cpu_time;
 use crate::measure::{Keep, Record, Target};
 use crate::request::Shape;
 use crate::schedule::{Load, Until};
+use crate::tokens::{MAX_CHECKED, Texts};
 use crate::workload::{Session, Workload};
 
 /// What is asked of whom.
@@ -23,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) workload: Workload,
     /// Between an answer and the next request of the same conversation.
     pub(crate) think: Duration,
+    /// Whether texts are to be counted after the run.
+    pub(crate) counts: bool,
 }
 
 /// How much of it, and when.
@@ -54,6 +57,8 @@ struct Shared {
     plan: Arc<Plan>,
     live: Arc<Live>,
     start: Instant,
+    /// Requests whose texts were kept.
+    num_kept: AtomicUsize,
     records: mpsc::UnboundedSender<Record>,
 }
 
@@ -62,8 +67,13 @@ pub(crate) async fn run(plan: &Arc<Plan>, stage: &Stage, live: &Arc<Live>) -> Ou
     let (records, mut arrived) = mpsc::unbounded_channel();
     let cpu = cpu_time();
     let start = Instant::now();
-    let shared =
-        Arc::new(Shared { plan: Arc::clone(plan), live: Arc::clone(live), start, records });
+    let shared = Arc::new(Shared {
+        plan: Arc::clone(plan),
+        live: Arc::clone(live),
+        start,
+        num_kept: AtomicUsize::new(0),
+        records,
+    });
     let is_interrupted = tokio::select! {
         () = drive(stage, &shared) => false,
         _ = tokio::signal::ctrl_c() => true,
@@ -141,7 +151,7 @@ async fn open_loop(times: &[Duration], stage: &Stage, shared: &Arc<Shared>) {
 impl Shared {
     /// Sends the requests of a conversation, each with the answers before it.
     async fn converse(&self, number: usize, session: &Session, intended: Option<Duration>) {
-        let Plan { target, shape, think, .. } = &*self.plan;
+        let Plan { target, shape, think, counts, .. } = &*self.plan;
         let mut before = session.before.clone();
         let mut due = intended;
         for (turn, asked) in session.turns.iter().enumerate() {
@@ -156,6 +166,9 @@ impl Shared {
                 sent,
                 ..Record::default()
             };
+            if *counts && self.num_kept.fetch_add(1, Ordering::Relaxed) < MAX_CHECKED {
+                record.texts = Some(Texts::asked(&body));
+            }
             self.live.started();
             let keep = if is_last { Keep::Nothing } else { Keep::Text };
             let text = target.call(&body, &mut record, keep, &self.live).await;

@@ -16,6 +16,7 @@ use crate::run::{Outcome, Stage};
 use crate::schedule::{Arrivals, Load};
 use crate::slo::Slo;
 use crate::stats::{Bin, Distribution, Samples};
+use crate::tokens::{Counter, TokenCheck};
 use crate::units::ms;
 
 /// A client that computes more than this share of its time is what is measured.
@@ -36,7 +37,7 @@ pub(crate) struct Summary {
     pub(crate) backend: String,
     pub(crate) label: Option<String>,
     pub(crate) model_id: String,
-    /// None is needed.
+    /// The one that counts were compared with; none is needed.
     pub(crate) tokenizer_id: Option<String>,
     pub(crate) num_prompts: usize,
     /// Requests a second; `"inf"` where only concurrency holds them back.
@@ -70,6 +71,9 @@ pub(crate) struct Summary {
     pub(crate) errors_by_kind: BTreeMap<String, usize>,
     /// Tokens of prompts that the server did not compute again; `None`: it does not say.
     pub(crate) total_cached_tokens: Option<u64>,
+    /// The server's counts of tokens beside a tokenizer's, where one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_check: Option<TokenCheck>,
     pub(crate) slo: Option<Slo>,
     pub(crate) client: Client,
     pub(crate) timeline: Vec<Tick>,
@@ -124,6 +128,7 @@ pub(crate) struct About {
     pub(crate) slo: Option<Slo>,
     pub(crate) threads: usize,
     pub(crate) keeps_itls: bool,
+    pub(crate) counter: Option<Counter>,
     /// Seconds since 1970.
     pub(crate) now: u64,
 }
@@ -158,6 +163,7 @@ impl Summary {
             backend: about.endpoint.backend().to_owned(),
             label: about.label.clone(),
             model_id: about.model.clone(),
+            tokenizer_id: about.counter.as_ref().map(Counter::path),
             num_prompts: records.len(),
             request_rate,
             burstiness,
@@ -179,6 +185,7 @@ impl Summary {
             kinds: kinds(records),
             errors_by_kind: errors(records),
             total_cached_tokens: (!cached.is_empty()).then(|| cached.iter().sum()),
+            token_check: about.counter.as_ref().map(|it| it.check(about.endpoint, records)),
             slo: about.slo,
             client: Client {
                 cpu_seconds: outcome.cpu.as_secs_f64(),
@@ -192,6 +199,8 @@ impl Summary {
         };
         summary.take_requests(records, about.keeps_itls);
         summary.warnings = summary.find_warnings(records, outcome.is_interrupted);
+        let check = summary.token_check.unwrap_or_default();
+        summary.warnings.extend(check.warnings(about.endpoint));
         summary
     }
 
@@ -453,6 +462,7 @@ mod tests {
             slo: Some(slo.parse().unwrap()),
             threads: 1,
             keeps_itls: true,
+            counter: None,
             now: 0,
         };
         let stage = Stage {

@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Method, Response, Url};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::batch::{Batch, BatchRequest};
 use crate::chat::{Chat, ChatChunk, ChatRequest};
 use crate::completion::{Completion, CompletionRequest};
 use crate::embedding::{EmbeddingRequest, Embeddings};
 use crate::error::{ApiError, Error};
+use crate::file::{DeletedFile, File, FileContent, FileUpload, Form};
 use crate::model::{Model, Models};
+use crate::page::{ListQuery, Page};
 use crate::retry::{Retries, retry_after};
 use crate::stream::{Chunks, Events};
 
@@ -227,9 +230,56 @@ impl Client {
         Ok(self.get::<Models>("models").await?.data)
     }
 
+    /// Uploads a file. The client's timeout is for all of it.
+    pub async fn upload(&self, file: FileUpload) -> Result<File, Error> {
+        let body = Body::Form(Box::new(Form::new(file)));
+        self.whole(Call { method: Method::POST, url: self.url("files"), body }).await
+    }
+
+    /// What the server knows of a file.
+    pub async fn file(&self, id: &str) -> Result<File, Error> {
+        self.whole(Call::bare(Method::GET, self.item("files", id, &[]))).await
+    }
+
+    /// Some of the server's files.
+    pub async fn files(&self, query: &ListQuery) -> Result<Page<File>, Error> {
+        self.get(&query.path("files")).await
+    }
+
+    /// Deletes a file.
+    pub async fn delete_file(&self, id: &str) -> Result<DeletedFile, Error> {
+        self.whole(Call::bare(Method::DELETE, self.item("files", id, &[]))).await
+    }
+
+    /// What is in a file, piece by piece.
+    pub async fn file_content(&self, id: &str) -> Result<FileContent, Error> {
+        let call = Call::bare(Method::GET, self.item("files", id, &["content"]));
+        Ok(FileContent::new(self.send(&call, &mut 0).await?))
+    }
+
+    /// Makes a batch of an uploaded file.
+    pub async fn create_batch(&self, request: &BatchRequest) -> Result<Batch, Error> {
+        self.post("batches", request).await
+    }
+
+    /// How far a batch is.
+    pub async fn batch(&self, id: &str) -> Result<Batch, Error> {
+        self.whole(Call::bare(Method::GET, self.item("batches", id, &[]))).await
+    }
+
+    /// Some of the server's batches.
+    pub async fn batches(&self, query: &ListQuery) -> Result<Page<Batch>, Error> {
+        self.get(&query.path("batches")).await
+    }
+
+    /// Cancels a batch. What is answered already stays.
+    pub async fn cancel_batch(&self, id: &str) -> Result<Batch, Error> {
+        self.whole(Call::bare(Method::POST, self.item("batches", id, &["cancel"]))).await
+    }
+
     /// What a GET of `path`, below the base, is answered with.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        self.whole(Call { method: Method::GET, url: self.url(path), body: Bytes::new() }).await
+        self.whole(Call::bare(Method::GET, self.url(path))).await
     }
 
     /// What a POST of `body` to `path`, below the base, is answered with. Either may be a
@@ -269,9 +319,19 @@ impl Client {
         url
     }
 
+    /// Where something of this id is, or what belongs to it. Whatever is in the id stays in its place.
+    fn item(&self, list: &str, id: &str, rest: &[&str]) -> Url {
+        let mut url = self.url(list);
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push(id).extend(rest);
+        }
+        url
+    }
+
     fn post_call<B: Serialize + ?Sized>(&self, path: &str, body: &B) -> Result<Call, Error> {
         let body = serde_json::to_vec(body).map_err(|e| Error::unexpected("a body of JSON", &e))?;
-        Ok(Call { method: Method::POST, url: self.url(path), body: body.into() })
+        let body = Body::Json(body.into());
+        Ok(Call { method: Method::POST, url: self.url(path), body })
     }
 
     async fn whole<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
@@ -304,7 +364,8 @@ impl Client {
     async fn send_once(&self, call: &Call) -> Result<Response, Error> {
         let Inner { http, headers, .. } = &*self.inner;
         let request = http.request(call.method.clone(), call.url.clone()).headers(headers.clone());
-        let response = request.body(call.body.clone()).send().await.map_err(Error::before)?;
+        let request = call.body.attach(request).await?;
+        let response = request.send().await.map_err(Error::before)?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -340,7 +401,36 @@ impl Client {
 pub(crate) struct Call {
     method: Method,
     url: Url,
-    body: Bytes,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Json(Bytes),
+    Form(Box<Form>),
+}
+
+impl Call {
+    fn bare(method: Method, url: Url) -> Self {
+        Self { method, url, body: Body::Json(Bytes::new()) }
+    }
+}
+
+impl Body {
+    async fn attach(&self, request: RequestBuilder) -> Result<RequestBuilder, Error> {
+        match self {
+            Self::Json(bytes) => Ok(request.body(bytes.clone())),
+            Self::Form(form) => {
+                let (body, length) = form.body().await?;
+                let mut headers = HeaderMap::new();
+                if let Ok(kind) = HeaderValue::from_str(&form.content_type()) {
+                    headers.insert(CONTENT_TYPE, kind);
+                }
+                headers.insert(CONTENT_LENGTH, length.into());
+                Ok(request.headers(headers).body(body))
+            }
+        }
+    }
 }
 
 /// A request whose answer is to be streamed.

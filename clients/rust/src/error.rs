@@ -1,5 +1,6 @@
 //! What can go wrong with a request, as far as a caller can tell it apart.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -20,6 +21,15 @@ pub enum Error {
     /// The client can't be set up, or the request can't be written.
     #[error("can't make the request")]
     Request(#[source] reqwest::Error),
+    /// A file of this machine can't be read.
+    #[error("can't read {}", .path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// The server can't be reached.
     #[error("can't reach the server")]
     Connect(#[source] reqwest::Error),
@@ -150,6 +160,7 @@ impl Error {
             Self::Url(_)
             | Self::Key
             | Self::Request(_)
+            | Self::File { .. }
             | Self::Truncated
             | Self::Stream(_)
             | Self::TooLong { .. }
@@ -160,7 +171,7 @@ impl Error {
     /// One word for the kind, for counting: `http_429`, `timeout`, `connect`, …
     pub fn kind(&self) -> String {
         match self {
-            Self::Url(_) | Self::Key | Self::Request(_) => "request".to_owned(),
+            Self::Url(_) | Self::Key | Self::Request(_) | Self::File { .. } => "request".to_owned(),
             Self::Connect(_) => "connect".to_owned(),
             Self::Timeout => "timeout".to_owned(),
             Self::Interrupted(_) => "interrupted".to_owned(),

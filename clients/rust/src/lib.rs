@@ -22,17 +22,21 @@
 //!
 //! It knows nothing of how Sconce is built: no type of the router or the launcher is in it.
 
+mod batch;
 mod chat;
 mod client;
 mod completion;
 mod embedding;
 mod error;
+mod file;
 mod model;
+mod page;
 mod retry;
 pub mod sse;
 mod stream;
 mod usage;
 
+pub use batch::{Batch, BatchError, BatchErrors, BatchRequest, BatchStatus, RequestCounts};
 pub use chat::{
     Chat, ChatChoice, ChatChunk, ChatChunkChoice, ChatRequest, Delta, Function, Message, Role,
     ToolCall,
@@ -41,7 +45,9 @@ pub use client::{Builder, Client};
 pub use completion::{Completion, CompletionChoice, CompletionRequest};
 pub use embedding::{Embedding, EmbeddingRequest, Embeddings};
 pub use error::{ApiError, Error};
+pub use file::{DeletedFile, File, FileContent, FileUpload};
 pub use model::Model;
+pub use page::{ListQuery, Page};
 pub use retry::Retries;
 pub use stream::{Chunks, Events};
 pub use usage::{CompletionDetails, PromptDetails, StreamOptions, Usage};

@@ -10,7 +10,10 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, StatusCode, Uri};
 use futures::StreamExt;
-use sconce_client::{ChatRequest, Client, CompletionRequest, EmbeddingRequest, Error, Retries};
+use sconce_client::{
+    BatchRequest, BatchStatus, ChatRequest, Client, CompletionRequest, EmbeddingRequest, Error,
+    FileUpload, ListQuery, Retries,
+};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -47,7 +50,8 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let text = || String::from_utf8_lossy(&body).into_owned().into();
+    let body = serde_json::from_slice(&body).unwrap_or_else(|_| text());
     script.asked.lock().unwrap().push((uri, headers, body));
     let next = script.answers.lock().unwrap().remove(0);
     let pieces = |pieces: Vec<&'static str>| pieces.into_iter().map(Ok::<_, std::io::Error>);
@@ -341,4 +345,123 @@ async fn the_examples_run() {
     assert_eq!(run_example("embeddings", &url).await, "Cats live on mice and fish.\n");
     let errors = run_example("errors", &url).await;
     assert!(errors.contains("refused with 404, code Some(\"model_not_found\")"), "{errors}");
+}
+
+fn file() -> Answer {
+    let file = json!({"id": "file-1", "bytes": 3, "filename": "a.jsonl", "purpose": "batch"});
+    Answer::Json(200, file)
+}
+
+#[tokio::test]
+async fn a_file_is_sent_as_a_form_and_again_when_the_server_is_busy() {
+    let (client, script, _) = serve(vec![Answer::Busy, file(), file()]).await;
+    let directory = std::env::temp_dir().join(format!("sconce-client-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("a \"b\".jsonl");
+    std::fs::write(&path, "{}\n").unwrap();
+
+    let stored = client.upload(FileUpload::from_path(&path, "batch").expires_after(3600)).await;
+    std::fs::remove_dir_all(&directory).unwrap();
+    client.upload(FileUpload::from_bytes("b.txt", "user_data", "text")).await.unwrap();
+
+    assert_eq!(stored.unwrap().id, "file-1");
+    let asked = script.asked.lock().unwrap();
+    assert_eq!(asked[0].2, asked[1].2);
+    let (uri, headers, body) = &asked[1];
+    assert_eq!(uri.path(), "/v1/files");
+    let kind = headers["content-type"].to_str().unwrap();
+    let boundary = kind.strip_prefix("multipart/form-data; boundary=").unwrap();
+    let head = format!("--{boundary}\r\ncontent-disposition: form-data; name=");
+    let expected = format!(
+        "{head}\"purpose\"\r\n\r\nbatch\r\n\
+         {head}\"expires_after[anchor]\"\r\n\r\ncreated_at\r\n\
+         {head}\"expires_after[seconds]\"\r\n\r\n3600\r\n\
+         {head}\"file\"; filename=\"a %22b%22.jsonl\"\r\n\
+         content-type: application/octet-stream\r\n\r\n{{}}\n\r\n--{boundary}--\r\n"
+    );
+    assert_eq!(body.as_str(), Some(&*expected));
+    assert_eq!(headers["content-length"], expected.len().to_string());
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_not_sent() {
+    let (client, script, _) = serve(vec![]).await;
+
+    let missing = client.upload(FileUpload::from_path("/nowhere/a.jsonl", "batch")).await;
+
+    assert!(matches!(missing, Err(Error::File { .. })));
+    assert!(script.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn files_are_listed_read_and_deleted() {
+    let list = json!({"data": [{"id": "file-1"}], "last_id": "file-1", "has_more": true});
+    let deleted = json!({"id": "file-1", "object": "file", "deleted": true});
+    let answers = vec![
+        Answer::Json(200, list),
+        file(),
+        Answer::Stream(vec!["one ", "two"]),
+        Answer::Json(200, deleted),
+        Answer::Broken(vec!["one"]),
+    ];
+    let (client, script, _) = serve(answers).await;
+
+    let query = ListQuery { limit: Some(1), ..ListQuery::default() };
+    let page = client.files(&query).await.unwrap();
+    assert_eq!(page.next(&query).unwrap().after.as_deref(), Some("file-1"));
+    assert_eq!(client.file("a/../b?c").await.unwrap().bytes, 3);
+    let content = client.file_content("file-1").await.unwrap().into_stream();
+    let pieces: Vec<_> = content.map(Result::unwrap).collect().await;
+    assert_eq!(pieces.concat(), b"one two");
+    assert!(client.delete_file("file-1").await.unwrap().deleted);
+    let mut broken = client.file_content("file-1").await.unwrap();
+    while let Some(Ok(_)) = broken.next().await {}
+    assert!(broken.next().await.is_none());
+
+    let asked = script.asked.lock().unwrap();
+    let uris: Vec<_> = asked.iter().map(|(uri, ..)| uri.to_string()).collect();
+    let expected = [
+        "/v1/files?limit=1",
+        "/v1/files/a%2F..%2Fb%3Fc",
+        "/v1/files/file-1/content",
+        "/v1/files/file-1",
+        "/v1/files/file-1/content",
+    ];
+    assert_eq!(uris, expected);
+}
+
+#[tokio::test]
+async fn a_batch_is_made_followed_and_cancelled() {
+    let batch = |status: &str| {
+        let batch = json!({
+            "id": "batch_1", "endpoint": "/v1/chat/completions", "input_file_id": "file-1",
+            "status": status, "errors": {"data": [{"code": "c", "line": 2}]},
+            "request_counts": {"total": 3, "completed": 1, "failed": 1}, "metadata": {"a": "b"},
+        });
+        Answer::Json(200, batch)
+    };
+    let list = json!({"data": [{"id": "batch_1", "status": "completed"}], "has_more": false});
+    let answers =
+        vec![batch("validating"), batch("in_progress"), batch("new"), Answer::Json(200, list)];
+    let (client, script, _) = serve(answers).await;
+
+    let request = BatchRequest::new("file-1", "/v1/chat/completions").metadata("a", "b");
+    let made = client.create_batch(&request).await.unwrap();
+    let seen = client.batch(&made.id).await.unwrap();
+    let cancelled = client.cancel_batch(&made.id).await.unwrap();
+    let page = client.batches(&ListQuery::default()).await.unwrap();
+
+    assert_eq!(made.status, BatchStatus::Validating);
+    assert_eq!(seen.request_counts.unwrap().completed, 1);
+    assert_eq!(seen.errors.unwrap().data[0].line, Some(2));
+    assert_eq!(seen.extra["metadata"], json!({"a": "b"}));
+    assert_eq!(cancelled.status, BatchStatus::Unknown);
+    assert!(page.data[0].status.is_final() && page.next(&ListQuery::default()).is_none());
+    let asked = script.asked.lock().unwrap();
+    let body = json!({
+        "input_file_id": "file-1", "endpoint": "/v1/chat/completions",
+        "completion_window": "24h", "metadata": {"a": "b"},
+    });
+    assert_eq!(asked[0].2, body);
+    assert_eq!(asked[2].0.path(), "/v1/batches/batch_1/cancel");
 }

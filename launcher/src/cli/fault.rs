@@ -1,5 +1,7 @@
 //! What commands find wrong that no other part of the launcher does.
 
+use std::path::PathBuf;
+
 use tonic::Code;
 
 use crate::name::Tag;
@@ -94,6 +96,32 @@ pub enum Fault {
     /// A launcher refused, or could not do, what it was asked for.
     #[error("{}", .0.message())]
     Call(tonic::Status),
+    /// The server has no such batch.
+    #[error("the server knows no batch `{0}` of this key")]
+    NoBatch(String),
+    /// Whoever typed the command wanted no batch after all.
+    #[error("interrupted before the batch was begun")]
+    NotBegun,
+    /// Whoever typed the command waits no longer.
+    #[error("{0} goes on without this command")]
+    LeftRunning(String),
+    /// A batch is done, and not all of it was answered.
+    #[error("{num_failed} of {num_all} requests failed")]
+    SomeFailed {
+        /// Requests that did.
+        num_failed: u64,
+        /// All of them.
+        num_all: u64,
+    },
+    /// A batch ended before it was done.
+    #[error("the batch is {status}")]
+    BatchEnded {
+        /// How it ended.
+        status: &'static str,
+    },
+    /// What would be written over.
+    #[error("{} is there already", .0.display())]
+    Exists(PathBuf),
     /// One thing was said in two ways.
     #[error("{0} and {1} say the same: leave one of them out")]
     Twice(&'static str, &'static str),
@@ -103,7 +131,10 @@ impl Fault {
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Damaged { .. } => 6,
-            Self::NoServer | Self::NoLauncher(_) => 3,
+            Self::NoServer | Self::NoLauncher(_) | Self::NoBatch(_) => 3,
+            Self::SomeFailed { .. } | Self::BatchEnded { .. } => 8,
+            // 128 and the number of SIGINT, as shells have it.
+            Self::NotBegun | Self::LeftRunning(_) => 130,
             Self::WhichServer(_) => 2,
             Self::Call(status) => status_of_call(status.code()),
             Self::Path(_) | Self::Import(_) | Self::Describe { .. } | Self::Unfit(_) => 1,
@@ -119,7 +150,7 @@ impl Fault {
                 .filter(|code| *code > 0)
                 .unwrap_or(1),
             Self::Misfit { .. } => 7,
-            Self::Catalogue(_) | Self::OverBudget { .. } => 4,
+            Self::Catalogue(_) | Self::OverBudget { .. } | Self::Exists(_) => 4,
         }
     }
 
@@ -134,6 +165,8 @@ impl Fault {
             Self::Misfit { source, .. } => return source.hint(),
             Self::NoServer => "`sconce up -d MODEL` starts one",
             Self::WhichServer(_) => "--server NAME says which",
+            Self::NoBatch(_) => "`sconce batch list` shows the batches of the key",
+            Self::Exists(_) => "--force writes over it, -o and --errors name other files",
             Self::NoLauncher(name) => {
                 return Some(format!("`sconce restart {name}` starts it again"));
             }
@@ -146,6 +179,10 @@ impl Fault {
             Self::Import(_)
             | Self::Describe { .. }
             | Self::Twice(..)
+            | Self::NotBegun
+            | Self::LeftRunning(_)
+            | Self::SomeFailed { .. }
+            | Self::BatchEnded { .. }
             | Self::OneName
             | Self::NamedTwice(_)
             | Self::Scale { .. }

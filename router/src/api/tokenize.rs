@@ -220,7 +220,7 @@ fn written(model: &Model, tokens: &[u32]) -> String {
 }
 
 /// A body, read as one type.
-pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
         let param = error.path().to_string();

@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::app::Principal;
+use crate::app::{Principal, Urgency};
 use crate::error::refusal::Refusal;
 use crate::keys::{self, Key, Keys, Pepper};
 use crate::store::{self, KeyRow};
@@ -62,6 +62,16 @@ impl Keyring {
         known.by_id.values().filter(|holder| holder.principal.is_some()).count()
     }
 
+    /// Who has the key of this id.
+    pub(super) fn holder(&self, id: &str) -> super::Holder {
+        let known = self.shared.known.load();
+        match known.by_id.get(id).map(|holder| &holder.principal) {
+            Some(Some(principal)) => super::Holder::Active(principal.clone()),
+            Some(None) => super::Holder::Revoked,
+            None => super::Holder::Unknown,
+        }
+    }
+
     pub(super) async fn check(&self, key: &Key) -> Result<Principal, Refusal> {
         let known = self.shared.known.load_full();
         let pepper = self.shared.keys.pepper();
@@ -108,6 +118,7 @@ fn holder(pepper: &Pepper, row: &KeyRow) -> Holder {
         key_id: row.id.as_str().into(),
         scope: row.scope,
         cache_salt: pepper.cache_salt(&row.id),
+        urgency: Urgency::Interactive,
     });
     Holder { secret_hmac: row.secret_hmac, principal }
 }

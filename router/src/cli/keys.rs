@@ -1,19 +1,18 @@
 //! `sconce keys create|list|revoke`.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::database::DatabaseArgs;
 use crate::app::Scope;
 use crate::keys;
 
 /// Manages the API keys of a router's database.
 #[derive(Args, Clone, Debug)]
 pub struct Keys {
-    /// The SQLite file with API keys. Created when absent
-    #[arg(long, env = "SCONCE_DATABASE", default_value = "sconce.db", global = true)]
-    database: PathBuf,
+    #[command(flatten)]
+    database: DatabaseArgs,
 
     #[command(subcommand)]
     command: Command,
@@ -54,7 +53,7 @@ pub enum KeysError {
 impl Keys {
     /// Runs the command and prints its result to `out`.
     pub async fn run(self, out: &mut impl Write) -> Result<(), KeysError> {
-        let keys = keys::Keys::open(&self.database).await?;
+        let keys = keys::Keys::open(self.database).await?;
         match self.command {
             Command::Create { name, admin } => {
                 let scope = if admin { Scope::Admin } else { Scope::Use };

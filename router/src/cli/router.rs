@@ -7,6 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use super::batches::BatchArgs;
+use super::database::DatabaseArgs;
+use super::files::FileArgs;
 use crate::config::{AuthMode, Config, KeptResponses, Limits, MetricsAccess};
 
 /// Serves the OpenAI API in front of workers.
@@ -43,9 +46,8 @@ pub struct Router {
     #[arg(long, env = "SCONCE_TAKEOVER", value_name = "PATH")]
     takeover: Option<PathBuf>,
 
-    /// The SQLite file with API keys and stored responses. Created when absent
-    #[arg(long, env = "SCONCE_DATABASE", default_value = "sconce.db")]
-    database: PathBuf,
+    #[command(flatten)]
+    database: DatabaseArgs,
 
     /// Let everyone in, whoever can reach the address
     #[arg(long)]
@@ -86,6 +88,9 @@ pub struct Router {
     #[arg(long, env = "SCONCE_MAX_RESPONSE_BYTES", value_name = "BYTES", default_value_t = KeptResponses::default().max_bytes)]
     max_response_bytes: u64,
 
+    #[command(flatten)]
+    files: FileArgs,
+
     /// Seconds that running requests get at shutdown
     #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "60")]
     #[arg(value_parser = seconds)]
@@ -99,6 +104,9 @@ pub struct Router {
     /// Drain and exit when standard input ends: whoever started this process has died
     #[arg(long)]
     pub exit_with_stdin: bool,
+
+    #[command(flatten)]
+    batches: BatchArgs,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -150,9 +158,10 @@ struct LimitArgs {
 
 impl From<Router> for Config {
     fn from(args: Router) -> Self {
+        let (file_location, files) = args.files.split();
         Self {
             listen: args.listen,
-            database: args.database,
+            database: args.database.into(),
             auth: if args.no_auth { AuthMode::Open } else { AuthMode::Keys },
             workers: args.workers,
             launcher: args.launcher,
@@ -167,6 +176,9 @@ impl From<Router> for Config {
                 ttl: args.response_days,
                 max_bytes: args.max_response_bytes,
             },
+            batches: args.batches.into(),
+            file_location,
+            files,
             limits: Limits {
                 max_body_bytes: args.limits.max_body_bytes,
                 max_connections: args.limits.max_connections,
@@ -255,6 +267,9 @@ mod tests {
         assert_eq!(typed.drain_timeout, meant.drain_timeout);
         assert_eq!(typed.limits.queue_timeout, meant.limits.queue_timeout);
         assert_eq!(typed.responses, meant.responses);
+        assert_eq!(typed.batches, meant.batches);
+        assert_eq!(typed.file_location, None);
+        assert_eq!(typed.files, meant.files);
         assert_eq!(typed.limits.stream_grace, meant.limits.stream_grace);
         assert_eq!(typed.limits.idempotency_window, meant.limits.idempotency_window);
         assert_eq!(typed.workers, ["unix:/run/w.sock"]);

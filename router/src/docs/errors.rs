@@ -24,12 +24,12 @@ pub(super) const MEANINGS: [(u16, &str); 18] = [
     (410, "Some of the events are not kept any more"),
     (413, "The request's body is too large"),
     (414, "The URL is too long"),
-    (415, "The request's body is not declared as JSON, or is compressed"),
+    (415, "The request's body is not declared as JSON, or as a form, or is compressed"),
     (422, "The idempotency key came with another body before"),
     (429, "The queue is full; `retry-after` says when to come back"),
     (431, "The headers are too many or too long"),
     (500, "The server failed to answer"),
-    (501, "The router follows no launcher"),
+    (501, "The router follows no launcher, or keeps no files"),
     (502, "The worker was lost before the answer began"),
     (503, "No worker serves the model now, the server is stopping, or keys can't be checked"),
     (504, "The request waited too long for its turn"),
@@ -94,7 +94,7 @@ fn has(route: &Route, status: u16) -> bool {
     OF_ALL.contains(&status)
         || (route.access != Access::Public && OF_KEYS.contains(&status))
         || (route.access == Access::Admin && OF_ADMINS.contains(&status))
-        || (route.takes_json() && OF_BODIES.contains(&status))
+        || (route.takes_body() && OF_BODIES.contains(&status))
         || (route.keeps_answers() && OF_KEPT.contains(&status))
         || (names_a_model && status == 404)
 }

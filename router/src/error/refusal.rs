@@ -49,6 +49,9 @@ pub enum Refusal {
     /// The body is not declared as JSON.
     #[error("the body must be JSON, with `content-type: application/json`")]
     MediaType,
+    /// The body is not declared as a form.
+    #[error("the body must be a form, with `content-type: multipart/form-data` and its boundary")]
+    NotForm,
     /// The body is compressed.
     #[error("compressed request bodies are not supported")]
     ContentEncoding,
@@ -107,7 +110,7 @@ impl Refusal {
                 (StatusCode::REQUEST_TIMEOUT, "timeout_error", Some("request_timeout"))
             }
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, REQUEST, Some("invalid_body")),
-            Self::MediaType => {
+            Self::MediaType | Self::NotForm => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, Some("unsupported_media_type"))
             }
             Self::ContentEncoding => {

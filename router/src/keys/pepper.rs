@@ -69,13 +69,6 @@ impl Pepper {
     }
 }
 
-/// Where the pepper of `database` lies.
-pub(super) fn path_beside(database: &Path) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(".pepper");
-    PathBuf::from(name)
-}
-
 /// Reads the pepper, or makes one. The returned file is locked until it is dropped.
 pub(super) fn open(path: &Path) -> Result<(Pepper, File), Error> {
     let mut file = match File::open(path) {

@@ -97,6 +97,16 @@ metrics! {
     SHADOW_SKIPPED = "sconce_requests_shadow_skipped_total", Kind::Counter,
         "Copies of requests that were not made or not answered, because too many were on their way or \
          the version could not take them.";
+    BATCH_LINES = "sconce_batch_lines_total", Kind::Counter,
+        "Lines of batches that this router has recorded an answer of, by status: completed, failed.";
+    BATCH_RETRIES = "sconce_batch_line_retries_total", Kind::Counter,
+        "Lines of batches that could not be answered and wait again.";
+    BATCH_WAITING = "sconce_batch_lines_waiting", Kind::Gauge,
+        "Lines of all batches in progress that have no answer yet, those under way included.";
+    BATCH_RUNNING = "sconce_batch_lines_running", Kind::Gauge,
+        "Lines of batches that this router has under way.";
+    BATCH_LEASES_LOST = "sconce_batch_leases_lost_total", Kind::Counter,
+        "Lines whose router did not renew its claim, and that this router has freed.";
     HELD = "sconce_requests_held", Kind::Gauge,
         "Requests that wait for a replica of what they name.";
     HOLD_TIME = "sconce_request_hold_seconds", Kind::Histogram(LATENCY),
@@ -139,6 +149,12 @@ metrics! {
         "Repeated requests that got the answer to the first.";
     KEPT_BYTES = "sconce_kept_answer_bytes", Kind::Gauge,
         "Bytes of answers that are kept for clients that come back.";
+    FILES_STORED = "sconce_files_stored_total", Kind::Counter,
+        "Files stored, by purpose.";
+    FILE_BYTES_RECEIVED = "sconce_file_bytes_received_total", Kind::Counter,
+        "Bytes written to files, of uploads and of results.";
+    FILE_BYTES_SENT = "sconce_file_bytes_sent_total", Kind::Counter,
+        "Bytes read from files.";
     HTTP_REQUESTS = "sconce_http_requests_total", Kind::Counter,
         "HTTP answers, by route and status.";
     HTTP_DURATION = "sconce_http_request_duration_seconds", Kind::Histogram(LATENCY),

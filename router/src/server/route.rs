@@ -89,6 +89,11 @@ pub trait Policy: sealed::Sealed {
         Route { takes: Takes::Nothing, ..Self::post(path, handler) }
     }
 
+    /// A route for POST, with a form that its handler reads as it comes.
+    fn upload<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
+        Route { takes: Takes::Form, ..Self::post(path, handler) }
+    }
+
     /// A route for POST, with a JSON body.
     fn post<H: Handler<T, App>, T: 'static>(path: &'static str, handler: H) -> Route {
         let access = Self::ACCESS;
@@ -159,6 +164,7 @@ pub struct Route {
 enum Takes {
     Nothing,
     Json,
+    Form,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,9 +174,12 @@ enum Keeps {
 }
 
 impl Route {
-    /// Whether its requests have a body.
-    pub(crate) fn takes_json(&self) -> bool {
-        self.takes == Takes::Json
+    /// Whether its requests have a body of JSON, or another.
+    pub(crate) fn takes_body(&self) -> bool {
+        match self.takes {
+            Takes::Nothing => false,
+            Takes::Json | Takes::Form => true,
+        }
     }
 
     /// Whether its answers can be had again.
@@ -198,6 +207,10 @@ pub fn routes() -> Vec<Route> {
         NeedsKey::post("/v1/completions", api::completions::create).keeping(),
         NeedsKey::post("/tokenize", api::tokenize::tokenize),
         NeedsKey::post("/detokenize", api::tokenize::detokenize),
+        NeedsKey::post("/v1/batches", api::batches::create),
+        NeedsKey::get("/v1/batches", api::batches::list),
+        NeedsKey::get("/v1/batches/{id}", api::batches::retrieve),
+        NeedsKey::act("/v1/batches/{id}/cancel", api::batches::cancel),
         NeedsKey::post("/v1/embeddings", api::embeddings::create),
         NeedsKey::post("/v1/rerank", api::rerank::create),
         NeedsKey::post("/rerank", api::rerank::create_unversioned),
@@ -205,6 +218,11 @@ pub fn routes() -> Vec<Route> {
         NeedsKey::post("/score", api::score::create_unversioned),
         NeedsKey::post("/v1/messages", api::messages::create).keeping(),
         NeedsKey::post("/v1/messages/count_tokens", api::messages::count_tokens),
+        NeedsKey::upload("/v1/files", api::files::create),
+        NeedsKey::get("/v1/files", api::files::list),
+        NeedsKey::get("/v1/files/{id}", api::files::retrieve),
+        NeedsKey::delete("/v1/files/{id}", api::files::delete),
+        NeedsKey::get("/v1/files/{id}/content", api::files::content),
         NeedsKey::get("/v1/models", api::models::list),
         NeedsKey::get("/v1/models/{*id}", api::models::retrieve),
         NeedsKey::get("/v1/streams/{id}", api::streams::resume),
@@ -233,13 +251,16 @@ pub(super) fn mount(routes: Vec<Route>, app: &App, authenticator: &Authenticator
         if keeps == Keeps::Answers {
             handler = handler.route_layer(from_fn_with_state(app.clone(), replay::keep));
         }
-        if takes == Takes::Json {
-            let limits = from_fn_with_state(app.clone(), body::receive);
-            // Our own limit is the one that counts, and the one that is answered as JSON.
-            handler = handler.route_layer(DefaultBodyLimit::disable()).route_layer(limits);
-        } else {
-            handler = handler.route_layer(from_fn(body::ignore));
-        }
+        // Our own limits are the ones that count, and the ones that are answered as JSON.
+        handler = match takes {
+            Takes::Json => handler
+                .route_layer(DefaultBodyLimit::disable())
+                .route_layer(from_fn_with_state(app.clone(), body::receive)),
+            Takes::Form => handler
+                .route_layer(DefaultBodyLimit::disable())
+                .route_layer(from_fn_with_state(app.clone(), body::pass)),
+            Takes::Nothing => handler.route_layer(from_fn(body::ignore)),
+        };
         if access == Access::Admin {
             handler = handler.route_layer(from_fn(auth::require_admin));
         }

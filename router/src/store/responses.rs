@@ -1,6 +1,7 @@
 //! Responses and their items. Every query names an owner: what another one stored does not exist.
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
 
 use super::{Error, Store};
 
@@ -38,7 +39,7 @@ pub(crate) struct Turn {
 impl Store {
     /// Writes a new response.
     pub(crate) async fn put_response(&self, row: &ResponseRow) -> Result<(), Error> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin().await?;
         insert(row, &mut transaction).await?;
         transaction.commit().await?;
         Ok(())
@@ -47,10 +48,10 @@ impl Store {
     /// Writes a response over one that was not finished. Says whether it was there: it may have
     /// been deleted, or have ended otherwise.
     pub(crate) async fn finish_response(&self, row: &ResponseRow) -> Result<bool, Error> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin().await?;
         let unfinished = sqlx::query(
             "DELETE FROM responses \
-             WHERE id = ?1 AND owner = ?2 AND status IN ('queued', 'in_progress')",
+             WHERE id = $1 AND owner = $2 AND status IN ('queued', 'in_progress')",
         )
         .bind(&row.id)
         .bind(&row.owner)
@@ -71,7 +72,7 @@ impl Store {
         now: i64,
     ) -> Result<Option<ResponseRow>, Error> {
         let row =
-            sqlx::query("SELECT * FROM responses WHERE id = ?1 AND owner = ?2 AND expires_at > ?3")
+            sqlx::query("SELECT * FROM responses WHERE id = $1 AND owner = $2 AND expires_at > $3")
                 .bind(id)
                 .bind(owner)
                 .bind(now)
@@ -79,14 +80,15 @@ impl Store {
                 .await?;
         let Some(row) = row else { return Ok(None) };
         let items = sqlx::query(
-            "SELECT is_output, id, body FROM response_items WHERE response = ?1 ORDER BY position",
+            "SELECT is_output, id, body FROM response_items WHERE response = $1 ORDER BY position",
         )
         .bind(id)
         .fetch_all(&self.pool)
         .await?;
         let (mut input, mut output) = (Vec::new(), Vec::new());
         for item in items {
-            let side = if item.try_get("is_output")? { &mut output } else { &mut input };
+            let side =
+                if item.try_get::<i64, _>("is_output")? == 1 { &mut output } else { &mut input };
             side.push((item.try_get("id")?, item.try_get("body")?));
         }
         Ok(Some(ResponseRow {
@@ -111,11 +113,11 @@ impl Store {
         let rows = sqlx::query(
             "WITH RECURSIVE chain (id, previous, status, num_bytes, depth) AS ( \
                SELECT id, previous, status, num_bytes, 0 FROM responses \
-               WHERE id = ?1 AND owner = ?2 AND expires_at > ?3 \
+               WHERE id = $1 AND owner = $2 AND expires_at > $3 \
                UNION ALL \
                SELECT r.id, r.previous, r.status, r.num_bytes, depth + 1 FROM chain \
                JOIN responses r ON r.id = chain.previous \
-               WHERE r.owner = ?2 AND r.expires_at > ?3 AND depth < ?4 \
+               WHERE r.owner = $2 AND r.expires_at > $3 AND depth < $4 \
              ) SELECT * FROM chain ORDER BY depth DESC",
         )
         .bind(id)
@@ -124,7 +126,7 @@ impl Store {
         .bind(MAX_CHAIN)
         .fetch_all(&self.pool)
         .await?;
-        let turn = |row: &sqlx::sqlite::SqliteRow| {
+        let turn = |row: &AnyRow| {
             Ok(Turn {
                 id: row.try_get("id")?,
                 previous: row.try_get("previous")?,
@@ -138,7 +140,7 @@ impl Store {
     /// The items of one response, what went in before what came out.
     pub(crate) async fn response_items(&self, response: &str) -> Result<Vec<String>, Error> {
         let rows =
-            sqlx::query("SELECT body FROM response_items WHERE response = ?1 ORDER BY position")
+            sqlx::query("SELECT body FROM response_items WHERE response = $1 ORDER BY position")
                 .bind(response)
                 .fetch_all(&self.pool)
                 .await?;
@@ -153,7 +155,7 @@ impl Store {
     ) -> Result<Option<String>, Error> {
         let row = sqlx::query(
             "SELECT i.body FROM response_items i JOIN responses r ON r.id = i.response \
-             WHERE i.id = ?1 AND r.owner = ?2 AND r.expires_at > ?3 \
+             WHERE i.id = $1 AND r.owner = $2 AND r.expires_at > $3 \
              ORDER BY r.created_at DESC, r.rowid DESC LIMIT 1",
         )
         .bind(id)
@@ -170,9 +172,9 @@ impl Store {
         responses: &[Turn],
         expires_at: i64,
     ) -> Result<(), Error> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         for turn in responses {
-            sqlx::query("UPDATE responses SET expires_at = max(expires_at, ?2) WHERE id = ?1")
+            sqlx::query("UPDATE responses SET expires_at = $2 WHERE id = $1 AND expires_at < $2")
                 .bind(&turn.id)
                 .bind(expires_at)
                 .execute(&mut *transaction)
@@ -189,7 +191,7 @@ impl Store {
         now: i64,
     ) -> Result<bool, Error> {
         let done =
-            sqlx::query("DELETE FROM responses WHERE id = ?1 AND owner = ?2 AND expires_at > ?3")
+            sqlx::query("DELETE FROM responses WHERE id = $1 AND owner = $2 AND expires_at > $3")
                 .bind(id)
                 .bind(owner)
                 .bind(now)
@@ -201,7 +203,7 @@ impl Store {
     /// Deletes what has expired, and the oldest while all together are larger than `max_bytes`.
     /// Says how many there were.
     pub(crate) async fn tidy_responses(&self, max_bytes: i64, now: i64) -> Result<u64, Error> {
-        let expired = sqlx::query("DELETE FROM responses WHERE expires_at <= ?1")
+        let expired = sqlx::query("DELETE FROM responses WHERE expires_at <= $1")
             .bind(now)
             .execute(&self.pool)
             .await?;
@@ -210,7 +212,7 @@ impl Store {
                SELECT rowid FROM ( \
                  SELECT rowid, sum(num_bytes) OVER (ORDER BY created_at DESC, rowid DESC) AS total \
                  FROM responses \
-               ) WHERE total > ?1)",
+               ) AS sized WHERE total > $1)",
         )
         .bind(max_bytes)
         .execute(&self.pool)
@@ -219,13 +221,13 @@ impl Store {
     }
 }
 
-async fn insert(row: &ResponseRow, connection: &mut SqliteConnection) -> Result<(), Error> {
+async fn insert(row: &ResponseRow, connection: &mut AnyConnection) -> Result<(), Error> {
     let items = || row.input.iter().chain(&row.output);
     let num_bytes = row.body.len() + items().map(|(_, body)| body.len()).sum::<usize>();
     sqlx::query(
         "INSERT INTO responses \
          (id, owner, previous, status, created_at, expires_at, num_bytes, body) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(&row.id)
     .bind(&row.owner)
@@ -241,11 +243,11 @@ async fn insert(row: &ResponseRow, connection: &mut SqliteConnection) -> Result<
         let is_output = position >= row.input.len() as i64;
         sqlx::query(
             "INSERT INTO response_items (response, position, is_output, id, body) \
-             VALUES (?1, ?2, ?3, ?4, ?5)",
+             VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(&row.id)
         .bind(position)
-        .bind(is_output)
+        .bind(i64::from(is_output))
         .bind(id)
         .bind(body)
         .execute(&mut *connection)
@@ -257,7 +259,7 @@ async fn insert(row: &ResponseRow, connection: &mut SqliteConnection) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Durability;
+    use crate::store::testing::{Fresh, databases};
 
     fn row(id: &str, previous: Option<&str>, created_at: i64) -> ResponseRow {
         ResponseRow {
@@ -273,72 +275,82 @@ mod tests {
         }
     }
 
-    async fn store(rows: &[ResponseRow]) -> (tempfile::TempDir, Store) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("sconce.db");
-        let store = Store::open(&path, Durability::Recent).await.unwrap();
+    async fn store(fresh: &Fresh, rows: &[ResponseRow]) -> Store {
+        let store = fresh.open().await;
         for row in rows {
             store.put_response(row).await.unwrap();
         }
-        (directory, store)
+        store
     }
 
     #[tokio::test]
     async fn a_response_is_read_as_it_was_written_by_its_owner_alone() {
-        let (_directory, store) = store(&[row("1", None, 1), row("2", Some("1"), 2)]).await;
+        for fresh in databases() {
+            let store = store(&fresh, &[row("1", None, 1), row("2", Some("1"), 2)]).await;
 
-        assert_eq!(store.response(("a", "2"), 3).await.unwrap(), Some(row("2", Some("1"), 2)),);
-        assert_eq!(store.response(("b", "2"), 3).await.unwrap(), None);
-        assert_eq!(store.response(("a", "2"), 1000).await.unwrap(), None);
-        assert_eq!(store.response_items("2").await.unwrap(), ["in 2", "out 2"]);
-        assert_eq!(store.response_item(("a", "out_1"), 3).await.unwrap().as_deref(), Some("out 1"),);
-        assert_eq!(store.response_item(("b", "out_1"), 3).await.unwrap(), None);
-        assert!(!store.delete_response(("b", "2"), 3).await.unwrap());
-        assert!(store.delete_response(("a", "2"), 3).await.unwrap());
-        assert_eq!(store.response_items("2").await.unwrap(), [""; 0]);
+            assert_eq!(store.response(("a", "2"), 3).await.unwrap(), Some(row("2", Some("1"), 2)),);
+            assert_eq!(store.response(("b", "2"), 3).await.unwrap(), None);
+            assert_eq!(store.response(("a", "2"), 1000).await.unwrap(), None);
+            assert_eq!(store.response_items("2").await.unwrap(), ["in 2", "out 2"]);
+            assert_eq!(
+                store.response_item(("a", "out_1"), 3).await.unwrap().as_deref(),
+                Some("out 1"),
+            );
+            assert_eq!(store.response_item(("b", "out_1"), 3).await.unwrap(), None);
+            assert!(!store.delete_response(("b", "2"), 3).await.unwrap());
+            assert!(store.delete_response(("a", "2"), 3).await.unwrap());
+            assert_eq!(store.response_items("2").await.unwrap(), [""; 0]);
+        }
     }
 
     #[tokio::test]
     async fn only_what_is_unfinished_is_finished() {
-        let done = row("1", None, 1);
-        let queued = ResponseRow { status: "queued".into(), output: Vec::new(), ..done.clone() };
-        let (_directory, store) = store(&[queued]).await;
+        for fresh in databases() {
+            let done = row("1", None, 1);
+            let queued =
+                ResponseRow { status: "queued".into(), output: Vec::new(), ..done.clone() };
+            let store = store(&fresh, &[queued]).await;
 
-        assert!(store.finish_response(&done).await.unwrap());
-        let late = ResponseRow { status: "cancelled".into(), ..done.clone() };
-        assert!(!store.finish_response(&late).await.unwrap());
-        assert_eq!(store.response(("a", "1"), 3).await.unwrap(), Some(done.clone()));
+            assert!(store.finish_response(&done).await.unwrap());
+            let late = ResponseRow { status: "cancelled".into(), ..done.clone() };
+            assert!(!store.finish_response(&late).await.unwrap());
+            assert_eq!(store.response(("a", "1"), 3).await.unwrap(), Some(done.clone()));
 
-        store.delete_response(("a", "1"), 3).await.unwrap();
-        assert!(!store.finish_response(&done).await.unwrap());
+            store.delete_response(("a", "1"), 3).await.unwrap();
+            assert!(!store.finish_response(&done).await.unwrap());
+        }
     }
 
     #[tokio::test]
     async fn a_conversation_is_a_chain_from_its_beginning() {
-        let rows = [row("1", None, 1), row("2", Some("1"), 2), row("3", Some("2"), 3)];
-        let (_directory, store) = store(&rows).await;
-        let ids = |turns: Vec<Turn>| turns.into_iter().map(|turn| turn.id).collect::<Vec<_>>();
+        for fresh in databases() {
+            let rows = [row("1", None, 1), row("2", Some("1"), 2), row("3", Some("2"), 3)];
+            let store = store(&fresh, &rows).await;
+            let ids = |turns: Vec<Turn>| turns.into_iter().map(|turn| turn.id).collect::<Vec<_>>();
 
-        assert_eq!(ids(store.conversation(("a", "3"), 4).await.unwrap()), ["1", "2", "3"]);
-        assert_eq!(ids(store.conversation(("b", "3"), 4).await.unwrap()), [""; 0]);
+            assert_eq!(ids(store.conversation(("a", "3"), 4).await.unwrap()), ["1", "2", "3"]);
+            assert_eq!(ids(store.conversation(("b", "3"), 4).await.unwrap()), [""; 0]);
 
-        store.delete_response(("a", "1"), 4).await.unwrap();
-        let broken = store.conversation(("a", "3"), 4).await.unwrap();
-        assert_eq!(broken[0].previous.as_deref(), Some("1"));
+            store.delete_response(("a", "1"), 4).await.unwrap();
+            let broken = store.conversation(("a", "3"), 4).await.unwrap();
+            assert_eq!(broken[0].previous.as_deref(), Some("1"));
+        }
     }
 
     #[tokio::test]
     async fn the_old_and_the_many_go_first() {
-        let rows = [row("1", None, 1), row("2", None, 2), row("3", None, 3)];
-        let (_directory, store) = store(&rows).await;
-        let bytes_of_two = 2 * (2 + "in 1".len() + "out 1".len()) as i64;
+        for fresh in databases() {
+            let rows = [row("1", None, 1), row("2", None, 2), row("3", None, 3)];
+            let store = store(&fresh, &rows).await;
+            let bytes_of_two = 2 * (2 + "in 1".len() + "out 1".len()) as i64;
 
-        assert_eq!(store.tidy_responses(bytes_of_two, 4).await.unwrap(), 1);
-        assert_eq!(store.response(("a", "1"), 4).await.unwrap(), None);
+            assert_eq!(store.tidy_responses(bytes_of_two, 4).await.unwrap(), 1);
+            assert_eq!(store.response(("a", "1"), 4).await.unwrap(), None);
 
-        let used = store.conversation(("a", "3"), 4).await.unwrap();
-        store.prolong_responses(&used, 2000).await.unwrap();
-        assert_eq!(store.tidy_responses(bytes_of_two, 1500).await.unwrap(), 1);
-        assert!(store.response(("a", "3"), 1500).await.unwrap().is_some());
+            let used = store.conversation(("a", "3"), 4).await.unwrap();
+            store.prolong_responses(&used, 2000).await.unwrap();
+            assert_eq!(store.tidy_responses(bytes_of_two, 1500).await.unwrap(), 1);
+            assert!(store.response(("a", "3"), 1500).await.unwrap().is_some());
+        }
     }
 }

@@ -4,14 +4,18 @@
 
 mod background;
 mod bad_requests;
+mod batches;
 mod chat;
 mod compatibility;
 mod completions;
 mod embeddings;
+mod files;
 #[path = "../support/tokenizers.rs"]
 mod json;
 mod messages;
 mod observed;
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod replay;
 mod reports;
 mod responses;

@@ -52,7 +52,7 @@ pub(crate) async fn start_configured(
     let directory = tempfile::tempdir().unwrap();
     let mut config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
-        database: directory.path().join("sconce.db"),
+        database: directory.path().join("sconce.db").into(),
         auth: AuthMode::Open,
         workers: vec![worker.address()],
         ..Config::default()
@@ -94,6 +94,11 @@ impl Service {
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, self.url(path)).header("content-type", "application/json")
+    }
+
+    /// A request that says nothing of its body.
+    pub(crate) fn bare(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path))
     }
 
     pub(crate) fn chat(&self, change: Value) -> JoinHandle<Response> {

@@ -57,12 +57,12 @@ pub(crate) async fn start_with(table: RoutingTable, change: impl FnOnce(&mut Con
 pub(crate) async fn start_router(directory: TempDir, change: impl FnOnce(&mut Config)) -> Router {
     let mut config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
-        database: directory.path().join("sconce.db"),
+        database: directory.path().join("sconce.db").into(),
         auth: AuthMode::Open,
         ..Config::default()
     };
     change(&mut config);
-    let database = config.database.clone();
+    let database = directory.path().join("sconce.db");
     let dispatcher = Dispatcher::new(&config);
     let (stage, stages) = watch::channel(Stage::Serve);
     let server = Server::bind(config, dispatcher.clone(), stages).await.unwrap();

@@ -206,7 +206,7 @@ async fn an_address_that_others_reach_needs_a_key_or_the_word_no_auth() {
     assert!(bind(&config).await.is_ok());
 
     let fresh = tempfile::tempdir().unwrap();
-    config.database = fresh.path().join("none.db");
+    config.database = fresh.path().join("none.db").into();
     config.auth = AuthMode::Open;
     assert!(bind(&config).await.is_ok());
 }

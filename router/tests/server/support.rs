@@ -39,7 +39,7 @@ pub(crate) struct Router {
 pub(crate) fn config(directory: &TempDir) -> Config {
     Config {
         listen: ([127, 0, 0, 1], 0).into(),
-        database: directory.path().join("sconce.db"),
+        database: directory.path().join("sconce.db").into(),
         ..Config::default()
     }
 }
@@ -49,7 +49,7 @@ pub(crate) async fn start(change: impl FnOnce(&mut Config)) -> Router {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(&directory);
     change(&mut config);
-    let database = config.database.clone();
+    let database = directory.path().join("sconce.db");
     let key = match config.auth {
         AuthMode::Keys => make_key(&database).await,
         AuthMode::Open => String::new(),

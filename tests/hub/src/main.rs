@@ -4,6 +4,7 @@
 //! answers each with a line. It ends when its input does, so that it never outlives its test.
 
 use std::io::{BufRead, Write};
+use std::path::PathBuf;
 
 use sconce_stand_in_hub::{Fault, Host, StandIn};
 use serde::Deserialize;
@@ -25,6 +26,12 @@ enum Command {
         file: String,
         size: usize,
         seed: u64,
+    },
+    /// A file as it is on this machine.
+    PutFile {
+        repo: String,
+        file: String,
+        path: PathBuf,
     },
     MoveTo(String),
     Gate {
@@ -54,17 +61,18 @@ async fn main() -> std::io::Result<()> {
     // The server runs on the runtime's other threads.
     tokio::task::spawn_blocking(move || {
         for line in std::io::stdin().lock().lines() {
-            say(&obey(&hub, serde_json::from_str(&line?)?))?;
+            say(&obey(&hub, serde_json::from_str(&line?)?)?)?;
         }
         Ok(())
     })
     .await?
 }
 
-fn obey(hub: &StandIn, command: Command) -> Value {
+fn obey(hub: &StandIn, command: Command) -> std::io::Result<Value> {
     match command {
         Command::Put { repo, file, text } => hub.put(&repo, &file, text.as_bytes()),
         Command::PutBytes { repo, file, size, seed } => hub.put(&repo, &file, &bytes(size, seed)),
+        Command::PutFile { repo, file, path } => hub.put(&repo, &file, &std::fs::read(path)?),
         Command::MoveTo(commit) => hub.move_to(&commit),
         Command::Gate { repo, token } => hub.gate(&repo, &token),
         Command::Rename { from, to } => hub.rename(&from, &to),
@@ -74,10 +82,10 @@ fn obey(hub: &StandIn, command: Command) -> Value {
         Command::OfferXet => hub.offer_xet(),
         Command::Page(size) => hub.page(size),
         Command::Seen => {
-            return json!({ "requests": hub.seen(), "num_bytes": hub.num_bytes() });
+            return Ok(json!({ "requests": hub.seen(), "num_bytes": hub.num_bytes() }));
         }
     }
-    Value::Null
+    Ok(Value::Null)
 }
 
 /// An LCG's high bytes.

@@ -129,7 +129,7 @@ async fn only_the_key_that_began_a_stream_can_resume_it() {
     let mut service = start_configured(
         |_| {},
         |config| {
-            (config.database, config.auth) = (database.clone(), AuthMode::Keys);
+            (config.database, config.auth) = ((&database).into(), AuthMode::Keys);
         },
     )
     .await;
