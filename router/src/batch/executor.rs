@@ -74,7 +74,7 @@ pub(crate) async fn run(app: App, who: Authenticator, ended: impl Future<Output 
             () = app.batches.woken() => {}
             changed = changes.changed() => if changed.is_err() { break },
             Some(ended) = executor.lines.join_next_with_id() => executor.line_ended(ended).await,
-            Some(ended) = executor.steps.join_next() => executor.step_ended(ended),
+            Some(ended) = executor.steps.join_next() => executor.step_ended(&ended),
         }
         executor.take().await;
     }
