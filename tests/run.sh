@@ -87,6 +87,8 @@ if [ "$what" = soak ]; then
         say "soak: clients that hang up, $depth steps in flight"
         python3 tests/soak.py --depth "$depth" "$@"
     done
+    say "soak: the systemd unit"
+    tests/systemd.sh
     say "soak: a batch whose routers and workers are killed"
     python3 tests/batch_soak.py
     say "soak: others beside a batch"

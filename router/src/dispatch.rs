@@ -5,11 +5,11 @@
 //! and only the task knows them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sconce_proto::worker::{Embed, EmbedInput, SamplingParams, Submit};
+use sconce_proto::worker::{EmbedInput, SamplingParams, Submit};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,6 +25,7 @@ pub(crate) mod replicas;
 mod room;
 mod session;
 mod status;
+mod unanswered;
 mod worker;
 
 pub use embeddings::Embeddings;
@@ -32,9 +33,9 @@ pub use outputs::Outputs;
 pub use replicas::Replica;
 pub(crate) use room::WorkerRoom;
 pub use status::WorkerStatus;
+pub(crate) use unanswered::Unanswered;
 
 use balance::Candidate;
-use outputs::Resend;
 use prefixes::{Block, Namer};
 use worker::{Link, ModelCache, Worker};
 
@@ -53,6 +54,7 @@ struct Shared {
     namer: Namer,
     /// Told whenever a worker can or can't take requests.
     changes: Arc<watch::Sender<()>>,
+    is_stopping: AtomicBool,
 }
 
 /// A worker and the task that keeps its session.
@@ -111,6 +113,9 @@ pub enum Error {
     /// The worker died, or its connection broke.
     #[error("the worker was lost while it was generating")]
     WorkerLost,
+    /// The router ends, and the request took longer than that may.
+    #[error("the server is stopping")]
+    Stopping,
 }
 
 impl Error {
@@ -118,7 +123,8 @@ impl Error {
     pub(crate) fn is_failure(&self) -> bool {
         match self {
             Self::NoWorker { .. } | Self::Deadline | Self::WorkerLost => true,
-            Self::QueueFull { .. }
+            Self::Stopping
+            | Self::QueueFull { .. }
             | Self::Grammar(_)
             | Self::GrammarLimit
             | Self::BadWord
@@ -138,6 +144,7 @@ impl Dispatcher {
             next_request_id: AtomicU64::new(1),
             namer: Namer::default(),
             changes: Arc::new(watch::Sender::new(())),
+            is_stopping: AtomicBool::new(false),
         };
         let dispatcher = Self { shared: Arc::new(shared) };
         for address in &config.workers {
@@ -216,12 +223,21 @@ impl Dispatcher {
     /// Sends a generation to a worker of `model`. Returns once it is on its way; a refusal by the
     /// worker is the first output.
     pub fn generate(&self, model: &Arc<Model>, generation: Generation) -> Result<Outputs, Error> {
+        self.prepare(model, generation)?.send().map_err(|(error, _)| error)
+    }
+
+    /// A generation that is not sent yet.
+    pub(crate) fn prepare(
+        &self,
+        model: &Arc<Model>,
+        generation: Generation,
+    ) -> Result<Box<Unanswered>, Error> {
         let n = generation.n;
         if n == 0 || n > model.info.max_num_seqs {
             let max = model.info.max_num_seqs;
             return Err(Error::Refused(format!("n must be between 1 and {max}")));
         }
-        let submit = Box::new(Submit {
+        let submit = Submit {
             request_id: 0,
             prompt: generation.prompt,
             sampling: Some(generation.sampling),
@@ -230,60 +246,13 @@ impl Dispatcher {
             queue_deadline_ms: self.queue_deadline_ms(),
             report_progress: generation.report_progress,
             priority: generation.priority,
-        });
-        self.send(model, submit, (Vec::new(), false))
+        };
+        Ok(Unanswered::new(self, model, submit))
     }
 
-    /// Sends a request to a worker of `model` that did not have it before.
-    fn send(
-        &self,
-        model: &Arc<Model>,
-        mut submit: Box<Submit>,
-        (mut tried, has_lost): (Vec<Arc<Link>>, bool),
-    ) -> Result<Outputs, Error> {
-        submit.request_id = self.shared.next_request_id.fetch_add(1, Ordering::Relaxed);
-        let block_size = model.info.block_size;
-        let blocks = self.shared.namer.blocks(&submit.cache_salt, &submit.prompt, block_size);
-        loop {
-            let mut links = self.links(model);
-            links.retain(|link| !tried.iter().any(|tried| Arc::ptr_eq(tried, link)));
-            let others = if links.len() > 1 { Some(submit.clone()) } else { None };
-            let Some((link, num_matched)) = pick(links, &submit, (&blocks, block_size)) else {
-                return Err(Error::NoWorker { model: model.info.model.clone() });
-            };
-            let cost = balance::cost(&submit, num_matched);
-            // A link whose task ended a moment ago hands the request back; the next one is tried.
-            match link.submit(submit, cost) {
-                Err(returned) => submit = returned,
-                Ok(mut outputs) => {
-                    link.remember(&blocks);
-                    tried.push(link);
-                    outputs.resend = others.map(|submit| {
-                        let (dispatcher, model) = (self.clone(), Arc::clone(model));
-                        Box::new(Resend { dispatcher, model, submit, tried, has_lost })
-                    });
-                    return Ok(outputs);
-                }
-            }
-        }
-    }
-
-    /// Asks a worker of `model` for a vector of each input. Returns once the inputs are on their
-    /// way; a refusal by the worker is what comes back.
-    pub fn embed(&self, model: &Model, inputs: Vec<EmbedInput>) -> Result<Embeddings, Error> {
-        let cost = inputs.iter().map(|input| input.tokens.len() as u64).sum();
-        let mut embed = Box::new(Embed {
-            request_id: self.shared.next_request_id.fetch_add(1, Ordering::Relaxed),
-            inputs,
-            queue_deadline_ms: self.queue_deadline_ms(),
-        });
-        while let Some(link) = least_loaded(self.links(model), cost) {
-            match link.embed(embed, cost) {
-                Ok(embeddings) => return Ok(embeddings),
-                Err(returned) => embed = returned,
-            }
-        }
-        Err(Error::NoWorker { model: model.info.model.clone() })
+    /// A request for a vector of each input, which is not sent yet.
+    pub fn embed(&self, model: &Arc<Model>, inputs: Vec<EmbedInput>) -> Embeddings {
+        Embeddings::new(self, model, inputs)
     }
 
     fn queue_deadline_ms(&self) -> u32 {
@@ -293,6 +262,21 @@ impl Dispatcher {
     /// Every worker, in the order in which they were named.
     pub fn status(&self) -> Vec<WorkerStatus> {
         self.shared.workers.load().iter().map(|connected| connected.worker.status()).collect()
+    }
+
+    /// Ends every request with [`Error::Stopping`], those that wait for a worker too. Nothing is sent any
+    /// more.
+    pub fn stop(&self) {
+        self.shared.is_stopping.store(true, Ordering::SeqCst);
+        for connected in self.shared.workers.load().iter() {
+            connected.worker.stop();
+        }
+        self.announce();
+    }
+
+    /// Whether nothing is sent any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared.is_stopping.load(Ordering::SeqCst)
     }
 
     /// Told whenever a worker can or can't take requests.

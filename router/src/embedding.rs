@@ -7,11 +7,12 @@ use sconce_proto::worker::ModelInfo;
 
 use crate::app::App;
 use crate::config::Limits;
-use crate::dispatch::Error;
+use crate::dispatch::{Embeddings, Error};
 use crate::error::ApiError;
 use crate::metrics::{self, Finished, InFlight, ModelMetrics, Rejection, Totals};
 use crate::model::Model;
 use crate::prompt::inputs::{self, Input};
+use crate::routing::Target;
 use crate::validate::inputs::Bounds;
 
 /// What a request's inputs have come to.
@@ -31,19 +32,33 @@ impl Bounds {
 /// Has every input computed. Cancelled when dropped.
 pub(crate) async fn run(
     app: &App,
-    model: &Arc<Model>,
+    target: &Target,
     inputs: Vec<Input>,
 ) -> Result<Vectors, ApiError> {
+    let model = &target.model;
     let mut meter = Meter::new(model);
     let inputs = inputs::encode(model, inputs).await.inspect_err(|_| meter.is_over = true)?;
     let lens = inputs.iter().map(|input| input.tokens.len());
     meter.metrics.accepted_inputs(lens.clone());
     let num_tokens = lens.sum::<usize>() as u64;
     let embeddings = app.dispatcher.embed(model, inputs);
-    let embeddings = embeddings.inspect_err(|error| meter.failed(error))?;
-    let values = embeddings.collect().await.inspect_err(|error| meter.failed(error))?;
+    let values = collect(embeddings, target).await.inspect_err(|error| meter.failed(error))?;
     meter.finished();
     Ok(Vectors { values, num_tokens })
+}
+
+/// The vectors, from whichever worker is there to compute them.
+async fn collect(mut embeddings: Embeddings, target: &Target) -> Result<Vec<Vec<f32>>, Error> {
+    loop {
+        let error = match embeddings.collect().await {
+            Ok(values) => return Ok(values),
+            Err(error) => error,
+        };
+        match &target.hold {
+            Some(hold) if embeddings.may_wait(&error) => hold.wait_for(&embeddings, error).await?,
+            _ => return Err(error),
+        }
+    }
 }
 
 /// Measures one request. Dropped early, it counts an aborted one.
@@ -84,7 +99,7 @@ impl Meter {
             Error::QueueFull { .. } => self.metrics.rejected(Rejection::QueueFull),
             Error::Deadline => self.metrics.rejected(Rejection::Deadline),
             Error::Refused(_) | Error::Grammar(_) => self.metrics.rejected(Rejection::Refused),
-            Error::WorkerLost | Error::GrammarLimit | Error::BadWord => {
+            Error::WorkerLost | Error::Stopping | Error::GrammarLimit | Error::BadWord => {
                 self.metrics.ended(Finished::Error);
             }
         }

@@ -250,6 +250,12 @@ impl ApiError {
                 "model_unavailable",
                 Retry::After(2),
             ),
+            Self::Dispatch(Error::Stopping) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "server_stopping",
+                Retry::After(1),
+            ),
             Self::Dispatch(Error::QueueFull { .. }) => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", Retry::After(1))
             }
@@ -446,6 +452,7 @@ mod tests {
             dispatch::Error::GrammarLimit.into(),
             dispatch::Error::BadWord.into(),
             dispatch::Error::WorkerLost.into(),
+            dispatch::Error::Stopping.into(),
             replay::Error::NoStream.into(),
             replay::Error::EventsGone { num_dropped: 7 }.into(),
             replay::Error::FellBehind.into(),

@@ -10,18 +10,19 @@ mod scores;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use sconce_proto::worker::{Finish, TokenOutput};
 
 use crate::app::{App, Principal};
-use crate::dispatch::{self, Outputs};
+use crate::dispatch::{self, Outputs, Unanswered};
 use crate::error::ApiError;
 use crate::metrics::OpenStream;
 use crate::model::Model;
 use crate::prompt::Encoded;
-use crate::routing::Target;
+use crate::routing::{Hold, Target};
 use crate::shadow::{self, Original};
 use crate::validate::{GenerateRequest, Prompts, TextRules};
 use choice::Choice;
@@ -35,8 +36,10 @@ pub use scores::Scores;
 /// Every completion of a request, merged.
 pub struct TextStream {
     model: Arc<Model>,
-    /// One for each prompt; nothing once all its completions have ended.
-    sources: Vec<Option<Outputs>>,
+    /// One for each prompt.
+    sources: Vec<Source>,
+    /// Lets a prompt wait that no worker has answered.
+    hold: Option<Arc<Hold>>,
     /// One for each prompt.
     scores: Vec<Scores>,
     /// Whose turn it is, so that no prompt waits for another.
@@ -57,6 +60,16 @@ pub struct TextStream {
     original: Option<Original>,
     /// Whether the last delta has yet to say how long everything took.
     owes_timings: bool,
+}
+
+/// Where the outputs of a prompt come from.
+enum Source {
+    /// From a worker.
+    Worker(Outputs),
+    /// From none yet.
+    Held(BoxFuture<'static, Result<Outputs, dispatch::Error>>),
+    /// All its completions have ended.
+    Ended,
 }
 
 /// What one step adds to one completion.
@@ -165,8 +178,9 @@ impl TextStream {
             let priority = principal.urgency.priority(request.priority);
             let generation =
                 dispatch::Generation { prompt, n, sampling, cache_salt, report_progress, priority };
-            let outputs = app.dispatcher.generate(&model, generation);
-            sources.push(Some(outputs.inspect_err(|error| meter.failed(error))?));
+            let prepared = app.dispatcher.prepare(&model, generation);
+            let source = prepared.and_then(|unsent| Source::new(unsent, target.hold.as_ref()));
+            sources.push(source.inspect_err(|error| meter.failed(error))?);
         }
         let num_logprobs = request.reply.logprobs;
         let with_logprobs = num_logprobs.is_some();
@@ -185,6 +199,7 @@ impl TextStream {
             turn: 0,
             model,
             sources,
+            hold: target.hold.clone(),
             scores,
             choices,
             n,
@@ -302,14 +317,11 @@ impl TextStream {
         let mut is_over = true;
         for step in 0..num_sources {
             let i = (self.turn + step) % num_sources;
-            let Some(Some(outputs)) = self.sources.get_mut(i) else { continue };
-            is_over = false;
-            // `Outputs::next` is a receive on a channel: dropping it loses neither an output nor
-            // the wake-up.
-            if let Poll::Ready(next) = pin!(outputs.next()).poll(cx) {
+            let Some(source) = self.sources.get_mut(i) else { continue };
+            is_over &= matches!(source, Source::Ended);
+            if let Poll::Ready(Some(output)) = source.poll_next(cx, self.hold.as_ref()) {
                 self.turn = i + 1;
-                // Every completion reports its end before the outputs end.
-                return Poll::Ready(Some((i, next.unwrap_or(Err(dispatch::Error::WorkerLost)))));
+                return Poll::Ready(Some((i, output)));
             }
         }
         if is_over { Poll::Ready(None) } else { Poll::Pending }
@@ -372,9 +384,9 @@ impl TextStream {
             self.meter.finished(first + index, reason);
             let siblings = self.choices.get(first..first + self.n).unwrap_or_default();
             if siblings.iter().all(Choice::is_finished)
-                && let Some(outputs) = self.sources.get_mut(source)
+                && let Some(source) = self.sources.get_mut(source)
             {
-                *outputs = None;
+                *source = Source::Ended;
             }
         }
         Ok(delta.finish.is_some() || !delta.is_empty())
@@ -394,6 +406,52 @@ impl TextStream {
             num_computed: self.num_computed.iter().sum::<u64>().min(self.usage.num_prompt),
             since_arrival: self.meter.since_arrival(),
         }))
+    }
+}
+
+impl Source {
+    /// Sends a prompt to a worker, now or when there is one.
+    fn new(unsent: Box<Unanswered>, hold: Option<&Arc<Hold>>) -> Result<Self, dispatch::Error> {
+        match (unsent.send(), hold) {
+            (Ok(outputs), _) => Ok(Self::Worker(outputs)),
+            (Err((error, unsent)), Some(hold)) => {
+                Ok(Self::Held(Arc::clone(hold).resend(unsent, error)))
+            }
+            (Err((error, _)), None) => Err(error),
+        }
+    }
+
+    /// The next output; nothing after the last.
+    fn poll_next(
+        &mut self,
+        cx: &mut Context,
+        hold: Option<&Arc<Hold>>,
+    ) -> Poll<Option<Result<TokenOutput, dispatch::Error>>> {
+        loop {
+            *self = match self {
+                Self::Ended => return Poll::Ready(None),
+                Self::Held(sent) => match ready!(sent.as_mut().poll(cx)) {
+                    Ok(outputs) => Self::Worker(outputs),
+                    Err(error) => {
+                        *self = Self::Ended;
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                },
+                Self::Worker(outputs) => {
+                    // A receive on a channel: dropping it loses neither an output nor the wake-up.
+                    let next = ready!(pin!(outputs.next()).poll(cx));
+                    // Every completion reports its end before the outputs end.
+                    let output = next.unwrap_or(Err(dispatch::Error::WorkerLost));
+                    let unanswered = outputs.take_unanswered();
+                    match (output, unanswered, hold) {
+                        (Err(error), Some(unanswered), Some(hold)) => {
+                            Self::Held(Arc::clone(hold).resend(unanswered, error))
+                        }
+                        (output, ..) => return Poll::Ready(Some(output)),
+                    }
+                }
+            };
+        }
     }
 }
 

@@ -60,6 +60,17 @@ pub enum Rejection {
     Refused,
 }
 
+/// Why a request is sent to a worker again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resend {
+    /// The one that had it was ending.
+    Draining,
+    /// The one that had it was full.
+    QueueFull,
+    /// The one that had it was lost.
+    Lost,
+}
+
 /// The handles of one model version.
 pub struct ModelMetrics {
     labels: [(&'static str, String); 2],
@@ -77,7 +88,6 @@ pub struct ModelMetrics {
     cached_tokens: Counter,
     generation_tokens: Counter,
     failed: Counter,
-    resent: Counter,
     shadowed: Counter,
     different: Counter,
     open_streams: Gauge,
@@ -123,7 +133,6 @@ impl ModelMetrics {
             cached_tokens: counter!(CACHED_TOKENS, &labels),
             generation_tokens: counter!(GENERATION_TOKENS, &labels),
             failed: counter!(FAILED, &labels),
-            resent: counter!(RESENT, &labels),
             shadowed: counter!(SHADOWED, &labels),
             different: counter!(SHADOW_DIFFERENT, &labels),
             open_streams: gauge!(OPEN_STREAMS, &labels),
@@ -200,9 +209,14 @@ impl ModelMetrics {
         self.failed.increment(1);
     }
 
-    /// A request was sent to another worker.
-    pub fn resent(&self) {
-        self.resent.increment(1);
+    /// A request was sent to a worker again, after the last one had not answered it.
+    pub fn resent(&self, reason: Resend) {
+        let reason = match reason {
+            Resend::Draining => "draining",
+            Resend::QueueFull => "queue_full",
+            Resend::Lost => "lost",
+        };
+        self.count(catalogue::RESENT, ("reason", reason));
     }
 
     /// This version answered a copy of a request.

@@ -7,6 +7,7 @@
 mod follow;
 mod hold;
 mod report;
+mod resend;
 mod split;
 mod table;
 
@@ -29,6 +30,7 @@ use crate::error::ApiError;
 use crate::metrics::{self, HoldEnd, Pending, Split};
 use crate::model::Model;
 use hold::{Held, Place};
+pub(crate) use resend::Hold;
 pub(crate) use split::Client;
 pub(crate) use table::Shadow;
 use table::{Route, Table};
@@ -63,6 +65,8 @@ pub(crate) struct Target {
     pub(crate) model: Arc<Model>,
     /// Who may get a copy of the request.
     pub(crate) shadow: Option<Shadow>,
+    /// Lets the request wait for another worker, where one was lost with it.
+    pub(crate) hold: Option<Arc<Hold>>,
     /// Until the request is sent, the version's replicas must not go.
     _pending: Option<Pending>,
 }
@@ -98,6 +102,9 @@ impl Routing {
         loop {
             // Seen before the look, so that what changes after it is not missed.
             changes.mark_unchanged();
+            if self.shared.dispatcher.is_stopping() {
+                return Err(dispatch::Error::Stopping.into());
+            }
             let Some(route) = self.shared.route(name) else { return self.unrouted(name) };
             if let Some(target) = self.shared.choose(&route, client) {
                 if let Some((place, _)) = place {
@@ -134,9 +141,13 @@ impl Routing {
     /// What a name is that no route has.
     fn unrouted(&self, name: &str) -> Result<Target, ApiError> {
         match self.shared.dispatcher.model(name) {
-            Some(model) => {
-                Ok(Target { name: name.to_owned(), model, shadow: None, _pending: None })
-            }
+            Some(model) => Ok(Target {
+                name: name.to_owned(),
+                model,
+                shadow: None,
+                hold: None,
+                _pending: None,
+            }),
             // Nothing is known of any name yet.
             None if self.is_waiting_for_table() => Err(unavailable(name)),
             None => Err(ApiError::ModelNotFound { model: name.chars().take(256).collect() }),
@@ -147,7 +158,7 @@ impl Routing {
     pub(crate) fn shadow_target(&self, shadow: &Shadow) -> Option<Target> {
         let (model, pending) = self.shared.ready(&shadow.version)?;
         let name = shadow.version.to_string();
-        Some(Target { name, model, shadow: None, _pending: Some(pending) })
+        Some(Target { name, model, shadow: None, hold: None, _pending: Some(pending) })
     }
 
     /// The workers that could get a request for a name now.
@@ -245,14 +256,16 @@ impl Shared {
     }
 
     /// The client's version, or another of the route if that one has no replica.
-    fn choose(&self, route: &Route, client: &Client) -> Option<Target> {
+    fn choose(self: &Arc<Self>, route: &Route, client: &Client) -> Option<Target> {
         let by_preference = split::order(&route.shares, client);
         let (model, pending) = by_preference.iter().find_map(|share| self.ready(&share.version))?;
+        let hold = |version| Arc::new(Hold::new(Arc::clone(self), route.name.clone(), version));
         // A version is not compared with itself.
         let is_other = |shadow: &&Shadow| Some(&shadow.version) != model.version.as_ref();
         Some(Target {
             name: route.name.clone(),
             shadow: route.shadow.as_ref().filter(is_other).cloned(),
+            hold: model.version.clone().map(hold),
             model,
             _pending: Some(pending),
         })

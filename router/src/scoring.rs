@@ -11,8 +11,8 @@ use crate::api::models::unable;
 use crate::app::App;
 use crate::embedding::{self, Vectors};
 use crate::error::ApiError;
-use crate::model::Model;
 use crate::prompt::inputs::{Content, Input};
+use crate::routing::Target;
 use crate::validate::inputs::pair;
 
 /// The scores of a request.
@@ -26,14 +26,15 @@ pub(crate) struct Scores {
 /// Compares every second text with its first one, or all with the only one.
 pub(crate) async fn scores(
     app: &App,
-    model: &Arc<Model>,
+    target: &Target,
     firsts: Vec<Input>,
     seconds: Vec<Input>,
 ) -> Result<Scores, ApiError> {
+    let model = &target.model;
     if model.can(Task::Classify) {
-        of_pairs(app, model, firsts, seconds).await
+        of_pairs(app, target, firsts, seconds).await
     } else if model.can(Task::Embed) {
-        of_embeddings(app, model, firsts, seconds).await
+        of_embeddings(app, target, firsts, seconds).await
     } else {
         Err(unable(model))
     }
@@ -41,11 +42,11 @@ pub(crate) async fn scores(
 
 async fn of_pairs(
     app: &App,
-    model: &Arc<Model>,
+    target: &Target,
     firsts: Vec<Input>,
     seconds: Vec<Input>,
 ) -> Result<Scores, ApiError> {
-    let num_labels = model.info.num_outputs;
+    let num_labels = target.model.info.num_outputs;
     if num_labels > 2 {
         let message = format!("this model sorts texts into {num_labels} classes and scores none");
         return Err(ApiError::invalid("model", "unsupported_model", message));
@@ -55,19 +56,19 @@ async fn of_pairs(
         let first = if firsts.len() == 1 { firsts.first() } else { firsts.get(i) };
         first.map(|first| pair(first, second))
     });
-    let Vectors { values, num_tokens } = embedding::run(app, model, pairs.collect()).await?;
+    let Vectors { values, num_tokens } = embedding::run(app, target, pairs.collect()).await?;
     Ok(Scores { values: values.iter().map(|logits| relevance(logits)).collect(), num_tokens })
 }
 
 async fn of_embeddings(
     app: &App,
-    model: &Arc<Model>,
+    target: &Target,
     firsts: Vec<Input>,
     seconds: Vec<Input>,
 ) -> Result<Scores, ApiError> {
     let num_firsts = firsts.len();
     let inputs = firsts.into_iter().chain(seconds).collect();
-    let Vectors { values, num_tokens } = embedding::run(app, model, inputs).await?;
+    let Vectors { values, num_tokens } = embedding::run(app, target, inputs).await?;
     let (firsts, seconds) = values.split_at_checked(num_firsts).ok_or(ApiError::Internal)?;
     let scores = seconds.iter().enumerate().filter_map(|(i, second)| {
         let first = if num_firsts == 1 { firsts.first() } else { firsts.get(i) };

@@ -167,8 +167,9 @@ impl Server {
         let (config, files) = (&self.app.config, self.app.files.clone());
         let protocol = Protocol::new(&config.limits, router);
         let acceptor = Acceptor::new(self.listener, protocol, &config.limits);
+        let ends = (self.app.replays.finished(), || self.app.dispatcher.stop());
         let num_cut = tokio::select! {
-            num_cut = acceptor.run((config, self.stage), self.app.replays.finished()) => num_cut,
+            num_cut = acceptor.run((config, self.stage), ends) => num_cut,
             never = keep_metrics_small() => match never {},
             never = files.keep_clean() => match never {},
         };

@@ -23,7 +23,7 @@ WORKER = ["--", "--hash-step-us", "2000", "--max-model-len", "512"]
 
 class Machine:
     def __init__(self, root):
-        self.home, self.root = root / "store", root
+        self.home, self.root, self.worker = root / "store", root, WORKER
         (root / "hash").touch()
         self.environment = dict(os.environ, SCONCE_HOME=str(self.home), XDG_RUNTIME_DIR=str(root))
         self.environment.pop("SCONCE_SERVER", None)
@@ -36,14 +36,14 @@ class Machine:
             manifest.write_text(json.dumps(dict(text, model="hash")))
         self.run("alias", "set", "alpha:prod", "alpha@1")
 
-    def run(self, *words, status=0):
+    def run(self, *words, status=0, stderr=False):
         done = subprocess.run(
             [os.path.abspath(BINARY), *words],
             capture_output=True, text=True, env=self.environment, cwd=self.root, timeout=PATIENCE,
         )
         log = "" if done.returncode == status else self.logs()
         assert done.returncode == status, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{log}"
-        return done.stdout
+        return done.stderr if stderr else done.stdout
 
     def logs(self):
         logs = (self.home / "run" / "servers").glob("*.log")
@@ -53,7 +53,7 @@ class Machine:
         return json.loads(self.run(*words, "--output", "json"))
 
     def up(self, *words):
-        self.run("up", "-d", *words, "--port", "0", "--no-auth", *WORKER)
+        self.run("up", "-d", *words, "--port", "0", "--no-auth", *self.worker)
         [server] = self.json("ps")
         return server
 
@@ -91,15 +91,15 @@ def complete(url, model, max_tokens=20):
 class Load:
     """Clients that ask one after the other until the block ends."""
 
-    def __init__(self, url, model, num_clients=4):
-        self.url, self.model = url, model
+    def __init__(self, url, model, num_clients=4, max_tokens=20):
+        self.url, self.model, self.max_tokens = url, model, max_tokens
         self.answers, self.failures = [], []
         self.ends = threading.Event()
         self.threads = [threading.Thread(target=self.ask) for _ in range(num_clients)]
 
     def ask(self):
         while not self.ends.is_set():
-            version, failure = complete(self.url, self.model)
+            version, failure = complete(self.url, self.model, self.max_tokens)
             if failure:
                 self.failures.append(failure)
             else:
@@ -193,6 +193,35 @@ def test_a_frozen_worker_is_killed_and_another_takes_its_place(machine):
     until(lambda: not is_alive(worker))
     until(lambda: machine.replicas())
     assert complete(server["url"], "alpha:prod") == ("alpha@1", None)
+
+
+def test_a_worker_that_is_told_to_end_by_hand_fails_no_request(machine):
+    server = machine.up("alpha:prod")
+
+    with Load(server["url"], "alpha:prod", num_clients=8) as load:
+        # Three times within a minute would be a version that dies again and again.
+        for _ in range(2):
+            [worker] = machine.replicas()
+            os.kill(worker["pid"], signal.SIGTERM)
+            until(lambda: [it for it in machine.replicas() if it["pid"] != worker["pid"]])
+            load.more(8)
+
+    assert load.failures == []
+
+
+def test_what_waits_in_a_worker_that_is_killed_goes_to_the_next_one(machine):
+    machine.worker = [*WORKER, "--max-num-seqs", "1"]
+    server = machine.up("alpha:prod")
+    before = processes(server)["worker"]
+
+    with Load(server["url"], "alpha:prod", num_clients=8) as load:
+        os.kill(before, signal.SIGKILL)
+        until(lambda: [it for it in machine.replicas() if it["pid"] != before])
+        load.more(16)
+
+    # Only what had begun to be answered is lost: one sequence runs at once.
+    assert len(load.failures) <= 1
+    assert all("worker_lost" in failure for failure in load.failures)
 
 
 def test_versions_are_swapped_under_load_and_back(machine):

@@ -44,7 +44,7 @@ pub async fn create(
     let texts = request.documents.into_texts();
     let kept = request.return_documents.then(|| texts.clone());
     let documents = inputs::texts("documents", texts, bounds)?;
-    let scores = scoring::scores(&app, model, vec![query], documents).await?;
+    let scores = scoring::scores(&app, &target, vec![query], documents).await?;
     let (name, top_n) = (target.name.clone(), request.top_n);
     let answer = respond(scores.values.len(), move || Reranking {
         id: id("rerank"),

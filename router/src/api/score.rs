@@ -41,7 +41,7 @@ pub async fn create(
     let model = &target.model;
     let bounds = Bounds::new(&model.info, &app.config.limits);
     let (firsts, seconds) = request.into_inputs(bounds)?;
-    let scores = scoring::scores(&app, model, firsts, seconds).await?;
+    let scores = scoring::scores(&app, &target, firsts, seconds).await?;
     let name = target.name.clone();
     let answer = respond(scores.values.len(), move || ScoreList {
         id: id("score"),

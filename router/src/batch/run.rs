@@ -110,7 +110,9 @@ fn later(error: &ApiError) -> Option<Outcome> {
     match error {
         ApiError::Dispatch(Error::WorkerLost) | ApiError::Interrupted => Some(Outcome::Lost),
         // The model was there when the batch began.
-        ApiError::Dispatch(Error::NoWorker { .. } | Error::QueueFull { .. } | Error::Deadline)
+        ApiError::Dispatch(
+            Error::NoWorker { .. } | Error::QueueFull { .. } | Error::Deadline | Error::Stopping,
+        )
         | ApiError::HoldFull { .. }
         | ApiError::ModelNotFound { .. }
         | ApiError::Storage => Some(Outcome::Later),

@@ -1,17 +1,13 @@
 //! The stream of one request's outputs.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use sconce_proto::worker::{Finish, Submit, TokenOutput};
+use sconce_proto::worker::{Finish, TokenOutput};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::session::Command;
-use super::worker::Link;
-use super::{Dispatcher, Error};
-use crate::metrics;
-use crate::model::Model;
+use super::{Error, Unanswered};
 
 /// The outputs of one generation. Dropping it before every completion has ended cancels it.
 pub struct Outputs {
@@ -21,38 +17,7 @@ pub struct Outputs {
     /// Completions that have not ended; 0 after an error.
     pub(super) num_unfinished: u32,
     /// How to begin again, until there is an output.
-    pub(super) resend: Option<Box<Resend>>,
-}
-
-/// A request that another worker could compute instead.
-pub(super) struct Resend {
-    pub(super) dispatcher: Dispatcher,
-    pub(super) model: Arc<Model>,
-    pub(super) submit: Box<Submit>,
-    /// Workers' sessions that had it.
-    pub(super) tried: Vec<Arc<Link>>,
-    /// Whether one of them was lost with it: it may be why.
-    pub(super) has_lost: bool,
-}
-
-impl Resend {
-    /// Sends it to another worker after an error that says nothing about the request.
-    fn after(mut self, error: &Error) -> Option<Outputs> {
-        match error {
-            Error::NoWorker { .. } | Error::QueueFull { .. } => {}
-            Error::WorkerLost if !self.has_lost => self.has_lost = true,
-            Error::WorkerLost
-            | Error::Deadline
-            | Error::Grammar(_)
-            | Error::GrammarLimit
-            | Error::BadWord
-            | Error::Refused(_) => return None,
-        }
-        let Self { dispatcher, model, submit, tried, has_lost } = self;
-        let outputs = dispatcher.send(&model, submit, (tried, has_lost)).ok()?;
-        metrics::of(&model.info.model, model.version_name()).resent();
-        Some(outputs)
-    }
+    pub(super) unanswered: Option<Box<Unanswered>>,
 }
 
 impl Outputs {
@@ -85,6 +50,11 @@ impl Outputs {
         None
     }
 
+    /// After an error, the request, if it may wait for a worker and be sent again.
+    pub(crate) fn take_unanswered(&mut self) -> Option<Box<Unanswered>> {
+        self.unanswered.take_if(|_| self.num_unfinished == 0)
+    }
+
     /// What is told of an output; nothing when the request begins again instead.
     fn count(
         &mut self,
@@ -93,7 +63,7 @@ impl Outputs {
         // Without an output, the session ended and dropped the senders of all its requests.
         match output.unwrap_or(Err(Error::WorkerLost)) {
             Ok(output) => {
-                self.resend = None;
+                self.unanswered = None;
                 if output.finish != Finish::NotFinished as i32 {
                     self.num_unfinished -= 1;
                 }
@@ -101,8 +71,13 @@ impl Outputs {
             }
             Err(error) => {
                 self.num_unfinished = 0;
-                match self.resend.take().and_then(|resend| (*resend).after(&error)) {
-                    Some(outputs) => *self = outputs,
+                let again = self.unanswered.take().map(|unanswered| unanswered.again(&error));
+                match again {
+                    Some(Ok(outputs)) => *self = outputs,
+                    Some(Err(unanswered)) => {
+                        self.unanswered = unanswered;
+                        return Some(Err(error));
+                    }
                     None => return Some(Err(error)),
                 }
                 None

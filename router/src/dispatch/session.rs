@@ -54,6 +54,7 @@ pub(super) enum Command {
     Submit { submit: Box<Submit>, outputs: OutputSender, cost: u64 },
     Embed { embed: Box<Embed>, vectors: VectorSender, cost: u64 },
     Cancel { id: u64, at: Instant },
+    Stop,
 }
 
 /// An open session.
@@ -186,6 +187,10 @@ impl Session {
                 Ok(())
             }
             Command::Cancel { id, at } => self.cancel(id, at),
+            Command::Stop => {
+                self.stop();
+                Ok(())
+            }
         }
     }
 
@@ -307,6 +312,12 @@ impl Session {
     fn retire(&mut self) {
         self.standing = Standing::Draining;
         self.worker.retire();
+    }
+
+    /// Ends every request; the worker is told by the end of the session.
+    fn stop(&mut self) {
+        let ids: Vec<u64> = self.requests.keys().chain(self.embeds.keys()).copied().collect();
+        ids.into_iter().for_each(|id| self.refuse(id, Error::Stopping));
     }
 
     fn refuse(&mut self, id: u64, error: Error) {

@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use super::connect::{connect, describe};
-use super::embeddings::Embeddings;
+use super::embeddings::Vectors;
 use super::outputs::Outputs;
 use super::prefixes::{Block, Prefixes};
 use super::session::{Command, Session};
@@ -168,7 +168,7 @@ impl Link {
             receiver,
             commands: self.commands.clone(),
             num_unfinished: submit.n,
-            resend: None,
+            unanswered: None,
         };
         self.num_in_flight.fetch_add(1, Ordering::Relaxed);
         self.num_tokens.fetch_add(cost, Ordering::Relaxed);
@@ -180,10 +180,10 @@ impl Link {
     }
 
     /// Hands inputs to the session's task, or back when the task has ended.
-    pub(super) fn embed(&self, embed: Box<Embed>, cost: u64) -> Result<Embeddings, Box<Embed>> {
+    pub(super) fn embed(&self, embed: Box<Embed>, cost: u64) -> Result<Vectors, Box<Embed>> {
         let num_inputs = embed.inputs.len();
         let (sender, receiver) = mpsc::unbounded_channel();
-        let embeddings = Embeddings {
+        let vectors = Vectors {
             id: embed.request_id,
             receiver,
             commands: self.commands.clone(),
@@ -196,7 +196,7 @@ impl Link {
         match self.commands.send(Command::Embed { embed, vectors: sender, cost }) {
             Err(mpsc::error::SendError(Command::Embed { embed, .. })) => Err(embed),
             // Only an `Embed` was sent; nothing else can come back.
-            Ok(()) | Err(mpsc::error::SendError(_)) => Ok(embeddings),
+            Ok(()) | Err(mpsc::error::SendError(_)) => Ok(vectors),
         }
     }
 }
@@ -279,6 +279,14 @@ impl Worker {
     pub(super) fn num_in_flight(&self) -> u32 {
         let session = self.session.load();
         session.as_ref().map_or(0, |link| link.num_in_flight.load(Ordering::Relaxed))
+    }
+
+    /// Ends its session's requests with [`Error::Stopping`](super::Error::Stopping).
+    pub(super) fn stop(&self) {
+        if let Some(session) = &*self.session.load() {
+            // A closed channel means that the session has ended, and its requests with it.
+            let _ = session.commands.send(Command::Stop);
+        }
     }
 
     pub(super) fn status(&self) -> WorkerStatus {

@@ -31,7 +31,7 @@ pub(super) const MEANINGS: [(u16, &str); 18] = [
     (500, "The server failed to answer"),
     (501, "The router follows no launcher, or keeps no files"),
     (502, "The worker was lost before the answer began"),
-    (503, "No worker serves the model now, or keys can't be checked"),
+    (503, "No worker serves the model now, the server is stopping, or keys can't be checked"),
     (504, "The request waited too long for its turn"),
 ];
 

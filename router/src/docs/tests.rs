@@ -127,6 +127,7 @@ fn every_status_of_an_error_has_a_meaning() {
         Error::QueueFull { max_queue: 1 }.into(),
         Error::Deadline.into(),
         Error::WorkerLost.into(),
+        Error::Stopping.into(),
         fleet::Error::NoLauncher.into(),
         fleet::Error::Unreachable.into(),
         fleet::Error::Conflict("loaded".into()).into(),

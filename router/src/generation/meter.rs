@@ -119,7 +119,7 @@ impl Meter {
             Error::QueueFull { .. } => Rejection::QueueFull,
             Error::Deadline => Rejection::Deadline,
             Error::Refused(_) | Error::Grammar(_) => Rejection::Refused,
-            Error::WorkerLost | Error::GrammarLimit | Error::BadWord => return,
+            Error::WorkerLost | Error::Stopping | Error::GrammarLimit | Error::BadWord => return,
         };
         if is_before_any_token {
             self.metrics.rejected(rejection);

@@ -88,7 +88,8 @@ metrics! {
     FAILED = "sconce_requests_failed_total", Kind::Counter,
         "Requests that failed by no fault of the client: 5xx, and streams that broke off.";
     RESENT = "sconce_requests_resent_total", Kind::Counter,
-        "Requests that another worker got because the first refused them or was lost before it began.";
+        "Times that a request was sent to a worker again, by what became of the last one before it had said \
+         anything: draining, queue_full, lost.";
     SHADOWED = "sconce_requests_shadowed_total", Kind::Counter,
         "Copies of requests that a shadow version answered.";
     SHADOW_DIFFERENT = "sconce_requests_shadow_different_total", Kind::Counter,
@@ -111,7 +112,7 @@ metrics! {
     HOLD_TIME = "sconce_request_hold_seconds", Kind::Histogram(LATENCY),
         "How long requests waited for a replica of what they name, whether one came or not.";
     HOLDS_ENDED = "sconce_request_holds_total", Kind::Counter,
-        "Requests for which no replica was ready, by outcome: ready, timeout, full, abort.";
+        "Waits of requests for a replica, by outcome: ready, timeout, full, abort.";
     TABLE_GENERATION = "sconce_routing_table_generation", Kind::Gauge,
         "The generation of the routing table that is followed; 0: none yet.";
     ROUTE_SHARE = "sconce_route_share", Kind::Gauge,

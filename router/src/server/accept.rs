@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use crate::shutdown::{self, Stage};
 const BACKLOG: u32 = 4096;
 /// Pause after an error that the next `accept` would run into again, such as EMFILE.
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// How long connections may take to send how their answers end when the time to finish them is over.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Sent to a connection that there is no room for.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n\
@@ -61,12 +64,12 @@ impl Acceptor {
         }
     }
 
-    /// Serves connections until the stage asks for the end, and for what else is `unfinished` then.
-    /// Returns how many had to be cut off.
+    /// Serves connections until the stage asks for the end, and for what else is `unfinished` then. What
+    /// takes too long is told to `stop`. Returns how many had to be cut off all the same.
     pub(super) async fn run(
         mut self,
-        (config, mut stage): (&Config, watch::Receiver<Stage>),
-        unfinished: impl Future<Output = ()>,
+        (config, stage): (&Config, watch::Receiver<Stage>),
+        (unfinished, stop): (impl Future<Output = ()>, impl FnOnce()),
     ) -> usize {
         self.accept_until(closing(stage.clone(), config.shutdown_delay)).await;
         drop(self.listener);
@@ -76,10 +79,7 @@ impl Acceptor {
             while self.connections.join_next().await.is_some() {}
             unfinished.await;
         };
-        tokio::select! {
-            _ = timeout(config.drain_timeout, finished) => {}
-            () = shutdown::reached(&mut stage, Stage::Stop) => {}
-        }
+        end(finished, stop, (config.drain_timeout, stage)).await;
         let num_cut = self.connections.len();
         self.connections.shutdown().await;
         num_cut
@@ -115,6 +115,24 @@ impl Acceptor {
             protocol.serve(stream, stage).await;
             drop(place);
         });
+    }
+}
+
+/// Waits until all is finished. After so long, or when the stage asks for it, everything is told to stop
+/// and gets a moment to say so.
+async fn end(
+    finished: impl Future<Output = ()>,
+    stop: impl FnOnce(),
+    (patience, mut stage): (Duration, watch::Receiver<Stage>),
+) {
+    let mut finished = pin!(finished);
+    let is_finished = tokio::select! {
+        in_time = timeout(patience, &mut finished) => in_time.is_ok(),
+        () = shutdown::reached(&mut stage, Stage::Stop) => false,
+    };
+    if !is_finished {
+        stop();
+        let _ = timeout(LAST_WORDS, finished).await;
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 mod balance;
+mod ending;
 mod handover;
 mod holding;
 #[path = "../support/tokenizers.rs"]
@@ -11,6 +12,7 @@ mod launcher;
 mod manage;
 mod names;
 mod reports;
+mod resend;
 mod service;
 mod shadow;
 mod tables;

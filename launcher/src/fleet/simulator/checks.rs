@@ -25,6 +25,8 @@ struct Begun {
     since: Time,
     route: Option<TableRoute>,
     rollout: Rollout,
+    /// What had been counted of the new version.
+    counts: Counts,
 }
 
 impl Memo {
@@ -58,6 +60,7 @@ impl World {
             self.check_route(table, route);
         }
         for (name, _, min) in NAMES {
+            self.check_canary(name, table);
             if min > 0 {
                 self.check_still_there(name, table);
             }
@@ -85,6 +88,66 @@ impl World {
         if let Some((shadow, _)) = &route.shadow {
             self.ensure(ready(shadow), || format!("{route:?} copies to nobody"));
         }
+    }
+
+    /// A canary gets the share that was ordered, as long as both versions can answer.
+    fn check_canary(&self, name: &str, table: &RoutingTable) {
+        let Some(rollout) = self.fleet.rollout(name) else { return };
+        let (Portion::Canary(share), Stage::Observing) = (rollout.plan.portion, &rollout.stage)
+        else {
+            return;
+        };
+        let from = rollout.from.as_ref();
+        let both_ready =
+            has_ready(table, &rollout.to) && from.is_some_and(|it| has_ready(table, it));
+        let shares = table.route(name).map(|route| route.shares.clone()).unwrap_or_default();
+        self.ensure(!both_ready || shares.contains(&(rollout.to.clone(), share)), || {
+            format!("`{name}` is to give {} of 10,000 to {}, and has {shares:?}", share, rollout.to)
+        });
+    }
+
+    /// A canary that went on by itself did not fail far more often than may be.
+    fn check_canary_taken(&self, begun: &Begun) {
+        let Begun { name, rollout, since, counts, .. } = begun;
+        let Some(from) = &rollout.from else { return };
+        let was_restarted = self.memo.restarted.is_some_and(|at| at >= *since);
+        let is_canary = matches!(rollout.plan.portion, Portion::Canary(_));
+        // The version before is no measure, or none at all.
+        let is_bad =
+            self.fleet.has_failed(from) || self.fleet.traffic.counts(from).num_failures > 2;
+        if was_restarted || !is_canary || is_bad || rollout.plan.limits.is_none() {
+            return;
+        }
+        let Counts { num_requests, num_failures, .. } =
+            self.fleet.traffic.counts(&rollout.to) - *counts;
+        self.ensure(num_requests < 60 || num_failures * 5 < num_requests, || {
+            format!("`{name}` was promoted with {num_failures} of {num_requests} requests failed")
+        });
+    }
+
+    /// Nothing that answers requests is unloaded, unless somebody orders it or its name has moved on.
+    pub(super) fn check_unloaded(&self, awake: &BTreeMap<VersionId, bool>) {
+        for (id, was_used) in awake {
+            let Some(version) = self.fleet.state.versions.get(id) else { continue };
+            let is_same = *was_used == self.is_used(id) && version.failed.is_none();
+            let is_busy = self.fleet.traffic.num_in_flight(id) > 0;
+            self.ensure(version.awake || !is_same || !is_busy, || {
+                format!("{id} is unloaded with requests")
+            });
+        }
+    }
+
+    /// Whether a name leads to a version, or is to.
+    pub(super) fn is_used(&self, id: &VersionId) -> bool {
+        self.fleet.state.routes.values().any(|route| route.uses(id))
+    }
+
+    /// A version that a name has left leaves, unless something else keeps it.
+    fn check_left(&self, id: &VersionId) {
+        let version = self.fleet.state.versions.get(id);
+        let is_kept = self.is_used(id) || version.is_some_and(|version| version.held > 0);
+        let num = self.fleet.num_active(id);
+        self.ensure(is_kept || num == 0, || format!("{num} of {id} stay, and nobody needs them"));
     }
 
     /// A name that had a replica keeps one, unless it died or there is no room for two versions.
@@ -160,6 +223,9 @@ impl World {
             let is_leaving = matches!(replica.stage, ReplicaStage::Draining { since, .. }
                 if self.now.since(since) > Duration::from_secs(25));
             self.ensure(!is_leaving, || format!("{replica:?} drains for too long"));
+            let is_late = replica.stage == ReplicaStage::Starting
+                && self.now.since(replica.started) > Duration::from_secs(45);
+            self.ensure(!is_late, || format!("{replica:?} has started for too long"));
         }
         for (name, route) in &state.routes {
             let current = route.current.as_ref().map(ToString::to_string);
@@ -181,6 +247,7 @@ impl World {
                 since: self.now,
                 route: self.memo.table.route(name).cloned(),
                 rollout: rollout.clone(),
+                counts: self.fleet.traffic.counts(&rollout.to),
             });
             let age = self.now.since(begun.since);
             let is_open = rollout.plan.soak.is_none() && rollout.stage == Stage::Observing;
@@ -214,9 +281,12 @@ impl World {
             self.ensure(shares == Some(vec![(rollout.to.clone(), WHOLE)]), || {
                 format!("`{name}` was promoted, and its shares are {shares:?}")
             });
+            rollout.from.iter().for_each(|from| self.check_left(from));
+            self.check_canary_taken(begun);
             return;
         }
         self.seen.rolled_back += 1;
+        self.check_left(&rollout.to);
         if matches!(rollout.stage, Stage::Returning { .. }) {
             self.seen.returned += 1;
         }

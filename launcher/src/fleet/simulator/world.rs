@@ -177,7 +177,11 @@ impl World {
     }
 
     pub(super) fn step(&mut self, event: Event) {
+        let versions = self.fleet.state.versions.iter();
+        let awake = versions.filter(|(_, version)| version.awake);
+        let awake = awake.map(|(id, _)| (id.clone(), self.is_used(id))).collect();
         let actions = self.fleet.step(self.now, event);
+        self.check_unloaded(&awake);
         self.execute(&actions);
     }
 
