@@ -126,6 +126,7 @@ pub struct Stats {
 }
 
 mod ahead;
+mod background;
 mod commit;
 mod cost;
 mod drafts;
@@ -167,6 +168,8 @@ pub struct Scheduler {
     now: Duration,
     /// Whether a sequence that has ended is part of a step in flight.
     any_fenced: bool,
+    /// Whether those that nobody waits for have no part in the step that is planned.
+    is_resting: bool,
     /// The last step's changes of block tables, which the next plan may not have.
     table_updates: Vec<TableUpdate>,
     draining: bool,
@@ -201,6 +204,7 @@ impl Scheduler {
             has_drafts_in_flight: false,
             now: Duration::ZERO,
             any_fenced: false,
+            is_resting: false,
             table_updates: Vec::new(),
             draining: false,
             cost: StepCost::default(),
@@ -246,7 +250,7 @@ impl Scheduler {
             sampling: Arc::new(request.sampling),
             salt: request.cache_salt,
             priority: request.priority,
-            arrival: self.arrivals,
+            arrival: background::place(self.arrivals, request.priority),
             max_len,
             deadline,
             num_unknown: 0,
@@ -270,8 +274,7 @@ impl Scheduler {
         };
         self.arrivals += 1;
         self.next_deadline = earlier(self.next_deadline, deadline);
-        self.waiting.push_back(sequence);
-        self.prioritize();
+        self.queue(sequence);
         Ok(())
     }
 

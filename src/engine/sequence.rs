@@ -21,7 +21,8 @@ pub(crate) struct Sequence {
     pub(crate) prompt: Arc<[TokenId]>,
     pub(crate) sampling: Arc<SamplingParams>,
     pub(crate) salt: u128,
-    /// Lower ones take the places of higher ones with the same salt that arrived before them.
+    /// Lower ones take the places of higher ones with the same salt that arrived before them; from
+    /// 10,000 on, nobody waits for it.
     pub(crate) priority: i32,
     /// Its place, by order of arrival: earlier ones are served first and preempted last.
     pub(crate) arrival: u64,

@@ -136,7 +136,8 @@ impl Engine {
         if self.compares {
             self.reference.update(&plan).unwrap();
             let rows = logits_rows(&plan);
-            let logits = Logits { values: &logits, vocab_size: VOCAB as usize, rows: &rows };
+            let logits =
+                Logits { values: &logits, vocab_size: VOCAB as usize, rows: &rows, argmax: &[] };
             self.reference.sample(&self.cpu, &plan, logits, &mut expected).unwrap();
             self.compare(&plan, &sampled, &expected);
         }

@@ -17,6 +17,7 @@ impl Scheduler {
         plan.clear();
         self.now = now;
         self.expire(now);
+        self.is_resting = self.is_awaited();
         let census = self.census();
         if self.num_in_flight > 0 && (self.waits_for_drafts(census) || !self.may_go_ahead()) {
             return false;
@@ -36,6 +37,11 @@ impl Scheduler {
             self.resume(plan, &mut budget);
         }
         if !self.waiting.is_empty() {
+            self.admit(plan, &mut budget);
+        }
+        while self.is_resting && self.make_way(budget.is_spent()) {
+            self.plan_running(plan, &mut budget, Phase::Prefill);
+            self.resume(plan, &mut budget);
             self.admit(plan, &mut budget);
         }
         self.plan_drafts(plan, &mut budget);
@@ -60,6 +66,10 @@ impl Scheduler {
     fn census(&self) -> Census {
         let mut census = Census::default();
         for sequence in self.order.iter().filter_map(|slot| self.slots[*slot as usize].as_ref()) {
+            if self.is_resting && sequence.is_background() {
+                continue;
+            }
+            census.has_background |= sequence.is_background();
             match sequence.state {
                 State::Running => match sequence.num_pending() {
                     0 => {}
@@ -73,9 +83,11 @@ impl Scheduler {
         census
     }
 
-    /// What this step may take: the time that a running stream may wait, or that a step may take.
+    /// What this step may take: the time that a running stream may wait, or that a step may take. A step
+    /// for those that nobody waits for is short too: someone may come.
     fn budget(&self, census: Census) -> Budget {
-        let bound = if census.num_decoding > 0 { self.config.max_itl } else { MAX_STEP };
+        let is_short = census.num_decoding > 0 || census.has_background;
+        let bound = if is_short { self.config.max_itl } else { MAX_STEP };
         let max_tokens = self.config.max_num_batched_tokens as usize;
         self.cost.budget(max_tokens, bound.mul_f64(PLANNED_SHARE))
     }
@@ -87,6 +99,9 @@ impl Scheduler {
                 continue;
             }
             let Some(sequence) = &self.slots[slot as usize] else { continue };
+            if self.is_resting && sequence.is_background() {
+                continue;
+            }
             let pending = sequence.num_pending();
             if sequence.state != State::Running || (pending == 1) != (phase != Phase::Prefill) {
                 continue;
@@ -134,7 +149,7 @@ impl Scheduler {
         true
     }
 
-    fn holds_blocks(&self, slot: u32) -> bool {
+    pub(super) fn holds_blocks(&self, slot: u32) -> bool {
         self.slots[slot as usize]
             .as_ref()
             .is_some_and(|s| s.state == State::Running && !s.blocks.is_empty())
@@ -154,7 +169,7 @@ impl Scheduler {
         }
     }
 
-    fn preempt(&mut self, slot: u32) {
+    pub(super) fn preempt(&mut self, slot: u32) {
         if let Some(sequence) = &mut self.slots[slot as usize] {
             // No step is planned ahead that does not fit.
             debug_assert_eq!(sequence.num_in_flight, 0, "its blocks are written");
@@ -305,9 +320,10 @@ impl Scheduler {
     fn resume(&mut self, plan: &mut StepPlan, budget: &mut Budget) {
         for at in 0..self.order.len() {
             let slot = self.order[at];
-            let preempted = self.slots[slot as usize]
-                .as_ref()
-                .is_some_and(|sequence| sequence.state == State::Preempted);
+            let preempted = self.slots[slot as usize].as_ref().is_some_and(|sequence| {
+                let rests = self.is_resting && sequence.is_background();
+                sequence.state == State::Preempted && !rests
+            });
             if preempted && !self.planned[slot as usize] && !self.begin(slot, plan, budget) {
                 return;
             }
@@ -322,6 +338,7 @@ impl Scheduler {
         let first_preempted = preempted.map(|sequence| sequence.arrival).min();
         while !budget.is_spent()
             && let Some(next) = self.waiting.front()
+            && !(self.is_resting && next.is_background())
             && first_preempted.is_none_or(|preempted| next.arrival < preempted)
             && self.free_slots.len() > next.num_forks as usize
             && let Some(mut sequence) = self.waiting.pop_front()
@@ -425,6 +442,8 @@ pub(super) struct Census {
     pub(super) num_decoding: usize,
     pub(super) num_prefilling: usize,
     pub(super) num_preempted: usize,
+    /// Whether nobody waits for some of them.
+    has_background: bool,
 }
 
 /// Which sequences a pass over the running ones is about.
