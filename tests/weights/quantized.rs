@@ -197,9 +197,10 @@ fn random_weights_are_quantized_as_the_configuration_says() {
         let q_proj = made.tensor(&format!("{Q_PROJ}.weight")).unwrap();
         let elements = elements(&q_proj);
         let mean = elements.iter().sum::<f32>() / elements.len() as f32;
-        let spread = elements.iter().map(|x| x * x).sum::<f32>() / elements.len() as f32;
-        assert!(mean.abs() < 1e-3, "{name}: {mean}");
-        assert!((1e-3..5e-2).contains(&spread.sqrt()), "{name}: {}", spread.sqrt());
+        let spread = (elements.iter().map(|x| x * x).sum::<f32>() / elements.len() as f32).sqrt();
+        assert!((1e-3..5e-2).contains(&spread), "{name}: {spread}");
+        // Four bits with a sign reach further down than up, by one part of fifteen.
+        assert!(mean.abs() < 0.2 * spread, "{name}: {mean} beside {spread}");
     }
 }
 

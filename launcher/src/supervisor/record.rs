@@ -312,8 +312,12 @@ mod tests {
             .env(TOKEN, token)
             .spawn()
             .unwrap();
-        // It died before it wrote that down.
-        let found = files.read().unwrap();
+        // It died before it wrote that down. A process has its environment some moments after its start.
+        let found = (0..1_000).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            files.read()
+        });
+        let found = found.unwrap();
 
         assert_eq!(found.process.pid, i32::try_from(child.id()).unwrap());
         assert!(found.hold().is_some() && found.is_of(&spec));

@@ -135,6 +135,13 @@ fn of(path: &str) -> Vec<(&'static str, Value)> {
             ),
         ],
         "/v1/messages/count_tokens" => vec![("a question", question(json!({})))],
+        "/v1/batches" => vec![(
+            "a file of chats",
+            json!({
+                "input_file_id": "file-0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+                "endpoint": "/v1/chat/completions", "completion_window": "24h",
+            }),
+        )],
         "/models" => vec![("a model of the hub", json!({"model": GENERATES}))],
         "/models/load" | "/models/unload" => vec![
             ("a name", json!({"model": GENERATES})),
