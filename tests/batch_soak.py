@@ -65,6 +65,10 @@ class Fleet:
     def __init__(self, state, step_us, max_num_seqs):
         self.port = free_port()
         self.log = open(state / "log", "w+")
+        database = ["--database", str(state / "sconce.db")]
+        # What the hash model answers depends on the salt of the key's cache, which a restart must not change.
+        keys = [BINARY, "keys", "create", "--name", "soak", *database]
+        self.key = subprocess.run(keys, check=True, capture_output=True, text=True).stdout.split()[-1]
         sockets = [f"unix:{state / f'worker{i}.sock'}" for i in range(2)]
         worker = lambda address: Process(
             [BINARY, "worker", "--model", "hash", "--listen", address, "--hash-step-us", str(step_us),
@@ -72,8 +76,11 @@ class Fleet:
         self.workers = [worker(address) for address in sockets]
         self.router = Process(
             [BINARY, "router", *(word for it in sockets for word in ("--worker", it)), "--listen",
-             f"127.0.0.1:{self.port}", "--no-auth", "--database", str(state / "sconce.db")],
+             f"127.0.0.1:{self.port}", *database],
             "listening", self.log)
+
+    def headers(self, content_type="application/json"):
+        return {"Content-Type": content_type, "Authorization": f"Bearer {self.key}"}
 
     def request(self, method, path, body=None, content_type="application/json"):
         """Status and body; asks again while nobody is there."""
@@ -81,7 +88,7 @@ class Fleet:
         while True:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
             try:
-                connection.request(method, path, body, {"Content-Type": content_type})
+                connection.request(method, path, body, self.headers(content_type))
                 reply = connection.getresponse()
                 text = reply.read()
                 if reply.status < 500 and reply.status != 429:
@@ -223,8 +230,7 @@ def survive(options, state):
 def first_token(fleet, prompt):
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)
     began = time.monotonic()
-    connection.request("POST", ENDPOINT, json.dumps(dict(body(prompt), stream=True)),
-                       {"Content-Type": "application/json"})
+    connection.request("POST", ENDPOINT, json.dumps(dict(body(prompt), stream=True)), fleet.headers())
     reply = connection.getresponse()
     reply.readline()
     took = time.monotonic() - began

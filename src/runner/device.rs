@@ -91,6 +91,10 @@ pub fn gpus() -> Vec<Result<Gpu, String>> {
 }
 
 /// What a decoder will take of the device's memory. `None`: the processor runs it.
+#[cfg_attr(
+    not(feature = "cuda"),
+    expect(unused_variables, reason = "only the processor runs anything")
+)]
 pub(crate) fn gpu_needs(
     device: &Device,
     checkpoint: &Checkpoint,

@@ -423,10 +423,6 @@ pub(crate) struct CheckpointSource {
     /// On the processor.
     pub(crate) options: Result<RunnerOptions, String>,
     /// On a GPU.
-    #[cfg_attr(
-        not(any(feature = "cuda", test)),
-        expect(dead_code, reason = "this binary has no kernels")
-    )]
     pub(crate) gpu: Result<GpuOptions, String>,
 }
 

@@ -32,6 +32,7 @@ URL, KEY = "http://127.0.0.1:8000", "sk-sconce-…"
 BUILDS = "builds what these tests were given built"
 TESTS = "runs these tests, or others as long"
 GPU = "needs an NVIDIA GPU"
+SHARED = "needs PostgreSQL and a bucket: test_batch.py has both"
 ELSEWHERE = {
     "cargo install --locked --path .": BUILDS,
     "cargo build --release": BUILDS,
@@ -56,6 +57,9 @@ ELSEWHERE = {
     "python benches/structured.py": "takes minutes",
     "python benches/agreement.py": "needs other clients, and minutes",
     "sconce up smollm2:135m -- --device cuda:1": GPU,
+    "sconce batch cancel batch_0193": "those of a page are too short to be cancelled: test_batch.py has one",
+    "export SCONCE_DATABASE=postgres://sconce@db.example/sconce PGPASSFILE=/run/secrets/pgpass": SHARED,
+    "sconce router --launcher unix:/run/sconce/control.sock --pepper /run/secrets/sconce-pepper --files s3://bucket/sconce": SHARED,
 }
 
 # What a page has, and what is run instead: paths of the system, hosts of the network, ports that
@@ -70,6 +74,7 @@ MEANT = {
     "ttft.p99<800ms": "ttft.p99<800s",
     '"Why is the sky blue?"': '"Why is the sky blue?" --max-tokens 16',
     '"Summarize this."': '"Summarize this." --max-tokens 16',
+    "batch_0193": "$(sconce batch list | grep -o 'batch_[0-9a-z-]*' | head -1)",
     # The first that this store has.
     "--generation 12": "--generation $(basename $(ls -v ~/.local/share/sconce/generations | head -1) .lock)",
 }
@@ -118,6 +123,9 @@ class Reader:
         (self.root / "bin/sconce").symlink_to(os.path.abspath(BINARY))
         # An error of HTTP is a failure of curl.
         (self.home / ".curlrc").write_text("fail\nsilent\nshow-error\n")
+        line = {"custom_id": "a", "method": "POST", "url": "/v1/completions",
+                "body": {"model": MODEL, "prompt": "Hi", "max_tokens": 4}}
+        (self.cwd / "requests.jsonl").write_text(json.dumps(line) + "\n")
         (self.cwd / "notes.txt").write_text("The moon is far away. The boat is small.\n")
         kept = ("LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "SCONCE_CUDA_LIBRARIES")
         self.environment = {name: os.environ[name] for name in kept if name in os.environ}
@@ -178,7 +186,7 @@ class Reader:
             command = command.replace(there, here)
         if re.match(r"(\w+=\S+ )*sconce (up|serve|worker|router) (?!-d)", command):
             return self.serve(command)
-        if re.search(r"\$URL|\bcurl |^sconce bench ", command):
+        if re.search(r"\$URL|\bcurl |^sconce (bench|batch) ", command):
             self.reach()
         if re.fullmatch(r"sconce run \S+", command):
             return self.chat(command)
@@ -332,21 +340,3 @@ def test_what_is_not_run_is_on_a_page():
     assert len(typed) > 40
     assert not [command for command in ELSEWHERE if command not in typed]
     assert not [there for there in MEANT if not any(there in command for command in typed)]
-
-
-@pytest.mark.parametrize("program", ["clients/python/chat.py", "clients/node/chat.mjs"])
-def test_an_example_is_answered(server, program, tmp_path):
-    environment = dict(os.environ, SCONCE_URL=server.url, SCONCE_API_KEY=server.key)
-    if program.endswith(".mjs"):
-        modules = os.environ.get("SCONCE_NODE_MODULES")
-        if not modules or not shutil.which("node"):
-            pytest.skip("openai for Node is not installed")
-        # Packages are looked for above the program.
-        (tmp_path / "node_modules").symlink_to(modules)
-        words = ["node", shutil.copy(ROOT / program, tmp_path)]
-    else:
-        words = [sys.executable, str(ROOT / program)]
-    done = subprocess.run(
-        [*words, "Say hello."], capture_output=True, text=True, env=environment, timeout=PATIENCE
-    )
-    assert done.returncode == 0 and done.stdout.strip(), done.stderr

@@ -74,8 +74,8 @@ fn thousands_of_tokens_are_the_same_with_drafts_whatever_is_asked_for() {
         let [plain, drafted] = compare(num_blocks, &requests);
 
         assert!(drafted.num_compared > 600, "{}", drafted.num_compared);
-        assert!(drafted.stats.num_accepted_tokens > 100);
-        assert!(drafted.stats.num_draft_tokens > drafted.stats.num_accepted_tokens + 30);
+        assert!(drafted.stats.num_accepted_tokens > 30);
+        assert!(drafted.stats.num_draft_tokens > drafted.stats.num_accepted_tokens + 10);
         assert!(drafted.stats.num_steps < plain.stats.num_steps);
         assert!(num_blocks == 128 || drafted.stats.num_preemptions > 0);
     }
