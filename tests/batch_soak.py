@@ -62,21 +62,25 @@ class Process:
 class Fleet:
     """A router and two workers, each of them killable."""
 
-    def __init__(self, state, step_us, max_num_seqs):
+    def __init__(self, state, options):
         self.port = free_port()
         self.log = open(state / "log", "w+")
         database = ["--database", str(state / "sconce.db")]
         # What the hash model answers depends on the salt of the key's cache, which a restart must not change.
         keys = [BINARY, "keys", "create", "--name", "soak", *database]
         self.key = subprocess.run(keys, check=True, capture_output=True, text=True).stdout.split()[-1]
-        sockets = [f"unix:{state / f'worker{i}.sock'}" for i in range(2)]
+        sockets = [f"unix:{state / f'worker{i}.sock'}" for i in range(2 if options.model == "hash" else 1)]
+        self.num_words = 1 if options.model == "hash" else 64
+        kind = ["--hash-step-us", str(options.step_us)] if options.model == "hash" else []
         worker = lambda address: Process(
-            [BINARY, "worker", "--model", "hash", "--listen", address, "--hash-step-us", str(step_us),
-             "--max-num-seqs", str(max_num_seqs), "--max-model-len", "512"], "ready", self.log)
+            [BINARY, "worker", "--model", options.model, "--name", "hash", "--listen", address, *kind,
+             "--max-num-seqs", str(options.max_num_seqs), "--max-model-len", "512"], "ready", self.log)
         self.workers = [worker(address) for address in sockets]
         self.router = Process(
             [BINARY, "router", *(word for it in sockets for word in ("--worker", it)), "--listen",
-             f"127.0.0.1:{self.port}", *database],
+             f"127.0.0.1:{self.port}", *database,
+             # Routers die more often than leases end by themselves.
+             "--batch-lease", "3"],
             "listening", self.log)
 
     def headers(self, content_type="application/json"):
@@ -208,7 +212,7 @@ def check(fleet, batch, answers, num_lines):
 
 
 def survive(options, state):
-    fleet = Fleet(state, options.step_us, options.max_num_seqs)
+    fleet = Fleet(state, options)
     try:
         answers = expected(fleet)
         began = time.monotonic()
@@ -228,10 +232,13 @@ def survive(options, state):
 
 
 def first_token(fleet, prompt):
+    # About 300 tokens for a real model, which none has cached.
+    asked = dict(body(prompt), prompt=f"{time.monotonic()} " + "a word and another " * fleet.num_words)
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)
     began = time.monotonic()
-    connection.request("POST", ENDPOINT, json.dumps(dict(body(prompt), stream=True)), fleet.headers())
+    connection.request("POST", ENDPOINT, json.dumps(dict(asked, stream=True)), fleet.headers())
     reply = connection.getresponse()
+    assert reply.status == 200, reply.read()
     reply.readline()
     took = time.monotonic() - began
     reply.read()
@@ -240,8 +247,9 @@ def first_token(fleet, prompt):
 
 
 def beside(options, state):
-    fleet = Fleet(state, options.step_us, options.max_num_seqs)
+    fleet = Fleet(state, options)
     try:
+        fleet.request("GET", "/ready")
         measure = lambda: [first_token(fleet, i) for i in range(options.requests)]
         measure()
         alone = statistics.median(measure())
@@ -264,6 +272,7 @@ def main():
     parser.add_argument("--step-us", type=int, default=10_000, help="microseconds of a worker's step")
     parser.add_argument("--max-num-seqs", type=int, default=32)
     parser.add_argument("--ttft", action="store_true", help="measure others' time to first token instead")
+    parser.add_argument("--model", default="hash", help="a model's path, with --ttft")
     parser.add_argument("--requests", type=int, default=100, help="requests of a measurement")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sconce-soak-") as directory:

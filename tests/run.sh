@@ -92,7 +92,12 @@ if [ "$what" = soak ]; then
     say "soak: a batch whose routers and workers are killed"
     python3 tests/batch_soak.py
     say "soak: others beside a batch"
-    python3 tests/batch_soak.py --ttft
+    export SCONCE_HOME=$root/target/test-home
+    "$SCONCE_BIN" pull smollm2:135m
+    model=$("$SCONCE_BIN" list --json | python3 -c '
+import json, sys
+print(next(m["model"] for m in json.load(sys.stdin) if m["name"] == "smollm2:135m"))')
+    python3 tests/batch_soak.py --ttft --model "$model" --requests 30
     exit
 fi
 

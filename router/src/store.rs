@@ -15,9 +15,10 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
 
@@ -122,7 +123,7 @@ impl Store {
                 (pool, Dialect::Postgres)
             }
         };
-        schema::migrator(dialect).run(&pool).await?;
+        migrate(&pool, dialect).await?;
         Ok(Self { pool, dialect })
     }
 
@@ -152,6 +153,28 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Brings the schema up to date. SQLite has no lock for that: who is overtaken by another looks again at
+/// what is left to do.
+async fn migrate(pool: &AnyPool, dialect: Dialect) -> Result<(), MigrateError> {
+    let migrator = schema::migrator(dialect);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match migrator.run(pool).await {
+            Err(MigrateError::ExecuteMigration(..) | MigrateError::Execute(_))
+                if dialect == Dialect::Sqlite && Instant::now() < deadline =>
+            {
+                pause().await;
+            }
+            done => return done,
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a pause between two looks at what others write")]
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
 /// What every connection to a file is set to. What was deleted is not left in the file.
@@ -216,4 +239,23 @@ fn create_private(path: &Path) -> Result<(), Error> {
 /// Creates the missing directories of a path, for their owner alone.
 pub(crate) fn create_private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_new_file_can_be_opened_by_several_at_once() {
+        for _ in 0..10 {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("sconce.db");
+            let opened: Vec<_> = (0..6)
+                .map(|_| tokio::spawn(Store::open(path.clone(), Durability::Recent)))
+                .collect();
+            for store in opened {
+                store.await.unwrap().unwrap().close().await;
+            }
+        }
+    }
 }
