@@ -1,6 +1,7 @@
 //! `sconce worker`: what is typed, and what is meant by it.
 
 mod options;
+mod source;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -11,13 +12,12 @@ use clap::{Args, ValueEnum};
 use sconce_kernels::cpu::Isa;
 
 use self::options::{checkpoint_source, hash_options};
+pub(crate) use self::source::{CheckpointSource, HashOptions, ModelSource};
 use super::Error;
 use super::listen::Address;
 use crate::engine::scheduler::{MAX_STEP, Speculation};
 use crate::models::pooling::Pooling;
-use crate::runner::cpu::RunnerOptions;
 use crate::runner::device::DeviceChoice;
-use crate::runner::gpu_options::GpuOptions;
 use crate::weights::GenerationConfig;
 
 // Beyond it, a step's bookkeeping takes longer than the step.
@@ -403,41 +403,6 @@ pub(crate) struct Config {
     pub(crate) exit_with_stdin: bool,
     /// Nothing is served: what the model needs is printed.
     pub(crate) describe: bool,
-}
-
-/// What is served.
-#[derive(Clone, Debug)]
-pub(crate) enum ModelSource {
-    /// A checkpoint on some device.
-    Checkpoint(Box<CheckpointSource>),
-    /// The model without weights.
-    Hash(HashOptions),
-}
-
-/// A checkpoint and how to run it.
-#[derive(Clone, Debug)]
-pub(crate) struct CheckpointSource {
-    pub(crate) path: PathBuf,
-    pub(crate) load_format: LoadFormat,
-    pub(crate) device: DeviceChoice,
-    /// On the processor.
-    pub(crate) options: Result<RunnerOptions, String>,
-    /// On a GPU.
-    pub(crate) gpu: Result<GpuOptions, String>,
-}
-
-/// The hash model's shape and faults.
-#[derive(Clone, Debug)]
-pub(crate) struct HashOptions {
-    pub(crate) vocab_size: u32,
-    pub(crate) block_size: u32,
-    pub(crate) num_blocks: u32,
-    pub(crate) max_num_seqs: u32,
-    pub(crate) max_num_batched_tokens: u32,
-    pub(crate) max_model_len: u32,
-    pub(crate) step: Duration,
-    pub(crate) fail_at: Option<u32>,
-    pub(crate) depth: usize,
 }
 
 impl TryFrom<Worker> for Config {
