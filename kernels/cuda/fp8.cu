@@ -4,27 +4,42 @@
 
 // The greatest number of the type.
 constexpr float GREATEST = 448.0f;
+// Elements that a thread takes at once.
+constexpr int N = 8;
+
+template <class T>
+__device__ __forceinline__ Pack<float, N> load_floats(const T* x) {
+    Pack<float, N> to;
+#pragma unroll
+    for (int half = 0; half < N; half += 4) {
+        const auto some = load_pack<T, 4>(x + half);
+#pragma unroll
+        for (int i = 0; i < 4; i++) to.at[half + i] = to_float(some.at[i]);
+    }
+    return to;
+}
+
+__device__ __forceinline__ void store_codes(uint8_t* out, const Pack<float, N>& some, float inverse) {
+    Pack<uint8_t, N> codes;
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+        const float2 pair = make_float2(some.at[i] * inverse, some.at[i + 1] * inverse);
+        const uint16_t both = __nv_cvt_float2_to_fp8x2(pair, __NV_SATFINITE, __NV_E4M3);
+        codes.at[i] = static_cast<uint8_t>(both);
+        codes.at[i + 1] = static_cast<uint8_t>(both >> 8);
+    }
+    store_pack(out, codes);
+}
 
 // x: [rows, cols] = out: [rows, cols] of e4m3, times scales: [rows]. One block per row.
 template <class T>
 __device__ __forceinline__ void quantize_fp8(const T* x, uint8_t* out, float* scales, int cols) {
     __shared__ float room[WARP];
-    constexpr int N = 8;
     const int64_t begin = static_cast<int64_t>(blockIdx.x) * cols;
-    const auto load = [&](int col) {
-        Pack<float, N> to;
-#pragma unroll
-        for (int half = 0; half < N; half += 4) {
-            const auto some = load_pack<T, 4>(x + begin + col + half);
-#pragma unroll
-            for (int i = 0; i < 4; i++) to.at[half + i] = to_float(some.at[i]);
-        }
-        return to;
-    };
     wait_for_dependencies();
     float greatest = 0.0f;
     for (int col = threadIdx.x * N; col < cols; col += blockDim.x * N) {
-        const auto some = load(col);
+        const auto some = load_floats(x + begin + col);
 #pragma unroll
         for (int i = 0; i < N; i++) greatest = fmaxf(greatest, fabsf(some.at[i]));
     }
@@ -34,16 +49,8 @@ __device__ __forceinline__ void quantize_fp8(const T* x, uint8_t* out, float* sc
     const float scale = greatest > 0.0f ? greatest / GREATEST : 1.0f, inverse = 1.0f / scale;
     if (threadIdx.x == 0) scales[blockIdx.x] = scale;
     for (int col = threadIdx.x * N; col < cols; col += blockDim.x * N) {
-        const auto some = load(col);
-        Pack<uint8_t, N> codes;
-#pragma unroll
-        for (int i = 0; i < N; i += 2) {
-            const float2 pair = make_float2(some.at[i] * inverse, some.at[i + 1] * inverse);
-            const uint16_t both = __nv_cvt_float2_to_fp8x2(pair, __NV_SATFINITE, __NV_E4M3);
-            codes.at[i] = static_cast<uint8_t>(both);
-            codes.at[i + 1] = static_cast<uint8_t>(both >> 8);
-        }
-        store_pack(out + begin + col, codes);
+        const auto some = load_floats(x + begin + col);
+        store_codes(out + begin + col, some, inverse);
     }
 }
 
@@ -54,7 +61,7 @@ constexpr int GROUP = 128;
 template <class T>
 __device__ __forceinline__ void quantize_fp8_groups(const T* x, uint8_t* out, float* scales, int rows,
                                                     int cols) {
-    constexpr int N = 8, LANES = GROUP / N;
+    constexpr int LANES = GROUP / N;
     const int row = blockIdx.x;
     const int64_t begin = static_cast<int64_t>(row) * cols;
     wait_for_dependencies();
@@ -63,14 +70,7 @@ __device__ __forceinline__ void quantize_fp8_groups(const T* x, uint8_t* out, fl
         const int col = first + threadIdx.x * N;
         const bool is_there = row < rows && col < cols;
         Pack<float, N> some{};
-        if (is_there) {
-#pragma unroll
-            for (int half = 0; half < N; half += 4) {
-                const auto four = load_pack<T, 4>(x + begin + col + half);
-#pragma unroll
-                for (int i = 0; i < 4; i++) some.at[half + i] = to_float(four.at[i]);
-            }
-        }
+        if (is_there) some = load_floats(x + begin + col);
         float greatest = 0.0f;
 #pragma unroll
         for (int i = 0; i < N; i++) greatest = fmaxf(greatest, fabsf(some.at[i]));
@@ -81,15 +81,7 @@ __device__ __forceinline__ void quantize_fp8_groups(const T* x, uint8_t* out, fl
         // A group of zeros has any scale.
         const float scale = greatest > 0.0f ? greatest / GREATEST : 1.0f, inverse = 1.0f / scale;
         if (col % GROUP == 0) scales[static_cast<int64_t>(col / GROUP) * gridDim.x + row] = scale;
-        Pack<uint8_t, N> codes;
-#pragma unroll
-        for (int i = 0; i < N; i += 2) {
-            const float2 pair = make_float2(some.at[i] * inverse, some.at[i + 1] * inverse);
-            const uint16_t both = __nv_cvt_float2_to_fp8x2(pair, __NV_SATFINITE, __NV_E4M3);
-            codes.at[i] = static_cast<uint8_t>(both);
-            codes.at[i + 1] = static_cast<uint8_t>(both >> 8);
-        }
-        store_pack(out + begin + col, codes);
+        store_codes(out + begin + col, some, inverse);
     }
 }
 
