@@ -16,6 +16,8 @@ for argument in "$@"; do
 done
 out=${OUT:-$folder}
 failed=0
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 if ! ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1' && ! nvidia-smi >/dev/null 2>&1; then
     echo "SKIPPED: this machine has no NVIDIA driver, so nothing was run."
@@ -33,12 +35,31 @@ step() {
     else
         failed=1
         echo "FAILED: $name"
-        grep -E 'panicked|FAILED|error' -A 3 "$out/$name.log" | head -n 60
+        grep -E 'panicked|FAILED|error' -A 12 "$out/$name.log" | head -n 200
     fi
 }
 
-step kernels "$folder/kernels" --test-threads=1
-step engine "$folder/engine" --test-threads=1
+# Each test of a binary in a process of its own, for a kernel that fails takes all others of its process with
+# it, and one that hangs would never let go.
+each() {
+    local binary=$1 failures
+    failures=$("$binary" --list --format terse | sed -n 's/: test$//p' | xargs -P "${JOBS:-4}" -I{} bash -c '
+        if ! timeout 120 "$1" --exact "$2" --nocapture >"$3/test.$2.log" 2>&1; then
+            echo "$2"
+        fi' each "$binary" {} "$scratch")
+    grep -h '^skipped' "$scratch"/test.*.log
+    local failed_test
+    for failed_test in $failures; do
+        echo "FAILED: $failed_test"
+        grep -vE '^(running|test result|$)' "$scratch/test.$failed_test.log" | head -n 12 | cut -c -400
+    done
+    echo "$(ls "$scratch"/test.*.log | wc -l) tests, $(wc -w <<<"$failures") failed"
+    rm -f "$scratch"/test.*.log
+    [ -z "$failures" ]
+}
+
+step kernels each "$folder/kernels"
+step engine each "$folder/engine"
 
 # Runs the benchmark and shows its table.
 bench() {
@@ -48,27 +69,36 @@ bench() {
     cat "$out/bench-$name.log"
 }
 
-bench smollm2-135m smollm2-135m
-bench llama-1b llama-1b
-bench early-launch smollm2-135m --early-launch
-if [ -z "$quick" ]; then
-    bench llama-8b llama-8b
-    bench llama-8b-tuned llama-8b --tuning-cache "$out/algorithms"
-    for weights in q4 awq fp8 fp8-blocks; do
-        bench "llama-8b-$weights" llama-8b --weights "$weights"
-    done
+if [ -x "$folder/bench" ]; then
+    bench smollm2-135m smollm2-135m
+    bench llama-1b llama-1b
+    bench early-launch smollm2-135m --early-launch
+    if [ -z "$quick" ]; then
+        bench llama-8b llama-8b
+        bench llama-8b-tuned llama-8b --tuning-cache "$out/algorithms"
+        for weights in q4 awq fp8 fp8-blocks; do
+            bench "llama-8b-$weights" llama-8b --weights "$weights"
+        done
+    fi
+else
+    echo "SKIPPED: the benchmark, for $folder has none."
 fi
 
 # Through the router and HTTP.
 http() {
-    step "http-$1" tests/gpu/http.sh "$folder/sconce" "$1" "$2" "$out"
+    step "http-$1" tests/gpu/http.sh "$sconce" "$1" "$2" "$out"
     cat "$out/http-$1.log"
 }
-if [ -x "$folder/sconce" ]; then
+sconce=$folder/sconce
+if [ -f "$sconce.xz" ]; then
+    sconce=$scratch/sconce
+    xz -dc "$folder/sconce.xz" >"$sconce" && chmod +x "$sconce"
+fi
+if [ -x "$sconce" ]; then
     http smollm2-135m 64
     [ -n "$quick" ] || http llama-8b 256
 else
-    echo "SKIPPED: HTTP, for $folder has no sconce."
+    echo "SKIPPED: HTTP, for $folder has no sconce.xz."
 fi
 
 if [ -n "$quick" ]; then
@@ -81,13 +111,11 @@ else
 fi
 
 # The machine's own, or what pack.sh laid beside the tests.
-unpacked=$(mktemp -d)
-trap 'rm -rf "$unpacked"' EXIT
 sanitizer=$(command -v compute-sanitizer || true)
 [ -n "$sanitizer" ] || sanitizer=$(ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
 if [ -z "$sanitizer" ] && [ -z "$quick" ] && [ -f "$folder/compute-sanitizer.tar.xz" ]; then
-    tar -xJf "$folder/compute-sanitizer.tar.xz" -C "$unpacked"
-    sanitizer=$unpacked/compute-sanitizer/compute-sanitizer
+    tar -xJf "$folder/compute-sanitizer.tar.xz" -C "$scratch"
+    sanitizer=$scratch/compute-sanitizer/compute-sanitizer
 fi
 if [ -n "$quick" ]; then
     echo "SKIPPED: compute-sanitizer, for it was to be quick."

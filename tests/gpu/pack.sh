@@ -8,25 +8,29 @@ export CUDA_HOME=${CUDA_HOME:-$(kernels/cuda/toolkit.sh)}
 out=target/gpu
 mkdir -p "$out"
 
-# The path of the executable that cargo's messages name.
+# The path of the executable of a target that cargo's messages name: the tests' come with the program's.
 executable() {
     python3 -c '
 import json, sys
-found = [message["executable"] for message in map(json.loads, sys.stdin) if message.get("executable")]
-print(found[-1])'
+for message in map(json.loads, sys.stdin):
+    if message.get("executable") and message["target"]["name"] == sys.argv[1]:
+        print(message["executable"])' "$1" | tail -n 1
 }
 
+# As NAME, the target TARGET, by the rest of cargo's arguments.
 lay() {
-    local name=$1
-    shift
-    cp "$(cargo "$@" --features cuda --message-format json --quiet | executable)" "$out/$name"
+    local name=$1 target=$2
+    shift 2
+    cp "$(cargo "$@" --features cuda --message-format json --quiet | executable "$target")" "$out/$name"
     strip "$out/$name"
 }
 
-lay kernels test --release -p sconce-kernels --test cuda --no-run
-lay engine test --release -p sconce --test gpu --no-run
-lay bench bench -p sconce --bench gpu --no-run
-lay sconce build --release -p sconce --bin sconce
+lay kernels cuda test --release -p sconce-kernels --test cuda --no-run
+lay engine gpu test --release -p sconce --test gpu --no-run
+lay bench gpu bench -p sconce --bench gpu --no-run
+# That which is built with the tests, to build it once.
+lay sconce sconce test --release -p sconce --test gpu --no-run
+xz -T0 -6 -f "$out/sconce"
 
 # 37 MiB of programs, 10 as an archive. The toolkit of kernels/cuda/toolkit.sh has none.
 sanitizer=nvidia-cuda-sanitizer-api==13.0.85

@@ -24,6 +24,11 @@ fn quantized(x: &[f32], cols: usize) -> Vec<f32> {
     rows.collect()
 }
 
+/// Hopper's tensor cores keep 14 bits or so of sums of 8-bit floats (DeepSeek-V3, 2024, section 3.3.2).
+fn tolerance_of(float: Float) -> f64 {
+    tolerance(float).max(1e-3)
+}
+
 #[test]
 fn products_of_8_bit_floats_equal_their_reference() {
     let device = device();
@@ -62,7 +67,7 @@ fn products_of_8_bit_floats_equal_their_reference() {
                 let expected = product(&quantized(&x, k), &quantized(&w, k), before, n, k);
                 let what = format!("{float:?}, {y_float:?}, {rows} x {n} x {k}, {write:?}");
                 let given = values(&device, y_float, y.slice());
-                assert_near(&given, &expected, tolerance(y_float), &what);
+                assert_near(&given, &expected, tolerance_of(y_float), &what);
             }
         }
     }
@@ -124,7 +129,7 @@ fn products_with_scales_of_blocks_equal_their_reference() {
                 let expected = product(&quantized_groups(&x, k), &w, &[], n, k);
                 let what = format!("{float:?}, {y_float:?}, {rows} x {n} x {k}");
                 let given = values(&device, y_float, y.slice());
-                assert_near(&given, &expected, tolerance(y_float), &what);
+                assert_near(&given, &expected, tolerance_of(y_float), &what);
             }
         }
     }
