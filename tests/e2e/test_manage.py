@@ -71,7 +71,7 @@ def test_a_download_tells_how_much_is_there(hub, url):
     assert post(url, "/models", name) == {"success": True}
     until(lambda: events.of(name, "download_finished"))
 
-    progress = [it["data"][name] for it in events.of(name, "download_progress")]
+    progress = [it["data"]["progress"][name] for it in events.of(name, "download_progress")]
     # The last of it may come between two looks.
     assert progress[-1]["total"] > SIZE
     assert all(it["done"] <= it["total"] for it in progress)

@@ -33,8 +33,15 @@ pub struct ModelEvent {
 pub enum EventData {
     /// How far a model is.
     Status(StatusData),
-    /// How much is downloaded, by where it comes from.
-    Progress(BTreeMap<String, FileProgress>),
+    /// How much is downloaded.
+    Progress(ProgressData),
+}
+
+/// How much is downloaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProgressData {
+    /// By where it comes from.
+    pub progress: BTreeMap<String, FileProgress>,
 }
 
 /// How far a model is.
@@ -42,6 +49,9 @@ pub enum EventData {
 pub struct StatusData {
     /// As the list has it in `value`.
     pub status: String,
+    /// Of `unloaded`: 1 when the load failed, else 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
     /// Why it failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -105,7 +115,7 @@ fn removed(model: &Model) -> Vec<ModelEvent> {
             true => ModelEvent::new(&model.version, "download_finished", None),
             false => {
                 let error = Some("stopped".to_owned());
-                let data = StatusData { status: "unloaded".to_owned(), error };
+                let data = StatusData { status: "unloaded".to_owned(), exit_code: Some(1), error };
                 let data = Some(EventData::Status(data));
                 ModelEvent::new(&model.version, "download_failed", data)
             }
@@ -120,7 +130,8 @@ fn changed(before: &Model, model: &Model) -> Vec<ModelEvent> {
     let mut events = Vec::new();
     match model.state() {
         VersionState::Pulling => {
-            let progress = ManagedStatus::of(model).progress.map(EventData::Progress);
+            let progress = ManagedStatus::of(model).progress;
+            let progress = progress.map(|progress| EventData::Progress(ProgressData { progress }));
             events.push(ModelEvent::new(&model.version, "download_progress", progress));
         }
         VersionState::Failed if was_pulling => {
@@ -147,8 +158,9 @@ fn status(model: &Model) -> ModelEvent {
 
 impl StatusData {
     fn of(model: &Model) -> Self {
-        let ManagedStatus { value, error, .. } = ManagedStatus::of(model);
-        Self { status: value, error }
+        let ManagedStatus { value, exit_code, error, .. } = ManagedStatus::of(model);
+        let exit_code = (value == "unloaded").then(|| exit_code.unwrap_or(0));
+        Self { status: value, exit_code, error }
     }
 }
 
@@ -160,6 +172,8 @@ impl ModelEvent {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn model(version: &str, state: VersionState) -> Model {
@@ -212,8 +226,28 @@ mod tests {
         let at = |pulled_bytes| Model { pulled_bytes, ..model("m@1", VersionState::Pulling) };
         let events = events(&[at(25)], &[at(50)]);
 
-        let progress = FileProgress { done: 50, total: 100 };
-        let data = EventData::Progress(BTreeMap::from([("hub".to_owned(), progress)]));
-        assert_eq!(events, [ModelEvent::new("m@1", "download_progress", Some(data))]);
+        let [event] = events.as_slice() else { panic!("{events:?}") };
+        let expected = json!({
+            "model": "m@1", "event": "download_progress",
+            "data": { "progress": { "hub": { "done": 50, "total": 100 } } },
+        });
+        assert_eq!(serde_json::to_value(event).unwrap(), expected);
+    }
+
+    #[test]
+    fn whoever_waits_for_a_load_is_told_that_it_failed_as_by_llama_cpp() {
+        let told = |state, error: &str| {
+            let after = Model { error: error.to_owned(), ..model("m@1", state) };
+            let told = events(&[model("m@1", VersionState::Loading)], &[after]);
+            let [event] = told.as_slice() else { panic!("{told:?}") };
+            serde_json::to_value(event).unwrap()
+        };
+        let event = |data| json!({ "model": "m@1", "event": "model_status", "data": data });
+
+        assert_eq!(told(VersionState::Ready, ""), event(json!({ "status": "loaded" })));
+        let unloaded = json!({ "status": "unloaded", "exit_code": 0 });
+        assert_eq!(told(VersionState::Unloaded, ""), event(unloaded));
+        let failed = json!({ "status": "unloaded", "exit_code": 1, "error": "no room" });
+        assert_eq!(told(VersionState::Failed, "no room"), event(failed));
     }
 }

@@ -35,6 +35,10 @@ pub struct ManagedModel {
     pub tags: Vec<String>,
     /// Whether its files are in the store.
     pub in_cache: bool,
+    /// `cache`: what is not there yet will be.
+    pub source: String,
+    /// Whether `DELETE /models` may remove it once it is unloaded: a version of the store.
+    pub can_remove: bool,
     /// Bytes of its files; left out for a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
@@ -64,6 +68,9 @@ pub struct ManagedStatus {
     /// Set when the last load failed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
+    /// 1 when the last load failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -118,6 +125,8 @@ impl ManagedModel {
             path: Some(model.source.clone()),
             aliases: names.filter(|name| !name.is_empty()).cloned().collect(),
             in_cache: model.state() != VersionState::Pulling,
+            // One of a path of the user's has no entry in the store, and so no time.
+            can_remove: model.created > 0 && model.state() != VersionState::Pulling,
             size: Some(model.bytes),
             ..Self::blank(model.version.clone(), ManagedStatus::of(model))
         }
@@ -133,6 +142,8 @@ impl ManagedModel {
             aliases: Vec::new(),
             tags: Vec::new(),
             in_cache: true,
+            source: "cache".into(),
+            can_remove: false,
             size: None,
             architecture: Architecture {
                 input_modalities: vec!["text".into()],
@@ -145,7 +156,13 @@ impl ManagedModel {
 
 impl ManagedStatus {
     fn unloaded() -> Self {
-        Self { value: "unloaded".into(), progress: None, failed: false, error: None }
+        Self {
+            value: "unloaded".into(),
+            progress: None,
+            failed: false,
+            exit_code: None,
+            error: None,
+        }
     }
 
     /// How far a version is.
@@ -160,6 +177,7 @@ impl ManagedStatus {
             value: word(state).into(),
             progress,
             failed,
+            exit_code: failed.then_some(1),
             error: (failed && !model.error.is_empty()).then(|| model.error.clone()),
         }
     }
