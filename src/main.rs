@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
+use clap::builder::styling::Style;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
@@ -247,27 +248,52 @@ fn all_cores() -> anyhow::Result<Runtime> {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // As no-color.org has it: set to anything but nothing.
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| sconce_launcher::terminal::Log)
         // It would be told on standard error too, and panic: whoever read that may have been killed,
         // and this process must still drain.
         .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal() && !no_color);
+        .with_ansi(color() == Color::Some);
     match format {
         LogFormat::Plain => log.init(),
         LogFormat::Json => log.json().init(),
     }
 }
 
+/// Whether what is told on standard error has colors.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Color {
+    Some,
+    None,
+}
+
+fn color() -> Color {
+    // As no-color.org has it: set to anything but nothing.
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    match std::io::stderr().is_terminal() && !no_color && !is_dumb {
+        true => Color::Some,
+        false => Color::None,
+    }
+}
+
 #[expect(clippy::print_stderr, reason = "the last word to whoever typed the command")]
 fn complain(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
-    if let Some(hint) = sconce_launcher::exit::hint(error) {
-        eprintln!("hint: {hint}");
-    }
+    eprint!("{}", complaint(error, color()));
+}
+
+/// What went wrong and what to try, with the colors that clap has for the same words.
+fn complaint(error: &anyhow::Error, color: Color) -> String {
+    let styles = clap::builder::Styles::styled();
+    let word = |word: &str, style: &Style| match color {
+        Color::Some => format!("{style}{word}{style:#}"),
+        Color::None => word.to_owned(),
+    };
+    let said = format!("{} {error:#}\n", word("error:", styles.get_error()));
+    let hint = sconce_launcher::exit::hint(error);
+    let hint = hint.map(|hint| format!("{} {hint}\n", word("hint:", styles.get_valid())));
+    said + &hint.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -277,5 +303,50 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn errors_and_hints_have_colors_where_a_terminal_shows_them() {
+        let absent = sconce_launcher::store::Error::NoAlias("m:prod".parse().unwrap());
+        let error = anyhow::Error::from(absent);
+
+        let plain = complaint(&error, Color::None);
+        assert!(plain.starts_with("error: ") && plain.contains("\nhint: `sconce alias list`"));
+        assert!(!plain.contains('\x1b'), "{plain:?}");
+        let colored = complaint(&error, Color::Some);
+        assert!(colored.starts_with("\x1b[1m\x1b[31merror:\x1b[0m "), "{colored:?}");
+        assert!(colored.contains("\x1b[32mhint:\x1b[0m "), "{colored:?}");
+    }
+
+    /// Every command that does something, as it is typed.
+    fn verbs(command: &clap::Command, path: &str) -> Vec<(String, clap::Command)> {
+        let below = command.get_subcommands().filter(|it| it.get_name() != "help");
+        let below = below.map(|it| (format!("{path} {}", it.get_name()), it));
+        let below = below.flat_map(|(path, it)| {
+            let deeper = verbs(it, &path);
+            [(path, it.clone())].into_iter().chain(deeper).collect::<Vec<_>>()
+        });
+        below.collect()
+    }
+
+    #[test]
+    fn every_command_has_examples_and_those_that_print_have_json() {
+        // Groups, what goes on until it is told to end, and what prints for one program alone.
+        let others = ["alias", "batch", "keys", "router", "worker", "completions", "man", "bench"];
+        let mut command = Cli::command();
+        command.build();
+        let mut without = Vec::new();
+        for (path, verb) in verbs(&command, "sconce") {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            if !help.contains(&path) {
+                without.push(format!("{path}: an example"));
+            }
+            let has = |name: &str| verb.get_arguments().any(|it| it.get_long() == Some(name));
+            let is_other = others.iter().any(|name| path == format!("sconce {name}"));
+            if !is_other && !(has("output") && has("json")) {
+                without.push(format!("{path}: --output json"));
+            }
+        }
+        assert!(without.is_empty(), "{without:?}");
     }
 }

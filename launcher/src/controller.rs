@@ -114,8 +114,8 @@ pub(crate) struct Controller {
 pub(crate) enum Message {
     /// Something happened.
     Event(Event),
-    /// A worker can be used.
-    Ready(ReplicaId),
+    /// A worker can be used, and what its start took where this launcher started it.
+    Ready(ReplicaId, Option<serde_json::Map<String, serde_json::Value>>),
     /// Somebody wants something.
     Order(Order, oneshot::Sender<Result<Updates, Refusal>>),
     /// What a name stands for now.
@@ -123,6 +123,9 @@ pub(crate) enum Message {
     /// What was ordered.
     History(oneshot::Sender<Vec<proto::HistoryEntry>>),
 }
+
+/// What the starts of versions' workers took: milliseconds by phase, in their order.
+pub(crate) type PhasesMs = BTreeMap<String, serde_json::Map<String, serde_json::Value>>;
 
 /// How an order stands, until it is done.
 pub(crate) type Updates = mpsc::UnboundedReceiver<Result<proto::Progress, tonic::Status>>;
@@ -302,6 +305,11 @@ impl Controller {
         Ok(all)
     }
 
+    /// What the start of each version's worker took.
+    pub(crate) fn start_phases(&self) -> PhasesMs {
+        self.workers.start_phases()
+    }
+
     /// The version that a name stands for.
     pub(crate) fn current(&self, name: &str) -> Option<&VersionId> {
         self.fleet.current(name)
@@ -327,13 +335,13 @@ impl Controller {
     fn take(&mut self, message: Message) {
         match message {
             Message::Event(event) => {
-                if let Event::Ended { replica, .. } = &event {
+                if let Event::Ended { replica, .. } | Event::Left { replica } = &event {
                     self.workers.forget(*replica);
                 }
                 self.step(event);
             }
-            Message::Ready(replica) => {
-                if let Some(address) = self.workers.ready(replica) {
+            Message::Ready(replica, phases) => {
+                if let Some(address) = self.workers.ready(replica, phases) {
                     self.step(Event::Ready { replica, address });
                 }
             }

@@ -141,6 +141,13 @@ pub enum Death {
     Silent,
 }
 
+impl Death {
+    /// Whether it drained and ended by itself, as it does when it is told to.
+    pub fn is_orderly(&self) -> bool {
+        matches!(self, Self::Exited(status) if status.success())
+    }
+}
+
 /// Why a service never became ready.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -314,16 +321,17 @@ impl Keeper {
             }
             let backoff = self.backoff.as_mut().filter(|_| was_ready);
             let Some(backoff) = backoff else {
+                tell_of_end(&self.spec.label, &death);
                 self.report.send_replace(State::Failed(death));
                 return;
             };
             let delay = backoff.next(started.elapsed());
-            tracing::error!(
+            tell_of_end(&self.spec.label, &death);
+            tracing::info!(
                 service = self.spec.label,
-                status = %death,
-                failures = backoff.failures(),
+                in_a_row = backoff.num_in_row(),
                 delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-                "died; starting it again"
+                "starting it again"
             );
             self.report.send_replace(State::Restarting(death));
             if !self.pause(delay).await {
@@ -419,6 +427,15 @@ impl Keeper {
             () = delay => true,
             _ = next_order(&mut self.orders) => false,
         }
+    }
+}
+
+/// Tells of an end that nobody here asked for.
+fn tell_of_end(label: &str, death: &Death) {
+    if death.is_orderly() {
+        tracing::warn!(service = label, "ended in order, though the launcher did not tell it to");
+    } else {
+        tracing::error!(service = label, status = %death, "died");
     }
 }
 

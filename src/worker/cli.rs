@@ -40,6 +40,11 @@ const REASONING_PARSERS: [&str; 5] = ["none", "think", "deepseek-r1", "mistral",
 
 /// Serves one model to routers: tokens in, tokens or vectors out
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sconce worker --model ./smollm2.gguf --listen unix:/run/sconce/worker.sock
+  sconce worker --model ./Qwen3-0.6B --listen 127.0.0.1:9000 --quantize q8 --threads 8
+  sconce worker --model ./smollm2.gguf --describe")]
 pub struct Worker {
     /// The GGUF file or the directory of safetensors to load, or `hash`: a model without weights,
     /// for tests. BERT-like encoders, sentence-transformers' among them, and decoders that embed (see

@@ -95,7 +95,7 @@ impl Process {
             Service::new(Arc::clone(&startup), commands.clone(), Arc::clone(&num_unfinished));
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::NotServing).await;
-        let stop = CancellationToken::new();
+        let stop = startup.stop.clone();
         let server = Server::builder()
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(2 * WINDOW_BYTES)

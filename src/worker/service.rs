@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -14,9 +13,10 @@ use sconce_proto::worker::{
     DescribeRequest, DrainReply, DrainRequest, Embed, Hello, ModelInfo, Rejected, RouterMessage,
     Submit, TokenizerPiece, TokenizerRequest, Welcome, worker_server,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc};
 use tokio::time::timeout;
 use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
@@ -29,14 +29,19 @@ use super::submit::{self, Checked};
 const MAX_SESSIONS: usize = 64;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const PIECE_BYTES: usize = 1 << 20;
+// A router that asks while the model is being loaded is answered when that is done, and so loses no
+// time by asking again; within what it takes for the longest answer of a living worker.
+const LOADING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How far the process has come.
 #[derive(Default)]
 pub(crate) struct Startup {
     /// What it serves. Routers read it while the weights are still being loaded.
-    pub(crate) served: OnceLock<Served>,
+    pub(crate) served: SetOnce<Served>,
     /// Milliseconds of the first step. Sessions begin after it.
-    pub(crate) step_ms: OnceLock<u32>,
+    pub(crate) step_ms: SetOnce<u32>,
+    /// Nothing more comes: whoever waits is told so.
+    pub(crate) stop: CancellationToken,
 }
 
 /// What the worker serves.
@@ -70,8 +75,19 @@ impl Service {
         }
     }
 
-    fn served(&self) -> Result<&Served, Status> {
-        self.startup.served.get().ok_or_else(loading)
+    async fn served(&self) -> Result<&Served, Status> {
+        self.startup.reached(&self.startup.served).await
+    }
+}
+
+impl Startup {
+    /// Waits until the process has come so far, for a while.
+    async fn reached<'a, T>(&self, point: &'a SetOnce<T>) -> Result<&'a T, Status> {
+        tokio::select! {
+            biased;
+            reached = timeout(LOADING_PATIENCE, point.wait()) => reached.map_err(|_| loading()),
+            () = self.stop.cancelled() => Err(stopped()),
+        }
     }
 }
 
@@ -83,11 +99,11 @@ impl worker_server::Worker for Service {
     type SessionStream = Messages;
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<ModelInfo>, Status> {
-        Ok(Response::new(self.served()?.info.clone()))
+        Ok(Response::new(self.served().await?.info.clone()))
     }
 
     async fn tokenizer(&self, _: Request<TokenizerRequest>) -> Result<Response<Pieces>, Status> {
-        self.served()?;
+        self.served().await?;
         let startup = Arc::clone(&self.startup);
         let mut start = 0;
         // One piece at a time is copied: a router that stops reading costs nothing.
@@ -104,8 +120,8 @@ impl worker_server::Worker for Service {
         &self,
         request: Request<Streaming<RouterMessage>>,
     ) -> Result<Response<Messages>, Status> {
-        let info = self.served()?.info.clone();
-        let step_ms = *self.startup.step_ms.get().ok_or_else(loading)?;
+        let info = self.served().await?.info.clone();
+        let step_ms = *self.startup.reached(&self.startup.step_ms).await?;
         let permit = Arc::clone(&self.sessions).try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!("{MAX_SESSIONS} routers are connected already"))
         })?;
@@ -123,7 +139,7 @@ impl worker_server::Worker for Service {
         info!(session = id.0, router = printable(&hello.router), "session began");
         let open = Command::Open { session: id, outbox: outbox.clone() };
         self.engine.send(open).await.map_err(|_| stopped())?;
-        let grammars = self.served()?.grammars.clone();
+        let grammars = self.served().await?.grammars.clone();
         let engine = self.engine.clone();
         let session = Session { id, info, engine, outbox, grammars, _permit: permit };
         // Ends with its router, or when it was hung up on.

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pty
 import shutil
 import subprocess
 
@@ -92,5 +93,55 @@ def test_results_have_a_form_for_programs(machine):
     [listed] = machine.json("keys", "list")
     assert (listed["id"], listed["scope"], listed["revoked"]) == (created["id"], "admin", None)
     assert machine.json("keys", "revoke", created["id"]) == {"revoked": created["id"]}
-    machine.up("alpha:prod")
+    started = machine.json("up", "-d", "alpha:prod", "--port", "0")
+    [server] = machine.json("ps")
+    assert {it: started[it] for it in ("name", "pid", "url", "models")} == {
+        "name": "alpha:prod", "pid": server["pid"], "url": server["url"], "models": ["alpha:prod"]
+    }
+    assert started["auth"] == "new_key" and started["api_key"].startswith("sk-sconce-")
+    assert {"load", "first_step", "total"} <= set(started["phases_ms"]["workers"]["alpha@1"])
+    log = [json.loads(line) for line in machine.run("logs", "alpha:prod", "--json").splitlines()]
+    assert {it["process"] for it in log} >= {"launcher", "router", "alpha@1 #1 worker"}
+    assert started["api_key"] not in str(log)
+
+    # The new launcher takes over what runs, makes no other key, and starts nothing.
+    again = machine.json("restart", "alpha:prod")
+    assert (again["url"], again["auth"]) == (started["url"], "known_key") and "api_key" not in again
+    assert again["pid"] != started["pid"] and again["phases_ms"]["workers"] == {}
+    told = machine.run("restart", "alpha:prod", "--router", "--json").splitlines()
+    assert json.loads(told[-1])["done"]
     assert machine.json("stop", "alpha:prod") == {"stopped": ["alpha:prod"]}
+
+
+def test_an_answer_has_a_form_for_programs(machine):
+    server = machine.up("alpha:prod")
+    machine.environment["SCONCE_URL"] = server["url"]
+    answer = machine.json("run", "alpha:prod", "x y z", "--max-tokens", "4")
+    assert answer["model"] == "alpha:prod" and answer["content"]
+    assert (answer["finish_reason"], answer["usage"]["completion_tokens"]) == ("length", 4)
+    assert 0 < answer["first_token_ms"] <= answer["total_ms"]
+
+
+def test_errors_have_colors_in_a_terminal_alone(machine):
+    def said(**more):
+        leader, follower = pty.openpty()
+        environment = {**machine.environment, "TERM": "xterm", **more}
+        done = subprocess.run([os.path.abspath(BINARY), "show", "nobody:1"], stderr=follower, env=environment)
+        os.close(follower)
+        text = b""
+        while part := read(leader):
+            text += part
+        os.close(leader)
+        assert done.returncode == 3 and b"nobody:1" in text and b"hint:" in text
+        return text
+
+    def read(leader):
+        try:
+            return os.read(leader, 4096)
+        except OSError:  # Nobody has the other end any more.
+            return b""
+
+    assert b"\x1b[" in said(NO_COLOR="")
+    assert b"\x1b[" not in said(NO_COLOR="1")
+    assert b"\x1b[" not in said(NO_COLOR="", TERM="dumb")
+    assert "\x1b[" not in machine.run("show", "nobody:1", status=3, stderr=True)

@@ -26,6 +26,7 @@ pub struct Alias {
 #[derive(Subcommand, Clone, Debug)]
 enum Command {
     /// Has a name stand for a version, and no longer for another
+    #[command(after_help = "Example:\n  sconce alias set smollm2:prod smollm2@2")]
     Set {
         /// The name: `name:tag`
         alias: Tag,
@@ -36,6 +37,7 @@ enum Command {
         output: Output,
     },
     /// Forgets a name; the version stays
+    #[command(after_help = "Example:\n  sconce alias rm smollm2:prod")]
     Rm {
         /// The name
         alias: Tag,
@@ -44,6 +46,7 @@ enum Command {
         output: Output,
     },
     /// Lists every name and its version
+    #[command(after_help = "Examples:\n  sconce alias list\n  sconce alias list --output json")]
     List {
         #[command(flatten)]
         output: Output,

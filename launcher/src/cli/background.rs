@@ -27,7 +27,8 @@ pub struct Ps {
 
 /// Shows what a server in the background has logged
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  sconce logs smollm2:135m\n  sconce logs -f smollm2:135m")]
+#[command(after_help = "Examples:\n  sconce logs smollm2:135m\n  sconce logs -f smollm2:135m\n  \
+                         sconce logs smollm2:135m --output json    an object a line: process and line")]
 pub struct Logs {
     /// The server, as `sconce ps` shows it. One that has ended will do
     name: String,
@@ -39,6 +40,9 @@ pub struct Logs {
     /// Lines to begin with
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 100)]
     lines: usize,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Has a server drain and end
@@ -73,7 +77,8 @@ pub struct Stop {
 Examples:
   sconce restart smollm2:prod              after its alias has moved
   sconce restart smollm2:prod --router     another router, at the same address
-  sconce restart smollm2:prod --all        stops everything first")]
+  sconce restart smollm2:prod --all        stops everything first
+  sconce restart smollm2:prod --output json")]
 pub struct Restart {
     /// The server, as `sconce ps` shows it
     name: String,
@@ -89,6 +94,9 @@ pub struct Restart {
     /// Seconds that it gets before it is to end at once, with --all
     #[arg(long, value_name = "SECONDS", default_value_t = 75)]
     timeout: u32,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 fn servers() -> anyhow::Result<Servers> {
@@ -195,7 +203,7 @@ impl Restart {
         let servers = servers()?;
         let server = servers.get(&self.name)?;
         if self.router {
-            return super::fleet::restart_router(&server).await;
+            return super::fleet::restart_router(&server, self.output).await;
         }
         match server.mode {
             Mode::Background => {}
@@ -203,8 +211,11 @@ impl Restart {
             Mode::Service if self.all => return Err(Fault::Managed(server.name).into()),
             Mode::Service => {
                 let now = servers.reload(&server).await?;
-                let url = now.url.unwrap_or_default();
-                return print(&format!("{} serves {url} with another launcher\n", now.name));
+                let Server { name, pid, url, .. } = now;
+                let value = json!({ "name": name, "pid": pid, "url": url });
+                return self.output.print(&value, || {
+                    format!("{name} serves {} with another launcher\n", url.unwrap_or_default())
+                });
             }
         }
         let program = std::env::current_exe().context("finding this program")?;
@@ -214,7 +225,7 @@ impl Restart {
             servers.hand_over(&server).await?;
         }
         let Server { name, args, folder, .. } = server;
-        Detached { program, name, args, folder }.start(&servers).await
+        Detached { program, name, args, folder }.start(&servers, self.output).await
     }
 }
 
@@ -236,10 +247,11 @@ impl Logs {
         skip_to_last(&mut log, self.lines).with_context(|| path.display().to_string())?;
         // A log is written by another process, which tells nobody.
         let mut every = tokio::time::interval(Duration::from_millis(200));
+        let mut passed = Passed { output: self.output, partial: Vec::new() };
         loop {
             let is_alive = self.follow && servers.get(&self.name).is_ok();
             // Read after that look: what was written before an end is not missed.
-            if pass_on(&mut log, &path)?.is_closed() || !is_alive {
+            if passed.on(&mut log, &path)?.is_closed() || !is_alive {
                 return Ok(());
             }
             every.tick().await;
@@ -259,16 +271,57 @@ impl Reader {
     }
 }
 
-/// Prints what the log has more than before.
-fn pass_on(log: &mut File, path: &Path) -> anyhow::Result<Reader> {
-    let mut text = Vec::new();
-    log.read_to_end(&mut text).with_context(|| path.display().to_string())?;
-    let mut out = std::io::stdout().lock();
-    match out.write_all(&text).and_then(|()| out.flush()) {
-        Ok(()) => Ok(Reader::Open),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Reader::Closed),
-        Err(error) => Err(error).context("printing the log"),
+/// A log on its way to whoever reads it.
+struct Passed {
+    output: Output,
+    /// As JSON: the start of a line whose end has not been written.
+    partial: Vec<u8>,
+}
+
+/// A line of a log, as JSON.
+#[derive(Serialize)]
+struct LogLine<'a> {
+    /// `launcher`, or what the line of a router or a worker begins with.
+    process: &'a str,
+    line: &'a str,
+}
+
+impl Passed {
+    /// Prints what the log has more than before.
+    fn on(&mut self, log: &mut File, path: &Path) -> anyhow::Result<Reader> {
+        let mut text = Vec::new();
+        log.read_to_end(&mut text).with_context(|| path.display().to_string())?;
+        if self.output.is_json() {
+            text = self.objects(text)?;
+        }
+        let mut out = std::io::stdout().lock();
+        match out.write_all(&text).and_then(|()| out.flush()) {
+            Ok(()) => Ok(Reader::Open),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Reader::Closed),
+            Err(error) => Err(error).context("printing the log"),
+        }
     }
+
+    /// An object for each whole line.
+    fn objects(&mut self, text: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+        self.partial.extend(text);
+        let end = self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let rest = self.partial.split_off(end);
+        let whole = std::mem::replace(&mut self.partial, rest);
+        let mut objects = Vec::new();
+        for line in String::from_utf8_lossy(&whole).lines() {
+            let child = line.split_once(" | ").filter(|(label, _)| is_child(label));
+            let (process, line) = child.unwrap_or(("launcher", line));
+            serde_json::to_writer(&mut objects, &LogLine { process, line })?;
+            objects.push(b'\n');
+        }
+        Ok(objects)
+    }
+}
+
+/// Whether the launcher marks what a child of its says with this.
+fn is_child(label: &str) -> bool {
+    label == "router" || label.ends_with(" worker")
 }
 
 /// Moves to the last `num_lines` lines.
@@ -300,5 +353,27 @@ mod tests {
         assert_eq!(read(2), "two\nthree\n");
         assert_eq!(read(0), "");
         assert_eq!(read(9), "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn each_whole_line_of_a_log_is_an_object_that_says_whose_it_is() {
+        let mut passed = Passed { output: Output::default(), partial: Vec::new() };
+        let mut objects = |text: &str| {
+            String::from_utf8(passed.objects(text.as_bytes().to_vec()).unwrap()).unwrap()
+        };
+
+        assert_eq!(
+            objects("a | \"b\"\nm@1 #1 worker | lo"),
+            concat!(r#"{"process":"launcher","line":"a | \"b\""}"#, "\n",)
+        );
+        assert_eq!(
+            objects("aded\nrouter | c | d\n"),
+            concat!(
+                r#"{"process":"m@1 #1 worker","line":"loaded"}"#,
+                "\n",
+                r#"{"process":"router","line":"c | d"}"#,
+                "\n",
+            )
+        );
     }
 }

@@ -131,6 +131,9 @@ pub enum Fault {
     /// What would be written over.
     #[error("{} is there already", .0.display())]
     Exists(PathBuf),
+    /// A chat is for people.
+    #[error("--output json is for one answer, and there is no prompt")]
+    JsonChat,
     /// One thing was said in two ways.
     #[error("{0} and {1} say the same: leave one of them out")]
     Twice(&'static str, &'static str),
@@ -149,6 +152,7 @@ impl Fault {
             Self::Path(_) | Self::Import(_) | Self::Describe { .. } | Self::Unfit(_) => 1,
             Self::Twice(..)
             | Self::OneName
+            | Self::JsonChat
             | Self::NamedTwice(_)
             | Self::Scale { .. }
             | Self::Shares(_) => 2,
@@ -206,6 +210,7 @@ impl Fault {
             | Self::SomeFailed { .. }
             | Self::BatchEnded { .. }
             | Self::OneName
+            | Self::JsonChat
             | Self::NamedTwice(_)
             | Self::Scale { .. }
             | Self::Shares(_)

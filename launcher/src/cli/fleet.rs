@@ -43,8 +43,8 @@ impl From<ReasonArgs> for proto::Reason {
 }
 
 /// Has the router of a server exchanged for another.
-pub(super) async fn restart_router(server: &Server) -> anyhow::Result<()> {
+pub(super) async fn restart_router(server: &Server, output: Output) -> anyhow::Result<()> {
     let mut launcher = Client::of(server).await?.launcher();
     let progress = launcher.restart_router(proto::RestartRouterRequest {}).await;
-    follow(progress, Output::default()).await
+    follow(progress, output).await
 }

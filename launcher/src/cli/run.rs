@@ -13,6 +13,8 @@ use clap::Args;
 use sconce_client::Client;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::Fault;
+use super::output::Output;
 use crate::name::ModelName;
 use crate::settings::{Network, Settings};
 
@@ -36,6 +38,7 @@ Examples:
   sconce run smollm2:135m
   sconce run smollm2:135m \"Why is the sky blue?\"
   cat notes.txt | sconce run smollm2:135m \"Summarize this.\"
+  sconce run smollm2:135m \"Name a color.\" --output json
   sconce run --url http://10.0.0.5:8000 smollm2:prod --system \"Answer in French.\" --verbose")]
 pub struct Run {
     /// The model: as for `sconce up`, or as a server at --url calls it
@@ -72,6 +75,9 @@ pub struct Run {
     /// Use what is on this machine; never the hub
     #[arg(long)]
     offline: bool,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 impl Run {
@@ -84,6 +90,9 @@ impl Run {
         }
         // Before anything is started for nothing.
         let prompt = self.whole_prompt()?;
+        if prompt.is_none() && self.output.is_json() {
+            return Err(Fault::JsonChat.into());
+        }
         let server = match &self.url {
             Some(url) => Server::remote(url, key),
             None => {
@@ -118,7 +127,7 @@ impl Run {
         conversation.set_system(self.system.clone());
         conversation.request.temperature = self.temperature;
         conversation.request.max_completion_tokens = self.max_tokens;
-        let printer = Printer { is_verbose: self.verbose };
+        let printer = Printer { is_verbose: self.verbose, output: self.output };
         match prompt {
             Some(prompt) => {
                 match answer::answer(&client, &mut conversation, prompt, printer).await? {

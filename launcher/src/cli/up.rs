@@ -17,11 +17,13 @@ use anyhow::Context;
 use clap::Args;
 use futures::future::BoxFuture;
 
+pub(super) use banner::{Access, Ready};
 pub(super) use detach::{Detached, last_lines};
 use launch::Launch;
 
 use super::Fault;
 use super::fit::FitArgs;
+use super::output::Output;
 use crate::controller::{Keeping, LendKey, RouterConfig, Served, WorkerConfig};
 use crate::fleet::{Scale, WHOLE};
 use crate::name::{ModelId, ModelName};
@@ -43,6 +45,7 @@ Examples:
   sconce up smollm2:prod --port 9000 --concurrency 16 --context 4096
   sconce up -d smollm2:prod qwen3:prod --memory-share qwen3=60%
   sconce up -d smollm2:prod --min 0 --max 4
+  sconce up -d smollm2:135m --output json        where it is, and the first key, for a program
   sconce up smollm2:135m --no-live 2> log
   sconce up ./llama.gguf --no-auth -- --kv-cache-dtype int8")]
 pub struct Up {
@@ -117,6 +120,9 @@ pub struct Up {
     /// Seconds that running requests get at shutdown
     #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", value_name = "SECONDS", default_value_t = 60)]
     drain_timeout: u32,
+
+    #[command(flatten)]
+    output: Output,
 
     /// Flags for the worker, as `sconce worker --help` lists them
     #[arg(last = true, value_name = "WORKER FLAGS")]
@@ -205,7 +211,8 @@ impl Up {
         let served = self.pull(settings).await?;
         let name = served.into_iter().next().map(|served| served.name).unwrap_or_default();
         let folder = std::env::current_dir().context("finding this folder")?;
-        Detached { program, name, args: detach::own_args()?, folder }.start(&servers).await
+        let server = Detached { program, name, args: detach::own_args()?, folder };
+        server.start(&servers, self.output).await
     }
 
     /// Brings all models here.
@@ -242,7 +249,9 @@ impl Up {
     ) -> anyhow::Result<()> {
         create_private(&settings.home)
             .with_context(|| format!("creating {}", settings.home.display()))?;
+        let pulling = Instant::now();
         let served = self.pull(settings.clone()).await?;
+        let files = pulling.elapsed();
         let shares = self.memory_shares()?;
         let name = served.first().map(|served| served.name.clone()).unwrap_or_default();
         let servers = Servers::new(&settings.home);
@@ -272,6 +281,8 @@ impl Up {
             mode,
             registration,
             is_live,
+            output: self.output,
+            files,
             served,
             workers: WorkerConfig {
                 program: program.clone(),

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::Message;
 use super::models::{Models, Prepared};
+use super::{Message, PhasesMs};
 use crate::fleet::{Event, Make, ReplicaId};
 use crate::name::VersionId;
 use crate::run_dir::RunDir;
@@ -48,6 +49,8 @@ struct Worker {
     stage: Stage,
     end: Option<oneshot::Sender<End>>,
     killer: Killer,
+    /// What its start took, if this launcher started it.
+    phases: Option<Map<String, Value>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -165,6 +168,7 @@ impl Workers {
             stage: Stage::Starting,
             end: Some(end),
             killer,
+            phases: None,
         };
         self.running.insert(id, worker);
         let messages = self.messages.clone();
@@ -199,12 +203,23 @@ impl Workers {
     }
 
     /// Notes that a worker can be used, and says where.
-    pub(super) fn ready(&mut self, id: ReplicaId) -> Option<String> {
+    pub(super) fn ready(
+        &mut self,
+        id: ReplicaId,
+        phases: Option<Map<String, Value>>,
+    ) -> Option<String> {
         let worker = self.running.get_mut(&id)?;
+        worker.phases = phases;
         if worker.stage == Stage::Starting {
             worker.stage = Stage::Ready;
         }
         Some(worker.address.clone())
+    }
+
+    /// What the start of each version's worker took.
+    pub(super) fn start_phases(&self) -> PhasesMs {
+        let known = self.running.values();
+        known.filter_map(|it| Some((it.version.to_string(), it.phases.clone()?))).collect()
     }
 
     /// Forgets a worker that has ended.
@@ -337,13 +352,23 @@ async fn live(
         let pid = u32::try_from(pid).unwrap_or(0);
         tell(Message::Event(Event::Spawned { replica: id, pid })).await;
     }
+    let mut was_ready = false;
     loop {
         let now = state.borrow_and_update().clone();
         match now {
-            State::Ready(_) => tell(Message::Ready(id)).await,
+            State::Ready(announcement) => {
+                was_ready = true;
+                let is_own = service.running().is_some_and(|running| !running.adopted);
+                let phases = announcement.phases_ms().filter(|_| is_own).cloned();
+                tell(Message::Ready(id, phases)).await;
+            }
             State::Failed(death) => {
-                let why = death.to_string();
-                return tell(Message::Event(Event::Ended { replica: id, why })).await;
+                let event = match death.is_orderly() && was_ready {
+                    true => Event::Left { replica: id },
+                    // One that was never ready did not do what it was started for.
+                    false => Event::Ended { replica: id, why: death.to_string() },
+                };
+                return tell(Message::Event(event)).await;
             }
             State::Stopped => {
                 let why = "it was told to".to_owned();

@@ -61,6 +61,11 @@ pub enum Event {
         /// Why, in words.
         why: String,
     },
+    /// A worker ended in order though it was not told to, from here: somebody else did.
+    Left {
+        /// Which.
+        replica: ReplicaId,
+    },
     /// A worker does not answer any more.
     Hung {
         /// Which.

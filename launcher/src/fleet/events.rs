@@ -24,6 +24,7 @@ impl Fleet {
             }
             Event::Ready { replica, address } => self.take_ready(replica, address),
             Event::Ended { replica, why } => self.take_end(replica, why),
+            Event::Left { replica } => self.take_leave(replica),
             Event::Hung { replica } => self.take_hang(replica),
             Event::Checked { rollout, verdict } => self.take_verdict(rollout, verdict),
             Event::Report(report) => self.take_report(report),
@@ -55,6 +56,22 @@ impl Fleet {
         // One that ended while no launcher looked may have been told to.
         if replica.is_active() && !replica.is_missing {
             self.bury(&replica, why);
+        }
+    }
+
+    /// Another takes its place. It did as it was told, so that nothing is wrong with its version.
+    fn take_leave(&mut self, id: ReplicaId) {
+        let Some(replica) = self.state.replicas.remove(&id) else { return };
+        if !replica.is_active() || replica.is_missing {
+            return;
+        }
+        if replica.exchange == Exchange::Fresh {
+            let why = "it was told to end by another than the launcher".to_owned();
+            return self.note_failed_renewal(&replica.version, why);
+        }
+        let lived = self.now.since(replica.started);
+        if let Some(version) = self.state.versions.get_mut(&replica.version) {
+            version.part_with(self.now, lived, &self.settings.restart);
         }
     }
 

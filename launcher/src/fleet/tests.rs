@@ -228,6 +228,28 @@ fn a_crash_loop_after_a_promotion_goes_back_by_itself() {
 }
 
 #[test]
+fn a_worker_that_somebody_else_ends_is_replaced_and_its_version_is_as_good_as_before() {
+    let mut stage = Stage::new(settings(100));
+    stage.add("m@1", 10);
+    stage.serve("m", "m@1");
+    stage.ready(1);
+
+    for replica in 1..=10 {
+        let mut actions = stage.step(Event::Left { replica: ReplicaId(replica) });
+        // The more often, the later.
+        while spawned(&actions).is_empty() {
+            actions = stage.pass(250);
+            assert!(!stage.fleet.has_failed(&version("m@1")));
+        }
+        assert_eq!(spawned(&actions), [(replica + 1, "m@1".to_owned())]);
+        stage.ready(replica + 1);
+    }
+
+    assert_eq!(stage.shares("m"), [("m@1".to_owned(), 10_000)]);
+    assert_eq!(stage.fleet.status().replicas[0].num_restarts, 10);
+}
+
+#[test]
 fn a_canary_that_fails_requests_is_rolled_back_and_one_failure_is_not_enough() {
     for (num_failures, is_kept) in [(1, true), (12, false)] {
         let mut stage = canary();

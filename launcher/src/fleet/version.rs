@@ -126,10 +126,7 @@ impl Version {
 
     /// A replica that nobody told to end died after `lived`.
     pub(crate) fn bury(&mut self, now: Time, lived: Duration, why: String, rules: &Restart) {
-        self.num_restarts = self.num_restarts.saturating_add(1);
-        if lived >= rules.policy.healthy {
-            self.num_in_row = 0;
-        }
+        self.part_with(now, lived, rules);
         self.deaths.retain(|death| now.since(*death) <= rules.window);
         self.deaths.push(now);
         let num = self.deaths.len();
@@ -140,6 +137,15 @@ impl Version {
             let why = format!("died {num} times within {secs} s, at last: {why}");
             self.deaths.clear();
             self.failed = Some(Failure { at: now, why });
+        }
+    }
+
+    /// A replica has gone after `lived`, and another is to come: the later, the more often that was
+    /// so lately.
+    pub(crate) fn part_with(&mut self, now: Time, lived: Duration, rules: &Restart) {
+        self.num_restarts = self.num_restarts.saturating_add(1);
+        if lived >= rules.policy.healthy {
+            self.num_in_row = 0;
         }
         let delay = rules.policy.first.saturating_mul(1 << self.num_in_row.min(20));
         self.num_in_row = self.num_in_row.saturating_add(1);

@@ -20,6 +20,14 @@ impl Announcement {
         let address = line.strip_prefix("listening http://")?.trim_end_matches('/');
         address.parse().ok().map(Self::Listening)
     }
+
+    /// What a worker's start took: milliseconds by phase.
+    pub(crate) fn phases_ms(&self) -> Option<&serde_json::Map<String, serde_json::Value>> {
+        match self {
+            Self::Ready(ready) => ready.get("phases_ms")?.as_object(),
+            Self::Listening(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -25,26 +25,26 @@ impl Default for Policy {
 
 pub(super) struct Backoff {
     policy: Policy,
-    failures: u32,
+    num_in_row: u32,
 }
 
 impl Backoff {
     pub(super) fn new(policy: Policy) -> Self {
-        Self { policy, failures: 0 }
+        Self { policy, num_in_row: 0 }
     }
 
-    /// Deaths in a row.
-    pub(super) fn failures(&self) -> u32 {
-        self.failures
+    /// Ends in a row.
+    pub(super) fn num_in_row(&self) -> u32 {
+        self.num_in_row
     }
 
     /// The delay after a process that lived for `lived`.
     pub(super) fn next(&mut self, lived: Duration) -> Duration {
         if lived >= self.policy.healthy {
-            self.failures = 0;
+            self.num_in_row = 0;
         }
-        let delay = self.policy.first.saturating_mul(1 << self.failures.min(20));
-        self.failures = self.failures.saturating_add(1);
+        let delay = self.policy.first.saturating_mul(1 << self.num_in_row.min(20));
+        self.num_in_row = self.num_in_row.saturating_add(1);
         delay.min(self.policy.longest)
     }
 }

@@ -107,6 +107,18 @@ async fn a_child_that_dies_before_it_was_ready_is_an_error_with_its_status() {
 }
 
 #[tokio::test]
+async fn an_end_in_order_is_told_from_a_crash() {
+    for (end, is_orderly) in [("exit 0", true), ("exit 7", false), ("kill -9 $$", false)] {
+        let service = Service::start_once(spec(&format!("echo 'ready {{}}'; {end}")));
+
+        let state = until(&service, |state| matches!(state, State::Failed(_))).await;
+
+        let State::Failed(death) = state else { panic!("{state:?}") };
+        assert_eq!(death.is_orderly(), is_orderly, "{end}: {death}");
+    }
+}
+
+#[tokio::test]
 async fn a_program_that_is_not_there_is_an_error() {
     let mut spec = spec("");
     spec.program = "/nonexistent/sconce".into();

@@ -11,6 +11,11 @@ use crate::keys;
 
 /// Manages the API keys of a router's database.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sconce keys create --name laptop
+  sconce keys list --output json
+  sconce keys revoke 0123456789ab")]
 pub struct Keys {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -38,6 +43,10 @@ enum Format {
 #[derive(Subcommand, Clone, Debug)]
 enum Command {
     /// Makes a key and prints it. It can't be shown again
+    #[command(after_help = "\
+Examples:
+  sconce keys create --name laptop
+  sconce keys create --name ops --admin --output json")]
     Create {
         /// What the key is for
         #[arg(long, default_value = "unnamed")]
@@ -48,8 +57,10 @@ enum Command {
         admin: bool,
     },
     /// Lists every key, without its secret
+    #[command(after_help = "Examples:\n  sconce keys list\n  sconce keys list --output json")]
     List,
     /// Makes a key worthless within seconds
+    #[command(after_help = "Example:\n  sconce keys revoke 0123456789ab")]
     Revoke {
         /// The key's id: the twelve characters after `sk-sconce-`
         id: String,

@@ -14,6 +14,11 @@ use crate::config::{AuthMode, Config, KeptResponses, Limits, MetricsAccess};
 
 /// Serves the OpenAI API in front of workers.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sconce router --worker unix:/run/sconce/worker.sock
+  sconce router --listen 0.0.0.0:8000 --worker http://10.0.0.5:9000 --worker http://10.0.0.6:9000
+  sconce router --launcher unix:/run/sconce/launcher.sock")]
 pub struct Router {
     /// Where to listen. An address that is not loopback needs a key in the database, or --no-auth
     #[arg(long, env = "SCONCE_LISTEN", default_value = "127.0.0.1:8000")]

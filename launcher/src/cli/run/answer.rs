@@ -1,19 +1,23 @@
 //! One answer, printed as it comes.
 
 use std::io::{IsTerminal, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use sconce_client::{ChatChunk, Chunks, Client, Message, Role, Usage};
+use serde_json::{Value, json};
 
 use super::conversation::Conversation;
 use super::say;
+use crate::cli::output::Output;
 
 /// How an answer is printed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Printer {
     /// With timings after it.
     pub(super) is_verbose: bool,
+    /// As it comes, or as JSON once it is whole.
+    pub(super) output: Output,
 }
 
 /// How an answer ended.
@@ -39,12 +43,17 @@ pub(super) async fn answer(
     let answered = tokio::select! {
         answered = async {
             let stream = client.chat_stream(&request).await?;
-            print(stream, &mut got).await
+            take(stream, &mut got, printer.output).await
         } => answered.map(|()| Ended::Whole),
         // Dropping the stream hangs up, and the server stops.
         _ = tokio::signal::ctrl_c() => Ok(Ended::Interrupted),
     };
-    if got.is_dim {
+    if printer.output.is_json() {
+        if answered.is_ok() {
+            let value = got.value(&request.model, started);
+            printer.output.print(&value, String::new)?;
+        }
+    } else if got.is_dim {
         write("\x1b[0m\n")?;
     } else if !got.text.is_empty() {
         write("\n")?;
@@ -65,11 +74,14 @@ struct Got {
     text: String,
     first: Option<Instant>,
     usage: Option<Usage>,
+    /// What it thought, where that is told apart.
+    thoughts: String,
+    finish_reason: Option<String>,
     /// What is printed now is what the model thinks.
     is_dim: bool,
 }
 
-async fn print(mut stream: Chunks<ChatChunk>, got: &mut Got) -> anyhow::Result<()> {
+async fn take(mut stream: Chunks<ChatChunk>, got: &mut Got, output: Output) -> anyhow::Result<()> {
     let is_terminal = std::io::stdout().is_terminal();
     while let Some(chunk) = stream.next().await {
         let chunk = chunk?;
@@ -77,6 +89,13 @@ async fn print(mut stream: Chunks<ChatChunk>, got: &mut Got) -> anyhow::Result<(
         let (text, thought) = (chunk.text(), chunk.reasoning());
         if !text.is_empty() || !thought.is_empty() {
             got.first.get_or_insert_with(Instant::now);
+        }
+        let reason = chunk.choices.first().and_then(|choice| choice.finish_reason.clone());
+        got.finish_reason = reason.or(got.finish_reason.take());
+        got.thoughts.push_str(thought);
+        if output.is_json() {
+            got.text.push_str(text);
+            continue;
         }
         // Only the answer is for a pipe.
         if is_terminal && !thought.is_empty() {
@@ -106,6 +125,18 @@ fn write(text: &str) -> anyhow::Result<()> {
 }
 
 impl Got {
+    /// For programs. Times are milliseconds.
+    fn value(&self, model: &str, started: Instant) -> Value {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let thoughts = Some(&self.thoughts).filter(|text| !text.is_empty());
+        json!({
+            "model": model, "content": self.text, "reasoning_content": thoughts,
+            "finish_reason": self.finish_reason, "usage": self.usage,
+            "first_token_ms": self.first.map(|first| ms(first.duration_since(started))),
+            "total_ms": ms(started.elapsed()),
+        })
+    }
+
     fn timings(&self, started: Instant) -> String {
         let total = started.elapsed().as_secs_f64();
         let mut text = format!("\ntotal time    {total:.2} s\n");

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::cli::up::last_lines;
+use crate::cli::up::{Access, Ready, last_lines};
 use crate::name::ModelName;
 use crate::servers::{Mode, Servers};
 use crate::settings::{Network, Settings};
@@ -81,7 +81,7 @@ impl Server {
         if settings.hub.network == Network::Offline {
             command.arg("--offline");
         }
-        command.args(["--served-model-name", &model, "--database"]);
+        command.args(["--output", "json", "--served-model-name", &model, "--database"]);
         command.arg(folder.path().join("keys.db")).arg(typed);
         // A group of its own: Ctrl-C in this terminal stops an answer, not the server.
         command.process_group(0).kill_on_drop(true);
@@ -152,18 +152,14 @@ impl Own {
 /// Where the server is, and its key, once it says that it is ready. `None`: it has ended.
 async fn until_ready(stdout: ChildStdout) -> anyhow::Result<Option<(String, String)>> {
     let mut lines = BufReader::new(stdout).lines();
-    let (mut url, mut key) = (None, None);
     while let Some(line) = lines.next_line().await.context("reading what the server prints")? {
-        let word = || line.split_whitespace().nth(2).map(str::to_owned);
-        if line.starts_with("base URL") {
-            url = word();
-        } else if line.starts_with("API key") {
-            key = word();
-        } else if line.starts_with("ready in ") {
-            // What else it prints is for nobody, but must find a reader.
-            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-            return Ok(url.zip(key));
-        }
+        let Ok(Ready { url, access, .. }) = serde_json::from_str(&line) else { continue };
+        // What else it prints is for nobody, but must find a reader.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        return Ok(match access {
+            Access::NewKey { api_key } => Some((url, api_key)),
+            Access::KnownKey | Access::None => None,
+        });
     }
     Ok(None)
 }

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use super::banner::Ready;
 use crate::cli::Fault;
-use crate::cli::output::print;
+use crate::cli::output::{Output, print};
 use crate::servers::{Error, Server, Servers, Standing};
 
 /// Lines of a log that are shown of a server that failed at its start.
@@ -27,9 +29,23 @@ pub(in crate::cli) struct Detached {
     pub(in crate::cli) folder: PathBuf,
 }
 
+/// A server that runs in the background now.
+#[derive(Serialize)]
+struct Started<'a> {
+    name: &'a str,
+    pid: Option<u32>,
+    log: &'a Path,
+    #[serde(flatten)]
+    ready: &'a Ready,
+}
+
 impl Detached {
-    /// Starts it, passes on what it prints until it can be used, and leaves it running.
-    pub(in crate::cli) async fn start(self, servers: &Servers) -> anyhow::Result<()> {
+    /// Starts it, prints where it is once it can be used, and leaves it running.
+    pub(in crate::cli) async fn start(
+        self,
+        servers: &Servers,
+        output: Output,
+    ) -> anyhow::Result<()> {
         let is_running =
             |server: &Server| server.name == self.name && server.state == Standing::Running;
         if servers.list()?.iter().any(is_running) {
@@ -47,19 +63,25 @@ impl Detached {
             .with_context(|| format!("starting {}", self.program.display()))?;
         let stdout = child.stdout.take().context("reading what the server prints")?;
         let mut lines = BufReader::new(stdout).lines();
+        let (name, log) = (&self.name, servers.log(&self.name));
         while let Some(line) = lines.next_line().await.context("reading what the server prints")? {
-            print(&format!("{line}\n"))?;
-            if line.starts_with("ready in ") {
-                let (name, log) = (&self.name, servers.log(&self.name));
+            let Ok(ready) = serde_json::from_str::<Ready>(&line) else {
+                // What is meant for nobody in particular is for people.
+                if !output.is_json() {
+                    print(&format!("{line}\n"))?;
+                }
+                continue;
+            };
+            let started = Started { name, pid: child.id(), log: &log, ready: &ready };
+            return output.print(&started, || {
                 let log = log.display();
-                return print(&format!(
-                    "\nin the background; `sconce stop {name}` ends it, `sconce logs -f {name}` shows \
-                     {log}\n"
-                ));
-            }
+                format!(
+                    "{ready}\nin the background; `sconce stop {name}` ends it, `sconce logs -f {name}` \
+                     shows {log}\n"
+                )
+            });
         }
         let status = child.wait().await.context("waiting for the server")?;
-        let log = servers.log(&self.name);
         let (end, log) = (last_lines(&log), log.display().to_string());
         Err(Fault::Background { status, log, end }.into())
     }

@@ -5,15 +5,17 @@ use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 
 use super::Hooks;
-use super::banner::{Access, Banner};
+use super::banner::{Access, Phases, Ready};
 use super::live::Live;
 use super::notify::Notifier;
+use crate::cli::output::Output;
 use crate::controller::{
     Config, Controller, Golden, Keeping, RouterConfig, Routers, Served, SharedRouters, WorkerConfig,
 };
@@ -28,6 +30,10 @@ pub(super) struct Launch {
     pub(super) mode: Mode,
     /// Whether a terminal is to have a live view.
     pub(super) is_live: bool,
+    /// How it is told that all can be used.
+    pub(super) output: Output,
+    /// What bringing the models here took.
+    pub(super) files: Duration,
     /// What tells of this server.
     pub(super) registration: Option<Registration>,
     /// The models, the first of which gives the server its name.
@@ -67,7 +73,8 @@ impl Launch {
         hooks: Hooks,
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
-        let Self { mode, is_live, registration, served, workers, router, keeping } = self;
+        let Self { mode, is_live, output, files, registration, served, workers, router, keeping } =
+            self;
         let manager = (mode == Mode::Service).then(Notifier::from_env).flatten();
         let program = router.program.clone();
         let mut signals = Signals::new(mode)?;
@@ -80,7 +87,9 @@ impl Launch {
             drain_timeout: router.drain_timeout,
             golden: Golden { router: address, keys },
         };
+        let planning = Instant::now();
         let controller = Controller::start(config, &served).await?;
+        let (files, plan) = (ms(files), ms(planning.elapsed()));
         let routers = Arc::new(Mutex::new(None));
         let mut running = Running { controller, routers, registration, keeping };
         let names: Vec<_> = served.into_iter().map(|served| served.name).collect();
@@ -91,7 +100,7 @@ impl Launch {
             started = running.start(router, access) => started,
             wish = signals.next() => return running.conclude(wish, signals, &program).await,
         };
-        let (address, access) = match started {
+        let (address, access, router) = match started {
             Ok(started) => started,
             Err(error) => {
                 running.end(Wish::Stop, signals).await?;
@@ -100,10 +109,16 @@ impl Launch {
         };
         say_address.send_replace(Some(address));
         running.note(&names, address)?;
-        let took = hooks.started.elapsed();
-        let address = reachable(address);
-        let banner = Banner { models: &names, address, access, took };
-        match write!(out, "{banner}").and_then(|()| out.flush()) {
+        let workers = running.controller.start_phases();
+        let phases_ms = Phases { files, plan, router: ms(router), workers };
+        let (url, ready_ms) =
+            (format!("http://{}", reachable(address)), ms(hooks.started.elapsed()));
+        let ready = Ready { models: names, url, access, phases_ms, ready_ms };
+        let text = match output.is_json() || mode == Mode::Background {
+            true => serde_json::to_string(&ready)? + "\n",
+            false => ready.to_string(),
+        };
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             // Whoever started this in the background may have heard enough.
             Err(error) if mode != Mode::Foreground && error.kind() == ErrorKind::BrokenPipe => {}
             printed => printed.context("printing the address")?,
@@ -131,7 +146,7 @@ impl Running {
         &mut self,
         router: RouterConfig,
         access: impl Future<Output = anyhow::Result<Access>>,
-    ) -> anyhow::Result<(SocketAddr, Access)> {
+    ) -> anyhow::Result<(SocketAddr, Access, Duration)> {
         // The database is made before the router opens it: one of them migrates it, not both.
         let access = self.controller.until(access).await?;
         let control = self.controller.listen(self.routers.clone())?;
@@ -139,6 +154,7 @@ impl Running {
             registration.control(control)?;
         }
         let paths = self.controller.router_paths();
+        let before = Instant::now();
         let started = Routers::start(router, self.keeping.clone(), paths);
         let routers = self.controller.until(started).await?;
         let serving = routers.serving();
@@ -149,11 +165,13 @@ impl Running {
             let is_ready = self.controller.is_ready();
             let is_ready = is_ready
                 .map_err(|why| anyhow::anyhow!("the worker ended before it was ready: {why}"))?;
-            if let (true, Some(address)) = (is_ready, address) {
-                return Ok((address, access));
+            if let (true, Some((address, took))) = (is_ready, address) {
+                return Ok((address, access, took));
             }
             tokio::select! {
-                serves = &mut serving, if address.is_none() => address = Some(serves?),
+                serves = &mut serving, if address.is_none() => {
+                    address = Some((serves?, before.elapsed()));
+                }
                 () = self.controller.turn() => {}
             }
         }
@@ -224,9 +242,13 @@ async fn access(
     database: Option<PathBuf>,
     ensure_first_key: super::FirstKey,
 ) -> anyhow::Result<Access> {
-    let Some(database) = database else { return Ok(Access::Open) };
+    let Some(database) = database else { return Ok(Access::None) };
     let key = ensure_first_key(database).await.context("opening the key store")?;
-    Ok(key.map_or(Access::KnownKey, Access::NewKey))
+    Ok(key.map_or(Access::KnownKey, |api_key| Access::NewKey { api_key }))
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a user, a service manager or the next launcher says.

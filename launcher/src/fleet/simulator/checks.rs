@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::route::{Rollout, Room, Stage};
 use super::super::version::{Exchange, Stage as ReplicaStage};
 use super::super::*;
-use super::world::{NAMES, NEVER_READY, Process, World, address};
+use super::world::{NAMES, NEVER_READY, Process, SLOW, World, address};
 
 /// What was seen before.
 #[derive(Default)]
@@ -25,8 +25,9 @@ struct Begun {
     since: Time,
     route: Option<TableRoute>,
     rollout: Rollout,
-    /// What had been counted of the new version.
-    counts: Counts,
+    /// What had been counted when both versions began to be compared: of the new one, and of the one
+    /// before.
+    counts: Option<(Counts, Counts)>,
 }
 
 impl Memo {
@@ -106,31 +107,86 @@ impl World {
         });
     }
 
-    /// A canary that went on by itself did not fail far more often than may be.
-    fn check_canary_taken(&self, begun: &Begun) {
-        let Begun { name, rollout, since, counts, .. } = begun;
-        let Some(from) = &rollout.from else { return };
+    /// What was counted of a canary and of the version before, while they were compared. `None`: a
+    /// launcher was not there all the time, or nobody wanted to know.
+    fn evidence(&self, begun: &Begun) -> Option<(Counts, Counts)> {
+        let Begun { rollout, since, counts, .. } = begun;
         let was_restarted = self.memo.restarted.is_some_and(|at| at >= *since);
         let is_canary = matches!(rollout.plan.portion, Portion::Canary(_));
-        // The version before is no measure, or none at all.
-        let is_bad =
-            self.fleet.has_failed(from) || self.fleet.traffic.counts(from).num_failures > 2;
-        if was_restarted || !is_canary || is_bad || rollout.plan.limits.is_none() {
-            return;
+        if was_restarted || !is_canary || rollout.plan.limits.is_none() {
+            return None;
         }
-        let Counts { num_requests, num_failures, .. } =
-            self.fleet.traffic.counts(&rollout.to) - *counts;
-        self.ensure(num_requests < 60 || num_failures * 5 < num_requests, || {
+        let ((to, from), traffic) = ((*counts)?, &self.fleet.traffic);
+        let before = rollout.from.as_ref()?;
+        Some((traffic.counts(&rollout.to) - to, traffic.counts(before) - from))
+    }
+
+    /// A canary that went on by itself, or by an order, was not by far worse than may be.
+    fn check_canary_taken(&mut self, begun: &Begun) {
+        let Some((to, from)) = self.evidence(begun) else { return };
+        let Begun { name, rollout, .. } = begun;
+        // With failures of its own, the version before is another measure.
+        let is_clean = from.num_failures < 3;
+        self.seen.judged += u32::from(is_clean && to.num_requests >= 25);
+        let fails = to.num_requests >= 25 && to.num_failures * 10 >= to.num_requests * 3;
+        self.ensure(!is_clean || !fails, || {
+            let Counts { num_requests, num_failures, .. } = to;
             format!("`{name}` was promoted with {num_failures} of {num_requests} requests failed")
+        });
+        let is_slower = rollout.to.to_string() == SLOW && to.ttft.num() >= 30;
+        let was_quick = from.ttft.num() >= 30 && from.ttft.num_longer(1000) == 0;
+        self.ensure(!is_slower || !was_quick, || {
+            format!("`{name}` was promoted to {SLOW} with {} late tokens", to.ttft.num())
+        });
+    }
+
+    /// A canary that was taken back for what became of its requests did worse than may be.
+    fn check_canary_refused(&mut self, begun: &Begun) {
+        let Some((to, _)) = self.evidence(begun) else { return };
+        let Begun { name, rollout, .. } = begun;
+        let entry = self.fleet.history().find(|entry| entry.id == rollout.entry);
+        let Some(result) = entry.and_then(|entry| entry.result.clone()) else { return };
+        let (for_failures, for_delay) =
+            (result.contains("requests failed"), result.contains("their first token after"));
+        self.seen.refused += u32::from(for_failures || for_delay);
+        // One in twenty may be chance.
+        self.ensure(!for_failures || to.num_failures > 1 && to.num_requests >= 20, || {
+            format!("`{name}`: {result}, with {to:?}")
+        });
+        self.ensure(!for_delay || rollout.to.to_string() == SLOW, || format!("`{name}`: {result}"));
+    }
+
+    /// Memory that is promised, as others always have replicas that are away for a moment, is given to
+    /// nobody else: not to what is only of use, and of two that were promised something, first to
+    /// the first by name.
+    pub(super) fn check_promises(&mut self, spawned: &VersionId) {
+        let state = &self.fleet.state;
+        let num_of = |id: &VersionId| self.fleet.replicas_of(id).count();
+        let floor_of = |id: &VersionId| self.fleet.demand(id).floor as usize;
+        let is_extra = num_of(spawned) > floor_of(spawned);
+        let goes_before = |id: &VersionId| id != spawned && (is_extra || id < spawned);
+        let mut sum: u64 = state.replicas.values().map(|it| it.needs.bytes("cpu")).sum();
+        let mut promised = 0;
+        for (id, version) in state.versions.iter().filter(|(id, _)| goes_before(id)) {
+            let num_away = floor_of(id).saturating_sub(num_of(id)) as u64;
+            if version.failed.is_none() {
+                promised += num_away * version.needs.bytes("cpu");
+            }
+        }
+        sum += promised;
+        self.seen.promises += u32::from(promised > 0);
+        self.ensure(sum <= 100, || {
+            format!("{spawned} was given memory of which {promised} are promised to others")
         });
     }
 
     /// Nothing that answers requests is unloaded, unless somebody orders it or its name has moved on.
-    pub(super) fn check_unloaded(&self, awake: &BTreeMap<VersionId, bool>) {
+    pub(super) fn check_unloaded(&mut self, awake: &BTreeMap<VersionId, bool>) {
         for (id, was_used) in awake {
             let Some(version) = self.fleet.state.versions.get(id) else { continue };
             let is_same = *was_used == self.is_used(id) && version.failed.is_none();
             let is_busy = self.fleet.traffic.num_in_flight(id) > 0;
+            self.seen.unloaded += u32::from(is_same && !version.awake);
             self.ensure(version.awake || !is_same || !is_busy, || {
                 format!("{id} is unloaded with requests")
             });
@@ -247,8 +303,16 @@ impl World {
                 since: self.now,
                 route: self.memo.table.route(name).cloned(),
                 rollout: rollout.clone(),
-                counts: self.fleet.traffic.counts(&rollout.to),
+                counts: None,
             });
+            let counts = match rollout.stage {
+                Stage::Observing => begun.counts.or_else(|| {
+                    let from = rollout.from.as_ref()?;
+                    let traffic = &self.fleet.traffic;
+                    Some((traffic.counts(&rollout.to), traffic.counts(from)))
+                }),
+                _ => None,
+            };
             let age = self.now.since(begun.since);
             let is_open = rollout.plan.soak.is_none() && rollout.stage == Stage::Observing;
             self.ensure(is_open || age < Duration::from_secs(400), || {
@@ -257,7 +321,7 @@ impl World {
             if rollout.stage == Stage::Clearing {
                 self.seen.cleared += 1;
             }
-            going.insert(rollout.id, Begun { rollout: rollout.clone(), ..begun });
+            going.insert(rollout.id, Begun { rollout: rollout.clone(), counts, ..begun });
         }
         let over = std::mem::replace(&mut self.memo.rollouts, going);
         for (id, begun) in over {
@@ -286,6 +350,7 @@ impl World {
             return;
         }
         self.seen.rolled_back += 1;
+        self.check_canary_refused(begun);
         self.check_left(&rollout.to);
         if matches!(rollout.stage, Stage::Returning { .. }) {
             self.seen.returned += 1;

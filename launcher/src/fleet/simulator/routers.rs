@@ -1,9 +1,10 @@
 //! Routers: they follow tables late, connect late, lag with their reports, and send requests.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::super::*;
-use super::world::{FAILS, NAMES, SLOW, World, replica_of};
+use super::world::{FAILS, NAMES, SLOW, World, address, replica_of};
 
 /// A router process.
 #[derive(Clone, Debug)]
@@ -19,6 +20,16 @@ pub(super) struct Router {
     pub(super) totals: BTreeMap<VersionId, Counts>,
     wanted: BTreeSet<String>,
     reports_at: Time,
+}
+
+impl Router {
+    /// Parts with a worker that has ended. The requests that it had are over; returns how many.
+    pub(super) fn drop_session(&mut self, id: ReplicaId, version: &VersionId) -> u64 {
+        let over = self.in_flight.remove(&address(id)).unwrap_or_default().len() as u64;
+        self.totals.entry(version.clone()).or_default().num_requests += over;
+        self.sessions.remove(&address(id));
+        over
+    }
 }
 
 impl World {
@@ -49,7 +60,12 @@ impl World {
         self.send_requests(index);
         if self.routers[index].reports_at <= now {
             self.report(index);
-            let next = self.soon(1200);
+            // Now and then it has no time for it, and not so long that it is taken for gone.
+            let next = if self.one_in(15) {
+                self.soon(1200) + Duration::from_millis(2300)
+            } else {
+                self.soon(1200)
+            };
             self.routers[index].reports_at = next;
         }
     }
@@ -150,7 +166,9 @@ impl World {
         let Some(replica) = router.table.replicas.iter().find(usable) else { return false };
         let (address, id) = (replica.address.clone(), replica_of(&replica.address));
         self.check_send(index, id);
-        let end = self.soon(4000);
+        // Some answers are long.
+        let most = if self.one_in(20) { 15_000 } else { 4000 };
+        let end = self.soon(most);
         self.routers[index].in_flight.entry(address).or_default().push(end);
         true
     }

@@ -34,12 +34,20 @@ pub(super) struct Seen {
     pub(super) cleared: u32,
     pub(super) restarts: u32,
     pub(super) deaths: u32,
+    pub(super) departures: u32,
     pub(super) hangs: u32,
     pub(super) shortages: u32,
     pub(super) requests: u64,
     pub(super) held: u64,
     pub(super) refused_orders: u32,
     pub(super) exchanged: u32,
+    /// Versions that were unloaded though their names still mean them.
+    pub(super) unloaded: u32,
+    /// Workers that were started while memory was promised to others.
+    pub(super) promises: u32,
+    /// Canaries that went on, and those that were taken back, for what became of their requests.
+    pub(super) judged: u32,
+    pub(super) refused: u32,
 }
 
 pub(super) struct World {
@@ -231,7 +239,10 @@ impl World {
                     inbox.push((at, table.clone()));
                 }
             }
-            Action::Spawn { replica, version } => self.spawn(*replica, version),
+            Action::Spawn { replica, version } => {
+                self.check_promises(version);
+                self.spawn(*replica, version);
+            }
             Action::Adopt { replica, .. } => self.adopt(*replica),
             Action::Stop { replica } => {
                 self.check_stop(*replica);
@@ -374,15 +385,33 @@ impl World {
     fn end_process(&mut self, id: ReplicaId) {
         let Some(process) = self.processes.remove(&id) else { return };
         for router in &mut self.routers {
-            let lost = router.in_flight.remove(&address(id)).unwrap_or_default();
-            let totals = router.totals.entry(process.version.clone()).or_default();
-            totals.num_requests += lost.len() as u64;
-            totals.num_failures += lost.len() as u64;
-            router.sessions.remove(&address(id));
+            let lost = router.drop_session(id, &process.version);
+            router.totals.entry(process.version.clone()).or_default().num_failures += lost;
         }
         if process.is_watched {
             self.step(Event::Ended { replica: id, why: "exit 1".to_owned() });
         }
+    }
+
+    /// Somebody tells a worker to end: it answers what it has, and does.
+    fn leave(&mut self, id: ReplicaId) {
+        let is_asked = |process: &&mut Process| {
+            process.was_told && process.is_watched && !process.is_stopped && !process.is_hung
+        };
+        if self.processes.get_mut(&id).filter(is_asked).is_none() {
+            return;
+        }
+        let Some(process) = self.processes.remove(&id) else { return };
+        for router in &mut self.routers {
+            router.drop_session(id, &process.version);
+        }
+        let had_failed = self.fleet.has_failed(&process.version);
+        self.seen.departures += 1;
+        self.step(Event::Left { replica: id });
+        let has_failed = self.fleet.has_failed(&process.version);
+        self.ensure(!has_failed || had_failed, || {
+            format!("{} failed because somebody told {id:?} to end", process.version)
+        });
     }
 
     fn take_due_verdicts(&mut self) -> Vec<(Time, RolloutId, Result<(), String>)> {
@@ -398,6 +427,8 @@ impl World {
             if self.one_in(3000) {
                 self.seen.deaths += 1;
                 self.end_process(id);
+            } else if self.one_in(3000) {
+                self.leave(id);
             } else if self.one_in(6000) {
                 self.seen.hangs += 1;
                 let Some(process) = self.processes.get_mut(&id) else { continue };
@@ -451,7 +482,7 @@ impl World {
             2 => Portion::Canary(3000),
             _ => Portion::Shadow(5000),
         };
-        let soak = Duration::from_secs(self.below(15) + 1);
+        let soak = Duration::from_secs(self.below(30) + 1);
         Plan {
             portion,
             soak: (!self.one_in(6)).then_some(soak),
@@ -481,12 +512,17 @@ impl Seen {
         self.cleared += other.cleared;
         self.restarts += other.restarts;
         self.deaths += other.deaths;
+        self.departures += other.departures;
         self.hangs += other.hangs;
         self.shortages += other.shortages;
         self.requests += other.requests;
         self.held += other.held;
         self.refused_orders += other.refused_orders;
         self.exchanged += other.exchanged;
+        self.unloaded += other.unloaded;
+        self.promises += other.promises;
+        self.judged += other.judged;
+        self.refused += other.refused;
     }
 
     pub(super) fn check(&self) {
@@ -497,10 +533,15 @@ impl Seen {
             ("cleared", self.cleared),
             ("restarts", self.restarts),
             ("deaths", self.deaths),
+            ("departures", self.departures),
             ("hangs", self.hangs),
             ("shortages", self.shortages),
             ("refused orders", self.refused_orders),
             ("exchanged", self.exchanged),
+            ("unloaded", self.unloaded),
+            ("promises", self.promises),
+            ("judged", self.judged),
+            ("refused canaries", self.refused),
         ] {
             assert!(num > 0, "{what}: never");
         }
