@@ -188,10 +188,11 @@ impl Fleet {
         sum
     }
 
-    /// What others were promised and don't have. Of two that were promised something, the first by
-    /// name goes first, so that they do not wait for each other.
+    /// What others were promised and don't have, and a further replica of a version has to leave to
+    /// them. Of two that were promised something, the first by name goes first, so that they do not
+    /// wait for each other; a replica beyond what was promised comes after all of them.
     fn promised(&self, purse: &Purse, id: &VersionId) -> Memory {
-        let is_promised = self.demand(id).floor > 0;
+        let is_promised = self.num_active(id) < self.demand(id).floor;
         let mut sum = Memory::default();
         for (other, version) in &self.state.versions {
             let goes_first = !is_promised || other < id;

@@ -163,7 +163,7 @@ impl World {
         let state = &self.fleet.state;
         let num_of = |id: &VersionId| self.fleet.replicas_of(id).count();
         let floor_of = |id: &VersionId| self.fleet.demand(id).floor as usize;
-        let is_extra = num_of(spawned) > floor_of(spawned);
+        let is_extra = self.fleet.num_active(spawned) as usize > floor_of(spawned);
         let goes_before = |id: &VersionId| id != spawned && (is_extra || id < spawned);
         let mut sum: u64 = state.replicas.values().map(|it| it.needs.bytes("cpu")).sum();
         let mut promised = 0;
