@@ -228,7 +228,22 @@ impl World {
         };
         let route = self.memo.table.route(name).unwrap();
         let has_died = route.shares.iter().any(|(version, _)| died(version));
-        self.ensure(is_clearing || has_died, || format!("`{name}` lost its last replica"));
+        let is_awaited = self.is_taken_back_to_the_dead(name);
+        self.ensure(is_clearing || has_died || is_awaited, || {
+            format!("`{name}` lost its last replica")
+        });
+    }
+
+    /// Whether a canary that was alone with its name's traffic has just lost it again, to a version that
+    /// had died and is being started: requests wait for that.
+    fn is_taken_back_to_the_dead(&self, name: &str) -> bool {
+        let current = self.fleet.current(name);
+        let mut begun = self.memo.rollouts.values();
+        let was_canary =
+            begun.any(|begun| begun.name == name && begun.rollout.from.as_ref() == current);
+        let version = current.and_then(|id| self.fleet.state.versions.get(id));
+        let has_died = version.is_some_and(|version| version.num_restarts > 0);
+        was_canary && has_died && self.fleet.rollout(name).is_none()
     }
 
     /// Whether an outdated worker of what a name stands for leaves before another starts.

@@ -61,7 +61,7 @@ impl World {
         if self.routers[index].reports_at <= now {
             self.report(index);
             // Now and then it has no time for it, and not so long that it is taken for gone.
-            let next = if self.one_in(15) {
+            let next = if self.one_in(5) {
                 self.soon(1200) + Duration::from_millis(2300)
             } else {
                 self.soon(1200)
