@@ -316,6 +316,33 @@ fn an_idle_model_leaves_for_one_that_is_wanted_the_longest_unused_first() {
 }
 
 #[test]
+fn a_model_that_answers_a_request_stays_whenever_that_was_reported() {
+    let mut stage = Stage::new(settings(100));
+    for model in ["a@1", "b@1", "c@1"] {
+        stage.add(model, 40);
+    }
+    for (replica, model) in [(1, "a@1"), (2, "b@1")] {
+        stage.want(model);
+        stage.ready(replica);
+    }
+    let answering = VersionReport { num_in_flight: 1, ..VersionReport::default() };
+    stage.step(Event::Report(RouterReport {
+        router: "late".to_owned(),
+        generation: u64::MAX,
+        versions: [(version("a@1"), answering)].into(),
+        ..RouterReport::default()
+    }));
+    stage.pass(500);
+    stage.want("b@1");
+    stage.pass(6000);
+
+    let actions = stage.want("c@1");
+
+    // Though it was used later.
+    assert_eq!(stopped(&actions), [2]);
+}
+
+#[test]
 fn a_model_stays_within_its_share_and_others_stay_out_of_it() {
     let mut rules = settings(100);
     rules.shares = [("a".parse().unwrap(), 4000)].into();
