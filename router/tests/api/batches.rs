@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use sconce_proto::worker::Finish;
+use sconce_proto::worker::embedded::End;
 use sconce_proto::worker::router_message::Message;
 use sconce_router::config::Config;
 use sconce_router::dispatch::Dispatcher;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
+use crate::embeddings::embedder;
 use crate::postgres::Postgres;
 use crate::service::{Answer, answer};
 use crate::worker::{LONG, Received, Worker};
@@ -231,6 +233,27 @@ async fn answers_come_in_the_order_of_the_lines_and_errors_apart() {
         assert_eq!(line["response"]["status_code"], 400);
         assert_eq!(line["response"]["body"]["error"]["param"], param);
     }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_vectors_of_a_line() {
+    let mut shared = Shared { worker: Worker::start(embedder), ..Shared::new() };
+    let router = shared.router().await;
+    let line = json!({"custom_id": "id 1", "method": "POST", "url": "/v1/embeddings",
+        "body": {"model": "org/tiny", "input": "ab"}});
+    let input = router.upload(&line.to_string()).await;
+    let body = json!({"input_file_id": input, "endpoint": "/v1/embeddings",
+        "completion_window": "24h"});
+    let begun = router.post("/v1/batches", &body).await.body;
+    let request = shared.worker.embed().await;
+    assert!(request.embed.priority >= 10_000);
+    request.vectors(&[0.5, 1.0], End::Complete);
+
+    let path = format!("/v1/batches/{}", begun["id"].as_str().unwrap());
+    let batch = router.ended(&path).await;
+
+    let answers = router.lines(&batch["output_file_id"]).await;
+    assert_eq!(answers[0]["response"]["body"]["data"][0]["embedding"], json!([0.5, 1.0]));
 }
 
 #[tokio::test]
