@@ -2,8 +2,10 @@
 //! and router.
 //!
 //! `cargo bench --features cuda --bench gpu -- [SHAPE...] [--dtype bf16|f16|f32] [--weights WEIGHTS] [--quick]
-//! [--early-launch] [--tuning-cache FILE]`, where WEIGHTS is q4, q8 (of GGUF), gptq, awq, fp8 (with a scale per
-//! row), or fp8-blocks
+//! [--early-launch] [--tuning-cache FILE] [--works decode-1,decode-64,prefill-4] [--profile]`, where WEIGHTS is
+//! q4, q8 (of GGUF), gptq, awq, fp8 (with a scale per row), or fp8-blocks
+//!
+//! `--profile` marks a step of each work for a profiler: `ncu --profile-from-start off` tells each kernel's time.
 //!
 //! Shapes: smollm2-135m, llama-1b, llama-8b; all, unless some are named. First the device's own ceilings
 //! are measured, a copy and a product of matrices; beside each figure stands what they would allow.
@@ -23,7 +25,7 @@ use sconce::runner::Executor;
 use sconce::runner::cuda::CudaRunner;
 use sconce::runner::gpu_options::{GpuDtype, GpuOptions};
 use sconce::weights::Checkpoint;
-use sconce_kernels::cuda::{Device, Float, Linear, Matmul, Write};
+use sconce_kernels::cuda::{Device, Float, Linear, Matmul, Write, profiler};
 use sconce_kernels::dtype::Dtype;
 use serde_json::json;
 
@@ -134,6 +136,9 @@ struct Setting {
     weights: Weights,
     tuning_cache: Option<PathBuf>,
     quick: bool,
+    profile: bool,
+    /// Names of works; all, if there are none.
+    works: Vec<String>,
 }
 
 /// What a run came to.
@@ -159,6 +164,9 @@ fn main() -> anyhow::Result<()> {
         weights: Weights::of(after("--weights").map_or("bf16", String::as_str))?,
         tuning_cache: after("--tuning-cache").map(PathBuf::from),
         quick: has("--quick"),
+        profile: has("--profile"),
+        works: after("--works")
+            .map_or(Vec::new(), |works| works.split(',').map(str::to_owned).collect()),
     };
     let is_named = |shape: &&Shape| arguments.iter().any(|word| word == shape.name);
     let named: Vec<_> = SHAPES.iter().filter(is_named).collect();
@@ -285,15 +293,19 @@ fn run(
     let weight_bytes = runner.weight_bytes();
     runner.time_steps()?;
     let mut harness = Harness::new(runner);
-    for work in shape.works {
+    let is_asked = |work: &&Work| setting.works.is_empty() || setting.works.contains(&work.key());
+    for work in shape.works.iter().filter(is_asked) {
         harness.clear();
         let figure = match *work {
             Work::Decode { num_streams, context } => {
-                decode(&mut harness, (num_streams, context, num_steps), shape)?
+                decode(&mut harness, (num_streams, context, num_steps), shape, setting.profile)?
             }
-            Work::Prefill { num_prompts, len } => {
-                prefill(&mut harness, (num_prompts, len, num_steps / 10 + 1), shape)?
-            }
+            Work::Prefill { num_prompts, len } => prefill(
+                &mut harness,
+                (num_prompts, len, num_steps / 10 + 1),
+                shape,
+                setting.profile,
+            )?,
         };
         let sizes = Sizes { weight_bytes, kv_bytes: if dtype == GpuDtype::F32 { 4 } else { 2 } };
         let figure = figure(&ceilings, checkpoint.config(), sizes);
@@ -328,6 +340,7 @@ fn decode(
     harness: &mut Harness<CudaRunner>,
     (num_streams, context, num_steps): (usize, usize, usize),
     shape: &Shape,
+    profile: bool,
 ) -> anyhow::Result<Measured> {
     let mut sequences: Vec<Sequence> = Vec::new();
     for stream in 0..num_streams {
@@ -372,6 +385,12 @@ fn decode(
     harness.runner.finish(&plans[(num_steps - 1) % 2], &mut sampled)?;
     let seconds = start.elapsed().as_secs_f64();
     let busy = f64::from(harness.runner.device_ms()) / 1e3;
+    if profile {
+        profiler(true)?;
+        begin(harness, &mut plans[0], true)?;
+        harness.runner.finish(&plans[0], &mut sampled)?;
+        profiler(false)?;
+    }
     Ok(Box::new(move |ceilings, config, sizes| {
         let kv = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
         // Of an embedding table that is not the head too, a few rows are read.
@@ -394,6 +413,7 @@ fn prefill(
     harness: &mut Harness<CudaRunner>,
     (num_prompts, len, num_steps): (usize, usize, usize),
     shape: &Shape,
+    profile: bool,
 ) -> anyhow::Result<Measured> {
     let step = |harness: &mut Harness<CudaRunner>, seed: usize| {
         let mut sequences: Vec<_> =
@@ -410,6 +430,11 @@ fn prefill(
     }
     let seconds = start.elapsed().as_secs_f64();
     let busy = f64::from(harness.runner.device_ms()) / 1e3;
+    if profile {
+        profiler(true)?;
+        step(harness, num_steps);
+        profiler(false)?;
+    }
     Ok(Box::new(move |ceilings, config, _| {
         let tokens = num_prompts * len;
         // Products with queries and weights: half of the square is seen.
@@ -458,6 +483,14 @@ impl Shape {
 }
 
 impl Work {
+    /// As `--works` has it.
+    fn key(self) -> String {
+        match self {
+            Self::Decode { num_streams, .. } => format!("decode-{num_streams}"),
+            Self::Prefill { num_prompts, .. } => format!("prefill-{num_prompts}"),
+        }
+    }
+
     fn name(self) -> String {
         match self {
             Self::Decode { num_streams, context } => format!("{num_streams} streams, {context}"),

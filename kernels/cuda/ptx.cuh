@@ -62,6 +62,13 @@ __device__ __forceinline__ void mma_16816(float (&d)[4], const uint32_t (&a)[4],
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// A pair of bf16 numbers times 2^120, denormal ones too.
+__device__ __forceinline__ uint32_t times_2_to_120(uint32_t pair) {
+    uint32_t product;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;\n" : "=r"(product) : "r"(pair), "r"(0x7b807b80), "r"(0x80008000));
+    return product;
+}
+
 // Four products of signed bytes, added to `sum`.
 __device__ __forceinline__ int dot_4(int a, int b, int sum) { return __dp4a(a, b, sum); }
 

@@ -32,7 +32,7 @@ pub use attention::{
 };
 pub use buffer::{Buffer, Plain, Slice, SliceMut, bytes_of};
 pub use device::{Device, Properties};
-pub use event::Event;
+pub use event::{Event, profiler};
 pub use fp8::{Fp8Matrix, LinearToFp8};
 pub use graph::Graph;
 pub use kv_cache::{BlockTables, KvCache, KvDtype, KvSlices, num_bytes};

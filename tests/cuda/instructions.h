@@ -77,6 +77,13 @@ template <class T> inline constexpr Collective MMA = {"mma_16816", complete_mma<
 
 } // namespace stand_in
 
+inline uint32_t times_2_to_120(uint32_t pair) {
+    const auto times = [](uint32_t bits) -> uint32_t {
+        return __bfloat16_as_ushort(__float2bfloat16(stand_in::from_bf16(static_cast<uint16_t>(bits)) * 0x1p120f));
+    };
+    return times(pair) | times(pair >> 16) << 16;
+}
+
 inline void cp_async_16(void* shared, const void* global, bool valid) {
     stand_in::copy_begin(shared, global, valid);
 }

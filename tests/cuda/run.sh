@@ -10,6 +10,10 @@ tests/cuda/build.sh "$stand_in" >/dev/null
 cargo test --workspace --features cuda --no-run --quiet
 python3 tests/cuda/resources.py
 
+# That the benchmark of attention can be run; its figures say nothing here.
+LD_LIBRARY_PATH=$stand_in${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} cargo test --workspace --features cuda --quiet \
+    --bench gpu_attention -- --quick >/dev/null
+
 # Each test in a process of its own, as counters and faults are a process's.
 LD_LIBRARY_PATH=$stand_in${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} cargo nextest run --workspace \
     --features cuda --no-fail-fast -E 'binary(cuda) + binary(gpu)' "$@"

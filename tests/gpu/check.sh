@@ -84,6 +84,18 @@ else
     echo "SKIPPED: the benchmark, for $folder has none."
 fi
 
+# Attention beside FlashInfer's.
+if [ -x "$folder/attention" ] && [ -x "$folder/flashinfer" ]; then
+    bench_attention() { step "$@"; cat "$out/$1.log"; }
+    bench_attention flashinfer "$folder/flashinfer"
+    bench_attention attention "$folder/attention"
+    bench_attention attention-early-launch "$folder/attention" --early-launch
+    bench_attention attention-compared python3 benches/flashinfer/compare.py \
+        "$out"/{flashinfer,attention,attention-early-launch}.log
+else
+    echo "SKIPPED: attention beside FlashInfer's, for $folder hasn't both."
+fi
+
 # Through the router and HTTP.
 http() {
     step "http-$1" tests/gpu/http.sh "$sconce" "$1" "$2" "$out"

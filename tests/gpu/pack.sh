@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds what tests/gpu/check.sh runs and lays it, stripped, into target/gpu/: the tests of kernels and of
-# the engine, the benchmark, the program itself, and compute-sanitizer from Python's index. They need a
+# the engine, the benchmarks, the program itself, and compute-sanitizer from Python's index. They need a
 # driver and cuBLASLt where they run, and no CUDA installation here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -28,6 +28,9 @@ lay() {
 lay kernels cuda test --release -p sconce-kernels --test cuda --no-run
 lay engine gpu test --release -p sconce --test gpu --no-run
 lay bench gpu bench -p sconce --bench gpu --no-run
+lay attention gpu_attention bench -p sconce-kernels --bench gpu_attention --no-run
+benches/flashinfer/build.sh
+cp target/flashinfer/attention "$out/flashinfer"
 # That which is built with the tests, to build it once.
 lay sconce sconce test --release -p sconce --test gpu --no-run
 xz -T0 -6 -f "$out/sconce"

@@ -29,6 +29,12 @@ impl Device {
     }
 }
 
+/// Tells a profiler where to begin, or to end, what it was asked to look at.
+pub fn profiler(begins: bool) -> Result<(), Error> {
+    use cudarc::driver::{profiler_start, profiler_stop};
+    called("cuProfilerStart", if begins { profiler_start() } else { profiler_stop() })
+}
+
 impl Event {
     /// Becomes the end of what was asked for until now.
     pub fn record(&mut self) -> Result<(), Error> {

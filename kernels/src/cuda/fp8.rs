@@ -2,7 +2,10 @@
 
 use super::launch::{Arg, Grid};
 use super::matmul::BLOCK;
-use super::{Buffer, Device, Float, LinearFp8, Matmul, Scaling, Slice, SliceMut, Write, by_float};
+use super::{
+    Buffer, Device, Float, LinearFp8, MAX_GEMV_ROWS, Matmul, Scaling, Slice, SliceMut, Write,
+    by_float,
+};
 use crate::{Error, check_len, check_multiple};
 
 /// A weight matrix `[n, k]` of e4m3 numbers with a scale per row, or per square of 128 by 128.
@@ -176,11 +179,59 @@ impl Device {
     }
 }
 
+/// Rows of the matrix that a block of the kernel for few tokens takes, and its threads.
+const FEATURES: usize = 16;
+const THREADS: u32 = 256;
+
+impl Device {
+    /// The product of at most [`MAX_GEMV_ROWS`] tokens of 16 bits, as fast as the matrix is read.
+    fn fp8_gemv(&self, args: &LinearToFp8<'_>) -> Result<(), Error> {
+        let LinearToFp8 { float, x, w, ref y, y_float, write, rows, .. } = *args;
+        check_len("what is multiplied", x.len(), rows * w.k * float.size())?;
+        check_len("a product", y.len(), rows * w.n * y_float.size())?;
+        if write == Write::Add && w.scaling == Scaling::Blocks {
+            return Err(Error::Operand);
+        }
+        if rows == 0 {
+            return Ok(());
+        }
+        let name = match (w.scaling, float, y_float) {
+            (Scaling::Row, Float::F16, Float::F16) => "fp8_gemv_rows_f16",
+            (Scaling::Row, Float::BF16, Float::BF16) => "fp8_gemv_rows_bf16",
+            (Scaling::Row, Float::F16, Float::F32) => "fp8_gemv_rows_f16_f32",
+            (Scaling::Row, Float::BF16, Float::F32) => "fp8_gemv_rows_bf16_f32",
+            (Scaling::Blocks, Float::F16, Float::F16) => "fp8_gemv_squares_f16",
+            (Scaling::Blocks, Float::BF16, Float::BF16) => "fp8_gemv_squares_bf16",
+            (Scaling::Blocks, Float::F16, Float::F32) => "fp8_gemv_squares_f16_f32",
+            (Scaling::Blocks, Float::BF16, Float::F32) => "fp8_gemv_squares_bf16_f32",
+            _ => return Err(Error::Operand),
+        };
+        let width = w.k.div_ceil(BLOCK).next_multiple_of(4);
+        let list = [
+            x.into(),
+            w.codes.slice().into(),
+            w.scales.slice().into(),
+            Arg::from(y),
+            (rows as i32).into(),
+            (w.n as i32).into(),
+            (w.k as i32).into(),
+            (width as i32).into(),
+            i32::from(write == Write::Add).into(),
+        ];
+        // SAFETY: the kernel's parameters, with the lengths and types checked above and in `Fp8Matrix`.
+        Ok(unsafe { self.launch(name, Grid::line(w.n.div_ceil(FEATURES), THREADS), &list) }?)
+    }
+}
+
 impl Matmul {
     /// Makes the tokens 8 bits wide, with a scale each, or one for each 128 of their elements if that is how the
-    /// matrix is scaled, and multiplies them (Hopper and later). Products of a matrix with scales of blocks are
-    /// stored, not added.
+    /// matrix is scaled, and multiplies them (Hopper and later). Up to [`MAX_GEMV_ROWS`] tokens of 16 bits stay as
+    /// they are, since there the reading of the matrix is all that counts: a token's result is the same bit for bit
+    /// among numbers of tokens up to that. Products of a matrix with scales of blocks are stored, not added.
     pub fn linear_fp8(&self, args: LinearToFp8<'_>) -> Result<(), Error> {
+        if args.rows <= MAX_GEMV_ROWS && args.float != Float::F32 {
+            return self.device().fp8_gemv(&args);
+        }
         match args.w.scaling {
             Scaling::Tensor | Scaling::Row => self.linear_fp8_rows(args),
             Scaling::Blocks => self.linear_fp8_blocks(args),

@@ -8,7 +8,7 @@ use crate::cuda::launch::{Arg, Grid};
 use crate::cuda::{Float, Matmul, Write, by_float};
 
 /// Tokens that the kernel is better for than floats and cuBLASLt.
-pub(super) const MAX_GEMM_ROWS: usize = 256;
+pub(super) const MAX_GEMM_ROWS: usize = 128;
 /// What a block takes of the matrix.
 const FEATURES: usize = WARPS * TILE_ROWS;
 /// Tiles along k below which sharing them out no longer pays.
