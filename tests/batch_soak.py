@@ -78,9 +78,7 @@ class Fleet:
         self.workers = [worker(address) for address in sockets]
         self.router = Process(
             [BINARY, "router", *(word for it in sockets for word in ("--worker", it)), "--listen",
-             f"127.0.0.1:{self.port}", *database,
-             # Routers die more often than leases end by themselves.
-             "--batch-lease", "3"],
+             f"127.0.0.1:{self.port}", *database],
             "listening", self.log)
 
     def headers(self, content_type="application/json"):

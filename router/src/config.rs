@@ -71,7 +71,7 @@ pub struct BatchLimits {
     pub max_running: usize,
     /// How often a line is tried again whose answer was lost with a worker or a router.
     pub max_tries: u32,
-    /// How long a router that has died keeps others from what it had.
+    /// How long a router that hangs or is cut off keeps others from what it had.
     pub lease: Duration,
     /// How long a batch can be asked for after its end.
     pub ttl: Duration,

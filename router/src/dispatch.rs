@@ -251,8 +251,8 @@ impl Dispatcher {
     }
 
     /// A request for a vector of each input, which is not sent yet.
-    pub fn embed(&self, model: &Arc<Model>, inputs: Vec<EmbedInput>) -> Embeddings {
-        Embeddings::new(self, model, inputs)
+    pub fn embed(&self, model: &Arc<Model>, inputs: Vec<EmbedInput>, priority: i32) -> Embeddings {
+        Embeddings::new(self, model, inputs, priority)
     }
 
     fn queue_deadline_ms(&self) -> u32 {

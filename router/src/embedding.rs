@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use sconce_proto::worker::ModelInfo;
 
-use crate::app::App;
+use crate::app::{App, Urgency};
 use crate::config::Limits;
 use crate::dispatch::{Embeddings, Error};
 use crate::error::ApiError;
@@ -34,6 +34,7 @@ pub(crate) async fn run(
     app: &App,
     target: &Target,
     inputs: Vec<Input>,
+    urgency: Urgency,
 ) -> Result<Vectors, ApiError> {
     let model = &target.model;
     let mut meter = Meter::new(model);
@@ -41,7 +42,7 @@ pub(crate) async fn run(
     let lens = inputs.iter().map(|input| input.tokens.len());
     meter.metrics.accepted_inputs(lens.clone());
     let num_tokens = lens.sum::<usize>() as u64;
-    let embeddings = app.dispatcher.embed(model, inputs);
+    let embeddings = app.dispatcher.embed(model, inputs, urgency.priority(0));
     let values = collect(embeddings, target).await.inspect_err(|error| meter.failed(error))?;
     meter.finished();
     Ok(Vectors { values, num_tokens })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sconce_proto::worker::Task;
 
 use crate::api::models::unable;
-use crate::app::App;
+use crate::app::{App, Urgency};
 use crate::embedding::{self, Vectors};
 use crate::error::ApiError;
 use crate::prompt::inputs::{Content, Input};
@@ -56,7 +56,8 @@ async fn of_pairs(
         let first = if firsts.len() == 1 { firsts.first() } else { firsts.get(i) };
         first.map(|first| pair(first, second))
     });
-    let Vectors { values, num_tokens } = embedding::run(app, target, pairs.collect()).await?;
+    let Vectors { values, num_tokens } =
+        embedding::run(app, target, pairs.collect(), Urgency::Interactive).await?;
     Ok(Scores { values: values.iter().map(|logits| relevance(logits)).collect(), num_tokens })
 }
 
@@ -68,7 +69,8 @@ async fn of_embeddings(
 ) -> Result<Scores, ApiError> {
     let num_firsts = firsts.len();
     let inputs = firsts.into_iter().chain(seconds).collect();
-    let Vectors { values, num_tokens } = embedding::run(app, target, inputs).await?;
+    let Vectors { values, num_tokens } =
+        embedding::run(app, target, inputs, Urgency::Interactive).await?;
     let (firsts, seconds) = values.split_at_checked(num_firsts).ok_or(ApiError::Internal)?;
     let scores = seconds.iter().enumerate().filter_map(|(i, second)| {
         let first = if num_firsts == 1 { firsts.first() } else { firsts.get(i) };

@@ -5,7 +5,9 @@ mod batch_work;
 mod batches;
 mod database;
 mod files;
+mod holders;
 mod keys;
+mod leases;
 mod responses;
 mod schema;
 #[cfg(test)]
@@ -15,6 +17,7 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
@@ -27,6 +30,7 @@ pub(crate) use batches::{BatchRow, BatchUsage, PutBatch};
 pub use database::Database;
 use database::Place;
 pub(crate) use files::{FilePage, FileQuota, FileRow, Order, PutFile};
+pub(crate) use holders::Alive;
 pub(crate) use keys::KeyRow;
 pub(crate) use responses::{ResponseRow, Turn};
 
@@ -39,6 +43,8 @@ const MAX_CONNECTIONS: u32 = 4;
 pub struct Store {
     pool: AnyPool,
     dialect: Dialect,
+    /// SQLite's.
+    file: Option<Arc<Path>>,
 }
 
 /// Whose SQL the database speaks.
@@ -83,6 +89,18 @@ pub enum Error {
     /// The schema could not be brought up to date.
     #[error("the database's schema can't be brought up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A lock beside the file could not be made or looked at.
+    #[error("the locks of the database's users, {path}, can't be used")]
+    Lock {
+        /// Which of them.
+        path: String,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// The server still has the lock that this router lost.
+    #[error("the database has not noticed yet that this router's session with it broke")]
+    Appeared,
     /// A query failed.
     #[error("the database failed")]
     Query(#[from] sqlx::Error),
@@ -124,7 +142,8 @@ impl Store {
             }
         };
         migrate(&pool, dialect).await?;
-        Ok(Self { pool, dialect })
+        let file = database.file().map(Into::into);
+        Ok(Self { pool, dialect, file })
     }
 
     /// Closes every connection.

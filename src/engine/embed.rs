@@ -3,15 +3,21 @@
 //! Requests take turns, an input each, until a batch has as many tokens as one step may have: a
 //! request of one input waits for one step at most beside a request of thousands, and many small
 //! requests share a step. Nothing is padded, so lengths need not match.
+//!
+//! Requests that nobody waits for have the steps that all others leave, and those are short: someone
+//! who comes meanwhile waits for no more.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::request::TokenId;
+use super::request::{BACKGROUND_PRIORITY, TokenId};
 use super::sequence::RequestId;
 
 /// Inputs of one step at most: what a router is sent of a step stays far below the message limit.
 pub const MAX_BATCH_INPUTS: usize = 256;
+
+/// Of a step's tokens, those that it has at most where nobody waits for it.
+const BACKGROUND_SHARE: usize = 4;
 
 /// One text, or two that belong together, as tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +70,22 @@ impl EmbedBatch {
     }
 }
 
+/// Whether anyone waits for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Someone does.
+    Interactive,
+    /// It has what the others leave.
+    Background,
+}
+
+impl Urgency {
+    /// That of a request with this priority number.
+    pub fn of(priority: i32) -> Self {
+        if priority >= BACKGROUND_PRIORITY { Self::Background } else { Self::Interactive }
+    }
+}
+
 /// Why a request is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -82,6 +104,8 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct EmbedQueue {
     turns: VecDeque<Request>,
+    /// Those that nobody waits for.
+    background: VecDeque<Request>,
     max_queue: u32,
     max_num_batched_tokens: usize,
     is_draining: bool,
@@ -101,6 +125,7 @@ impl EmbedQueue {
     pub fn new(max_queue: u32, max_num_batched_tokens: u32) -> Self {
         Self {
             turns: VecDeque::new(),
+            background: VecDeque::new(),
             max_queue,
             max_num_batched_tokens: max_num_batched_tokens as usize,
             is_draining: false,
@@ -112,20 +137,25 @@ impl EmbedQueue {
         self.max_num_batched_tokens = self.max_num_batched_tokens.min(max);
     }
 
-    /// Takes a request of at least one input.
+    /// Takes a request of at least one input. Those that nobody waits for take nobody else's place in
+    /// the queue.
     pub fn submit(
         &mut self,
         id: RequestId,
-        inputs: Vec<EmbedInput>,
+        (inputs, urgency): (Vec<EmbedInput>, Urgency),
         deadline: Option<Duration>,
     ) -> Result<(), Refusal> {
         if self.is_draining {
             return Err(Refusal::Draining);
         }
-        if self.turns.len() >= self.max_queue as usize {
+        let (turns, num_before) = match urgency {
+            Urgency::Interactive => (&mut self.turns, 0),
+            Urgency::Background => (&mut self.background, self.turns.len()),
+        };
+        if num_before + turns.len() >= self.max_queue as usize {
             return Err(Refusal::QueueFull { max_queue: self.max_queue });
         }
-        self.turns.push_back(Request { id, inputs, num_planned: 0, deadline });
+        turns.push_back(Request { id, inputs, num_planned: 0, deadline });
         Ok(())
     }
 
@@ -136,48 +166,58 @@ impl EmbedQueue {
 
     /// Forgets a request.
     pub fn cancel(&mut self, id: RequestId) {
-        self.turns.retain(|request| request.id != id);
+        for turns in [&mut self.turns, &mut self.background] {
+            turns.retain(|request| request.id != id);
+        }
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.turns.is_empty()
+        self.turns.is_empty() && self.background.is_empty()
     }
 
     /// Requests of which nothing was computed.
     pub fn num_waiting(&self) -> usize {
-        self.turns.iter().filter(|request| request.num_planned == 0).count()
+        let all = self.turns.iter().chain(&self.background);
+        all.filter(|request| request.num_planned == 0).count()
     }
 
     /// Gives up the requests that have waited too long, and returns them.
     pub fn expire(&mut self, now: Duration) -> Vec<RequestId> {
         let mut expired = Vec::new();
-        self.turns.retain(|request| {
-            let is_late = request.num_planned == 0 && request.deadline.is_some_and(|at| at <= now);
-            if is_late {
-                expired.push(request.id);
-            }
-            !is_late
-        });
+        for turns in [&mut self.turns, &mut self.background] {
+            turns.retain(|request| {
+                let is_late =
+                    request.num_planned == 0 && request.deadline.is_some_and(|at| at <= now);
+                if is_late {
+                    expired.push(request.id);
+                }
+                !is_late
+            });
+        }
         expired
     }
 
     /// Puts the next step's inputs into `batch`. Returns whether there are any.
     pub fn plan(&mut self, batch: &mut EmbedBatch) -> bool {
         batch.clear();
-        while let Some(mut request) = self.turns.pop_front() {
+        let max = self.max_num_batched_tokens;
+        let (turns, max_tokens) = match self.turns.is_empty() {
+            false => (&mut self.turns, max),
+            true => (&mut self.background, max / BACKGROUND_SHARE),
+        };
+        while let Some(mut request) = turns.pop_front() {
             let Some(input) = request.inputs.get(request.num_planned) else { continue };
             let num_tokens = batch.token_ids.len() + input.token_ids.len();
-            let is_full =
-                num_tokens > self.max_num_batched_tokens || batch.lens.len() == MAX_BATCH_INPUTS;
+            let is_full = num_tokens > max_tokens || batch.lens.len() == MAX_BATCH_INPUTS;
             if is_full && !batch.lens.is_empty() {
-                self.turns.push_front(request);
+                turns.push_front(request);
                 break;
             }
             batch.push(request.id, request.num_planned, input);
             request.num_planned += 1;
             if request.num_planned < request.inputs.len() {
-                self.turns.push_back(request);
+                turns.push_back(request);
             }
         }
         !batch.lens.is_empty()
@@ -190,9 +230,19 @@ mod tests {
 
     use super::*;
 
-    fn inputs(lens: &[usize]) -> Vec<EmbedInput> {
+    fn inputs(lens: &[usize]) -> (Vec<EmbedInput>, Urgency) {
         let input = |len: &usize| EmbedInput { token_ids: vec![1; *len], second_start: None };
-        lens.iter().map(input).collect()
+        (lens.iter().map(input).collect(), Urgency::Interactive)
+    }
+
+    fn background(lens: &[usize]) -> (Vec<EmbedInput>, Urgency) {
+        (inputs(lens).0, Urgency::Background)
+    }
+
+    fn planned(queue: &mut EmbedQueue) -> Vec<u64> {
+        let mut batch = EmbedBatch::default();
+        queue.plan(&mut batch);
+        batch.inputs.iter().map(|input| input.request.0).collect()
     }
 
     #[test]
@@ -223,6 +273,41 @@ mod tests {
         assert_eq!(queue.expire(Duration::from_millis(4)), []);
         assert_eq!(queue.expire(Duration::from_millis(5)), [RequestId(2)]);
         assert!(queue.plan(&mut batch));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_has_the_steps_that_others_leave_and_they_are_short() {
+        let mut queue = EmbedQueue::new(3, 40);
+        queue.submit(RequestId(1), background(&[5; 4]), None).unwrap();
+        queue.submit(RequestId(2), background(&[5]), Some(Duration::ZERO)).unwrap();
+        assert_eq!(planned(&mut queue), [1, 2]);
+
+        for id in 3..6 {
+            queue.submit(RequestId(id), inputs(&[20]), None).unwrap();
+        }
+
+        assert!(queue.submit(RequestId(6), background(&[1]), None).is_err());
+        assert!(queue.submit(RequestId(6), inputs(&[1]), None).is_err());
+        assert_eq!(planned(&mut queue), [3, 4]);
+        assert_eq!(planned(&mut queue), [5]);
+        assert_eq!(planned(&mut queue), [1, 1]);
+        assert_eq!(planned(&mut queue), [1]);
+        assert!(queue.is_empty());
+        assert_eq!(Urgency::of(BACKGROUND_PRIORITY - 1), Urgency::Interactive);
+        assert_eq!(Urgency::of(BACKGROUND_PRIORITY), Urgency::Background);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_cancelled_and_expires_as_well() {
+        let mut queue = EmbedQueue::new(3, 40);
+        queue.submit(RequestId(1), background(&[5]), None).unwrap();
+        queue.submit(RequestId(2), background(&[5]), Some(Duration::ZERO)).unwrap();
+        assert_eq!(queue.num_waiting(), 2);
+
+        queue.cancel(RequestId(1));
+
+        assert_eq!(queue.expire(Duration::ZERO), [RequestId(2)]);
         assert!(queue.is_empty());
     }
 

@@ -5,6 +5,9 @@ use crate::grammar::Grammar;
 /// A token's place in the vocabulary.
 pub type TokenId = u32;
 
+/// From this priority number on, nobody waits for the answer.
+pub const BACKGROUND_PRIORITY: i32 = 10_000;
+
 /// One prompt and how to continue it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {

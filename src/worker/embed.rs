@@ -7,7 +7,7 @@ use std::time::Duration;
 use sconce_proto::worker::{Embed, EmbedInput as Wire, ModelInfo};
 
 use super::submit::Invalid;
-use crate::engine::embed::EmbedInput;
+use crate::engine::embed::{EmbedInput, Urgency};
 
 pub(super) use engine::EmbedEngine;
 
@@ -17,6 +17,7 @@ pub(crate) struct Checked {
     pub(crate) inputs: Vec<EmbedInput>,
     /// How long it may wait for its first step.
     pub(crate) patience: Option<Duration>,
+    pub(crate) urgency: Urgency,
 }
 
 /// Returns the request if it fits the model.
@@ -30,6 +31,7 @@ pub(crate) fn check(embed: Embed, info: &ModelInfo) -> Result<Checked, Invalid> 
         id: embed.request_id,
         inputs: inputs.collect::<Result<_, _>>()?,
         patience: (!patience.is_zero()).then_some(patience),
+        urgency: Urgency::of(embed.priority),
     })
 }
 

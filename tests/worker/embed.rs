@@ -24,7 +24,8 @@ async fn start(directory: &TempDir, args: &[&str]) -> Worker {
 
 fn embed(request_id: u64, lens: &[usize]) -> Embed {
     let input = |len: &usize| EmbedInput { tokens: vec![7; *len], second_start: None };
-    Embed { request_id, inputs: lens.iter().map(input).collect(), queue_deadline_ms: 0 }
+    let inputs = lens.iter().map(input).collect();
+    Embed { request_id, inputs, queue_deadline_ms: 0, priority: 0 }
 }
 
 /// Reads a request to its end: its vectors, and how it ended.

@@ -43,7 +43,7 @@ pub async fn create(
     let bounds = Bounds::new(&model.info, &app.config.limits);
     let inputs = inputs::embeddings(request.input, bounds)?;
     let shape = Shape::new(request.format, request.dimensions, model.info.num_outputs)?;
-    let vectors = embedding::run(&app, &target, inputs).await?;
+    let vectors = embedding::run(&app, &target, inputs, principal.urgency).await?;
     let name = target.name.clone();
     let answer = respond(vectors.values.iter().map(Vec::len).sum(), move || {
         let usage = VectorUsage::new(vectors.num_tokens);

@@ -16,7 +16,7 @@ use super::{Endpoint, capacity, unix_millis, unix_seconds};
 use crate::app::{App, Principal, Urgency};
 use crate::auth::{Authenticator, Holder};
 use crate::metrics;
-use crate::store::{self, BatchRow, LeasedLine, LineId, LineResult, Store};
+use crate::store::{self, Alive, BatchRow, LeasedLine, LineId, LineResult, Store};
 
 /// How often is looked for what others have left.
 const TICK: Duration = Duration::from_secs(1);
@@ -67,14 +67,15 @@ pub(crate) async fn run(app: App, who: Authenticator, ended: impl Future<Output 
     let context = Arc::new(Context { app: app.clone(), store, id });
     let mut executor = Executor::new(context, who);
     let mut changes = app.dispatcher.changes();
+    ticks.reset_immediately();
     loop {
         tokio::select! {
             () = &mut draining => break,
             _ = ticks.tick() => executor.tick().await,
-            () = app.batches.woken() => {}
+            () = app.batches.woken() => executor.withdraw().await,
             changed = changes.changed() => if changed.is_err() { break },
             Some(ended) = executor.lines.join_next_with_id() => executor.line_ended(ended).await,
-            Some(ended) = executor.steps.join_next() => executor.step_ended(&ended),
+            Some(ended) = executor.steps.join_next_with_id() => executor.step_ended(&ended),
         }
         executor.take().await;
     }
@@ -92,6 +93,10 @@ struct Executor {
     /// The lines under way, by their tasks.
     under_way: HashMap<Id, UnderWay>,
     steps: JoinSet<()>,
+    /// The batches whose steps are under way, by their tasks.
+    stepping: HashMap<Id, String>,
+    /// Shows others that this router runs. Nothing is taken without it.
+    alive: Option<Alive>,
     renewed_at: Instant,
     /// Whose batch comes first: another one each time.
     turn: usize,
@@ -112,6 +117,8 @@ impl Executor {
             lines: JoinSet::new(),
             under_way: HashMap::new(),
             steps: JoinSet::new(),
+            stepping: HashMap::new(),
+            alive: None,
             renewed_at: Instant::now(),
             turn: 0,
             is_failing: false,
@@ -125,34 +132,77 @@ impl Executor {
     }
 
     async fn keep(&mut self) -> Result<(), store::Error> {
-        let lease = self.context.lease();
-        let store = self.context.store.clone();
-        if self.renewed_at.elapsed() >= self.context.app.batches.limits().lease / 3 {
-            let mut held = store.renew_leases(lease.as_store(&self.context.id)).await?;
-            self.renewed_at = Instant::now();
-            // What is no longer this router's need not be computed: nobody would take the answer.
-            for under_way in self.under_way.values() {
-                match held.iter().position(|line| *line == under_way.line) {
-                    Some(at) => drop(held.swap_remove(at)),
-                    None => under_way.task.abort(),
-                }
-            }
-            // What no task is left of, because it could not be recorded or given back.
-            for line in &held {
-                store.release_line((line, &self.context.id), (0, unix_millis())).await?;
-            }
-        }
-        let num_lost = store.reclaim_lines(unix_millis()).await?;
-        metrics::batch_leases_lost(num_lost);
+        self.appear().await?;
+        self.renew().await?;
+        let store = &self.context.store;
+        let num_lost = store.free_dead(&self.context.id).await?;
+        let num_late = store.reclaim_lines(unix_millis()).await?;
+        metrics::batch_leases_lost(num_lost + num_late);
         store.expire_batches(unix_seconds()).await?;
         let ttl = self.context.app.batches.limits().ttl.as_secs();
         store.forget_batches(unix_seconds().saturating_sub_unsigned(ttl)).await?;
         metrics::batch_lines_waiting(store.num_waiting_lines().await?);
+        self.withdraw_unwanted().await
+    }
+
+    /// Shows that this router runs, once and again when what shows it is lost.
+    async fn appear(&mut self) -> Result<(), store::Error> {
+        let is_alive = match &mut self.alive {
+            Some(alive) => alive.holds().await,
+            None => false,
+        };
+        if !is_alive {
+            self.alive = None;
+            self.alive = Some(self.context.store.appear(&self.context.id).await?);
+        }
+        Ok(())
+    }
+
+    /// Keeps the leases of what is under way, in time.
+    async fn renew(&mut self) -> Result<(), store::Error> {
+        if self.renewed_at.elapsed() < self.context.app.batches.limits().lease / 3 {
+            return Ok(());
+        }
+        let (store, claim) = (&self.context.store, self.context.lease());
+        let lease = claim.as_store(&self.context.id);
+        store.renew_lines(lease).await?;
+        for batch in self.stepping.values() {
+            store.renew_batch(batch, lease).await?;
+        }
+        self.renewed_at = Instant::now();
+        Ok(())
+    }
+
+    /// Stops computing what nobody would take the answer of any more.
+    async fn withdraw(&mut self) {
+        let withdrawn = self.withdraw_unwanted().await;
+        self.note(withdrawn);
+    }
+
+    async fn withdraw_unwanted(&mut self) -> Result<(), store::Error> {
+        let mut wanted = self.context.store.wanted_lines(&self.context.id).await?;
+        for under_way in self.under_way.values() {
+            match wanted.iter().position(|line| *line == under_way.line) {
+                Some(at) => {
+                    wanted.swap_remove(at);
+                }
+                // Its batch was cancelled or has expired, or it is another router's. The worker is told.
+                None => under_way.task.abort(),
+            }
+        }
+        // What no task is left of, because it could not be recorded or given back.
+        for line in &wanted {
+            let given = (line, self.context.id.as_str());
+            self.context.store.release_line(given, (0, unix_millis())).await?;
+        }
         Ok(())
     }
 
     /// Takes what there is and room is for.
     async fn take(&mut self) {
+        if self.alive.is_none() {
+            return;
+        }
         let taken = match self.take_steps().await {
             Ok(()) => self.take_lines().await,
             Err(error) => Err(error),
@@ -165,7 +215,9 @@ impl Executor {
             let lease = self.context.lease();
             let taken = self.context.store.lease_batch(lease.as_store(&self.context.id)).await?;
             let Some(batch) = taken else { return Ok(()) };
-            self.steps.spawn(step(Arc::clone(&self.context), batch));
+            let id = batch.id.clone();
+            let task = self.steps.spawn(step(Arc::clone(&self.context), batch));
+            self.stepping.insert(task.id(), id);
         }
         Ok(())
     }
@@ -194,13 +246,14 @@ impl Executor {
         batch: &BatchRow,
         num_batches: usize,
     ) -> Result<(), store::Error> {
+        // Whose key was revoked gets no more, and what runs of it is withdrawn.
+        let Some(origin) = self.origin(batch).await? else { return Ok(()) };
         let models: Vec<String> = serde_json::from_str(&batch.models).unwrap_or_default();
         for model in models {
             let room = self.room(&model).min(self.num_free());
             if room == 0 {
                 continue;
             }
-            let Some(origin) = self.origin(batch).await? else { return Ok(()) };
             let limit = i64::try_from(room.div_ceil(num_batches)).unwrap_or(i64::MAX);
             let lease = self.context.lease();
             let lease = lease.as_store(&self.context.id);
@@ -219,7 +272,7 @@ impl Executor {
     }
 
     /// On whose behalf a batch is run. One whose key was revoked is cancelled.
-    async fn origin(&self, batch: &BatchRow) -> Result<Option<Origin>, store::Error> {
+    async fn origin(&mut self, batch: &BatchRow) -> Result<Option<Origin>, store::Error> {
         let Some(endpoint) = Endpoint::of(&batch.endpoint) else { return Ok(None) };
         let principal = match self.who.holder(&batch.owner) {
             Holder::Active(principal) => Principal { urgency: Urgency::Batch, ..principal },
@@ -267,7 +320,12 @@ impl Executor {
         }
     }
 
-    fn step_ended(&self, ended: &Result<(), JoinError>) {
+    fn step_ended(&mut self, ended: &Result<(Id, ()), JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        self.stepping.remove(&id);
         if ended.is_err() {
             tracing::error!("a step of a batch panicked; it is taken again when its lease ends");
         }
@@ -295,8 +353,12 @@ impl Executor {
         self.steps.shutdown().await;
         let released = timeout(MAX_GIVING_BACK, self.context.store.release_all(&self.context.id));
         match released.await {
-            Ok(Ok(())) => {}
-            // They go on when the leases end.
+            Ok(Ok(())) => {
+                if let Some(alive) = self.alive.take() {
+                    alive.end().await;
+                }
+            }
+            // They go on when others see that this router has ended.
             Ok(Err(_)) | Err(_) => tracing::warn!("lines of batches can't be given back"),
         }
     }
@@ -307,7 +369,7 @@ impl Executor {
             tokio::select! {
                 _ = ticks.tick() => self.tick().await,
                 Some(ended) = self.lines.join_next_with_id() => self.line_ended(ended).await,
-                Some(ended) = self.steps.join_next() => self.step_ended(&ended),
+                Some(ended) = self.steps.join_next_with_id() => self.step_ended(&ended),
             }
         }
     }

@@ -23,7 +23,8 @@ pub(super) struct BatchArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     max_batch_tries: u32,
 
-    /// Seconds after which other routers go on with what a router had that has died, 1 to 3600
+    /// Seconds after which other routers go on with what a router had that hangs or is cut off from the
+    /// database, 1 to 3600; one that died they notice at once
     #[arg(long, env = "SCONCE_BATCH_LEASE", value_name = "SECONDS", default_value_t = BatchLimits::default().lease.as_secs())]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     batch_lease: u64,

@@ -19,6 +19,7 @@ pub struct Embeddings {
     dispatcher: Dispatcher,
     model: Arc<Model>,
     inputs: Vec<EmbedInput>,
+    priority: i32,
     tries: Tries,
 }
 
@@ -37,9 +38,10 @@ impl Embeddings {
         dispatcher: &Dispatcher,
         model: &Arc<Model>,
         inputs: Vec<EmbedInput>,
+        priority: i32,
     ) -> Self {
         let (dispatcher, model) = (dispatcher.clone(), Arc::clone(model));
-        Self { dispatcher, model, inputs, tries: Tries::default() }
+        Self { dispatcher, model, inputs, priority, tries: Tries::default() }
     }
 
     /// Waits for all vectors, in the order of the inputs, from whichever worker computes them.
@@ -75,6 +77,7 @@ impl Embeddings {
             request_id: shared.next_request_id.fetch_add(1, Ordering::Relaxed),
             inputs: self.inputs.clone(),
             queue_deadline_ms: self.dispatcher.queue_deadline_ms(),
+            priority: self.priority,
         });
         loop {
             let mut links = self.dispatcher.links(&self.model);

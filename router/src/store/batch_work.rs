@@ -234,36 +234,6 @@ impl Store {
         Ok(lines)
     }
 
-    /// Keeps all that a router has taken, and says which lines it has.
-    pub(crate) async fn renew_leases(&self, lease: Lease<'_>) -> Result<Vec<LineId>, Error> {
-        sqlx::query("UPDATE batches SET lease_until = $2 WHERE lease_holder = $1")
-            .bind(lease.holder)
-            .bind(lease.until)
-            .execute(&self.pool)
-            .await?;
-        let rows = sqlx::query(
-            "UPDATE batch_lines SET lease_until = $2 WHERE state = 1 AND lease_holder = $1 \
-             RETURNING batch, position",
-        )
-        .bind(lease.holder)
-        .bind(lease.until)
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(|row| Ok((row.try_get("batch")?, row.try_get("position")?))).collect()
-    }
-
-    /// Has lines that their holders have lost wait again. Says how many.
-    pub(crate) async fn reclaim_lines(&self, now: i64) -> Result<u64, Error> {
-        let done = sqlx::query(
-            "UPDATE batch_lines SET state = 0, lease_holder = NULL, num_tries = num_tries + 1 \
-             WHERE state = 1 AND lease_until <= $1",
-        )
-        .bind(now)
-        .execute(&self.pool)
-        .await?;
-        Ok(done.rows_affected())
-    }
-
     /// Gives a line back, to be taken again from `ready_at` on, after `num_lost` more lost answers.
     pub(crate) async fn release_line(
         &self,
@@ -282,18 +252,6 @@ impl Store {
         .bind(ready_at)
         .execute(&self.pool)
         .await?;
-        Ok(())
-    }
-
-    /// Gives everything back that a router has and will not finish.
-    pub(crate) async fn release_all(&self, holder: &str) -> Result<(), Error> {
-        for statement in [
-            "UPDATE batch_lines SET state = 0, lease_holder = NULL \
-             WHERE state = 1 AND lease_holder = $1",
-            "UPDATE batches SET lease_holder = NULL, lease_until = 0 WHERE lease_holder = $1",
-        ] {
-            sqlx::query(statement).bind(holder).execute(&self.pool).await?;
-        }
         Ok(())
     }
 

@@ -128,14 +128,15 @@ async fn who_has_lost_a_line_records_nothing() {
         let store = begun(&fresh).await;
         store.lease_lines(("b", "odd"), 1, lease("dead", 0)).await.unwrap();
         let id = ("b".to_owned(), 1);
-        assert_eq!(store.renew_leases(lease("dead", 5)).await.unwrap(), std::slice::from_ref(&id));
+        store.renew_lines(lease("dead", 5)).await.unwrap();
+        assert_eq!(store.wanted_lines("dead").await.unwrap(), std::slice::from_ref(&id));
         assert_eq!(store.reclaim_lines(14).await.unwrap(), 0);
 
         assert_eq!(store.reclaim_lines(15).await.unwrap(), 1);
         let again = store.lease_lines(("b", "odd"), 1, lease("r", 15)).await.unwrap();
 
         assert_eq!((again[0].position, again[0].num_tries), (1, 1));
-        assert_eq!(store.renew_leases(lease("dead", 15)).await.unwrap(), []);
+        assert_eq!(store.wanted_lines("dead").await.unwrap(), []);
         assert!(!store.record_line((&id, "dead"), &answer("late"), 3).await.unwrap());
         assert!(store.record_line((&id, "r"), &answer("one"), 3).await.unwrap());
         assert!(!store.record_line((&id, "r"), &answer("two"), 3).await.unwrap());
@@ -247,5 +248,52 @@ async fn a_batch_expires_in_whatever_state_it_is() {
         let never_begun = store.batch(("a", "c")).await.unwrap().unwrap();
         assert_eq!((never_begun.status.as_str(), never_begun.num_failed), ("expired", 0));
         assert_eq!(row(&store).await.num_failed, 4);
+    }
+}
+
+#[tokio::test]
+async fn what_a_dead_router_had_is_free_before_its_lease_ends() {
+    for fresh in databases() {
+        let store = begun(&fresh).await;
+        store.put_batch(&batch("c"), 9).await.unwrap();
+        let (alive, dead) =
+            (store.appear("alive").await.unwrap(), store.appear("dead").await.unwrap());
+        store.lease_batch(lease("dead", 0)).await.unwrap().unwrap();
+        store.lease_lines(("b", "odd"), 1, lease("dead", 0)).await.unwrap();
+        store.lease_lines(("b", "even"), 1, lease("alive", 0)).await.unwrap();
+        let other = fresh.open().await;
+        let watching = other.appear("other").await.unwrap();
+        assert_eq!(other.free_dead("other").await.unwrap(), 0);
+
+        drop(dead);
+        // A server notices in its own time that a session has ended.
+        let mut num_freed = 0;
+        while num_freed == 0 {
+            num_freed = other.free_dead("other").await.unwrap();
+        }
+
+        assert_eq!(num_freed, 1);
+        let lines = other.lease_lines(("b", "odd"), 1, lease("other", 1)).await.unwrap();
+        assert_eq!((positions(&lines), lines[0].num_tries), (vec![1], 1));
+        assert_eq!(other.lease_batch(lease("other", 1)).await.unwrap().unwrap().id, "c");
+        let id = ("b".to_owned(), 1);
+        assert!(!store.record_line((&id, "dead"), &answer("late"), 3).await.unwrap());
+        let kept = [("b".to_owned(), 2)];
+        assert_eq!(store.wanted_lines("alive").await.unwrap(), kept);
+        alive.end().await;
+        watching.end().await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_wants_the_lines_of_a_batch_that_is_cancelled() {
+    for fresh in databases() {
+        let store = begun(&fresh).await;
+        store.lease_lines(("b", "odd"), 9, lease("r", 0)).await.unwrap();
+        assert_eq!(store.wanted_lines("r").await.unwrap().len(), 2);
+
+        assert!(store.cancel_batch(("a", "b"), 4).await.unwrap());
+
+        assert_eq!(store.wanted_lines("r").await.unwrap(), []);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use sconce_proto::worker::Finish;
+use sconce_proto::worker::embedded::End;
 use sconce_proto::worker::router_message::Message;
 use sconce_router::config::Config;
 use sconce_router::dispatch::Dispatcher;
@@ -16,23 +17,24 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
+use crate::embeddings::embedder;
 use crate::postgres::Postgres;
 use crate::service::{Answer, answer};
 use crate::worker::{LONG, Received, Worker};
 
 /// Routers that share a database and the contents of files, and one worker.
-struct Shared {
-    worker: Worker,
-    database: Database,
-    directory: TempDir,
-    _server: Option<Postgres>,
+pub(crate) struct Shared {
+    pub(crate) worker: Worker,
+    pub(crate) database: Database,
+    pub(crate) directory: TempDir,
+    pub(crate) server: Option<Postgres>,
 }
 
-struct Router {
+pub(crate) struct Router {
     url: String,
     stage: watch::Sender<Stage>,
     serving: JoinHandle<()>,
-    client: reqwest::Client,
+    pub(crate) client: reqwest::Client,
 }
 
 impl Shared {
@@ -42,21 +44,21 @@ impl Shared {
             Some(server) => Database::new(server.url()),
             None => Database::new(directory.path().join("sconce.db")),
         };
-        Self { worker: Worker::start(|_| {}), database, directory, _server: server }
+        Self { worker: Worker::start(|_| {}), database, directory, server }
     }
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(None)
     }
 
     /// The same test on SQLite, and on PostgreSQL where there is one.
-    fn on_both() -> Vec<Self> {
+    pub(crate) fn on_both() -> Vec<Self> {
         let server = Postgres::start().map(|server| Self::on(Some(server)));
         [Self::new()].into_iter().chain(server).collect()
     }
 
     /// The worker's next request, whatever a router that ends cancels meanwhile.
-    async fn next(&mut self) -> Received {
+    pub(crate) async fn next(&mut self) -> Received {
         loop {
             let received = timeout(LONG, self.worker.received.recv()).await.unwrap().unwrap();
             if let (Message::Submit(submit), session) = received {
@@ -70,7 +72,7 @@ impl Shared {
         self.router_with(|_| {}).await
     }
 
-    async fn router_with(&self, change: impl FnOnce(&mut Config)) -> Router {
+    pub(crate) async fn router_with(&self, change: impl FnOnce(&mut Config)) -> Router {
         let mut config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             database: self.database.clone(),
@@ -92,11 +94,11 @@ impl Shared {
 }
 
 impl Router {
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         answer(self.client.get(format!("{}{path}", self.url)).send().await.unwrap()).await
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         let request = self.client.request(Method::POST, format!("{}{path}", self.url));
         let request = request.header("content-type", "application/json").body(body.to_string());
         answer(request.send().await.unwrap()).await
@@ -116,7 +118,7 @@ impl Router {
     }
 
     /// Begins a batch of these lines, and returns its path.
-    async fn begin(&self, lines: &str) -> String {
+    pub(crate) async fn begin(&self, lines: &str) -> String {
         let input = self.upload(lines).await;
         let body = json!({"input_file_id": input, "endpoint": "/v1/completions",
             "completion_window": "24h", "metadata": {"k": "v"}});
@@ -129,8 +131,14 @@ impl Router {
         format!("/v1/batches/{}", begun.body["id"].as_str().unwrap())
     }
 
+    /// Ends as a killed process does: nothing is given back.
+    pub(crate) async fn die(self) {
+        self.serving.abort();
+        let _ = self.serving.await;
+    }
+
     /// Asks until the batch is what is wanted.
-    async fn until(&self, path: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, path: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
         let mut ticks = interval(Duration::from_millis(10));
         let asked = async {
             loop {
@@ -144,13 +152,13 @@ impl Router {
         timeout(LONG * 2, asked).await.expect("the batch did not get there")
     }
 
-    async fn ended(&self, path: &str) -> Value {
+    pub(crate) async fn ended(&self, path: &str) -> Value {
         let ended = ["completed", "failed", "expired", "cancelled"];
         self.until(path, |batch| ended.iter().any(|status| batch["status"] == *status)).await
     }
 
     /// The lines of one of a batch's files.
-    async fn lines(&self, id: &Value) -> Vec<Value> {
+    pub(crate) async fn lines(&self, id: &Value) -> Vec<Value> {
         let Some(id) = id.as_str() else { return Vec::new() };
         let url = format!("{}/v1/files/{id}/content", self.url);
         let text = self.client.get(url).send().await.unwrap().text().await.unwrap();
@@ -164,17 +172,17 @@ fn line(id: usize, body: &Value) -> String {
     format!("{line}\n")
 }
 
-fn prompts(num: usize) -> String {
+pub(crate) fn prompts(num: usize) -> String {
     let body = |id: usize| json!({"model": "org/tiny", "prompt": format!("prompt {id}")});
     (1..=num).map(|id| line(id, &body(id))).collect()
 }
 
-fn ids(lines: &[Value]) -> Vec<&str> {
+pub(crate) fn ids(lines: &[Value]) -> Vec<&str> {
     lines.iter().map(|line| line["custom_id"].as_str().unwrap()).collect()
 }
 
 /// Answers requests with what they ask, until so many are answered.
-async fn echo(worker: &mut Worker, num: usize) -> Vec<String> {
+pub(crate) async fn echo(worker: &mut Worker, num: usize) -> Vec<String> {
     let mut prompts = Vec::new();
     for _ in 0..num {
         let request = worker.submitted().await;
@@ -225,6 +233,27 @@ async fn answers_come_in_the_order_of_the_lines_and_errors_apart() {
         assert_eq!(line["response"]["status_code"], 400);
         assert_eq!(line["response"]["body"]["error"]["param"], param);
     }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_vectors_of_a_line() {
+    let mut shared = Shared { worker: Worker::start(embedder), ..Shared::new() };
+    let router = shared.router().await;
+    let line = json!({"custom_id": "id 1", "method": "POST", "url": "/v1/embeddings",
+        "body": {"model": "org/tiny", "input": "ab"}});
+    let input = router.upload(&line.to_string()).await;
+    let body = json!({"input_file_id": input, "endpoint": "/v1/embeddings",
+        "completion_window": "24h"});
+    let begun = router.post("/v1/batches", &body).await.body;
+    let request = shared.worker.embed().await;
+    assert!(request.embed.priority >= 10_000);
+    request.vectors(&[0.5, 1.0], End::Complete);
+
+    let path = format!("/v1/batches/{}", begun["id"].as_str().unwrap());
+    let batch = router.ended(&path).await;
+
+    let answers = router.lines(&batch["output_file_id"]).await;
+    assert_eq!(answers[0]["response"]["body"]["data"][0]["embedding"], json!([0.5, 1.0]));
 }
 
 #[tokio::test]
@@ -367,9 +396,7 @@ async fn another_router_goes_on_where_one_has_died() {
         first.until(&path, |batch| batch["request_counts"]["completed"] == 1).await;
         let seventh = shared.worker.submitted().await.prompt();
         let second = shared.router().await;
-        // Dies as a killed process does: nothing is given back.
-        first.serving.abort();
-        let _ = first.serving.await;
+        first.die().await;
 
         let mut prompts = Vec::new();
         while prompts.len() < 7 {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::service::{Answer, Service, answer, start, start_with, wait};
 
 /// A model with vectors of two elements, which takes at most 8 tokens.
-fn embedder(info: &mut ModelInfo) {
+pub(crate) fn embedder(info: &mut ModelInfo) {
     info.tasks = vec![Task::Embed.into()];
     (info.num_outputs, info.max_model_len, info.num_blocks) = (2, 8, 0);
 }
@@ -29,6 +29,7 @@ async fn vectors_come_back_in_the_order_of_the_inputs() {
     let request = service.worker.embed().await;
     assert_eq!(request.tokens()[0], [97, 98]);
     assert!(request.embed.queue_deadline_ms > 0);
+    assert_eq!(request.embed.priority, 0);
     request.vectors(&[0.5, 1.0], End::NotEnded);
     request.vectors(&[2.0, 3.0, 4.0, 5.0], End::Complete);
 

@@ -4,6 +4,7 @@
 
 mod background;
 mod bad_requests;
+mod batch_ends;
 mod batches;
 mod chat;
 mod compatibility;

@@ -4,12 +4,12 @@
 //! and preempted first. While anyone else waits for a first token they rest: their blocks stay, and
 //! no step computes anything of them. Where their blocks are what is waited for, they lose them.
 
+use super::step::Census;
 use super::*;
+use crate::engine::request::BACKGROUND_PRIORITY;
 
 /// Set in the places of requests that nobody waits for.
 const BEHIND: u64 = 1 << 63;
-/// The lowest priority number of such requests.
-const PRIORITY: i32 = 10_000;
 
 impl Sequence {
     /// Whether nobody waits for it.
@@ -20,7 +20,7 @@ impl Sequence {
 
 /// The place of a request that arrives now.
 pub(super) fn place(arrivals: u64, priority: i32) -> u64 {
-    if priority >= PRIORITY { arrivals | BEHIND } else { arrivals }
+    if priority >= BACKGROUND_PRIORITY { arrivals | BEHIND } else { arrivals }
 }
 
 impl Scheduler {
@@ -46,6 +46,21 @@ impl Scheduler {
         self.waiting.front().is_some_and(|next| {
             !next.is_background() && self.free_slots.len() > next.num_forks as usize
         })
+    }
+
+    /// Whether the head of the queue is of those that nobody waits for, and may go to a slot.
+    pub(super) fn is_next_background(&self) -> bool {
+        !self.is_resting
+            && self.waiting.front().is_some_and(|next| {
+                next.is_background() && self.free_slots.len() > next.num_forks as usize
+            })
+    }
+
+    /// Whether a step would compute prompts that nobody waits for. None is planned behind a step in
+    /// flight: whoever comes meanwhile would wait for both.
+    pub(super) fn has_background_prompts(&self, census: Census) -> bool {
+        census.has_background
+            && (census.num_prefilling + census.num_preempted > 0 || self.is_next_background())
     }
 
     fn awaits(sequence: &Sequence) -> bool {

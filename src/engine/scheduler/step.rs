@@ -6,6 +6,9 @@ use super::*;
 /// Of the time that a step may take, what is planned for: estimates err, and a processor is lost
 /// now and then.
 const PLANNED_SHARE: f64 = 0.85;
+/// Of the time that a running stream may wait, the part that a step for those that nobody waits for may
+/// take: whoever comes meanwhile waits for its end before anything of theirs is computed.
+const BACKGROUND_PART: u32 = 4;
 
 impl Scheduler {
     /// Plans the next step into `plan`; false when there is nothing to compute, or nothing before
@@ -19,7 +22,11 @@ impl Scheduler {
         self.expire(now);
         self.is_resting = self.is_awaited();
         let census = self.census();
-        if self.num_in_flight > 0 && (self.waits_for_drafts(census) || !self.may_go_ahead()) {
+        if self.num_in_flight > 0
+            && (self.waits_for_drafts(census)
+                || self.has_background_prompts(census)
+                || !self.may_go_ahead())
+        {
             return false;
         }
         self.bring_up_to_date(plan);
@@ -64,7 +71,8 @@ impl Scheduler {
     }
 
     fn census(&self) -> Census {
-        let mut census = Census::default();
+        let has_background = self.is_next_background();
+        let mut census = Census { has_background, ..Census::default() };
         for sequence in self.order.iter().filter_map(|slot| self.slots[*slot as usize].as_ref()) {
             if self.is_resting && sequence.is_background() {
                 continue;
@@ -83,11 +91,16 @@ impl Scheduler {
         census
     }
 
-    /// What this step may take: the time that a running stream may wait, or that a step may take. A step
-    /// for those that nobody waits for is short too: someone may come.
+    /// What this step may take: the time that a running stream may wait, or that a step may take. One
+    /// with those that nobody waits for has no other prompts, and is shorter still: someone may come.
     fn budget(&self, census: Census) -> Budget {
-        let is_short = census.num_decoding > 0 || census.has_background;
-        let bound = if is_short { self.config.max_itl } else { MAX_STEP };
+        let bound = if census.has_background {
+            self.config.max_itl / BACKGROUND_PART
+        } else if census.num_decoding > 0 {
+            self.config.max_itl
+        } else {
+            MAX_STEP
+        };
         let max_tokens = self.config.max_num_batched_tokens as usize;
         self.cost.budget(max_tokens, bound.mul_f64(PLANNED_SHARE))
     }
@@ -442,8 +455,8 @@ pub(super) struct Census {
     pub(super) num_decoding: usize,
     pub(super) num_prefilling: usize,
     pub(super) num_preempted: usize,
-    /// Whether nobody waits for some of them.
-    has_background: bool,
+    /// Whether nobody waits for some of them, or for what is admitted next.
+    pub(super) has_background: bool,
 }
 
 /// Which sequences a pass over the running ones is about.

@@ -503,6 +503,19 @@ fn what_nobody_waits_for_rests_while_someone_waits_for_a_first_token() {
 }
 
 #[test]
+fn a_step_for_those_that_nobody_waits_for_is_short() {
+    let mut engine = Engine::warm(|config| config.max_itl = Duration::from_millis(160));
+    engine.submit(1, background(prompt(1, 100), 5));
+
+    // 34 ms of the quarter of 160, from the first step on, and beside someone's stream.
+    assert_eq!(engine.step(), [34]);
+    engine.submit(2, request(prompt(2, 4), 5));
+    assert_eq!(engine.step(), [4]);
+    assert_eq!(engine.step(), [1, 33]);
+    assert_eq!(engine.step(), [1, 33]);
+}
+
+#[test]
 fn what_nobody_waits_for_is_admitted_last_whoever_it_is_from() {
     let mut engine = Engine::warm(|config| config.max_num_seqs = 1);
     engine.submit(1, request(prompt(1, 4), 2));

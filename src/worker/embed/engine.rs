@@ -209,7 +209,7 @@ impl EmbedEngine {
     }
 
     fn submit(&mut self, session: SessionId, checked: Checked) {
-        let Checked { id, inputs, patience } = checked;
+        let Checked { id, inputs, patience, urgency } = checked;
         let Some(owner) = self.sessions.get_mut(&session) else { return };
         if owner.requests.contains_key(&id) {
             let status = tonic::Status::invalid_argument("a request id was used twice");
@@ -219,7 +219,7 @@ impl EmbedEngine {
         let deadline = patience.map(|patience| self.start.elapsed() + patience);
         let (request, num_left) = (RequestId(self.next_request), inputs.len());
         self.next_request += 1;
-        match self.queue.submit(request, inputs, deadline) {
+        match self.queue.submit(request, (inputs, urgency), deadline) {
             Ok(()) => {
                 owner.requests.insert(id, request);
                 self.requests.insert(request, Ticket { session, id, num_left });

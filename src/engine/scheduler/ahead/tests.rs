@@ -249,3 +249,23 @@ fn a_plan_that_was_left_out_has_all_tables_again() {
         assert_eq!(row.blocks.len(), 4);
     }
 }
+
+#[test]
+fn prompts_that_nobody_waits_for_are_not_planned_ahead_and_their_tokens_are() {
+    let mut engine = Pipeline::new(|_| {});
+    let background = |seed| Request { priority: 10_000, ..request(prompt(seed, 20), 10) };
+    engine.submit(1, background(1));
+    assert!(engine.plan());
+    assert!(!engine.plan(), "4 tokens of the prompt are left");
+    engine.commit();
+    assert!(engine.plan());
+    assert!(engine.plan(), "a token");
+
+    engine.submit(2, background(2));
+    engine.commit();
+
+    assert!(!engine.plan(), "a prompt");
+    engine.commit();
+    assert!(engine.plan());
+    assert_eq!(engine.last().rows.len(), 2);
+}
