@@ -2,7 +2,7 @@
 //! and router.
 //!
 //! `cargo bench --features cuda --bench gpu -- [SHAPE...] [--dtype bf16|f16|f32] [--weights WEIGHTS] [--quick]
-//! [--early-launch] [--tuning-cache FILE] [--works decode-1,decode-64,prefill-4] [--profile]`, where WEIGHTS is
+//! [--no-early-launch] [--tuning-cache FILE] [--works decode-1,decode-64,prefill-4] [--profile]`, where WEIGHTS is
 //! q4, q8 (of GGUF), gptq, awq, fp8 (with a scale per row), or fp8-blocks
 //!
 //! `--profile` marks a step of each work for a profiler: `ncu --profile-from-start off` tells each kernel's time.
@@ -137,6 +137,7 @@ struct Setting {
     tuning_cache: Option<PathBuf>,
     quick: bool,
     profile: bool,
+    early_launch: bool,
     /// Names of works; all, if there are none.
     works: Vec<String>,
 }
@@ -165,6 +166,7 @@ fn main() -> anyhow::Result<()> {
         tuning_cache: after("--tuning-cache").map(PathBuf::from),
         quick: has("--quick"),
         profile: has("--profile"),
+        early_launch: !has("--no-early-launch"),
         works: after("--works")
             .map_or(Vec::new(), |works| works.split(',').map(str::to_owned).collect()),
     };
@@ -173,9 +175,6 @@ fn main() -> anyhow::Result<()> {
     let shapes = if named.is_empty() { SHAPES[1..].iter().collect() } else { named };
     let device = Device::open(0).context("no GPU")?;
     device.bind()?;
-    if has("--early-launch") && !device.launch_early() {
-        bail!("--early-launch needs a GPU of compute capability 9.0 or newer");
-    }
     let ceilings = ceilings(&device, has("--quick"))?;
     let memory = ceilings.memory / 1e12;
     let products = ceilings.products / 1e12;
@@ -285,6 +284,7 @@ fn run(
         max_num_seqs: small.min(MAX_STREAMS) as u32,
         max_model_len: Some(4096.min(small as u32 * 8)),
         tuning_cache: setting.tuning_cache.clone(),
+        early_launch: setting.early_launch,
         ..GpuOptions::default()
     };
     let start = Instant::now();

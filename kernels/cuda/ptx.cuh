@@ -62,6 +62,36 @@ __device__ __forceinline__ void mma_16816(float (&d)[4], const uint32_t (&a)[4],
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// x & MASK | BITS: one instruction, where the compiler makes two of constants.
+template <uint32_t MASK, uint32_t BITS> __device__ __forceinline__ uint32_t and_or(uint32_t x) {
+    uint32_t to;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;\n" : "=r"(to) : "r"(x), "n"(MASK), "n"(BITS));
+    return to;
+}
+
+// (x - base) scale + minimum, of pairs: the difference is exact, the rest is rounded once.
+__device__ __forceinline__ uint32_t scaled_difference(uint32_t x, uint32_t base, uint32_t scale, uint32_t minimum,
+                                                      __nv_bfloat16) {
+    uint32_t to;
+    asm("{.reg .b32 d;\n"
+        "fma.rn.bf16x2 d, %1, %5, %2;\n"
+        "fma.rn.bf16x2 %0, d, %3, %4;}\n"
+        : "=r"(to)
+        : "r"(x), "r"(base ^ 0x80008000), "r"(scale), "r"(minimum), "r"(0x3f803f80));
+    return to;
+}
+
+__device__ __forceinline__ uint32_t scaled_difference(uint32_t x, uint32_t base, uint32_t scale, uint32_t minimum,
+                                                      __half) {
+    uint32_t to;
+    asm("{.reg .b32 d;\n"
+        "sub.f16x2 d, %1, %2;\n"
+        "fma.rn.f16x2 %0, d, %3, %4;}\n"
+        : "=r"(to)
+        : "r"(x), "r"(base), "r"(scale), "r"(minimum));
+    return to;
+}
+
 // A pair of bf16 numbers times 2^120, denormal ones too.
 __device__ __forceinline__ uint32_t times_2_to_120(uint32_t pair) {
     uint32_t product;

@@ -37,90 +37,160 @@ template <Form F, class T> __device__ __forceinline__ Factors load_factors(const
     return to;
 }
 
+// What was added to the codes of a group, or of each half of one, times x: of the two rows of x that a lane
+// has sums of.
+template <Form F> struct Shift {
+    static constexpr int PARTS = F == Form::W8Halves ? 2 : 1;
+    float at[2][PARTS][2];
+};
+
+template <class T, Form F> __device__ __forceinline__ Shift<F> shift_of(const Factors& x) {
+    constexpr uint32_t C = Added<T, F>::OFFSET;
+    Shift<F> shift;
+#pragma unroll
+    for (int group = 0; group < 2; group++) {
+        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int step = 0; step < 2; step++) {
+            mma_16816(sums, {C, C, C, C}, x.at[group][step], T{});
+            const int part = step * (Shift<F>::PARTS - 1);
+            shift.at[group][part][0] = sums[0];
+            shift.at[group][part][1] = sums[1];
+            if constexpr (F == Form::W8Halves) sums[0] = sums[1] = sums[2] = sums[3] = 0.0f;
+        }
+    }
+    return shift;
+}
+
 // totals += tile x, of a group whose elements have one scale and a minimum.
 template <class T, Form F>
 __device__ __forceinline__ void multiply_group(float (&totals)[4], const Tile<F>& tile, int group,
-                                               const Factors& x) {
-    constexpr uint32_t C = Added<T, F>::OFFSET;
-    float shift[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-    for (int step = 0; step < 2; step++) mma_16816(shift, {C, C, C, C}, x.at[group][step], T{});
-    float sums[4] = {shift[0], shift[1], shift[2], shift[3]};
+                                               const Factors& x, const Shift<F>& shift) {
+    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int step = 0; step < 2; step++) multiply_codes<T>(sums, tile, group, step, x.at[group][step]);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float2 scales = scales_of(tile, group, i / 2);
-        totals[i] = fmaf(scales.x, sums[i], totals[i]);
-        totals[i] = fmaf(scales.y * (1.0f / Added<T, F>::VALUE), shift[i % 2], totals[i]);
+    for (int high = 0; high < 2; high++) {
+        const float2 scales = scales_of(tile, group, high);
+        const float rest = fmaf(scales.y, 1.0f / Added<T, F>::VALUE, scales.x);
+#pragma unroll
+        for (int col = 0; col < 2; col++) {
+            float& total = totals[2 * high + col];
+            total = fmaf(scales.x, sums[2 * high + col], total);
+            total = fmaf(rest, shift.at[group][0][col], total);
+        }
     }
 }
 
 // As above, each half with its own scale.
 template <class T>
 __device__ __forceinline__ void multiply_group(float (&totals)[4], const Tile<Form::W8Halves>& tile,
-                                               int group, const Factors& x) {
-    constexpr uint32_t C = Added<T, Form::W8Halves>::OFFSET;
+                                               int group, const Factors& x,
+                                               const Shift<Form::W8Halves>& shift) {
 #pragma unroll
     for (int step = 0; step < 2; step++) {
         float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        mma_16816(sums, {C, C, C, C}, x.at[group][step], T{});
         multiply_codes<T>(sums, tile, group, step, x.at[group][step]);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float2 scales = scales_of(tile, group, i / 2);
-            totals[i] = fmaf(step == 0 ? scales.x : scales.y, sums[i], totals[i]);
+            const float sum = sums[i] + shift.at[group][step][i % 2];
+            totals[i] = fmaf(step == 0 ? scales.x : scales.y, sum, totals[i]);
         }
     }
 }
 
+// A block takes two rows of tiles, so that what depends on x alone is done once for both, and its warps take
+// turns along k.
+constexpr int ROW_TILES = 2;
+constexpr int GEMV_WARPS = 16;
+
 // Tiles of a warp that are on their way, in shared memory: registers would hold fewer, and the compiler
-// asks for those only when it needs them. Three blocks of a processor have 45 KiB or more under way.
-constexpr int STAGES = 4;
+// asks for those only when it needs them. Two blocks fit a processor of Hopper, one fits the smallest.
+template <Form F> constexpr int STAGES = F == Form::W4 ? 4 : 2;
+// Blocks of a processor, as far as registers go: scales of halves take more of them.
+template <Form F> constexpr int BLOCKS = F == Form::W8Halves ? 1 : 2;
+
+template <Form F> struct Ring {
+    unsigned char at[STAGES<F>][ROW_TILES][TILE_BYTES<F>];
+};
+
+// Adds the warps' sums, in order, and writes them.
+template <class Out>
+__device__ __forceinline__ void finish_tiles(const float (&totals)[ROW_TILES][4], float* room, Out* y, int rows,
+                                             int n, int stride, int accumulate) {
+    constexpr int OUTPUTS = ROW_TILES * FEATURES * ROWS;
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    // The rings' place, which other warps may still read.
+    __syncthreads();
+#pragma unroll
+    for (int tile = 0; tile < ROW_TILES; tile++) {
+#pragma unroll
+        for (int high = 0; high < 2; high++) {
+            const int feature = tile * FEATURES + high * 8 + lane / 4;
+            store_pack(room + warp * OUTPUTS + feature * ROWS + lane % 4 * 2,
+                       Pack<float, 2>{{totals[tile][2 * high], totals[tile][2 * high + 1]}});
+        }
+    }
+    __syncthreads();
+    const int own = threadIdx.x % (ROW_TILES * FEATURES), row = threadIdx.x / (ROW_TILES * FEATURES);
+    const int feature = blockIdx.x * ROW_TILES * FEATURES + own;
+    if (row >= rows || row >= ROWS || feature >= n) return;
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < GEMV_WARPS; i++) sum += room[i * OUTPUTS + own * ROWS + row];
+    Out* to = y + static_cast<int64_t>(row) * stride + feature;
+    *to = from_float<Out>(accumulate ? to_float(*to) + sum : sum);
+}
 
 // x: [rows, k]. y: [rows, n] in rows of `stride`.
 template <class T, Form F, class Out>
 __device__ __forceinline__ void quantized_gemv(const T* x, Matrix matrix, Out* y, int rows, int n, int k,
                                                int stride, int accumulate) {
-    __shared__ __align__(128) unsigned char rings[WARPS][STAGES][TILE_BYTES<F>];
+    SCONCE_DYNAMIC_SHARED(Ring<F>, rings);
+    constexpr int NUM = STAGES<F>;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    auto& ring = rings[warp];
-    const int num = (matrix.num_tiles - warp + WARPS - 1) / WARPS;
-    const unsigned char* from = matrix.at<F>(blockIdx.x, warp);
+    auto& ring = rings[warp].at;
+    const int num = (matrix.num_tiles - warp + GEMV_WARPS - 1) / GEMV_WARPS;
+    const int row = blockIdx.x * ROW_TILES, last = (n - 1) / TILE_ROWS;
+    // The second row may be past the last, and is not written then.
+    const int second = row < last ? matrix.num_tiles * TILE_BYTES<F> : 0;
+    const unsigned char* from = matrix.at<F>(row, warp);
+    const auto copy = [&](int stage, bool is_there) {
+        if (is_there) {
+            copy_tile<F>(ring[stage][0], from, lane);
+            copy_tile<F>(ring[stage][1], from + second, lane);
+        }
+        from += GEMV_WARPS * TILE_BYTES<F>;
+        cp_async_commit();
+    };
     // Nobody writes weights, so they are on their way while the kernels before still run.
 #pragma unroll
-    for (int i = 0; i < STAGES - 1; i++) {
-        if (i < num) copy_tile<F>(ring[i], from + i * WARPS * TILE_BYTES<F>, lane);
-        cp_async_commit();
-    }
-    from += (STAGES - 1) * WARPS * TILE_BYTES<F>;
+    for (int i = 0; i < NUM - 1; i++) copy(i, i < num);
     wait_for_dependencies();
     launch_dependents();
     const int col = warp * TILE_COLS;
     int left = lane / 4 < rows ? k - col : 0;
     const T* own = x + static_cast<int64_t>(min(lane / 4, rows - 1)) * k + col + first_col<F>(lane, 0);
-    float totals[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    Factors factors = load_factors<F>(own, left);
-    for (int begin = 0; begin < num; begin += STAGES) {
+    float totals[ROW_TILES][4] = {};
+#pragma unroll 1
+    for (int i = 0; i < num; i++) {
+        const Factors factors = load_factors<F>(own, left);
+        cp_async_wait<NUM - 2>();
+        // All lanes' copies are there, and all are done with the stage that is filled next.
+        __syncwarp();
+        copy((i + NUM - 1) % NUM, i + NUM - 1 < num);
+        own += GEMV_WARPS * TILE_COLS;
+        left -= GEMV_WARPS * TILE_COLS;
+        const Shift<F> shift = shift_of<T, F>(factors);
 #pragma unroll
-        for (int i = 0; i < STAGES; i++) {
-            if (begin + i >= num) break;
-            cp_async_wait<STAGES - 2>();
-            // All lanes' copies are there, and all are done with the stage that is filled next.
-            __syncwarp();
-            if (begin + i + STAGES - 1 < num) copy_tile<F>(ring[(i + STAGES - 1) % STAGES], from, lane);
-            cp_async_commit();
-            from += WARPS * TILE_BYTES<F>;
-            own += WARPS * TILE_COLS;
-            left -= WARPS * TILE_COLS;
-            const Factors next = load_factors<F>(own, left);
-            const Tile<F> tile = read_tile<F>(ring[i], lane);
-            multiply_group<T>(totals, tile, 0, factors);
-            multiply_group<T>(totals, tile, 1, factors);
-            factors = next;
+        for (int at = 0; at < ROW_TILES; at++) {
+            const Tile<F> tile = read_tile<F>(ring[i % NUM][at], lane);
+            multiply_group<T>(totals[at], tile, 0, factors, shift);
+            multiply_group<T>(totals[at], tile, 1, factors, shift);
         }
     }
-    finish(totals, y, rows, n, stride, accumulate);
+    finish_tiles(totals, reinterpret_cast<float*>(rings), y, rows, n, stride, accumulate);
 }
 
 template <class T> __device__ __forceinline__ void store_four(T* to, const Pack<float, 4>& from) {
@@ -172,7 +242,7 @@ __device__ __forceinline__ void gather_quantized(Matrix matrix, const uint32_t* 
 }
 
 #define DEFINE_GEMV(T, OUT, FORM, NAME)                                                            \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP, 3)                                   \
+    extern "C" __global__ void __launch_bounds__(GEMV_WARPS* WARP, BLOCKS<FORM>)                   \
         NAME(const T* x, const unsigned char* w, OUT* y, int rows, int n, int k, int stride,       \
              int accumulate) {                                                                     \
         const Matrix matrix = {w, (k + TILE_COLS - 1) / TILE_COLS};                    \

@@ -138,10 +138,10 @@ template <> struct Added<f16, Form::W8Halves> {
 
 // The `j`-th pair of eight 4-bit codes.
 __device__ __forceinline__ uint32_t pair_4(uint32_t codes, int j, bf16) {
-    return (codes >> (4 * j) & 0x000f000f) | 0x43004300;
+    return and_or<0x000f000f, 0x43004300>(codes >> (4 * j));
 }
 __device__ __forceinline__ uint32_t pair_4(uint32_t codes, int j, f16) {
-    return ((j == 0 ? codes << 4 : codes >> (4 * j - 4)) & 0x00f000f0) | 0x54005400;
+    return and_or<0x00f000f0, 0x54005400>(j == 0 ? codes << 4 : codes >> (4 * j - 4));
 }
 
 // sums += codes x of 16 columns, the `step`-th of a group. b: x there.
@@ -158,12 +158,12 @@ __device__ __forceinline__ void multiply_codes(float (&sums)[4], const Tile<F>& 
     const Pack<uint32_t, 4>& codes = tile.codes[LOADS<F> - 1 == 0 ? 0 : group];
     const uint32_t low = codes.at[step], high = codes.at[2 + step];
     if constexpr (sizeof(T{}) == 2 && Added<T, Form::W8>::VALUE == -1024.0f) {
-        const auto pair = [](uint32_t word) { return (word & 0x00ff00ff) | 0x64006400; };
+        const auto pair = [](uint32_t word) { return and_or<0x00ff00ff, 0x64006400>(word); };
         mma_16816(sums, {pair(low), pair(high), pair(low >> 8), pair(high >> 8)}, b, T{});
     } else {
         // Its mantissa has no room for 8 bits beside the exponent's one: 4 and 4.
-        const auto units = [](uint32_t word) { return (word & 0x000f000f) | 0x43004300; };
-        const auto sixteens = [](uint32_t word) { return (word & 0x00780078) | 0x43804380; };
+        const auto units = [](uint32_t word) { return and_or<0x000f000f, 0x43004300>(word); };
+        const auto sixteens = [](uint32_t word) { return and_or<0x00780078, 0x43804380>(word); };
         mma_16816(sums, {units(low), units(high), units(low >> 8), units(high >> 8)}, b, T{});
         mma_16816(sums, {sixteens(low >> 1), sixteens(high >> 1), sixteens(low >> 9), sixteens(high >> 9)},
                   b, T{});

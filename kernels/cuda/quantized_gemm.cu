@@ -2,13 +2,17 @@
 // hundred.
 //
 // As Marlin (Frantar et al., 2024) does, codes lie in the order of the tensor cores' fragments and become
-// 16-bit floats in registers; they and x come through shared memory, a few stages ahead. A block takes 128 rows of the matrix, 16 a warp, and up to 64 rows of x, the tokens. Where that
+// 16-bit floats in registers; they and x come through shared memory, a few stages ahead. A block takes 128 rows of the matrix, 32 a warp, and up to 64 rows of x, the tokens. Where that
 // makes too few blocks, several share a tile along k, and a second kernel adds their parts in order: no
 // token's result depends on which others there are.
 #include "quantized.cuh"
 
-constexpr int WARPS = 8;
+constexpr int WARPS = 4;
+// Tiles of a warp, one above the other: what it takes of x serves both.
+constexpr int ROW_TILES = 2;
 constexpr int STAGES = 4;
+// Blocks of a processor, as far as registers go.
+template <int TOKENS> constexpr int BLOCKS = TOKENS == 64 ? 3 : 4;
 
 __device__ __forceinline__ uint32_t pack_pair(float low, float high, bf16) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -19,14 +23,44 @@ __device__ __forceinline__ uint32_t pack_pair(float low, float high, f16) {
     return __half_as_ushort(pair.x) | static_cast<uint32_t>(__half_as_ushort(pair.y)) << 16;
 }
 
-// A code's byte, made part of a 32-bit float: 128 and a code of 4 bits, or 32768 and one of 8.
-template <Form F> constexpr float BASE = F == Form::W4 ? 128.0f : 32768.0f;
-template <Form F> __device__ __forceinline__ float with_base(uint32_t bytes, int i) {
-    return F == Form::W4 ? __uint_as_float(__byte_perm(bytes, 0x4300, 0x5044 | i << 8))
-                         : __uint_as_float(__byte_perm(bytes, 0x4700, 0x5404 | i << 4));
+// A code's byte, made part of a 32-bit float: it and 32768.
+constexpr float BASE = 32768.0f;
+__device__ __forceinline__ float with_base(uint32_t bytes, int i) {
+    return __uint_as_float(__byte_perm(bytes, 0x4700, 0x5404 | i << 4));
 }
 
-// The left operand of one step of 16 columns: w as 16-bit floats.
+// Both halves of a pair.
+__device__ __forceinline__ uint32_t broadcast(float x, bf16) { return pack_pair(x, x, bf16{}); }
+__device__ __forceinline__ uint32_t broadcast(float x, f16) { return pack_pair(x, x, f16{}); }
+
+// The left operands of a group's two steps of 16 columns: w as 16-bit floats, of 4-bit codes by arithmetic of
+// 16 bits, whose scales those of bf16 are rounded to.
+template <class T>
+__device__ __forceinline__ void fragments(uint32_t (&a)[2][4], const Tile<Form::W4>& tile, int group) {
+    // What `pair_4` puts above the codes.
+    constexpr uint32_t BASE = Added<T, Form::W4>::OFFSET ^ 0x80008000;
+#pragma unroll
+    for (int high = 0; high < 2; high++) {
+        const float2 scales = scales_of(tile, group, high);
+        const uint32_t scale = broadcast(scales.x, T{}), minimum = broadcast(scales.y, T{});
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t codes = pair_4(tile.codes[0].at[2 * group + high], i, T{});
+            a[i / 2][i % 2 * 2 + high] = scaled_difference(codes, BASE, scale, minimum, T{});
+        }
+    }
+}
+
+template <class T, Form F>
+__device__ __forceinline__ void fragment(uint32_t (&a)[4], const Tile<F>& tile, int group, int step);
+
+template <class T, Form F>
+__device__ __forceinline__ void fragments(uint32_t (&a)[2][4], const Tile<F>& tile, int group) {
+    fragment<T>(a[0], tile, group, 0);
+    fragment<T>(a[1], tile, group, 1);
+}
+
+// The left operand of one step, of 8-bit codes.
 template <class T, Form F>
 __device__ __forceinline__ void fragment(uint32_t (&a)[4], const Tile<F>& tile, int group, int step) {
 #pragma unroll
@@ -34,20 +68,12 @@ __device__ __forceinline__ void fragment(uint32_t (&a)[4], const Tile<F>& tile, 
         const float2 scales = scales_of(tile, group, high);
         const float scale = F == Form::W8Halves && step == 1 ? scales.y : scales.x;
         const float minimum = F == Form::W8Halves ? -128.0f * scale : scales.y;
-        const float base = fmaf(-BASE<F>, scale, minimum);
+        const float base = fmaf(-BASE, scale, minimum);
 #pragma unroll
         for (int pair = 0; pair < 2; pair++) {
-            uint32_t bytes;
-            int first;
-            if constexpr (F == Form::W4) {
-                bytes = tile.codes[0].at[2 * group + high] >> (4 * pair) & 0x0f0f0f0f;
-                first = step;
-            } else {
-                bytes = tile.codes[group].at[2 * high + step];
-                first = pair;
-            }
-            a[2 * pair + high] = pack_pair(fmaf(with_base<F>(bytes, first), scale, base),
-                                           fmaf(with_base<F>(bytes, first + 2), scale, base), T{});
+            const uint32_t bytes = tile.codes[group].at[2 * high + step];
+            a[2 * pair + high] = pack_pair(fmaf(with_base(bytes, pair), scale, base),
+                                           fmaf(with_base(bytes, pair + 2), scale, base), T{});
         }
     }
 }
@@ -97,21 +123,32 @@ template <class T, int TOKENS> struct Staged {
     }
 };
 
-// sums += tile x, for all the tokens.
+template <class T, Form F, int TOKENS> struct Stage {
+    Staged<T, TOKENS> x;
+    unsigned char tiles[WARPS][ROW_TILES][TILE_BYTES<F>];
+};
+
+// sums += tiles x, for all the tokens.
 template <class T, Form F, int TOKENS>
-__device__ __forceinline__ void multiply_tile(float (&sums)[TOKENS / 8][4], const Tile<F>& tile,
-                                              const Staged<T, TOKENS>& x, int lane) {
+__device__ __forceinline__ void multiply_tiles(float (&sums)[ROW_TILES][TOKENS / 8][4],
+                                               const Stage<T, F, TOKENS>& stage, int warp, int lane) {
+    Tile<F> tiles[ROW_TILES];
+#pragma unroll
+    for (int t = 0; t < ROW_TILES; t++) tiles[t] = read_tile<F>(stage.tiles[warp][t], lane);
 #pragma unroll
     for (int group = 0; group < 2; group++) {
-        uint32_t a[2][4];
-        fragment<T>(a[0], tile, group, 0);
-        fragment<T>(a[1], tile, group, 1);
+        uint32_t a[ROW_TILES][2][4];
+#pragma unroll
+        for (int t = 0; t < ROW_TILES; t++) fragments<T>(a[t], tiles[t], group);
 #pragma unroll
         for (int i = 0; i < TOKENS / 8; i++) {
             uint32_t b[2][2];
-            x.template load<F>(b, i * 8, group, lane);
-            mma_16816(sums[i], a[0], b[0], T{});
-            mma_16816(sums[i], a[1], b[1], T{});
+            stage.x.template load<F>(b, i * 8, group, lane);
+#pragma unroll
+            for (int t = 0; t < ROW_TILES; t++) {
+                mma_16816(sums[t][i], a[t][0], b[0], T{});
+                mma_16816(sums[t][i], a[t][1], b[1], T{});
+            }
         }
     }
 }
@@ -128,11 +165,6 @@ template <class Out> struct Target {
     }
 };
 
-template <class T, Form F, int TOKENS> struct Stage {
-    Staged<T, TOKENS> x;
-    unsigned char tiles[WARPS][TILE_BYTES<F>];
-};
-
 // x: [rows, k]. The grid is tokens, features and parts of k, of `tiles` tiles each; with more than one
 // part, the target is `parts`: [parts, rows, n] of f32.
 template <class T, Form F, class Out, int TOKENS>
@@ -141,13 +173,19 @@ __device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, Target
     using One = Stage<T, F, TOKENS>;
     SCONCE_DYNAMIC_SHARED(One, stages);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const int first_token = blockIdx.x * TOKENS, row = blockIdx.y * WARPS + warp;
+    const int first_token = blockIdx.x * TOKENS, row = (blockIdx.y * WARPS + warp) * ROW_TILES;
     const int begin = blockIdx.z * tiles, num = min(tiles, matrix.num_tiles - begin);
     // Warps past the last row read it again, and write nothing.
-    const unsigned char* from = matrix.at<F>(min(row, (y.n - 1) / TILE_ROWS), begin);
+    const int last = (y.n - 1) / TILE_ROWS;
+    const unsigned char* from[ROW_TILES] = {matrix.at<F>(min(row, last), begin),
+                                            matrix.at<F>(min(row + 1, last), begin)};
     const T* own = x + static_cast<int64_t>(first_token) * k;
     const auto copy_codes = [&](int tile) {
-        if (tile < num) copy_tile<F>(stages[tile % STAGES].tiles[warp], from + tile * TILE_BYTES<F>, lane);
+        if (tile >= num) return;
+#pragma unroll
+        for (int t = 0; t < ROW_TILES; t++) {
+            copy_tile<F>(stages[tile % STAGES].tiles[warp][t], from[t] + tile * TILE_BYTES<F>, lane);
+        }
     };
     const auto copy_x = [&](int tile) {
         if (tile < num) {
@@ -161,24 +199,25 @@ __device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, Target
     launch_dependents();
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++) copy_x(i);
-    float sums[TOKENS / 8][4] = {};
+    float sums[ROW_TILES][TOKENS / 8][4] = {};
     for (int i = 0; i < num; i++) {
         cp_async_wait<STAGES - 2>();
         // Everybody's copies are there, and everybody is done with the stage that is filled next.
         __syncthreads();
         copy_codes(i + STAGES - 1);
         copy_x(i + STAGES - 1);
-        const One& stage = stages[i % STAGES];
-        multiply_tile(sums, read_tile<F>(stage.tiles[warp], lane), stage.x, lane);
+        multiply_tiles(sums, stages[i % STAGES], warp, lane);
     }
 #pragma unroll
-    for (int i = 0; i < TOKENS / 8 * 4; i++) {
+    for (int at = 0; at < ROW_TILES * TOKENS / 8 * 4; at++) {
+        const int t = at / (TOKENS / 8 * 4), i = at % (TOKENS / 8 * 4);
         const int token = first_token + i / 4 * 8 + lane % 4 * 2 + i % 2;
-        const int feature = row * TILE_ROWS + lane / 4 + i % 4 / 2 * 8;
+        const int feature = (row + t) * TILE_ROWS + lane / 4 + i % 4 / 2 * 8;
+        const float sum = sums[t][i / 4][i % 4];
         if (parts == nullptr) {
-            y.put(token, feature, sums[i / 4][i % 4]);
+            y.put(token, feature, sum);
         } else if (token < y.rows && feature < y.n) {
-            parts[(static_cast<int64_t>(blockIdx.z) * y.rows + token) * y.n + feature] = sums[i / 4][i % 4];
+            parts[(static_cast<int64_t>(blockIdx.z) * y.rows + token) * y.n + feature] = sum;
         }
     }
 }
@@ -207,7 +246,7 @@ __device__ __forceinline__ void add_parts(const float* parts, Target<Out> y, int
 SCONCE_FOR_FLOATS(DEFINE_ADD)
 
 #define DEFINE_TOKENS(T, OUT, FORM, NAME, TOKENS)                                                  \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP, 2) NAME##_##TOKENS(                  \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP, BLOCKS<TOKENS>) NAME##_##TOKENS(                  \
         const T* x, const unsigned char* w, OUT* y, float* parts, int rows, int n, int k,          \
         int stride, int accumulate, int tiles) {                                                   \
         const Matrix matrix = {w, (k + TILE_COLS - 1) / TILE_COLS};                    \

@@ -68,9 +68,6 @@ pub enum LoadError {
     /// The GPU refused or failed.
     #[error("the GPU cannot run this model")]
     Kernel(#[from] sconce_kernels::Error),
-    /// The GPU is older than Hopper.
-    #[error("--early-launch needs a GPU of compute capability 9.0 or newer")]
-    NoEarlyLaunch,
     /// The file of algorithms cannot be read or written.
     #[error("--tuning-cache: the file of algorithms {path} cannot be used")]
     Tuning {
@@ -151,8 +148,8 @@ impl CudaRunner {
         options: &GpuOptions,
     ) -> Result<Self, LoadError> {
         let start = Instant::now();
-        if options.early_launch && !device.launch_early() {
-            return Err(LoadError::NoEarlyLaunch);
+        if options.early_launch {
+            device.launch_early();
         }
         let config = checkpoint.config();
         let asked = asked(options);

@@ -31,7 +31,8 @@ pub struct GpuOptions {
     pub max_model_len: Option<u32>,
     /// Whether steps that only decode are launched as CUDA graphs.
     pub graphs: bool,
-    /// Whether a kernel's blocks are placed while the kernel before still runs.
+    /// Whether a kernel's blocks are placed while the kernel before still runs, where the GPU can do that:
+    /// Hopper and newer.
     pub early_launch: bool,
     /// A file of the algorithms that computed matrix products fastest; those that it does not have are
     /// measured at the start, and added. `None`: the library's choice.
@@ -53,7 +54,7 @@ impl Default for GpuOptions {
             max_num_seqs: 64,
             max_model_len: None,
             graphs: true,
-            early_launch: false,
+            early_launch: true,
             tuning_cache: None,
         }
     }

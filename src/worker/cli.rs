@@ -153,10 +153,10 @@ struct GpuArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = share)]
     gpu_memory_utilization: f64,
 
-    /// Have a GPU place each kernel's blocks while the kernel before still runs (programmatic dependent
-    /// launch). Needs compute capability 9.0; not measured yet
+    /// Don't let a GPU place each kernel's blocks while the kernel before still runs (programmatic
+    /// dependent launch), which those of compute capability 9.0 and newer do otherwise
     #[arg(long)]
-    early_launch: bool,
+    no_early_launch: bool,
 
     /// Measure at the start which of cuBLASLt's algorithms compute the model's matrix products fastest,
     /// for up to 5 seconds, and keep them in this file; what it has is not measured again. Several

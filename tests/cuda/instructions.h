@@ -84,6 +84,22 @@ inline uint32_t times_2_to_120(uint32_t pair) {
     return times(pair) | times(pair >> 16) << 16;
 }
 
+template <uint32_t MASK, uint32_t BITS> uint32_t and_or(uint32_t x) { return (x & MASK) | BITS; }
+
+template <class T>
+uint32_t scaled_difference(uint32_t x, uint32_t base, uint32_t scale, uint32_t minimum, T) {
+    const auto one = [](uint32_t x, uint32_t base, uint32_t scale, uint32_t minimum) -> uint32_t {
+        const auto wide = [](uint32_t bits) { return stand_in::widen(static_cast<uint16_t>(bits), T()); };
+        const float result = std::fmaf(wide(x) - wide(base), wide(scale), wide(minimum));
+        if constexpr (std::is_same_v<T, __half>) {
+            return __half_as_ushort(__float2half(result));
+        } else {
+            return __bfloat16_as_ushort(__float2bfloat16(result));
+        }
+    };
+    return one(x, base, scale, minimum) | one(x >> 16, base >> 16, scale >> 16, minimum >> 16) << 16;
+}
+
 inline void cp_async_16(void* shared, const void* global, bool valid) {
     stand_in::copy_begin(shared, global, valid);
 }

@@ -72,7 +72,7 @@ bench() {
 if [ -x "$folder/bench" ]; then
     bench smollm2-135m smollm2-135m
     bench llama-1b llama-1b
-    bench early-launch smollm2-135m --early-launch
+    bench no-early-launch smollm2-135m --no-early-launch
     if [ -z "$quick" ]; then
         bench llama-8b llama-8b
         bench llama-8b-tuned llama-8b --tuning-cache "$out/algorithms"

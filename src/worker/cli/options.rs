@@ -107,7 +107,7 @@ fn gpu_options(
         max_num_seqs: limits.max_num_seqs.get(),
         max_model_len: limits.max_model_len.map(NonZeroU32::get),
         graphs: true,
-        early_launch: gpu.early_launch,
+        early_launch: !gpu.no_early_launch,
         tuning_cache: gpu.tuning_cache.clone(),
     })
 }

@@ -1,7 +1,7 @@
 //! Products of quantised matrices with more tokens than the reading of the matrix hides.
 
 use super::layout::{TILE_COLS, TILE_ROWS};
-use super::linear::{WARPS, by_form};
+use super::linear::by_form;
 use super::{Form, LinearQuantized, Piece};
 use crate::Error;
 use crate::cuda::launch::{Arg, Grid};
@@ -9,14 +9,17 @@ use crate::cuda::{Float, Matmul, Write, by_float};
 
 /// Tokens that the kernel is better for than floats and cuBLASLt.
 pub(super) const MAX_GEMM_ROWS: usize = 128;
-/// What a block takes of the matrix.
-const FEATURES: usize = WARPS * TILE_ROWS;
+/// Warps of a block of this kernel, each of which takes two tiles.
+const WARPS: usize = 4;
+/// Tiles and rows that a block takes of the matrix.
+const ROW_TILES: usize = 2 * WARPS;
+const FEATURES: usize = ROW_TILES * TILE_ROWS;
 /// Tiles along k below which sharing them out no longer pays.
-const MIN_TILES: usize = 4;
+const MIN_TILES: usize = 8;
 /// Pieces of shared memory that are filled in turn.
 const STAGES: usize = 4;
 /// Blocks that a processor runs at once.
-const BLOCKS_PER_PROCESSOR: usize = 2;
+const BLOCKS_PER_PROCESSOR: usize = 4;
 
 /// How many blocks do a product.
 struct Split {
@@ -42,9 +45,9 @@ impl Split {
         Self { tokens, num_parts: all.div_ceil(tiles), tiles }
     }
 
-    /// A tile per warp, and as many columns of the tokens, of 16 bits.
+    /// The tiles, and as many columns of the tokens, of 16 bits.
     fn stage_bytes(&self, form: Form) -> usize {
-        WARPS * form.tile_bytes() + self.tokens * TILE_COLS * 2
+        ROW_TILES * form.tile_bytes() + self.tokens * TILE_COLS * 2
     }
 }
 

@@ -12,6 +12,18 @@ use crate::{Error, check_len, check_multiple};
 pub(super) const WARPS: usize = 8;
 const THREADS: u32 = 32 * WARPS as u32;
 
+/// Warps of a block of the kernel for few tokens, and the rows of tiles that it takes.
+const GEMV_WARPS: usize = 16;
+const ROW_TILES: usize = 2;
+
+/// Tiles of each row that a warp of it has room for.
+fn gemv_stages(form: Form) -> usize {
+    match form {
+        Form::W4 => 4,
+        Form::W8 | Form::W8Halves => 2,
+    }
+}
+
 /// `y (+)= x · wᵀ`, `w` being quantised.
 pub struct LinearQuantized<'a> {
     /// Type of `x`: 16 bits wide. Sums are of 32 bits.
@@ -135,7 +147,12 @@ impl Device {
             (n as i32).into(),
             i32::from(write == Write::Add).into(),
         ];
-        let grid = Grid::line(piece.n.div_ceil(TILE_ROWS), THREADS);
+        let shared_bytes =
+            GEMV_WARPS * gemv_stages(piece.form) * ROW_TILES * piece.form.tile_bytes();
+        let grid = Grid {
+            shared_bytes: shared_bytes as u32,
+            ..Grid::line(piece.n.div_ceil(ROW_TILES * TILE_ROWS), 32 * GEMV_WARPS as u32)
+        };
         // SAFETY: the kernel's parameters, of lengths that the caller checked; a piece's rows are columns
         // of `y`.
         Ok(unsafe { self.launch(name, grid, &args) }?)
