@@ -33,7 +33,7 @@ def prompts(shape, streams, context):
 
 def continuous(arguments):
     """Tokens per second of all streams, prompts included in the time, as they are for a server."""
-    model = load(arguments.shape, "sdpa_paged")
+    model = load(arguments.shape, "paged|sdpa")
     inputs = prompts(arguments.shape, arguments.streams, arguments.context)
     generation = GenerationConfig(max_new_tokens=arguments.tokens, do_sample=False, eos_token_id=-1,
                                   pad_token_id=0)
