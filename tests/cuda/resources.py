@@ -19,8 +19,10 @@ STACKS = {
     r"attention_decode_256_\w+ sm_(100|120)": 480,
     # Three loads of what doesn't change, in a loop of hundreds of products.
     r"attention_prefill_128_(bf16_bf16|f16_f16) \w+": 60,
-    # Two registers, before the loop.
-    r"gemv_w[48]_\w+ sm_120": 16,
+    # Two registers at most, in a loop of a hundred instructions.
+    r"gemv_w[48]_\w+ sm_(80|100|120)": 32,
+    # Without products of 8-bit floats no such matrix is loaded.
+    r"fp8_gemv_\w+ sm_80": 48,
 }
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(sm_\w+)'")
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")

@@ -74,7 +74,10 @@ async fn the_list_has_versions_and_names_with_how_far_they_are() {
     assert_eq!(data[0]["status"], json!({"value": "loaded"}));
     assert_eq!(data[0]["aliases"], json!(["m", "m:prod"]));
     assert_eq!((&data[0]["path"], &data[0]["created"]), (&json!("hub/m"), &json!(7)));
-    assert_eq!(data[1]["status"], json!({"value": "unloaded", "failed": true, "error": "no room"}));
+    assert_eq!(
+        data[1]["status"],
+        json!({"value": "unloaded", "failed": true, "exit_code": 1, "error": "no room"})
+    );
     let progress = json!({"hub/m": {"done": 500, "total": 1000}});
     assert_eq!(data[2]["status"], json!({"value": "downloading", "progress": progress}));
     assert_eq!(data[3]["status"]["value"], "loaded");
