@@ -268,7 +268,7 @@ def test_golden_prompts_decide(machine, tmp_path):
     assert complete(server["url"], "alpha:prod") == ("alpha@1", None)
     until(lambda: not machine.replicas("alpha@2"))
 
-    golden.write_text('{"prompt": "a", "max_tokens": 2, "regex": "(?s)."}\n')
+    golden.write_text('{"prompt": "a", "max_tokens": 2, "regex": "(?s).*"}\n')
     machine.run("promote", "alpha@2", "--name", "alpha:prod", "--golden", str(golden))
     assert complete(server["url"], "alpha:prod") == ("alpha@2", None)
     golden.write_text('{"prompt": "a"}\n')
