@@ -29,6 +29,11 @@ def jsonl(lines):
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
+def parsed(text):
+    """The lines of a file of answers, in which there may be other characters that end lines elsewhere."""
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
 def line(custom_id, body, url=CHAT):
     return dict(custom_id=custom_id, method="POST", url=url, body=body)
 
@@ -48,7 +53,7 @@ def submit(client, lines, endpoint=CHAT):
 
 
 def results(client, file_id):
-    return [json.loads(text) for text in client.files.content(file_id).text.splitlines()]
+    return parsed(client.files.content(file_id).text)
 
 
 class Stack:
@@ -382,7 +387,7 @@ class Terminal:
         return json.loads(self.run(*words, "--output", "json").stdout)
 
     def lines(self, name):
-        return [json.loads(text) for text in (self.folder / name).read_text().splitlines()]
+        return parsed((self.folder / name).read_text())
 
 
 def test_the_command_runs_a_file_and_writes_answers_and_failures(stack, tmp_path):
