@@ -97,30 +97,15 @@ __device__ __forceinline__ void multiply(float (&totals)[4], const Stage& stage)
 template <class T, class Out, bool SQUARES>
 __device__ __forceinline__ void fp8_gemv(const T* x, const uint8_t* w, const float* scales, Out* y, int rows,
                                          int n, int k, int width, int accumulate) {
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int lane = threadIdx.x % WARP;
     const int feature = blockIdx.x * FEATURES + lane / 4, first = lane % 4 * 16;
     Source<T, SQUARES> source;
     source.k = k;
     source.w = w + static_cast<int64_t>(feature) * k + first;
     source.x = lane / 4 < rows ? x + static_cast<int64_t>(lane / 4) * k + first : nullptr;
     source.scales = scales + static_cast<int64_t>(blockIdx.x * FEATURES / LINE) * width;
-    Stage even, odd;
-    // Nobody writes weights, so they are on their way while the kernels before still run.
-    source.load_weights(even, warp);
-    source.load_weights(odd, warp + WARPS);
-    wait_for_dependencies();
-    launch_dependents();
-    source.load_x(even, warp);
-    source.load_x(odd, warp + WARPS);
     float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (int line = warp; line * LINE < k; line += 2 * WARPS) {
-        multiply<T, SQUARES>(sums, even);
-        source.load_weights(even, line + 2 * WARPS);
-        source.load_x(even, line + 2 * WARPS);
-        multiply<T, SQUARES>(sums, odd);
-        source.load_weights(odd, line + 3 * WARPS);
-        source.load_x(odd, line + 3 * WARPS);
-    }
+    stream<LINE, Stage>(source, [&](const Stage& stage) { multiply<T, SQUARES>(sums, stage); });
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const float scale = SQUARES ? 1.0f : scales[feature + i / 2 * 8];

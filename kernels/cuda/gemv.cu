@@ -52,7 +52,7 @@ template <class T> __device__ __forceinline__ void multiply(float (&sums)[4], co
 template <class T, class Out>
 __device__ __forceinline__ void gemv(const T* x, const T* w, Out* y, int rows, int n, int k,
                                      int accumulate) {
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int lane = threadIdx.x % WARP;
     const int feature = blockIdx.x * FEATURES + lane / 4, first = lane % 4 * 8;
     Source<T> source;
     source.k = k;
@@ -60,23 +60,8 @@ __device__ __forceinline__ void gemv(const T* x, const T* w, Out* y, int rows, i
     source.w[0] = w + static_cast<int64_t>(min(feature, n - 1)) * k + first;
     source.w[1] = w + static_cast<int64_t>(min(feature + 8, n - 1)) * k + first;
     source.x = lane / 4 < rows ? x + static_cast<int64_t>(lane / 4) * k + first : nullptr;
-    Stage even, odd;
-    // Nobody writes weights, so they are on their way while the kernels before still run.
-    source.load_weights(even, warp);
-    source.load_weights(odd, warp + WARPS);
-    wait_for_dependencies();
-    launch_dependents();
-    source.load_x(even, warp);
-    source.load_x(odd, warp + WARPS);
     float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (int chunk = warp; chunk * CHUNK < k; chunk += 2 * WARPS) {
-        multiply<T>(sums, even);
-        source.load_weights(even, chunk + 2 * WARPS);
-        source.load_x(even, chunk + 2 * WARPS);
-        multiply<T>(sums, odd);
-        source.load_weights(odd, chunk + 3 * WARPS);
-        source.load_x(odd, chunk + 3 * WARPS);
-    }
+    stream<CHUNK, Stage>(source, [&](const Stage& stage) { multiply<T>(sums, stage); });
     finish(sums, y, rows, n, n, accumulate);
 }
 

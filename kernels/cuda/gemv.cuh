@@ -11,6 +11,28 @@ constexpr int WARPS = 8;
 // Elements along k that a warp takes at once.
 constexpr int CHUNK = 64;
 
+// Goes through a warp's parts of k, of `STEP` elements each: two are on their way while one before is multiplied.
+template <int STEP, class Stage, class Source, class Multiply>
+__device__ __forceinline__ void stream(const Source& source, Multiply multiply) {
+    const int warp = threadIdx.x / WARP;
+    Stage even, odd;
+    // Nobody writes weights, so they are on their way while the kernels before still run.
+    source.load_weights(even, warp);
+    source.load_weights(odd, warp + WARPS);
+    wait_for_dependencies();
+    launch_dependents();
+    source.load_x(even, warp);
+    source.load_x(odd, warp + WARPS);
+    for (int part = warp; part * STEP < source.k; part += 2 * WARPS) {
+        multiply(even);
+        source.load_weights(even, part + 2 * WARPS);
+        source.load_x(even, part + 2 * WARPS);
+        multiply(odd);
+        source.load_weights(odd, part + 3 * WARPS);
+        source.load_x(odd, part + 3 * WARPS);
+    }
+}
+
 // Adds the warps' sums, in order, and writes them into rows of `stride` elements.
 template <class Out>
 __device__ __forceinline__ void finish(const float (&sums)[4], Out* y, int rows, int n, int stride,

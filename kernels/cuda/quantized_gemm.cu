@@ -2,9 +2,10 @@
 // hundred.
 //
 // As Marlin (Frantar et al., 2024) does, codes lie in the order of the tensor cores' fragments and become
-// 16-bit floats in registers; they and x come through shared memory, a few stages ahead. A block takes 128 rows of the matrix, 32 a warp, and up to 64 rows of x, the tokens. Where that
-// makes too few blocks, several share a tile along k, and a second kernel adds their parts in order: no
-// token's result depends on which others there are.
+// 16-bit floats in registers; they and x come through shared memory, a few stages ahead. A block takes 128 rows
+// of the matrix, 32 a warp, and up to 64 rows of x, the tokens. Where that makes too few blocks, several share
+// a tile along k, and a second kernel adds their parts in order: no token's result depends on which others
+// there are.
 #include "quantized.cuh"
 
 constexpr int WARPS = 4;
@@ -246,7 +247,7 @@ __device__ __forceinline__ void add_parts(const float* parts, Target<Out> y, int
 SCONCE_FOR_FLOATS(DEFINE_ADD)
 
 #define DEFINE_TOKENS(T, OUT, FORM, NAME, TOKENS)                                                  \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP, BLOCKS<TOKENS>) NAME##_##TOKENS(                  \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP, BLOCKS<TOKENS>) NAME##_##TOKENS(    \
         const T* x, const unsigned char* w, OUT* y, float* parts, int rows, int n, int k,          \
         int stride, int accumulate, int tiles) {                                                   \
         const Matrix matrix = {w, (k + TILE_COLS - 1) / TILE_COLS};                    \

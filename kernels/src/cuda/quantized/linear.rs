@@ -9,7 +9,7 @@ use crate::cuda::{Device, Float, MAX_GEMV_ROWS, Matmul, Slice, SliceMut, Write};
 use crate::{Error, check_len, check_multiple};
 
 /// Warps of a block of most kernels here, each of which takes a tile.
-pub(super) const WARPS: usize = 8;
+const WARPS: usize = 8;
 const THREADS: u32 = 32 * WARPS as u32;
 
 /// Warps of a block of the kernel for few tokens, and the rows of tiles that it takes.
