@@ -49,7 +49,16 @@ impl Alive {
         match self.0 {
             // What can't be removed is removed by whoever finds that its lock is free.
             Lock::File { path, .. } => drop(fs::remove_file(path)),
-            Lock::Session(connection) => drop(timeout(PATIENCE, connection.close()).await),
+            // The server learns of a closed connection when it gets to it: the lock is freed before.
+            Lock::Session(mut connection) => drop(
+                timeout(PATIENCE, async {
+                    sqlx::query("SELECT pg_advisory_unlock_all()")
+                        .execute(&mut *connection)
+                        .await?;
+                    connection.close().await
+                })
+                .await,
+            ),
         }
     }
 }
