@@ -159,6 +159,7 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
             let gpus = sconce::runner::device::gpus().into_iter().map(|gpu| {
                 gpu.map(|gpu| sconce_launcher::doctor::Gpu {
                     name: gpu.name,
+                    cuda_version: gpu.cuda_version,
                     free_bytes: gpu.free_bytes,
                     total_bytes: gpu.total_bytes,
                 })
