@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::panels::BLOCK;
+use super::panels::{BLOCK, GROUPS};
 use crate::dtype::Dtype;
 
 /// 32 elements: `(code - zero) * scale + min`, the first 16 with the first scale.
@@ -46,6 +46,30 @@ impl Group {
             *out = code * self.scales[i / 16] + self.min;
         }
     }
+}
+
+/// 256 elements whose scales have two levels: `code * factor * scale`, and `+ factor * min` or of
+/// codes around a zero.
+#[derive(Clone, Debug)]
+pub(crate) struct SuperBlock {
+    pub codes: [[u8; BLOCK]; GROUPS],
+    /// Of each group: of its scale and its minimum, or of the scales of its first and its last 16.
+    pub factors: [[i8; 2]; GROUPS],
+    pub scale: f16,
+    pub min: f16,
+}
+
+/// Reads a super-block of a row of `Q4K`, `Q5K` or `Q6K`.
+pub(crate) fn super_block(dtype: Dtype, row: &[u8], index: usize) -> SuperBlock {
+    let block = &row[index * dtype.block_bytes()..][..dtype.block_bytes()];
+    let groups: [usize; GROUPS] = std::array::from_fn(|group| group);
+    let codes = groups.map(|group| self::group(dtype, block, group).codes);
+    if dtype == Dtype::Q6K {
+        let factors = groups.map(|group| [0, 1].map(|i| block[192 + 2 * group + i] as i8));
+        return SuperBlock { codes, factors, scale: half_at(block, 208), min: f16::ZERO };
+    }
+    let factors = groups.map(|group| k_factors(block, group).map(|factor| factor as i8));
+    SuperBlock { codes, factors, scale: half_at(block, 0), min: -half_at(block, 2) }
 }
 
 /// Writes elements of any type as floats; `bytes` holds as many as `out` has room for, in whole blocks.
@@ -164,8 +188,12 @@ pub(crate) fn dequantize_row(dtype: Dtype, row: &[u8], out: &mut [f32]) {
     }
 }
 
+fn half_at(bytes: &[u8], at: usize) -> f16 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
 fn f16_at(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+    half_at(bytes, at).to_f32()
 }
 
 /// `N` bytes of a block: of a length that the compiler knows, it makes vectors of the loops here.
@@ -204,17 +232,20 @@ fn k_nibbles(pair: &[u8; BLOCK], index: usize) -> [u8; BLOCK] {
     codes
 }
 
-/// A group's scale and (negative) minimum: two half floats times 6-bit factors, twelve bytes of
-/// which hold eight pairs.
+/// A group's scale and (negative) minimum: two half floats times 6-bit factors.
 fn k_scale(block: &[u8], index: usize) -> (f32, f32) {
+    let [scale, min] = k_factors(block, index).map(f32::from);
+    (f16_at(block, 0) * scale, -(f16_at(block, 2) * min))
+}
+
+/// The factors of a group's scale and minimum: twelve bytes hold eight pairs of 6 bits.
+fn k_factors(block: &[u8], index: usize) -> [u8; 2] {
     let packed = &block[4..16];
-    let (scale, min) = if index < 4 {
-        (packed[index] & 63, packed[index + 4] & 63)
-    } else {
-        let (low, scale_high, min_high) = (packed[index + 4], packed[index - 4], packed[index]);
-        (low & 15 | scale_high >> 6 << 4, low >> 4 | min_high >> 6 << 4)
-    };
-    (f16_at(block, 0) * f32::from(scale), -(f16_at(block, 2) * f32::from(min)))
+    if index < 4 {
+        return [packed[index] & 63, packed[index + 4] & 63];
+    }
+    let (low, scale_high, min_high) = (packed[index + 4], packed[index - 4], packed[index]);
+    [low & 15 | scale_high >> 6 << 4, low >> 4 | min_high >> 6 << 4]
 }
 
 /// 128 bytes of low halves, 64 of high quarters, 16 signed scales, one half float.

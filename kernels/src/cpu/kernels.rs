@@ -19,7 +19,9 @@ pub(super) struct Kernels {
     pub p4: Widths<Tile>,
     pub p5: Widths<Tile>,
     pub p5_min: Widths<Tile>,
-    pub p6: Widths<Tile>,
+    pub p4k: Widths<Tile>,
+    pub p5k: Widths<Tile>,
+    pub p6k: Widths<Tile>,
     pub p8: Widths<Tile>,
     pub f32: Widths<Tile>,
     pub f16: Widths<Tile>,
@@ -85,7 +87,7 @@ macro_rules! compile {
             use super::super::simd::$simd as S;
             use super::*;
 
-            compile!(@wide Tile, gemm, [p4, p5, p5_min, p6, p8, f32, f16, bf16] $(, $feature)?);
+            compile!(@wide Tile, gemm, [p4, p5, p5_min, p4k, p5k, p6k, p8, f32, f16, bf16] $(, $feature)?);
             compile!(@wide Scores, attend, [scores_f16, scores_bf16, scores_f32, scores_int8] $(, $feature)?);
             compile!(@wide Mix, attend, [mix_f16, mix_bf16, mix_f32, mix_int8] $(, $feature)?);
 
@@ -165,7 +167,9 @@ macro_rules! compile {
                 p4: &[$(p4::<$width>),*],
                 p5: &[$(p5::<$width>),*],
                 p5_min: &[$(p5_min::<$width>),*],
-                p6: &[$(p6::<$width>),*],
+                p4k: &[$(p4k::<$width>),*],
+                p5k: &[$(p5k::<$width>),*],
+                p6k: &[$(p6k::<$width>),*],
                 p8: &[$(p8::<$width>),*],
                 f32: &[$(f32::<$width>),*],
                 f16: &[$(f16::<$width>),*],

@@ -139,9 +139,8 @@ pub struct PackedMatrix {
 impl PackedMatrix {
     /// Packs the parts, stacked along the rows; their types may differ, their columns may not.
     ///
-    /// 4-, 5- and 6-bit super-block types (`Q4K`, `Q5K`, `Q6K`) have their two-level scales
-    /// multiplied out and rounded to half precision, and so has `Int4` its zero point times its
-    /// scale; `Dequantized` is rounded to 8 bits. Every other type is kept exactly.
+    /// `Int4` has its zero point times its scale rounded to half precision; `Dequantized` is rounded
+    /// to 8 bits. Every other type is kept exactly.
     pub fn pack(cpu: &Cpu, parts: &[MatrixPart<'_>], compute: Compute) -> Result<Self, Error> {
         let cols = parts.first().ok_or(Error::Empty("a matrix's parts"))?.cols;
         let mut packed: Vec<PackedPart> = Vec::with_capacity(parts.len());
@@ -251,9 +250,15 @@ fn pack_panel(part: &MatrixPart<'_>, format: Format, rows: &[&[u8]], out: &mut [
     match format {
         Format::F32 => pack_floats(part, rows, out),
         Format::F16 | Format::BF16 => pack_halves(rows, out),
-        Format::P4 | Format::P5 | Format::P5Min | Format::P6 | Format::P8 => {
+        Format::P4 | Format::P5 | Format::P5Min | Format::P8 => {
             for (index, block) in out.chunks_exact_mut(format.block_bytes()).enumerate() {
-                format.put_groups(block, rows.len(), |row| group(part, format, rows[row], index));
+                format.put_group(block, rows.len(), |row| group(part, format, rows[row], index));
+            }
+        }
+        Format::P4K | Format::P5K | Format::P6K => {
+            for (index, block) in out.chunks_exact_mut(format.block_bytes()).enumerate() {
+                let read = |row: usize| blocks::super_block(part.dtype, rows[row], index);
+                format.put_super_block(block, rows.len(), read);
             }
         }
     }

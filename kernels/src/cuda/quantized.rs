@@ -45,7 +45,7 @@ impl QuantizedMatrix {
     /// Packs the parts, stacked along the rows; their types may differ, their columns may not. All are
     /// quantised.
     ///
-    /// Scales and minima become half floats, as on the CPU: those of super-blocks (`Q4K`, `Q5K`, `Q6K`)
+    /// Scales and minima become half floats: those of super-blocks (`Q4K`, `Q5K`, `Q6K`)
     /// after they are multiplied out, of `Int4` its zero point times its scale. Every other type of ggml's
     /// is kept exactly.
     pub fn pack(device: &Device, parts: &[MatrixPart<'_>]) -> Result<Self, Error> {

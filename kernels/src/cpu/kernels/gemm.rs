@@ -4,20 +4,24 @@
 //! depend on its neighbors.
 #![expect(clippy::needless_range_loop, reason = "a loop over `t` is the unrolled register tile")]
 
-use super::super::panels::{P4_BYTES, P5_BYTES, P5_MIN_BYTES, P6_BYTES, P8_BYTES, PLANES};
+use super::super::panels::{
+    GROUPS, P4_BYTES, P4K_BYTES, P4K_CODES, P5_BYTES, P5_MIN_BYTES, P5K_BYTES, P5K_CODES,
+    P6K_BYTES, P6K_CODES, P8_BYTES, PLANES, codes_at, factors_at,
+};
 use super::super::simd::{LANES, Simd};
 
-/// How far ahead weights are asked for: far enough for DRAM, near enough to stay in L1.
-const PREFETCH_BLOCKS: usize = 8;
+/// How many groups of 32 columns ahead weights are asked for: far enough for DRAM, near enough to stay
+/// in L1.
+const PREFETCH_GROUPS: usize = 8;
 
 /// A panel, a tile of `M` tokens, and where the 16 x `M` results go.
 pub(in super::super) struct Tile {
-    /// The panel: `num_blocks` blocks of 16 rows x 32 columns, or dense columns of 16 rows.
+    /// The panel: `num_blocks` blocks of 16 rows, or dense columns of 16 rows.
     pub weights: *const u8,
-    /// Blocks of 32 columns, or columns of a dense panel.
+    /// Blocks of 32 columns or of 256, as the format has them, or columns of a dense panel.
     pub num_blocks: usize,
     pub codes: Codes,
-    /// `[num_blocks]`: of which blocks `rest` has what rounding has left. Null: of none.
+    /// `[columns / 32]`: of which groups `rest` has what rounding has left. Null: of none.
     pub outliers: *const bool,
     pub rest: Codes,
     /// `[columns][M]`, for a dense panel.
@@ -29,25 +33,25 @@ pub(in super::super) struct Tile {
     pub accumulate: bool,
 }
 
-/// A tile's tokens as integers.
+/// A tile's tokens as integers, in groups of 32.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Codes {
-    /// `[num_blocks][8][M]`: four int8 each.
+    /// `[columns / 32][8][M]`: four int8 each.
     pub x: *const i32,
-    /// `[num_blocks][2][M]`: the scale, and the scale times the sum of the int8.
+    /// `[columns / 32][2][M]`: the scale, and the scale times the sum of the int8.
     pub scales: *const f32,
-    /// `[num_blocks][3][M]`: -128 times the sum of all, of the first and of the last 16 int8.
+    /// `[columns / 32][3][M]`: -128 times the sum of all, of the first and of the last 16 int8.
     pub offsets: *const i32,
 }
 
 impl Codes {
-    /// From a block on, of a tile of `width`.
+    /// From a group on, of a tile of `width`.
     #[inline(always)]
-    pub(in super::super) fn at_block(self, block: usize, width: usize) -> Self {
+    pub(in super::super) fn at_group(self, group: usize, width: usize) -> Self {
         Self {
-            x: self.x.wrapping_add(8 * block * width),
-            scales: self.scales.wrapping_add(2 * block * width),
-            offsets: self.offsets.wrapping_add(3 * block * width),
+            x: self.x.wrapping_add(8 * group * width),
+            scales: self.scales.wrapping_add(2 * group * width),
+            offsets: self.offsets.wrapping_add(3 * group * width),
         }
     }
 }
@@ -66,28 +70,43 @@ unsafe fn finish<S: Simd, const M: usize>(tile: &Tile, sums: [S::F; M]) {
     }
 }
 
+/// Asks for a group's share of a block ahead.
+///
 /// # Safety
 /// As for any prefetch, none: the address need not be valid.
 #[inline(always)]
-unsafe fn prefetch<S: Simd>(block: *const u8, block_bytes: usize) {
-    let ahead = block.wrapping_add(PREFETCH_BLOCKS * block_bytes);
-    for line in 0..block_bytes.div_ceil(64) {
+unsafe fn prefetch<S: Simd, B: Block>(block: *const u8, group: usize) {
+    let ahead = block.wrapping_add(PREFETCH_GROUPS / B::GROUPS * B::BYTES);
+    // As many for each, so that the loop is unrolled: the last ones may be of the block behind it.
+    let num_lines = B::BYTES.div_ceil(64 * B::GROUPS);
+    let ahead = ahead.wrapping_add(64 * num_lines * group);
+    for line in 0..num_lines {
         // SAFETY: the caller has the instruction set.
         unsafe { S::prefetch(ahead.wrapping_add(64 * line)) };
     }
 }
 
-/// How a panel stores 32 columns of codes.
+/// How a panel stores columns of codes.
 trait Block {
+    /// Groups of 32 columns in a block.
+    const GROUPS: usize = 1;
     const BYTES: usize;
-    /// Adds the products with `M` tokens.
+    /// Whether weights are asked for ahead for a single token too. Codes that take many instructions
+    /// to unpack keep the processor from seeing far enough itself; with others it reads ahead better.
+    const ASKS_ALONE: bool = false;
+    /// Adds the products of a group with `M` tokens.
     ///
     /// # Safety
-    /// The instruction set must be there, the block readable, and of the tokens theirs.
-    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes);
+    /// The instruction set must be there, the block readable, and of the tokens the group's.
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
+        w: *const u8,
+        group: usize,
+        x: Codes,
+    );
 }
 
-/// All of a panel's blocks, and those with outliers once more with what rounding has left.
+/// All of a panel's blocks, and those groups with outliers once more with what rounding has left.
 ///
 /// # Safety
 /// The instruction set must be there and the tile's pointers valid for its sizes.
@@ -98,14 +117,18 @@ unsafe fn blocks<S: Simd, const M: usize, B: Block, const AHEAD: bool>(tile: &Ti
         let (mut w, mut x) = (tile.weights, tile.codes);
         let mut sums = [S::splat(0.0); M];
         for block in 0..tile.num_blocks {
-            if AHEAD && M > 1 {
-                prefetch::<S>(w, B::BYTES);
+            for group in 0..B::GROUPS {
+                if AHEAD && (M > 1 || B::ASKS_ALONE) {
+                    prefetch::<S, B>(w, group);
+                }
+                B::add::<S, M>(&mut sums, w, group, x);
+                let index = block * B::GROUPS + group;
+                if !tile.outliers.is_null() && *tile.outliers.add(index) {
+                    B::add::<S, M>(&mut sums, w, group, tile.rest.at_group(index, M));
+                }
+                x = x.at_group(1, M);
             }
-            B::add::<S, M>(&mut sums, w, x);
-            if !tile.outliers.is_null() && *tile.outliers.add(block) {
-                B::add::<S, M>(&mut sums, w, tile.rest.at_block(block, M));
-            }
-            (w, x) = (w.add(B::BYTES), x.at_block(1, M));
+            w = w.add(B::BYTES);
         }
         finish::<S, M>(tile, sums);
     }
@@ -114,13 +137,20 @@ unsafe fn blocks<S: Simd, const M: usize, B: Block, const AHEAD: bool>(tile: &Ti
 struct P4;
 struct P5;
 struct P5Min;
-struct P6;
+struct P4K;
+struct P5K;
+struct P6K;
 struct P8;
 
 impl Block for P4 {
     const BYTES: usize = P4_BYTES;
     #[inline(always)]
-    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes) {
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
+        w: *const u8,
+        _group: usize,
+        x: Codes,
+    ) {
         // SAFETY: the caller's.
         unsafe {
             let dots = S::dots_nibbles::<M>(w, x.x);
@@ -132,8 +162,14 @@ impl Block for P4 {
 
 impl Block for P5 {
     const BYTES: usize = P5_BYTES;
+    const ASKS_ALONE: bool = true;
     #[inline(always)]
-    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes) {
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
+        w: *const u8,
+        _group: usize,
+        x: Codes,
+    ) {
         // SAFETY: the caller's.
         unsafe {
             // An eighth of what is for codes around 128.
@@ -145,8 +181,14 @@ impl Block for P5 {
 
 impl Block for P5Min {
     const BYTES: usize = P5_MIN_BYTES;
+    const ASKS_ALONE: bool = true;
     #[inline(always)]
-    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes) {
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
+        w: *const u8,
+        _group: usize,
+        x: Codes,
+    ) {
         // SAFETY: the caller's.
         unsafe {
             let dots = S::dots_fives::<M>(w, x.x, [S::splat_int(0); M]);
@@ -156,17 +198,67 @@ impl Block for P5Min {
     }
 }
 
-impl Block for P6 {
-    const BYTES: usize = P6_BYTES;
+impl Block for P4K {
+    const GROUPS: usize = GROUPS;
+    const BYTES: usize = P4K_BYTES;
     #[inline(always)]
-    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes) {
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
+        w: *const u8,
+        group: usize,
+        x: Codes,
+    ) {
         // SAFETY: the caller's.
         unsafe {
-            let at = w.add(PLANES + 128);
-            let dots = S::dots_sixes::<0, M>(w, x.x, start::<S, M, 2>(x.offsets.add(M)));
-            add_scaled::<S, M>(sums, dots, S::load_f16(at.cast()), x.scales);
-            let dots = S::dots_sixes::<1, M>(w, x.x, start::<S, M, 2>(x.offsets.add(2 * M)));
-            add_scaled::<S, M>(sums, dots, S::load_f16(at.add(32).cast()), x.scales);
+            let dots = S::dots_nibbles::<M>(w.add(codes_at(P4K_CODES, group)), x.x);
+            let factors = w.add(factors_at(P4K_CODES, group));
+            add_scaled::<S, M>(sums, dots, scale::<S>(factors, w), x.scales);
+            add_minima::<S, M>(sums, scale::<S>(factors.add(LANES), w.add(2 * LANES)), x.scales);
+        }
+    }
+}
+
+impl Block for P5K {
+    const GROUPS: usize = GROUPS;
+    const BYTES: usize = P5K_BYTES;
+    const ASKS_ALONE: bool = true;
+    #[inline(always)]
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
+        w: *const u8,
+        group: usize,
+        x: Codes,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let dots =
+                S::dots_fives::<M>(w.add(codes_at(P5K_CODES, group)), x.x, [S::splat_int(0); M]);
+            let factors = w.add(factors_at(P5K_CODES, group));
+            add_scaled::<S, M>(sums, dots, scale::<S>(factors, w), x.scales);
+            add_minima::<S, M>(sums, scale::<S>(factors.add(LANES), w.add(2 * LANES)), x.scales);
+        }
+    }
+}
+
+impl Block for P6K {
+    const GROUPS: usize = GROUPS;
+    const BYTES: usize = P6K_BYTES;
+    const ASKS_ALONE: bool = true;
+    #[inline(always)]
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
+        w: *const u8,
+        group: usize,
+        x: Codes,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let codes = w.add(codes_at(P6K_CODES, group));
+            let factors = w.add(factors_at(P6K_CODES, group));
+            let dots = S::dots_sixes::<0, M>(codes, x.x, start::<S, M, 2>(x.offsets.add(M)));
+            add_scaled::<S, M>(sums, dots, scale::<S>(factors, w), x.scales);
+            let dots = S::dots_sixes::<1, M>(codes, x.x, start::<S, M, 2>(x.offsets.add(2 * M)));
+            add_scaled::<S, M>(sums, dots, scale::<S>(factors.add(LANES), w), x.scales);
         }
     }
 }
@@ -174,7 +266,12 @@ impl Block for P6 {
 impl Block for P8 {
     const BYTES: usize = P8_BYTES;
     #[inline(always)]
-    unsafe fn add<S: Simd, const M: usize>(sums: &mut [S::F; M], w: *const u8, x: Codes) {
+    unsafe fn add<S: Simd, const M: usize>(
+        sums: &mut [S::F; M],
+        w: *const u8,
+        _group: usize,
+        x: Codes,
+    ) {
         // SAFETY: the caller's.
         unsafe {
             let dots = S::dots_centered::<M>(w, x.x, x.offsets);
@@ -213,14 +310,34 @@ pub(super) unsafe fn p5_min<S: Simd, const M: usize>(tile: &Tile) {
     unsafe { blocks::<S, M, P5Min, true>(tile) }
 }
 
-/// 6-bit codes around 32, a scale per 16.
+/// 4-bit codes, a scale and a minimum per 32 in two levels.
 ///
 /// # Safety
 /// The instruction set must be there and the tile's pointers valid for its sizes.
 #[inline(always)]
-pub(super) unsafe fn p6<S: Simd, const M: usize>(tile: &Tile) {
+pub(super) unsafe fn p4k<S: Simd, const M: usize>(tile: &Tile) {
     // SAFETY: the caller's.
-    unsafe { blocks::<S, M, P6, true>(tile) }
+    unsafe { blocks::<S, M, P4K, true>(tile) }
+}
+
+/// 5-bit codes, a scale and a minimum per 32 in two levels.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p5k<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { blocks::<S, M, P5K, true>(tile) }
+}
+
+/// 6-bit codes around 32, a scale per 16 in two levels.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn p6k<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: the caller's.
+    unsafe { blocks::<S, M, P6K, true>(tile) }
 }
 
 /// 8-bit codes around 128, a scale per 32.
@@ -251,6 +368,16 @@ pub(super) unsafe fn p8_near<S: Simd, const M: usize>(tile: &Tile) {
 unsafe fn start<S: Simd, const M: usize, const SHIFT: i32>(offsets: *const i32) -> [S::I; M] {
     // SAFETY: the caller's.
     unsafe { std::array::from_fn(|t| S::splat_int(*offsets.add(t) >> SHIFT)) }
+}
+
+/// A group's scales or minima of 16 rows: factors times what they all have.
+///
+/// # Safety
+/// The instruction set must be there and 16 of both readable.
+#[inline(always)]
+unsafe fn scale<S: Simd>(factors: *const u8, wholes: *const u8) -> S::F {
+    // SAFETY: the caller's.
+    unsafe { S::mul(S::load_i8(factors.cast()), S::load_f16(wholes.cast())) }
 }
 
 /// Adds dot products times the weights' and each token's scale.
