@@ -9,7 +9,7 @@ use sconce::runner::cuda::CudaRunner;
 use sconce::runner::gpu_options::{GpuDtype, GpuOptions};
 use sconce_kernels::cuda::Device;
 
-use super::experts::{MIXTRAL, QWEN3_MOE};
+use super::experts::{MIXED, QWEN3_MOE};
 use super::harness::Harness;
 use super::models::{gpu_harness, on_gpu, options};
 use super::sampling::regex;
@@ -120,7 +120,7 @@ fn a_decode_step_is_one_graph_and_allocates_nothing() {
 #[test]
 fn a_decode_step_of_quantized_experts_is_one_graph_and_allocates_nothing() {
     // Few tokens, and more than a GPU's few.
-    for (mixture, num_sequences) in [(&QWEN3_MOE, 3), (&MIXTRAL, 12)] {
+    for (mixture, num_sequences) in [(&QWEN3_MOE, 3), (&MIXED, 12)] {
         let gpu = gpu_harness(&mixture.checkpoint(), &options(GpuDtype::BF16));
         let samplings = vec![SamplingParams::default(); num_sequences];
         let Some(counters) = decode_by(gpu, samplings, 1) else { return };
