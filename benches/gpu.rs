@@ -7,7 +7,7 @@
 //!
 //! `--profile` marks a step of each work for a profiler: `ncu --profile-from-start off` tells each kernel's time.
 //!
-//! Shapes: smollm2-135m, llama-1b, llama-8b; all, unless some are named. First the device's own ceilings
+//! Shapes: smollm2-135m, llama-1b, llama-8b, qwen3-30b-a3b; the first three, unless some are named. First the device's own ceilings
 //! are measured, a copy and a product of matrices; beside each figure stands what they would allow.
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
 
@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use sconce::engine::plan::{Carry, StepPlan};
-use sconce::models::config::DecoderConfig;
+use sconce::models::config::{DecoderConfig, Experts};
 use sconce::runner::Executor;
 use sconce::runner::cuda::CudaRunner;
 use sconce::runner::gpu_options::{GpuDtype, GpuOptions};
@@ -41,6 +41,8 @@ struct Shape {
     num_key_value_heads: usize,
     vocab_size: usize,
     tie_word_embeddings: bool,
+    /// Of a mixture of experts, whose `intermediate_size` is one's.
+    experts: Option<Experts>,
     works: &'static [Work],
 }
 
@@ -50,7 +52,10 @@ enum Work {
     Prefill { num_prompts: usize, len: usize },
 }
 
-const SHAPES: [Shape; 4] = [
+/// Shapes that are measured unless some are named.
+const USUAL: std::ops::Range<usize> = 1..4;
+
+const SHAPES: [Shape; 5] = [
     Shape {
         name: "tiny",
         hidden_size: 64,
@@ -60,6 +65,7 @@ const SHAPES: [Shape; 4] = [
         num_key_value_heads: 2,
         vocab_size: 320,
         tie_word_embeddings: true,
+        experts: None,
         works: &[
             Work::Decode { num_streams: 2, context: 20 },
             Work::Prefill { num_prompts: 1, len: 16 },
@@ -74,6 +80,7 @@ const SHAPES: [Shape; 4] = [
         num_key_value_heads: 3,
         vocab_size: 49_152,
         tie_word_embeddings: true,
+        experts: None,
         works: &[
             Work::Decode { num_streams: 1, context: 1024 },
             Work::Decode { num_streams: 64, context: 1024 },
@@ -88,6 +95,7 @@ const SHAPES: [Shape; 4] = [
         num_key_value_heads: 8,
         vocab_size: 128_256,
         tie_word_embeddings: true,
+        experts: None,
         works: &[Work::Decode { num_streams: 1, context: 1024 }],
     },
     Shape {
@@ -99,10 +107,29 @@ const SHAPES: [Shape; 4] = [
         num_key_value_heads: 8,
         vocab_size: 128_256,
         tie_word_embeddings: false,
+        experts: None,
         works: &[
             Work::Decode { num_streams: 1, context: 1024 },
             Work::Decode { num_streams: 32, context: 1024 },
             Work::Decode { num_streams: 64, context: 1024 },
+            Work::Decode { num_streams: 256, context: 1024 },
+            Work::Prefill { num_prompts: 4, len: 2048 },
+        ],
+    },
+    // Heads of 128 are wider than the hidden size's share.
+    Shape {
+        name: "qwen3-30b-a3b",
+        hidden_size: 2048,
+        intermediate_size: 768,
+        num_hidden_layers: 48,
+        num_attention_heads: 32,
+        num_key_value_heads: 4,
+        vocab_size: 151_936,
+        tie_word_embeddings: false,
+        experts: Some(Experts { num_experts: 128, num_experts_per_tok: 8, norm_topk_prob: true }),
+        works: &[
+            Work::Decode { num_streams: 1, context: 1024 },
+            Work::Decode { num_streams: 32, context: 1024 },
             Work::Decode { num_streams: 256, context: 1024 },
             Work::Prefill { num_prompts: 4, len: 2048 },
         ],
@@ -172,7 +199,7 @@ fn main() -> anyhow::Result<()> {
     };
     let is_named = |shape: &&Shape| arguments.iter().any(|word| word == shape.name);
     let named: Vec<_> = SHAPES.iter().filter(is_named).collect();
-    let shapes = if named.is_empty() { SHAPES[1..].iter().collect() } else { named };
+    let shapes = if named.is_empty() { SHAPES[USUAL].iter().collect() } else { named };
     let device = Device::open(0).context("no GPU")?;
     device.bind()?;
     let ceilings = ceilings(&device, has("--quick"))?;
@@ -393,14 +420,16 @@ fn decode(
     }
     Ok(Box::new(move |ceilings, config, sizes| {
         let kv = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
-        // Of an embedding table that is not the head too, a few rows are read.
-        let table = config.vocab_size * config.hidden_size;
-        let read = parameters(config) as f64
-            / (parameters(config) + if config.tie_word_embeddings { 0 } else { table }) as f64;
+        // Of an embedding table that is not the head too, a few rows are read, and of experts those that some
+        // token goes to.
+        let table =
+            if config.tie_word_embeddings { 0 } else { config.vocab_size * config.hidden_size };
+        let held = parameters(config, |experts| experts.num_experts as f64) + table as f64;
+        let read = parameters(config, |experts| visited(experts, num_streams)) / held;
         let bytes =
             sizes.weight_bytes as f64 * read + (sizes.kv_bytes * num_streams * context * kv) as f64;
-        let flops = 2 * num_streams * parameters(config);
-        let least = (bytes / ceilings.memory).max(flops as f64 / ceilings.products);
+        let flops = 2.0 * num_streams as f64 * parameters(config, of_token);
+        let least = (bytes / ceilings.memory).max(flops / ceilings.products);
         Figure {
             tokens_per_second: (num_streams * num_steps) as f64 / seconds,
             bound: num_streams as f64 / least,
@@ -439,8 +468,8 @@ fn prefill(
         let tokens = num_prompts * len;
         // Products with queries and weights: half of the square is seen.
         let attention = 2 * config.num_hidden_layers * config.q_size() * len;
-        let body = parameters(config) - config.vocab_size * config.hidden_size;
-        let flops = tokens as f64 * (2 * body + attention) as f64;
+        let body = parameters(config, of_token) - (config.vocab_size * config.hidden_size) as f64;
+        let flops = tokens as f64 * (2.0 * body + attention as f64);
         Figure {
             tokens_per_second: (tokens * num_steps) as f64 / seconds,
             bound: tokens as f64 / (flops / ceilings.products),
@@ -449,16 +478,30 @@ fn prefill(
     }))
 }
 
-/// Weights that a token is multiplied with, the head's among them.
-fn parameters(config: &DecoderConfig) -> usize {
+/// Weights, the head's among them; of a mixture, of so many experts.
+fn parameters(config: &DecoderConfig, num_experts: impl Fn(Experts) -> f64) -> f64 {
     let hidden = config.hidden_size;
-    let layer = hidden * (config.qkv_size() + config.q_size() + 3 * config.intermediate_size);
-    config.num_hidden_layers * layer + config.vocab_size * hidden
+    let router = config.variant.experts.map_or(0, |experts| experts.num_experts * hidden);
+    let attention = hidden * (config.qkv_size() + config.q_size()) + router;
+    let mlp = 3 * hidden * config.intermediate_size;
+    let layer = attention as f64 + config.variant.experts.map_or(1.0, num_experts) * mlp as f64;
+    config.num_hidden_layers as f64 * layer + (config.vocab_size * hidden) as f64
+}
+
+/// Experts that a token goes to.
+fn of_token(experts: Experts) -> f64 {
+    experts.num_experts_per_tok as f64
+}
+
+/// Experts that some of the tokens go to, if all are as likely.
+fn visited(experts: Experts, num_tokens: usize) -> f64 {
+    let missed = 1.0 - of_token(experts) / experts.num_experts as f64;
+    experts.num_experts as f64 * (1.0 - missed.powi(num_tokens as i32))
 }
 
 impl Shape {
     fn config(&self) -> serde_json::Value {
-        json!({
+        let mut config = json!({
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "hidden_act": "silu",
@@ -474,7 +517,17 @@ impl Shape {
             "tie_word_embeddings": self.tie_word_embeddings,
             "bos_token_id": 1,
             "eos_token_id": 2,
-        })
+        });
+        if let Some(experts) = self.experts {
+            config["architectures"] = json!(["Qwen3MoeForCausalLM"]);
+            config["model_type"] = json!("qwen3_moe");
+            config["head_dim"] = json!(128);
+            config["moe_intermediate_size"] = json!(self.intermediate_size);
+            config["num_experts"] = json!(experts.num_experts);
+            config["num_experts_per_tok"] = json!(experts.num_experts_per_tok);
+            config["norm_topk_prob"] = json!(experts.norm_topk_prob);
+        }
+        config
     }
 
     fn prompt(&self, seed: usize, len: usize) -> Vec<u32> {

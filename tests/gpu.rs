@@ -5,8 +5,15 @@
 #[path = "gpu/calls.rs"]
 mod calls;
 #[cfg(test)]
+#[path = "gpu/experts.rs"]
+mod experts;
+#[cfg(test)]
 #[path = "gpu/faults.rs"]
 mod faults;
+#[cfg(test)]
+#[path = "weights/gguf_file.rs"]
+#[expect(dead_code, reason = "bad files are for other tests")]
+mod gguf_file;
 #[cfg(test)]
 #[path = "parity/harness.rs"]
 mod harness;

@@ -1,16 +1,13 @@
 // Mixtures of experts (Shazeer et al., 2017): which experts a token goes to, the list of what each expert
-// does, products with its matrices, and the sum of what they say. Nothing of it needs the host: the grid
-// has room for the most tiles that there can be, and blocks past the last leave.
-//
-// A pair is a token and one of its experts: number `token * top_k + j`. What a pair yields lies in its
-// place, so that the order in which experts take pairs changes nothing.
-#include "prelude.cuh"
+// does, products with its matrices of floats, and the sum of what they say. Nothing of it needs the host: the
+// grid has room for the most tiles that there can be, and blocks past the last leave. What a pair yields lies
+// in its place, so that the order in which experts take pairs changes nothing.
+#include "moe.cuh"
 
 constexpr int MAX_EXPERTS = 512;
 constexpr int PER_LANE = MAX_EXPERTS / WARP;
-// Pairs of a tile: one expert's.
+// Pairs of a tile, where matrices are of floats.
 constexpr int PAIRS = 16;
-constexpr uint32_t NONE = 0xffffffffu;
 
 // The greater of two experts' probabilities, of equals the first one's.
 struct Best {
@@ -78,41 +75,54 @@ __device__ __forceinline__ void route(const T* logits, uint32_t* ids, float* wei
     weights[row * top_k + lane] = own / (renormalize ? chosen : sum);
 }
 
-// ids: [num]. tiles: [max_tiles, 1 + PAIRS]: each an expert and its pairs, in order; NONE where there are
-// fewer. One block: a warp takes an expert at a time and looks through all pairs.
+// Makes of the numbers of experts' tiles where each expert's begin. A warp.
+__device__ __forceinline__ void begin_tiles(const int* counts, int* firsts, int experts, int width) {
+    const int lane = threadIdx.x % WARP, each = (experts + WARP - 1) / WARP;
+    const int begin = min(lane * each, experts), end = min(begin + each, experts);
+    int sum = 0;
+    for (int i = begin; i < end; i++) sum += (counts[i] + width - 1) / width;
+    int first = sum;
+#pragma unroll
+    for (int offset = 1; offset < WARP; offset *= 2) {
+        const int before = __shfl_up_sync(FULL_WARP, first, offset);
+        if (lane >= offset) first += before;
+    }
+    first -= sum;
+    for (int i = begin; i < end; i++) {
+        firsts[i] = first;
+        first += (counts[i] + width - 1) / width;
+    }
+}
+
+// ids: [num]. tiles: [max_tiles, 1 + width], those of each expert one after the other; NONE where there are
+// fewer. One block.
 extern "C" __global__ void __launch_bounds__(1024)
-    moe_tiles(const uint32_t* ids, uint32_t* tiles, int num, int experts, int max_tiles) {
-    __shared__ int first_tile[MAX_EXPERTS + 1];
-    constexpr int ROW = 1 + PAIRS;
+    moe_tiles(const uint32_t* ids, uint32_t* tiles, int num, int experts, int width, int max_tiles) {
+    __shared__ int counts[MAX_EXPERTS], firsts[MAX_EXPERTS];
+    const int row = 1 + width;
     wait_for_dependencies();
     launch_dependents();
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-    for (int i = threadIdx.x; i < max_tiles * ROW; i += blockDim.x) tiles[i] = NONE;
-    for (int expert = warp; expert < experts; expert += warps) {
-        int count = 0;
-        for (int i = 0; i < num; i += WARP) {
-            const bool is_its = i + lane < num && ids[i + lane] == static_cast<uint32_t>(expert);
-            count += __popc(__ballot_sync(FULL_WARP, is_its));
-        }
-        if (lane == 0) first_tile[expert + 1] = (count + PAIRS - 1) / PAIRS;
+    for (int i = threadIdx.x; i < max_tiles * row; i += blockDim.x) tiles[i] = NONE;
+    for (int i = threadIdx.x; i < experts; i += blockDim.x) counts[i] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < num; i += blockDim.x) {
+        const uint32_t expert = ids[i];
+        if (expert < static_cast<uint32_t>(experts)) atomicAdd(&counts[expert], 1);
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-        first_tile[0] = 0;
-        for (int i = 0; i < experts; i++) first_tile[i + 1] += first_tile[i];
+    if (threadIdx.x < WARP) begin_tiles(counts, firsts, experts, width);
+    __syncthreads();
+    for (int i = threadIdx.x; i < experts; i += blockDim.x) {
+        const int end = firsts[i] + (counts[i] + width - 1) / width;
+        for (int tile = firsts[i]; tile < end; tile++) tiles[static_cast<int64_t>(tile) * row] = i;
+        counts[i] = 0;
     }
     __syncthreads();
-    for (int expert = warp; expert < experts; expert += warps) {
-        const int first = first_tile[expert], end = first_tile[expert + 1];
-        for (int tile = first + lane; tile < end; tile += WARP) tiles[tile * ROW] = expert;
-        int count = 0;
-        for (int i = 0; i < num; i += WARP) {
-            const bool is_its = i + lane < num && ids[i + lane] == static_cast<uint32_t>(expert);
-            const unsigned all = __ballot_sync(FULL_WARP, is_its);
-            const int place = count + __popc(all & ((1u << lane) - 1));
-            if (is_its) tiles[(first + place / PAIRS) * ROW + 1 + place % PAIRS] = i + lane;
-            count += __popc(all);
-        }
+    for (int i = threadIdx.x; i < num; i += blockDim.x) {
+        const uint32_t expert = ids[i];
+        if (expert >= static_cast<uint32_t>(experts)) continue;
+        const int place = atomicAdd(&counts[expert], 1);
+        tiles[static_cast<int64_t>(firsts[expert] + place / width) * row + 1 + place % width] = i;
     }
 }
 SCONCE_KERNEL(moe_tiles)

@@ -1,11 +1,12 @@
-// Matrices of 4- and 8-bit codes: products with at most 8 rows of x, rows by index, and the whole matrix
-// as floats.
+// Matrices of 4- and 8-bit codes: products with at most 8 rows of x, also of experts, rows by index, and the
+// whole matrix as floats.
 //
 // Products are of the codes themselves, which 16-bit floats hold exactly, and of x as it is: scales come
 // after, on sums of 32 bits. Against 8-bit activations and integer products that is exact, needs no pass
 // over x before, and costs the tensor cores, which are idle here, rather than the integer units, which
 // unpack.
 #include "gemv.cuh"
+#include "moe.cuh"
 #include "quantized.cuh"
 
 // x of one tile: of each group two steps of two pairs.
@@ -115,10 +116,17 @@ template <Form F> struct Ring {
     unsigned char at[STAGES<F>][ROW_TILES][TILE_BYTES<F>];
 };
 
-// Adds the warps' sums, in order, and writes them.
-template <class Out>
-__device__ __forceinline__ void finish_tiles(const float (&totals)[ROW_TILES][4], float* room, Out* y, int rows,
-                                             int n, int stride, int accumulate) {
+// Tokens in order, and the rows of x that they are.
+template <class Out> struct InOrder : Target<Out> {
+    using Target<Out>::has;
+    __device__ __forceinline__ bool has(int row) const { return row < this->rows; }
+    __device__ __forceinline__ int source(int row) const { return min(row, this->rows - 1); }
+};
+
+// Adds the warps' sums, in order, and puts them where they belong.
+template <class Tokens>
+__device__ __forceinline__ void finish_tiles(const float (&totals)[ROW_TILES][4], float* room,
+                                             const Tokens& tokens) {
     constexpr int OUTPUTS = ROW_TILES * FEATURES * ROWS;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     // The rings' place, which other warps may still read.
@@ -135,24 +143,22 @@ __device__ __forceinline__ void finish_tiles(const float (&totals)[ROW_TILES][4]
     __syncthreads();
     const int own = threadIdx.x % (ROW_TILES * FEATURES), row = threadIdx.x / (ROW_TILES * FEATURES);
     const int feature = blockIdx.x * ROW_TILES * FEATURES + own;
-    if (row >= rows || row >= ROWS || feature >= n) return;
+    if (row >= ROWS || !tokens.has(row, feature)) return;
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < GEMV_WARPS; i++) sum += room[i * OUTPUTS + own * ROWS + row];
-    Out* to = y + static_cast<int64_t>(row) * stride + feature;
-    *to = from_float<Out>(accumulate ? to_float(*to) + sum : sum);
+    tokens.put(row, feature, sum);
 }
 
-// x: [rows, k]. y: [rows, n] in rows of `stride`.
-template <class T, Form F, class Out>
-__device__ __forceinline__ void quantized_gemv(const T* x, Matrix matrix, Out* y, int rows, int n, int k,
-                                               int stride, int accumulate) {
+// x: rows of k elements, at most 8 of which are the tokens: `InOrder`, or a `PairTile`.
+template <class T, Form F, class Tokens>
+__device__ __forceinline__ void quantized_gemv(const T* x, Matrix matrix, const Tokens& tokens, int k) {
     SCONCE_DYNAMIC_SHARED(Ring<F>, rings);
     constexpr int NUM = STAGES<F>;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     auto& ring = rings[warp].at;
     const int num = (matrix.num_tiles - warp + GEMV_WARPS - 1) / GEMV_WARPS;
-    const int row = blockIdx.x * ROW_TILES, last = (n - 1) / TILE_ROWS;
+    const int row = blockIdx.x * ROW_TILES, last = (tokens.n - 1) / TILE_ROWS;
     // The second row may be past the last, and is not written then.
     const int second = row < last ? matrix.num_tiles * TILE_BYTES<F> : 0;
     const unsigned char* from = matrix.at<F>(row, warp);
@@ -170,8 +176,8 @@ __device__ __forceinline__ void quantized_gemv(const T* x, Matrix matrix, Out* y
     wait_for_dependencies();
     launch_dependents();
     const int col = warp * TILE_COLS;
-    int left = lane / 4 < rows ? k - col : 0;
-    const T* own = x + static_cast<int64_t>(min(lane / 4, rows - 1)) * k + col + first_col<F>(lane, 0);
+    int left = tokens.has(lane / 4) ? k - col : 0;
+    const T* own = x + static_cast<int64_t>(tokens.source(lane / 4)) * k + col + first_col<F>(lane, 0);
     float totals[ROW_TILES][4] = {};
 #pragma unroll 1
     for (int i = 0; i < num; i++) {
@@ -190,7 +196,7 @@ __device__ __forceinline__ void quantized_gemv(const T* x, Matrix matrix, Out* y
             multiply_group<T>(totals[at], tile, 1, factors, shift);
         }
     }
-    finish_tiles(totals, reinterpret_cast<float*>(rings), y, rows, n, stride, accumulate);
+    finish_tiles(totals, reinterpret_cast<float*>(rings), tokens);
 }
 
 template <class T> __device__ __forceinline__ void store_four(T* to, const Pack<float, 4>& from) {
@@ -245,22 +251,35 @@ __device__ __forceinline__ void gather_quantized(Matrix matrix, const uint32_t* 
     extern "C" __global__ void __launch_bounds__(GEMV_WARPS* WARP, BLOCKS<FORM>)                   \
         NAME(const T* x, const unsigned char* w, OUT* y, int rows, int n, int k, int stride,       \
              int accumulate) {                                                                     \
-        const Matrix matrix = {w, (k + TILE_COLS - 1) / TILE_COLS};                    \
-        quantized_gemv<T, FORM>(x, matrix, y, rows, n, k, stride, accumulate);                     \
+        const InOrder<OUT> tokens = {{y, rows, n, stride, accumulate}};                            \
+        quantized_gemv<T, FORM>(x, matrix_of(w, k), tokens, k);                                    \
+    }                                                                                              \
+    SCONCE_KERNEL(NAME)
+
+// The grid is features and tiles of at most 8 pairs. w: matrices of experts.
+#define DEFINE_MOE(T, FORM, NAME)                                                                  \
+    extern "C" __global__ void __launch_bounds__(GEMV_WARPS* WARP, BLOCKS<FORM>)                   \
+        NAME(const T* x, const unsigned char* w, T* y, const uint32_t* tiles, int pairs_per_x,     \
+             int n, int k, int stride) {                                                           \
+        wait_for_dependencies();                                                                   \
+        const uint32_t* tile = tiles + static_cast<int64_t>(blockIdx.y) * (1 + ROWS);              \
+        const PairTile<T> pairs = {tile, pairs_per_x, y, n, stride};                               \
+        if (pairs.expert() == NONE) return;                                                        \
+        const Matrix matrix = matrix_of(w, k).of_expert<FORM>(pairs.expert(), n);                  \
+        quantized_gemv<T, FORM>(x, matrix, pairs, k);                                              \
     }                                                                                              \
     SCONCE_KERNEL(NAME)
 
 #define DEFINE_WHOLE(T, FORM, SUFFIX)                                                              \
     extern "C" __global__ void __launch_bounds__(WARPS* WARP)                                      \
         dequantize_##SUFFIX(const unsigned char* w, T* out, int n, int k) {                        \
-        dequantize<T, FORM>({w, (k + TILE_COLS - 1) / TILE_COLS}, out, n, k);          \
+        dequantize<T, FORM>(matrix_of(w, k), out, n, k);                                           \
     }                                                                                              \
     SCONCE_KERNEL(dequantize_##SUFFIX)                                                             \
     extern "C" __global__ void __launch_bounds__(WARPS* WARP)                                      \
         gather_quantized_##SUFFIX(const unsigned char* w, const uint32_t* indices, T* out, int n,  \
                                   int k) {                                                         \
-        const Matrix matrix = {w, (k + TILE_COLS - 1) / TILE_COLS};                    \
-        gather_quantized<T, FORM>(matrix, indices, out, n, k);                                     \
+        gather_quantized<T, FORM>(matrix_of(w, k), indices, out, n, k);                            \
     }                                                                                              \
     SCONCE_KERNEL(gather_quantized_##SUFFIX)
 
@@ -269,6 +288,8 @@ __device__ __forceinline__ void gather_quantized(Matrix matrix, const uint32_t* 
     DEFINE_GEMV(bf16, bf16, FORM, gemv_##NAME##_bf16)                                              \
     DEFINE_GEMV(f16, float, FORM, gemv_##NAME##_f16_f32)                                           \
     DEFINE_GEMV(bf16, float, FORM, gemv_##NAME##_bf16_f32)                                         \
+    DEFINE_MOE(f16, FORM, moe_gemv_##NAME##_f16)                                                   \
+    DEFINE_MOE(bf16, FORM, moe_gemv_##NAME##_bf16)                                                 \
     DEFINE_WHOLE(float, FORM, NAME##_f32)                                                          \
     DEFINE_WHOLE(f16, FORM, NAME##_f16)                                                            \
     DEFINE_WHOLE(bf16, FORM, NAME##_bf16)

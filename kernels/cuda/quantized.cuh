@@ -41,6 +41,28 @@ struct Matrix {
     template <Form F> __device__ __forceinline__ const unsigned char* at(int row, int tile) const {
         return tiles + (static_cast<int64_t>(row) * num_tiles + tile) * TILE_BYTES<F>;
     }
+
+    // One of several matrices of `n` rows, which follow each other.
+    template <Form F> __device__ __forceinline__ Matrix of_expert(uint32_t expert, int n) const {
+        const int64_t rows = static_cast<int64_t>(expert) * ((n + TILE_ROWS - 1) / TILE_ROWS);
+        return {tiles + rows * num_tiles * TILE_BYTES<F>, num_tiles};
+    }
+};
+
+__device__ __forceinline__ Matrix matrix_of(const unsigned char* tiles, int k) {
+    return {tiles, (k + TILE_COLS - 1) / TILE_COLS};
+}
+
+// Tokens in order: rows of y of `stride` elements.
+template <class Out> struct Target {
+    Out* y;
+    int rows, n, stride, accumulate;
+
+    __device__ __forceinline__ bool has(int row, int feature) const { return row < rows && feature < n; }
+    __device__ __forceinline__ void put(int row, int feature, float sum) const {
+        Out* to = y + static_cast<int64_t>(row) * stride + feature;
+        *to = from_float<Out>(accumulate ? to_float(*to) + sum : sum);
+    }
 };
 
 template <Form F> __device__ __forceinline__ Tile<F> load_tile(const unsigned char* tile, int lane) {

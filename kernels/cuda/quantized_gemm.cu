@@ -6,6 +6,7 @@
 // of the matrix, 32 a warp, and up to 64 rows of x, the tokens. Where that makes too few blocks, several share
 // a tile along k, and a second kernel adds their parts in order: no token's result depends on which others
 // there are.
+#include "moe.cuh"
 #include "quantized.cuh"
 
 constexpr int WARPS = 4;
@@ -89,14 +90,15 @@ template <class T, int TOKENS> struct Staged {
         return (col / 8 ^ swap) * 8 + col % 8;
     }
 
-    // Begins to copy `cols` of the tokens; those past the end are zero.
-    __device__ __forceinline__ void begin(const T* x, int tokens, int col, int k) {
+    // Begins to copy a tile's columns of the tokens; those that there aren't are zero.
+    template <class Tokens>
+    __device__ __forceinline__ void begin(const T* x, const Tokens& tokens, int col, int k) {
 #pragma unroll
         for (int i = 0; i < (TOKENS * 8 + WARPS * WARP - 1) / (WARPS * WARP); i++) {
             const int piece = i * WARPS * WARP + threadIdx.x, token = piece / 8, from = col + piece % 8 * 8;
             if (token >= TOKENS) break;
-            const bool valid = token < tokens && from < k;
-            const T* address = valid ? x + static_cast<int64_t>(token) * k + from : x;
+            const bool valid = tokens.has(token) && from < k;
+            const T* address = valid ? x + static_cast<int64_t>(tokens.source(token)) * k + from : x;
             cp_async_16(&at[token][place(token, piece % 8 * 8)], address, valid);
         }
     }
@@ -154,33 +156,50 @@ __device__ __forceinline__ void multiply_tiles(float (&sums)[ROW_TILES][TOKENS /
     }
 }
 
-// Where results go: rows of `stride` elements.
-template <class Out> struct Target {
-    Out* y;
-    int rows, n, stride, accumulate;
+// The tokens of a block, in order; with more than one part of k, the target is `parts`: [parts, rows, n].
+template <class Out> struct InOrder {
+    Target<Out> y;
+    float* parts;
+    int first, left;
 
-    __device__ __forceinline__ void put(int row, int feature, float sum) const {
-        if (row >= rows || feature >= n) return;
-        Out* to = y + static_cast<int64_t>(row) * stride + feature;
-        *to = from_float<Out>(accumulate ? to_float(*to) + sum : sum);
+    __device__ __forceinline__ bool has(int token) const { return token < left; }
+    __device__ __forceinline__ int source(int token) const { return token; }
+    __device__ __forceinline__ void put(int token, int feature, float sum) const {
+        const int row = first + token;
+        if (parts == nullptr) {
+            if (y.has(row, feature)) y.put(row, feature, sum);
+        } else if (y.has(row, feature)) {
+            parts[(static_cast<int64_t>(blockIdx.z) * y.rows + row) * y.n + feature] = sum;
+        }
     }
 };
 
-// x: [rows, k]. The grid is tokens, features and parts of k, of `tiles` tiles each; with more than one
-// part, the target is `parts`: [parts, rows, n] of f32.
-template <class T, Form F, class Out, int TOKENS>
-__device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, Target<Out> y, float* parts, int k,
+// The tokens of a tile of pairs. `sources`: in shared memory, the rows of x, or -1.
+template <class T> struct Gathered {
+    PairTile<T> pairs;
+    const int* sources;
+
+    __device__ __forceinline__ bool has(int token) const { return sources[token] >= 0; }
+    __device__ __forceinline__ int source(int token) const { return sources[token]; }
+    __device__ __forceinline__ void put(int token, int feature, float sum) const {
+        if (pairs.has(token, feature)) pairs.put(token, feature, sum);
+    }
+};
+
+// x: rows of k elements, of which `tokens` knows the block's: `InOrder`, or `Gathered`. The grid is tokens,
+// features and parts of k, of `tiles` tiles each.
+template <class T, Form F, int TOKENS, class Tokens>
+__device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, const Tokens& tokens, int n, int k,
                                                int tiles) {
     using One = Stage<T, F, TOKENS>;
     SCONCE_DYNAMIC_SHARED(One, stages);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const int first_token = blockIdx.x * TOKENS, row = (blockIdx.y * WARPS + warp) * ROW_TILES;
+    const int row = (blockIdx.y * WARPS + warp) * ROW_TILES;
     const int begin = blockIdx.z * tiles, num = min(tiles, matrix.num_tiles - begin);
     // Warps past the last row read it again, and write nothing.
-    const int last = (y.n - 1) / TILE_ROWS;
+    const int last = (n - 1) / TILE_ROWS;
     const unsigned char* from[ROW_TILES] = {matrix.at<F>(min(row, last), begin),
                                             matrix.at<F>(min(row + 1, last), begin)};
-    const T* own = x + static_cast<int64_t>(first_token) * k;
     const auto copy_codes = [&](int tile) {
         if (tile >= num) return;
 #pragma unroll
@@ -189,9 +208,7 @@ __device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, Target
         }
     };
     const auto copy_x = [&](int tile) {
-        if (tile < num) {
-            stages[tile % STAGES].x.begin(own, y.rows - first_token, (begin + tile) * TILE_COLS, k);
-        }
+        if (tile < num) stages[tile % STAGES].x.begin(x, tokens, (begin + tile) * TILE_COLS, k);
         cp_async_commit();
     };
 #pragma unroll
@@ -212,14 +229,9 @@ __device__ __forceinline__ void quantized_gemm(const T* x, Matrix matrix, Target
 #pragma unroll
     for (int at = 0; at < ROW_TILES * TOKENS / 8 * 4; at++) {
         const int t = at / (TOKENS / 8 * 4), i = at % (TOKENS / 8 * 4);
-        const int token = first_token + i / 4 * 8 + lane % 4 * 2 + i % 2;
+        const int token = i / 4 * 8 + lane % 4 * 2 + i % 2;
         const int feature = (row + t) * TILE_ROWS + lane / 4 + i % 4 / 2 * 8;
-        const float sum = sums[t][i / 4][i % 4];
-        if (parts == nullptr) {
-            y.put(token, feature, sum);
-        } else if (token < y.rows && feature < y.n) {
-            parts[(static_cast<int64_t>(blockIdx.z) * y.rows + token) * y.n + feature] = sum;
-        }
+        tokens.put(token, feature, sums[t][i / 4][i % 4]);
     }
 }
 
@@ -234,7 +246,7 @@ __device__ __forceinline__ void add_parts(const float* parts, Target<Out> y, int
     const float* from = parts + static_cast<int64_t>(row) * y.n + feature;
     float sum = 0.0f;
     for (int i = 0; i < num; i++) sum += from[i * step];
-    y.put(row, feature, sum);
+    if (y.has(row, feature)) y.put(row, feature, sum);
 }
 
 #define DEFINE_ADD(OUT, SUFFIX)                                                                    \
@@ -250,9 +262,10 @@ SCONCE_FOR_FLOATS(DEFINE_ADD)
     extern "C" __global__ void __launch_bounds__(WARPS* WARP, BLOCKS<TOKENS>) NAME##_##TOKENS(    \
         const T* x, const unsigned char* w, OUT* y, float* parts, int rows, int n, int k,          \
         int stride, int accumulate, int tiles) {                                                   \
-        const Matrix matrix = {w, (k + TILE_COLS - 1) / TILE_COLS};                    \
-        const Target<OUT> target = {y, rows, n, stride, accumulate};                               \
-        quantized_gemm<T, FORM, OUT, TOKENS>(x, matrix, target, parts, k, tiles);                  \
+        const int first = blockIdx.x * TOKENS;                                                     \
+        const InOrder<OUT> tokens = {{y, rows, n, stride, accumulate}, parts, first, rows - first}; \
+        const T* own = x + static_cast<int64_t>(first) * k;                                        \
+        quantized_gemm<T, FORM, TOKENS>(own, matrix_of(w, k), tokens, n, k, tiles);                \
     }                                                                                              \
     SCONCE_KERNEL(NAME##_##TOKENS)
 
@@ -261,7 +274,38 @@ SCONCE_FOR_FLOATS(DEFINE_ADD)
     DEFINE_TOKENS(T, OUT, FORM, NAME, 32)                                                          \
     DEFINE_TOKENS(T, OUT, FORM, NAME, 64)
 
+// The product of a tile of pairs with their expert's matrix.
+template <class T, Form F, int TOKENS>
+__device__ __forceinline__ void moe_gemm(const T* x, const unsigned char* w, const PairTile<T>& pairs, int k) {
+    __shared__ int sources[TOKENS];
+    for (int i = threadIdx.x; i < TOKENS; i += blockDim.x) sources[i] = pairs.has(i) ? pairs.source(i) : -1;
+    __syncthreads();
+    const Matrix matrix = matrix_of(w, k).of_expert<F>(pairs.expert(), pairs.n);
+    const Gathered<T> tokens = {pairs, sources};
+    quantized_gemm<T, F, TOKENS>(x, matrix, tokens, pairs.n, k, matrix.num_tiles);
+}
+
+// The grid is tiles and features.
+#define DEFINE_MOE_TOKENS(T, FORM, NAME, TOKENS)                                                   \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP, BLOCKS<TOKENS>) NAME##_##TOKENS(    \
+        const T* x, const unsigned char* w, T* y, const uint32_t* tiles, int pairs_per_x, int n,   \
+        int k, int stride) {                                                                       \
+        wait_for_dependencies();                                                                   \
+        const uint32_t* tile = tiles + static_cast<int64_t>(blockIdx.x) * (1 + TOKENS);            \
+        const PairTile<T> pairs = {tile, pairs_per_x, y, n, stride};                               \
+        if (pairs.expert() == NONE) return;                                                        \
+        moe_gemm<T, FORM, TOKENS>(x, w, pairs, k);                                                 \
+    }                                                                                              \
+    SCONCE_KERNEL(NAME##_##TOKENS)
+
+#define DEFINE_MOE(T, FORM, NAME)                                                                  \
+    DEFINE_MOE_TOKENS(T, FORM, NAME, 16)                                                           \
+    DEFINE_MOE_TOKENS(T, FORM, NAME, 32)                                                           \
+    DEFINE_MOE_TOKENS(T, FORM, NAME, 64)
+
 #define DEFINE(FORM, NAME)                                                                         \
+    DEFINE_MOE(f16, FORM, moe_gemm_##NAME##_f16)                                                   \
+    DEFINE_MOE(bf16, FORM, moe_gemm_##NAME##_bf16)                                                 \
     DEFINE_TYPES(f16, f16, FORM, gemm_##NAME##_f16)                                                \
     DEFINE_TYPES(bf16, bf16, FORM, gemm_##NAME##_bf16)                                             \
     DEFINE_TYPES(f16, float, FORM, gemm_##NAME##_f16_f32)                                          \

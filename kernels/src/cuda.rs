@@ -38,9 +38,11 @@ pub use graph::Graph;
 pub use kv_cache::{BlockTables, KvCache, KvDtype, KvSlices, num_bytes};
 pub use linear::{Linear, MAX_GEMV_ROWS, Write};
 pub use matmul::{LinearFp8, Matmul, NotTuned, Scaling, Tuned};
-pub use moe::{MoeCombine, MoeLinear, MoeRoute, moe_tiles_bytes};
+pub use moe::{ExpertMatrices, MoeCombine, MoeLinear, MoeRoute, MoeTiling};
 pub use norm::AddRmsNorm;
-pub use quantized::{Form, GatherQuantizedRows, LinearQuantized, QuantizedMatrix};
+pub use quantized::{
+    Form, GatherQuantizedRows, LinearQuantized, QuantizedExperts, QuantizedMatrix,
+};
 pub use rope::{HeadNorms, NO_SLOT, RopeAndCache, RopeTable};
 pub use rows::GatherRows;
 pub use sampling::{

@@ -6,6 +6,7 @@ mod capture;
 mod decoder;
 mod deferred;
 mod drawing;
+mod error;
 mod experts;
 mod flight;
 mod graphs;
@@ -14,93 +15,33 @@ mod needs;
 mod resident;
 mod sampling;
 mod scores;
+mod sizes;
 mod tensors;
 mod tuning;
 mod upload;
 
-use std::io;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use sconce_kernels::cpu::{Cpu, Isa, KvShape};
 use sconce_kernels::cuda::{
-    self, BlockTables, Buffer, Device, FeedTokens, Float, KvCache, KvDtype, Plan, PlanLimits,
-    Properties,
+    self, BlockTables, Buffer, Device, FeedTokens, KvCache, Plan, Properties,
 };
 
 use self::batch::{Batch, Layout, Room};
 use self::decoder::{Decoder, Pass, Workspace};
 use self::deferred::Sent;
 use self::drawing::{Drawing, Source};
+pub use self::error::LoadError;
 use self::flight::Flight;
 use self::graphs::{Graphs, Key, Part};
 use self::sampling::{Needs, Samples};
-use super::gpu_options::{GpuDtype, GpuKvDtype, GpuOptions, GpuQuantization};
+use self::sizes::{asked, float, kv_dtype, kv_shape, plan_limits, room};
+use super::gpu_options::{GpuOptions, GpuQuantization};
 use super::input::Input;
-use super::limits::{Asked, LimitError};
 use super::sampler::Sampler;
 use super::{Error, Executor, ExecutorLimits};
 use crate::engine::plan::{MAX_DRAFTS, Sampled, Scored, StepPlan};
-use crate::models::config::DecoderConfig;
-use crate::weights::{self, Checkpoint};
-
-/// Why a model cannot be run.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The weights are not what the shape asks for.
-    #[error("the checkpoint cannot be loaded")]
-    Weights(#[from] weights::Error),
-    /// A tensor cannot be read.
-    #[error("cannot read the weights")]
-    Read(#[source] io::Error),
-    /// Quantization was asked for and there is nothing that it applies to.
-    #[error("there is nothing to quantize: the file's weights are quantized already")]
-    NothingToQuantize,
-    /// Quantization was asked for of a mixture of experts.
-    #[error("experts are multiplied as floats on a GPU: --quantize is not for this model there")]
-    FloatExperts,
-    /// 8-bit floats were asked for.
-    #[error("this GPU does not multiply 8-bit floats with a scale per row: quantize to q8 instead")]
-    NoFp8,
-    /// A limit that is impossible.
-    #[error(transparent)]
-    Limit(#[from] LimitError),
-    /// The GPU refused or failed.
-    #[error("the GPU cannot run this model")]
-    Kernel(#[from] sconce_kernels::Error),
-    /// The file of algorithms cannot be read or written.
-    #[error("--tuning-cache: the file of algorithms {path} cannot be used")]
-    Tuning {
-        /// Where it is.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A thread that loads panicked.
-    #[error("loading the weights panicked")]
-    Panicked,
-    /// A step of nothing but padding could not be computed.
-    #[error("the GPU cannot compute a first step")]
-    FirstStep(#[source] Error),
-    /// The weights leave no room for the KV cache.
-    #[error(
-        "the weights and buffers leave {left} bytes of the GPU's memory for the KV cache, and it needs \
-         {needed} at least: raise --gpu-memory-utilization, or lower --max-model-len, \
-         --max-num-batched-tokens or --max-num-seqs"
-    )]
-    NoRoom {
-        /// Bytes.
-        left: u64,
-        /// Bytes.
-        needed: u64,
-    },
-}
-
-impl From<cuda::Error> for LoadError {
-    fn from(error: cuda::Error) -> Self {
-        Self::Kernel(error.into())
-    }
-}
+use crate::weights::Checkpoint;
 
 impl From<cuda::Error> for Error {
     fn from(error: cuda::Error) -> Self {
@@ -480,75 +421,6 @@ impl Executor for CudaRunner {
         std::mem::take(&mut self.scored)
     }
 }
-
-/// What was asked for.
-fn asked(options: &GpuOptions) -> Asked {
-    Asked {
-        block_size: options.block_size,
-        max_num_batched_tokens: options.max_num_batched_tokens,
-        max_num_seqs: options.max_num_seqs,
-        max_model_len: options.max_model_len,
-    }
-}
-
-fn float(checkpoint: &Checkpoint, dtype: Option<GpuDtype>) -> Float {
-    match dtype {
-        Some(GpuDtype::BF16) => Float::BF16,
-        Some(GpuDtype::F16) => Float::F16,
-        Some(GpuDtype::F32) => Float::F32,
-        None if checkpoint.is_f16() => Float::F16,
-        None => Float::BF16,
-    }
-}
-
-fn kv_dtype(options: &GpuOptions, float: Float) -> KvDtype {
-    match options.kv_dtype {
-        GpuKvDtype::Auto => KvDtype::Float(float),
-        GpuKvDtype::Fp8 => KvDtype::Fp8,
-        GpuKvDtype::Int8 => KvDtype::Int8,
-    }
-}
-
-fn kv_shape(config: &DecoderConfig, options: &GpuOptions) -> KvShape {
-    KvShape {
-        num_layers: config.num_hidden_layers,
-        num_blocks: 1,
-        block_size: options.block_size as usize,
-        num_kv_heads: config.num_key_value_heads,
-        head_dim: config.head_dim,
-    }
-}
-
-fn plan_limits(config: &DecoderConfig, limits: &ExecutorLimits) -> PlanLimits {
-    let capacity = limits.num_blocks as usize * limits.block_size as usize;
-    let longest = limits.max_num_seqs as usize * limits.max_model_len as usize;
-    PlanLimits {
-        group: config.num_attention_heads / config.num_key_value_heads,
-        max_rows: limits.max_num_seqs as usize,
-        max_tokens: limits.max_num_batched_tokens as usize,
-        max_chunks: capacity.min(longest).div_ceil(256) + limits.max_num_seqs as usize,
-        prefill_tile: cuda::prefill_tile(config.head_dim),
-    }
-}
-
-/// The most that a step is given.
-fn room(limits: &ExecutorLimits, num_columns: usize) -> Room {
-    let (seqs, tokens) = (limits.max_num_seqs as usize, limits.max_num_batched_tokens as usize);
-    Room {
-        tokens,
-        logits: seqs + MAX_DRAFTS,
-        updates: seqs * num_columns,
-        copies: seqs,
-        samples: seqs + MAX_DRAFTS,
-        // Or of a single request that is not from a router.
-        biases: seqs * MAX_BIASES + limits.vocab_size as usize,
-        masked: (seqs + MAX_DRAFTS) * MAX_MASKED + limits.vocab_size as usize,
-    }
-}
-
-/// As many as routers let a request have.
-const MAX_BIASES: usize = 1024;
-const MAX_MASKED: usize = 512;
 
 /// Milliseconds since `start`.
 fn ms(start: Instant) -> f64 {

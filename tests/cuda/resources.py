@@ -20,7 +20,9 @@ STACKS = {
     # Three loads of what doesn't change, in a loop of hundreds of products.
     r"attention_prefill_128_(bf16_bf16|f16_f16) \w+": 60,
     # Two registers at most, in a loop of a hundred instructions.
-    r"gemv_w[48]_\w+ sm_(80|100|120)": 32,
+    r"(moe_)?gemv_w[48]_\w+ sm_(80|100|120)": 32,
+    # One register, reloaded once an iteration.
+    r"moe_gemv_w4_\w+ sm_90a": 8,
     # Without products of 8-bit floats no such matrix is loaded.
     r"fp8_gemv_\w+ sm_80": 48,
 }

@@ -9,7 +9,9 @@ use sconce::runner::cuda::CudaRunner;
 use sconce::runner::gpu_options::{GpuDtype, GpuOptions};
 use sconce_kernels::cuda::Device;
 
-use super::models::{on_gpu, options};
+use super::experts::{MIXED, QWEN3_MOE};
+use super::harness::Harness;
+use super::models::{gpu_harness, on_gpu, options};
 use super::sampling::regex;
 use super::tiny;
 
@@ -57,7 +59,15 @@ const STEPS: u64 = 40;
 /// a step launches so many.
 fn decode(samplings: Vec<SamplingParams>, num_graphs: u64) -> Option<Counters> {
     let folder = tiny::folder(1, None);
-    let mut gpu = on_gpu(folder.path(), &options(GpuDtype::BF16));
+    decode_by(on_gpu(folder.path(), &options(GpuDtype::BF16)), samplings, num_graphs)
+}
+
+/// As [`decode`], by this model.
+fn decode_by(
+    mut gpu: Harness<CudaRunner>,
+    samplings: Vec<SamplingParams>,
+    num_graphs: u64,
+) -> Option<Counters> {
     let Some(counters) = Counters::find() else {
         println!("skipped: only the stand-in for the driver counts");
         return None;
@@ -70,7 +80,7 @@ fn decode(samplings: Vec<SamplingParams>, num_graphs: u64) -> Option<Counters> {
     for sequence in &mut sequences {
         gpu.advance(&mut [(sequence, 3)]);
     }
-    let mut decode = |gpu: &mut super::harness::Harness<_>| {
+    let mut decode = |gpu: &mut Harness<_>| {
         for sequence in &mut sequences {
             sequence.tokens.push(7);
         }
@@ -105,6 +115,20 @@ fn a_decode_step_is_one_graph_and_allocates_nothing() {
     println!("{nodes} nodes");
     // Nine launches a layer of three layers, and those around them.
     assert!(nodes <= 3 * 10 + 8, "{nodes}");
+}
+
+#[test]
+fn a_decode_step_of_quantized_experts_is_one_graph_and_allocates_nothing() {
+    // Few tokens, and more than a GPU's few.
+    for (mixture, num_sequences) in [(&QWEN3_MOE, 3), (&MIXED, 12)] {
+        let gpu = gpu_harness(&mixture.checkpoint(), &options(GpuDtype::BF16));
+        let samplings = vec![SamplingParams::default(); num_sequences];
+        let Some(counters) = decode_by(gpu, samplings, 1) else { return };
+
+        assert_eq!(counters.of("cuLaunchKernelEx"), 0, "all launches are in the graph");
+        assert_eq!(counters.of("cuMemcpyHtoDAsync_v2"), STEPS, "one copy of what changes");
+        assert_eq!(counters.of("cuMemcpyDtoHAsync_v2"), STEPS, "one copy of tokens");
+    }
 }
 
 #[test]
@@ -157,7 +181,7 @@ fn a_step_with_drafts_is_one_graph_too() {
     for sequence in &mut sequences {
         gpu.advance(&mut [(sequence, 3)]);
     }
-    let mut draft = |gpu: &mut super::harness::Harness<CudaRunner>| {
+    let mut draft = |gpu: &mut Harness<CudaRunner>| {
         for sequence in &mut sequences {
             sequence.tokens.extend([7, 8, 7, 8]);
         }

@@ -79,6 +79,7 @@ if [ -x "$folder/bench" ]; then
         for weights in q4 awq fp8 fp8-blocks; do
             bench "llama-8b-$weights" llama-8b --weights "$weights"
         done
+        bench qwen3-30b-a3b-q4 qwen3-30b-a3b --weights q4
     fi
 else
     echo "SKIPPED: the benchmark, for $folder has none."

@@ -33,7 +33,11 @@ fn generate<R: Runner>(harness: &mut Harness<R>) -> (Vec<Vec<f32>>, Vec<u32>) {
     go_on(harness, &prompts)
 }
 
-fn go_on<R: Runner>(harness: &mut Harness<R>, prompts: &[Vec<u32>]) -> (Vec<Vec<f32>>, Vec<u32>) {
+/// As [`generate`], of these prompts.
+pub(crate) fn go_on<R: Runner>(
+    harness: &mut Harness<R>,
+    prompts: &[Vec<u32>],
+) -> (Vec<Vec<f32>>, Vec<u32>) {
     let mut sequences: Vec<Sequence> =
         prompts.iter().map(|prompt| harness.sequence(prompt)).collect();
     let (mut all, mut tokens) = (Vec::new(), Vec::new());

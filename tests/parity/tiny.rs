@@ -78,7 +78,7 @@ fn write_weights(seed: u64, path: &Path) {
 }
 
 /// A number in `[-1, 1)`.
-fn centered(state: &mut u64) -> f32 {
+pub(crate) fn centered(state: &mut u64) -> f32 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
 }

@@ -1,15 +1,19 @@
 //! Quantised matrices: packed at load into one of a few forms, and multiplied without becoming floats.
 
+mod experts;
 mod gemm;
 mod layout;
 mod linear;
 
-use self::layout::{Codes, GROUP};
+use std::io;
+
+use self::layout::{Codes, GROUP, Tiles};
 use super::{Buffer, Device, Float, Slice, SliceMut};
 use crate::cpu::{MatrixPart, blocks, blocks::Group};
 use crate::dtype::Dtype;
 use crate::{Error, check_len, check_multiple};
 
+pub use self::experts::QuantizedExperts;
 pub use self::layout::Form;
 pub use self::linear::LinearQuantized;
 
@@ -73,16 +77,7 @@ impl QuantizedMatrix {
             part.check()?;
             check_len("the columns of a matrix's part", part.cols, k)?;
             let form = Form::of(part.dtype).or(floats).ok_or(Error::Operand)?;
-            let packed = layout::pack(form, part.rows, k, |tile, to| {
-                part.with_rows(tile, |rows| {
-                    for (row, bytes) in rows.iter().enumerate() {
-                        for index in 0..k / GROUP {
-                            let group = group(part.dtype, form, bytes, index);
-                            to.put(row, index, &Codes::of(&group, form));
-                        }
-                    }
-                })
-            });
+            let packed = layout::pack(form, part.rows, k, |index, to| pack_row(*part, index, to));
             rows.push(form, part.rows, packed.map_err(Error::Read)?);
         }
         rows.upload(device, k)
@@ -102,6 +97,18 @@ impl QuantizedMatrix {
     pub fn num_bytes(&self) -> usize {
         self.pieces.iter().map(|piece| piece.tiles.len()).sum()
     }
+}
+
+/// Packs a row of tiles, by its number.
+fn pack_row(part: MatrixPart<'_>, index: usize, to: &mut Tiles<'_>) -> io::Result<()> {
+    part.with_rows(index, |rows| {
+        for (row, bytes) in rows.iter().enumerate() {
+            for index in 0..part.cols / GROUP {
+                let group = group(part.dtype, to.form(), bytes, index);
+                to.put(row, index, &Codes::of(&group, to.form()));
+            }
+        }
+    })
 }
 
 /// A group of a row, of floats the nearest codes.

@@ -7,7 +7,7 @@ use sconce_kernels::dtype::Dtype;
 use super::linear::product;
 use super::*;
 
-const DTYPES: [Dtype; 10] = [
+pub(super) const DTYPES: [Dtype; 10] = [
     Dtype::Q4_0,
     Dtype::Q4_1,
     Dtype::Q5_0,
@@ -21,7 +21,7 @@ const DTYPES: [Dtype; 10] = [
 ];
 
 /// Rows of random blocks. Scales are such that elements are of the order of one.
-fn blocks(rng: &mut StdRng, dtype: Dtype, rows: usize, cols: usize) -> Vec<u8> {
+pub(super) fn blocks(rng: &mut StdRng, dtype: Dtype, rows: usize, cols: usize) -> Vec<u8> {
     let (places, scale): (&[usize], _) = match dtype {
         Dtype::Q4_0 => (&[0], 0.1),
         Dtype::Q4_1 => (&[0, 2], 0.1),
@@ -72,7 +72,7 @@ fn matrix(seed: u64, parts: &[(Dtype, usize)], cols: usize) -> (QuantizedMatrix,
 }
 
 /// What rounding the scales of super-blocks and the output comes to.
-fn tolerance_of(float: Float) -> f64 {
+pub(super) fn tolerance_of(float: Float) -> f64 {
     tolerance(float).max(1e-3)
 }
 

@@ -231,7 +231,7 @@ impl Decoder {
                 float,
                 out,
             }),
-            Matrix::Fp8(_) => Err(Error::Operand),
+            Matrix::Fp8(_) | Matrix::Experts(_) => Err(Error::Operand),
         }?;
         if let Some(scale) = self.config.variant.embedding_scale {
             let mut rows = self.rows(&mut pass.workspace.hidden_states, pass.num_tokens, cols);
@@ -275,6 +275,7 @@ impl Decoder {
                     scratch,
                 })
             }
+            Matrix::Experts(_) => Err(Error::Operand),
         }
     }
 

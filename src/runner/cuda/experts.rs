@@ -4,7 +4,7 @@
 use sconce_kernels::Error;
 use sconce_kernels::cpu::RouteWeights;
 use sconce_kernels::cuda::{
-    Buffer, MoeCombine, MoeLinear, MoeRoute, SliceMut, Write, moe_tiles_bytes,
+    Buffer, ExpertMatrices, MoeCombine, MoeLinear, MoeRoute, MoeTiling, SliceMut, Write,
 };
 
 use super::decoder::{Decoder, Pass, Workspace};
@@ -36,7 +36,7 @@ impl ExpertsWorkspace {
             logits: device.alloc_zeroed(max_tokens * num_experts * size)?,
             ids: device.alloc_zeroed(4 * pairs)?,
             weights: device.alloc_zeroed(4 * pairs)?,
-            tiles: device.alloc_zeroed(moe_tiles_bytes(pairs, num_experts))?,
+            tiles: device.alloc_zeroed(MoeTiling::max_bytes(max_tokens, top_k, num_experts))?,
             pairs: device.alloc_zeroed(pairs * config.hidden_size * size)?,
         })
     }
@@ -49,7 +49,7 @@ struct Product<'a> {
     pairs_per_x: usize,
     w: &'a Matrix,
     tiles: &'a Buffer,
-    tiles_bytes: usize,
+    tiling: MoeTiling,
     y: SliceMut<'a>,
     pairs: usize,
     n: usize,
@@ -73,11 +73,16 @@ impl Decoder {
         };
         let (num_experts, top_k) = (experts.num_experts, experts.num_experts_per_tok);
         let pairs = rows * top_k;
-        let tiles_bytes = moe_tiles_bytes(pairs, num_experts);
+        let tiling = match (&layer.gate_up_proj, &layer.down_proj) {
+            (Matrix::Experts(_), Matrix::Experts(_)) => {
+                MoeTiling::of_codes(rows, top_k, num_experts)
+            }
+            _ => MoeTiling::of_floats(pairs, num_experts),
+        };
 
         let logits = (&mut workspace.logits, num_experts);
         self.linear((normed, hidden), (router, scratch), logits, rows)?;
-        self.route(workspace, experts, rows)?;
+        self.route(workspace, experts, (rows, tiling))?;
         let to = self.rows(gate_up, pairs, 2 * cols);
         let tiles = &workspace.tiles;
         self.multiply_pairs(Product {
@@ -85,7 +90,7 @@ impl Decoder {
             pairs_per_x: top_k,
             w: &layer.gate_up_proj,
             tiles,
-            tiles_bytes,
+            tiling,
             y: to,
             pairs,
             n: 2 * cols,
@@ -98,7 +103,7 @@ impl Decoder {
             pairs_per_x: 1,
             w: &layer.down_proj,
             tiles,
-            tiles_bytes,
+            tiling,
             y: to,
             pairs,
             n: hidden,
@@ -121,7 +126,7 @@ impl Decoder {
         &self,
         workspace: &mut ExpertsWorkspace,
         experts: Experts,
-        rows: usize,
+        (rows, tiling): (usize, MoeTiling),
     ) -> Result<(), Error> {
         let ExpertsWorkspace { logits, ids, weights, tiles, .. } = workspace;
         let Experts { num_experts, num_experts_per_tok: top_k, norm_topk_prob } = experts;
@@ -136,21 +141,25 @@ impl Decoder {
             top_k,
             sum: if norm_topk_prob { RouteWeights::OfChosen } else { RouteWeights::OfAll },
         })?;
-        let mut tiles = tiles.slice_mut().at(0, moe_tiles_bytes(pairs, num_experts));
-        self.device().moe_tiles(ids.slice().at(0, 4 * pairs), &mut tiles, num_experts)
+        let mut tiles = tiles.slice_mut().at(0, tiling.num_bytes());
+        self.device().moe_tiles(ids.slice().at(0, 4 * pairs), &mut tiles, tiling)
     }
 
     fn multiply_pairs(&self, product: Product<'_>) -> Result<(), Error> {
-        let Product { x, pairs_per_x, w, tiles, tiles_bytes, y, pairs, n, k } = product;
-        // Loaded as floats.
-        let Matrix::Floats(w) = w else { return Err(Error::Operand) };
+        let Product { x, pairs_per_x, w, tiles, tiling, y, pairs, n, k } = product;
+        let w = match w {
+            Matrix::Floats(w) => ExpertMatrices::Floats(w.slice()),
+            Matrix::Experts(w) => ExpertMatrices::Quantized(w),
+            Matrix::Quantized(_) | Matrix::Fp8(_) => return Err(Error::Operand),
+        };
         self.device().moe_linear(MoeLinear {
             float: self.float,
             x: x.slice().at(0, pairs / pairs_per_x * k * self.float.size()),
             pairs_per_x,
-            w: w.slice(),
+            w,
             y,
-            tiles: tiles.slice().at(0, tiles_bytes),
+            tiles: tiles.slice().at(0, tiling.num_bytes()),
+            tiling,
             n,
             k,
         })

@@ -3,9 +3,10 @@
 use sconce_kernels::cpu::KvShape;
 use sconce_kernels::cuda::{self, Device, KvDtype, Plan};
 
+use super::LoadError;
 use super::decoder::Decoder;
 use super::drawing::Drawing;
-use super::{LoadError, plan_limits, room};
+use super::sizes::{plan_limits, room};
 use crate::engine::plan::MAX_DRAFTS;
 use crate::models::config::DecoderConfig;
 use crate::runner::ExecutorLimits;

@@ -4,7 +4,8 @@ use sconce_kernels::cuda::{self, Device, Float};
 use sconce_kernels::dtype::Dtype;
 
 use super::memory::{RESERVE, for_cache};
-use super::{CudaRunner, LoadError, asked, float, kv_dtype, kv_shape};
+use super::sizes::{asked, float, kv_dtype, kv_shape};
+use super::{CudaRunner, LoadError};
 use crate::engine::plan::MAX_DRAFTS;
 use crate::models::config::DecoderConfig;
 use crate::runner::cpu::KvCacheSize;
@@ -66,13 +67,12 @@ impl CudaRunner {
 
 /// Matrices as they will lie in the device's memory; vectors are few.
 fn weight_bytes(checkpoint: &Checkpoint, float: Float, quantize: Option<GpuQuantization>) -> u64 {
-    let has_experts = checkpoint.config().variant.experts.is_some();
     // Codes with a scale per 32: five bits, or nine.
     let (w4, w8) = (|num: u64| num / 8 * 5, |num: u64| num / 8 * 9);
     let bytes = checkpoint.sizes().map(|(dtype, num_elements)| {
         let num = num_elements as u64;
         let as_floats = num * float.size() as u64;
-        if float == Float::F32 || has_experts {
+        if float == Float::F32 {
             return as_floats;
         }
         match (dtype, quantize) {

@@ -30,6 +30,11 @@ struct Split {
     tiles: usize,
 }
 
+/// Bytes of shared memory of a block: some tiles, and as many columns of the tokens, of 16 bits.
+fn shared_bytes(form: Form, tokens: usize) -> usize {
+    STAGES * (ROW_TILES * form.tile_bytes() + tokens * TILE_COLS * 2)
+}
+
 impl Split {
     /// The same up to 64 tokens, however many: that way none's result depends on the others.
     fn new(rows: usize, (n, k): (usize, usize), num_processors: usize, room: usize) -> Self {
@@ -44,22 +49,32 @@ impl Split {
         let tiles = all.div_ceil(wanted.min(most).max(1));
         Self { tokens, num_parts: all.div_ceil(tiles), tiles }
     }
-
-    /// The tiles, and as many columns of the tokens, of 16 bits.
-    fn stage_bytes(&self, form: Form) -> usize {
-        ROW_TILES * form.tile_bytes() + self.tokens * TILE_COLS * 2
-    }
 }
 
 /// The name of a kernel that is written once per form and number of tokens.
 macro_rules! by_tokens {
-    ($tokens:expr, $form:expr, $types:literal) => {
+    ($before:literal, $tokens:expr, $form:expr, $types:literal) => {
         match $tokens {
-            16 => by_form!($form, "gemm_", $types, "_16"),
-            32 => by_form!($form, "gemm_", $types, "_32"),
-            _ => by_form!($form, "gemm_", $types, "_64"),
+            16 => by_form!($form, $before, $types, "_16"),
+            32 => by_form!($form, $before, $types, "_32"),
+            _ => by_form!($form, $before, $types, "_64"),
         }
     };
+}
+
+/// The kernel of pairs of 16-bit floats, in tiles of so many, that multiplies `n` rows of each expert's matrix,
+/// and its blocks for each tile.
+pub(super) fn moe_gemm(form: Form, float: Float, width: usize, n: usize) -> (&'static str, Grid) {
+    let name = match float {
+        Float::F16 => by_tokens!("moe_gemm_", width, form, "_f16"),
+        Float::BF16 | Float::F32 => by_tokens!("moe_gemm_", width, form, "_bf16"),
+    };
+    let grid = Grid {
+        blocks: [1, n.div_ceil(FEATURES) as u32, 1],
+        threads: [32 * WARPS as u32, 1, 1],
+        shared_bytes: shared_bytes(form, width) as u32,
+    };
+    (name, grid)
 }
 
 impl Matmul {
@@ -74,10 +89,10 @@ impl Matmul {
         let num_processors = self.device().properties().num_processors as usize;
         let split = Split::new(rows, (piece.n, k), num_processors, workspace.len());
         let name = match (args.float, args.y_float) {
-            (Float::F16, Float::F16) => by_tokens!(split.tokens, form, "_f16"),
-            (Float::F16, _) => by_tokens!(split.tokens, form, "_f16_f32"),
-            (_, Float::F32) => by_tokens!(split.tokens, form, "_bf16_f32"),
-            (_, Float::F16 | Float::BF16) => by_tokens!(split.tokens, form, "_bf16"),
+            (Float::F16, Float::F16) => by_tokens!("gemm_", split.tokens, form, "_f16"),
+            (Float::F16, _) => by_tokens!("gemm_", split.tokens, form, "_f16_f32"),
+            (_, Float::F32) => by_tokens!("gemm_", split.tokens, form, "_bf16_f32"),
+            (_, Float::F16 | Float::BF16) => by_tokens!("gemm_", split.tokens, form, "_bf16"),
         };
         let (x, y_float) = (args.x, args.y_float);
         let accumulate = Arg::from(i32::from(args.write == Write::Add));
@@ -100,7 +115,7 @@ impl Matmul {
         let grid = Grid {
             blocks: blocks.map(|x| x as u32),
             threads: [32 * WARPS as u32, 1, 1],
-            shared_bytes: (STAGES * split.stage_bytes(form)) as u32,
+            shared_bytes: shared_bytes(form, split.tokens) as u32,
         };
         // SAFETY: the kernel's parameters, of lengths that the caller checked; a piece's rows are columns
         // of `y`, and the parts fit the workspace.

@@ -45,6 +45,11 @@ impl Form {
         self.code_bytes() + 128
     }
 
+    /// Bytes of a row of tiles of a matrix of so many columns.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        cols.div_ceil(TILE_COLS) * self.tile_bytes()
+    }
+
     fn column_of(self, t: usize, i: usize) -> usize {
         match self {
             Self::W4 | Self::W8 => 8 * t + i,
@@ -86,14 +91,13 @@ pub(super) fn pack(
     cols: usize,
     fill: impl Fn(usize, &mut Tiles<'_>) -> io::Result<()> + Sync,
 ) -> io::Result<Vec<u8>> {
-    let (tile_rows, tiles) = (rows.div_ceil(TILE_ROWS), cols.div_ceil(TILE_COLS));
-    let row_bytes = tiles * form.tile_bytes();
+    let (tile_rows, row_bytes) = (rows.div_ceil(TILE_ROWS), form.row_bytes(cols));
     let mut packed = vec![0; tile_rows * row_bytes];
     let queue = Mutex::new(packed.chunks_exact_mut(row_bytes).enumerate());
     let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || -> io::Result<()> {
         while let Some((index, bytes)) = take() {
-            fill(index, &mut Tiles { form, bytes })?;
+            fill(index, &mut Tiles::new(form, bytes))?;
         }
         Ok(())
     };
@@ -115,7 +119,16 @@ pub(super) struct Tiles<'a> {
     bytes: &'a mut [u8],
 }
 
-impl Tiles<'_> {
+impl<'a> Tiles<'a> {
+    /// In `bytes` of zero, [`Form::row_bytes`] of them.
+    pub(super) fn new(form: Form, bytes: &'a mut [u8]) -> Self {
+        Self { form, bytes }
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.form
+    }
+
     /// Writes columns `32 * index` and on of one of the 16 rows.
     pub(super) fn put(&mut self, row: usize, index: usize, group: &Codes) {
         let (g, high, tile, half) = (row % 8, row / 8, index / 2, index % 2);

@@ -57,6 +57,25 @@ macro_rules! by_form {
 }
 pub(super) use by_form;
 
+/// The blocks of the kernel for few tokens that multiply `n` rows.
+fn gemv_grid(form: Form, n: usize) -> Grid {
+    let shared_bytes = GEMV_WARPS * gemv_stages(form) * ROW_TILES * form.tile_bytes();
+    Grid {
+        shared_bytes: shared_bytes as u32,
+        ..Grid::line(n.div_ceil(ROW_TILES * TILE_ROWS), 32 * GEMV_WARPS as u32)
+    }
+}
+
+/// The kernel of pairs of 16-bit floats, in tiles of [`MAX_GEMV_ROWS`], that multiplies `n` rows of each
+/// expert's matrix, and its blocks for each tile.
+pub(super) fn moe_gemv(form: Form, float: Float, n: usize) -> (&'static str, Grid) {
+    let name = match float {
+        Float::F16 => by_form!(form, "moe_gemv_", "_f16"),
+        Float::BF16 | Float::F32 => by_form!(form, "moe_gemv_", "_bf16"),
+    };
+    (name, gemv_grid(form, n))
+}
+
 impl LinearQuantized<'_> {
     fn check(&self) -> Result<(), Error> {
         let (n, k) = (self.w.n, self.w.k);
@@ -147,15 +166,9 @@ impl Device {
             (n as i32).into(),
             i32::from(write == Write::Add).into(),
         ];
-        let shared_bytes =
-            GEMV_WARPS * gemv_stages(piece.form) * ROW_TILES * piece.form.tile_bytes();
-        let grid = Grid {
-            shared_bytes: shared_bytes as u32,
-            ..Grid::line(piece.n.div_ceil(ROW_TILES * TILE_ROWS), 32 * GEMV_WARPS as u32)
-        };
         // SAFETY: the kernel's parameters, of lengths that the caller checked; a piece's rows are columns
         // of `y`.
-        Ok(unsafe { self.launch(name, grid, &args) }?)
+        Ok(unsafe { self.launch(name, gemv_grid(piece.form, piece.n), &args) }?)
     }
 }
 
