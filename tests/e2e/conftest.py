@@ -67,7 +67,7 @@ class Server:
         environment = dict(os.environ, XDG_RUNTIME_DIR=str(state))
         if home is not None:
             environment["SCONCE_HOME"] = str(home)
-        self.log = open(state / "stderr.log", "w+")
+        self.log = open(state / "stderr.log", "a")
         self.database = str(state / "keys.db")
         self.process = subprocess.Popen(
             [BINARY, "up", model, *beside, "--port", "0", "--database", self.database, "--", *worker],
@@ -89,9 +89,15 @@ class Server:
         self.model = self.get("/v1/models")["data"][0]["id"]
 
     def stderr(self):
-        self.log.flush()
-        self.log.seek(0)
-        return self.log.read()[-8000:]
+        """What it has logged so far."""
+        return pathlib.Path(self.log.name).read_text(errors="replace")
+
+    def wait_for_log(self, text):
+        """A worker's last words come by way of its launcher, later than the end of its answers."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in (log := self.stderr()):
+            assert time.monotonic() < deadline, f"{text!r} was not logged:\n{log}"
+            time.sleep(0.05)
 
     def get(self, path, raw=False):
         request = urllib.request.Request(

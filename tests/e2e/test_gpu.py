@@ -103,8 +103,7 @@ def test_a_gpu_that_faults_ends_the_worker_and_nothing_else(on_gpu, tiny):
 
     # Whether the answer was taken up by the worker that follows, or failed, it is whole or an error.
     assert status == 200 and reply["usage"]["completion_tokens"] == 400 or status >= 500
-    log = gpu.stderr()
-    assert "CUDA_ERROR_ILLEGAL_ADDRESS" in log
+    gpu.wait_for_log("CUDA_ERROR_ILLEGAL_ADDRESS")
 
 
 def worker(*flags, environment=None):
