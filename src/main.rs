@@ -20,7 +20,9 @@ use tracing_subscriber::EnvFilter;
 #[command(version, after_help = sconce_launcher::exit::STATUSES)]
 struct Cli {
     /// What the log is written as, on standard error. RUST_LOG chooses what is in it
+    // Below what a command is for, and above --help.
     #[arg(long, global = true, value_enum, env = "SCONCE_LOG_FORMAT", default_value_t = LogFormat::Plain)]
+    #[arg(display_order = 998)]
     log_format: LogFormat,
 
     #[command(subcommand)]
@@ -159,6 +161,7 @@ fn run(command: Command, started: Instant) -> anyhow::Result<()> {
             let gpus = sconce::runner::device::gpus().into_iter().map(|gpu| {
                 gpu.map(|gpu| sconce_launcher::doctor::Gpu {
                     name: gpu.name,
+                    cuda_version: gpu.cuda_version,
                     free_bytes: gpu.free_bytes,
                     total_bytes: gpu.total_bytes,
                 })

@@ -60,6 +60,8 @@ impl Finding {
 pub struct Gpu {
     /// Its name.
     pub name: String,
+    /// The newest CUDA that its driver knows.
+    pub cuda_version: String,
     /// Bytes that its driver says are free.
     pub free_bytes: u64,
     /// Bytes that it has.

@@ -9,7 +9,7 @@ Exit status:
   0  done
   1  failed otherwise
   2  the command line makes no sense
-  3  no such model, version, alias or server
+  3  no such model, version, alias or server, here or at the hub
   4  in the way of something: in use, named by an alias, or another content
   5  the network is needed and may not be used
   6  files differ from what was pulled
@@ -38,6 +38,7 @@ fn status_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return match error {
             pull::Error::Catalogue(catalogue::Error::Unknown { .. }) => Some(3),
             pull::Error::Failed(failed) if failed.is_offline() => Some(5),
+            pull::Error::Failed(failed) if failed.is_absent() => Some(3),
             pull::Error::OtherContent { .. } => Some(6),
             pull::Error::Store(error) => status_of_store(error),
             pull::Error::Catalogue(_)
@@ -103,6 +104,9 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         pull::Error::Unobtainable { .. } => "`sconce import` the same files again, under any name",
         pull::Error::Failed(failed) if failed.is_offline() => {
             "leave out --offline and HF_HUB_OFFLINE to use the network"
+        }
+        pull::Error::Failed(failed) if failed.is_forbidden() => {
+            "HF_TOKEN opens what its account may read: accept the terms of a gated model on its page first"
         }
         pull::Error::Catalogue(_)
         | pull::Error::Local(_)

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::catalogue::{Catalogue, Entry, Mirror};
 use crate::hub::{Filter, Hub, Snapshot};
 use crate::mirror;
-use crate::name::{HubName, ModelId, ModelName, RepoPath};
+use crate::name::{HubName, ModelId, ModelName, RepoId, RepoPath};
 use crate::progress::Progress;
 use crate::settings::{Network, Settings};
 use crate::store::{
@@ -198,7 +198,9 @@ impl Puller {
         }
         let before = self.store.find(name)?;
         let content = bring.await?.content()?;
-        let manifest = self.store.add(model, &key, content)?;
+        let hub = self.hub();
+        let remove = |repo: &RepoId, path: &Path| hub.remove(repo, path);
+        let manifest = self.store.add_pulled((model, &key), content, &remove)?;
         let is_news = before.is_none_or(|before| before.id != manifest.id);
         Ok(match (wish.freshness, is_news) {
             (Freshness::Newest, false) => Pulled::Present(manifest),

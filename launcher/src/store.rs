@@ -36,6 +36,7 @@ use crate::lock::{Hold, LockFile};
 use crate::name::{ModelId, ModelName, RepoId, Tag, VersionId};
 use draft::State;
 use files::create_private;
+use manifest::CREATED;
 
 /// A file that is on this machine and was checked.
 #[derive(Clone, Debug)]
@@ -236,7 +237,7 @@ impl Store {
         self.change(|draft| {
             let found = draft.state.resolve(base);
             let base = found.ok_or_else(|| Error::Absent(base.to_string()))?;
-            let name = format!("create:{}", base.id);
+            let name = format!("{CREATED}{}", base.id);
             let mut content = base.content();
             let inherited = content.defaults.take().unwrap_or_default();
             content.defaults = Some(defaults.over(inherited));

@@ -136,6 +136,9 @@ pub enum Death {
     /// It ended, and was another's child: only that is told how.
     #[error("it ended, and only the launcher before would know how")]
     Unseen,
+    /// It was another's child, and said that it had drained before it ended.
+    #[error("it drained and ended")]
+    Drained,
     /// It lived, did not answer any more, and was killed.
     #[error("it did not answer any more and was killed")]
     Silent,
@@ -144,7 +147,11 @@ pub enum Death {
 impl Death {
     /// Whether it drained and ended by itself, as it does when it is told to.
     pub fn is_orderly(&self) -> bool {
-        matches!(self, Self::Exited(status) if status.success())
+        match self {
+            Self::Exited(status) => status.success(),
+            Self::Drained => true,
+            Self::NotStarted(_) | Self::Unseen | Self::Silent => false,
+        }
     }
 }
 

@@ -65,6 +65,8 @@ pub enum Error {
 pub struct Gpu {
     /// Its name.
     pub name: String,
+    /// The newest CUDA that its driver knows, as `12.9`.
+    pub cuda_version: String,
     /// Bytes of its memory that are free.
     pub free_bytes: u64,
     /// Bytes of its memory.
@@ -84,8 +86,11 @@ pub fn gpus() -> Vec<Result<Gpu, String>> {
     let look = |ordinal| {
         let device = Device::open(ordinal).map_err(|error| error.to_string())?;
         let (free, total) = device.memory().map_err(|error| error.to_string())?;
-        let name = device.properties().name.clone();
-        Ok(Gpu { name, free_bytes: free as u64, total_bytes: total as u64 })
+        let properties = device.properties();
+        let (name, version) = (properties.name.clone(), properties.driver_version);
+        // As the driver writes it: thousands and tens.
+        let cuda_version = format!("{}.{}", version / 1000, version % 1000 / 10);
+        Ok(Gpu { name, cuda_version, free_bytes: free as u64, total_bytes: total as u64 })
     };
     (0..).take_while(|ordinal| Device::check(*ordinal).is_ok()).map(look).collect()
 }

@@ -42,7 +42,8 @@ const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 /// Runs a worker until it is told to drain, or fails.
 ///
 /// Prints one line when it can be used: `ready` and a JSON object with what it serves, where, and
-/// how long the start took. The process should end with a failure when this returns an error.
+/// how long the start took; and `stopped` when it ends in order, for a launcher that did not start it
+/// and is told no exit status. The process should end with a failure when this returns an error.
 pub async fn run(args: Worker) -> Result<(), Error> {
     let start = Instant::now();
     let config = Config::try_from(args)?;
@@ -64,6 +65,9 @@ pub async fn run(args: Worker) -> Result<(), Error> {
         Err(error) => warn!(error = %describe(error), "stopped"),
     }
     process.stop_server().await;
+    if result.is_ok() {
+        take_leave();
+    }
     result
 }
 
@@ -255,6 +259,13 @@ fn announce(served: &Served, address: &str, phases: &[(&'static str, f64)]) -> s
     info!(model = info.model, version = info.version, phases = %ready["phases_ms"], "ready");
     println!("ready {ready}");
     std::io::stdout().flush()
+}
+
+/// The last word of a process that ends in order.
+fn take_leave() {
+    let mut out = std::io::stdout().lock();
+    // Whoever would have read it may have ended.
+    let _ = writeln!(out, "stopped").and_then(|()| out.flush());
 }
 
 /// Whether the router at the other end runs as this user, or as root.

@@ -210,6 +210,25 @@ def test_a_worker_that_is_told_to_end_by_hand_fails_no_request(machine):
     assert "the launcher did not tell it to" in machine.logs() and "died" not in machine.logs()
 
 
+def test_a_worker_of_a_launcher_before_can_be_told_to_end_too(machine):
+    server = machine.up("alpha:prod", "--replicas", "4")
+    before = {it["pid"] for it in machine.replicas()}
+    os.kill(server["pid"], signal.SIGKILL)
+    until(lambda: not is_alive(server["pid"]))
+    machine.run("restart", "alpha:prod")
+    assert {it["pid"] for it in machine.replicas() if it["adopted"]} == before
+
+    # Had they died, their version would have failed: nobody here is told their exit status.
+    for pid in before:
+        os.kill(pid, signal.SIGTERM)
+    until(lambda: len(machine.replicas()) == 4 and not before & {it["pid"] for it in machine.replicas()})
+
+    [model] = [it for it in machine.json("status")["models"] if it["version"] == "alpha@1"]
+    assert model["state"] == "ready"
+    log = machine.run("logs", "alpha:prod", "-n", "1000")
+    assert log.count("the launcher did not tell it to") == 4 and "died" not in log
+
+
 def test_what_waits_in_a_worker_that_is_killed_goes_to_the_next_one(machine):
     machine.worker = [*WORKER, "--max-num-seqs", "1"]
     server = machine.up("alpha:prod")
@@ -282,6 +301,7 @@ def test_nobody_asks_and_somebody_does(machine):
     # The first request waits for the first worker.
     assert complete(server["url"], "alpha:prod") == ("alpha@1", None)
     assert len(machine.replicas("alpha@1")) == 1
+    assert "0 to 3 workers" in machine.run("scale", "alpha:prod", "--min", "0", "--max", "3")
     machine.run("scale", "alpha:prod", "--min", "2")
     until(lambda: len(machine.replicas("alpha@1")) == 2)
     # A version that is not a name's own is there for those who pin it.
@@ -289,7 +309,7 @@ def test_nobody_asks_and_somebody_does(machine):
     assert complete(server["url"], "alpha@2") == ("alpha@2", None)
     machine.run("unload", "alpha@2")
     until(lambda: not machine.replicas("alpha@2"))
-    machine.run("unload", "alpha@1", status=4)
+    assert "--force" in machine.run("unload", "alpha@1", status=4, stderr=True)
 
 
 def test_several_models_share_one_port(machine):

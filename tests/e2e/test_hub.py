@@ -352,6 +352,18 @@ def test_a_filter_is_what_it_is_for_the_hubs_client(hub, both):
     assert refused.returncode == 0, "what was chosen is what the name means now"
 
 
+def test_what_the_hub_does_not_have_and_does_not_open_are_told_apart(hub, tmp_path):
+    ours = Sconce(hub, tmp_path)
+    for name in ["hf:owner/none", f"hf:{REPO}@gone", f"hf:{REPO}:none.gguf"]:
+        done = ours.run(BINARY, "pull", name)
+        assert done.returncode == 3 and "status 404" in done.stderr, name
+    hub.tell("gate", {"repo": REPO, "token": "hf_right"})
+
+    done = ours.run(BINARY, "pull", f"hf:{REPO}")
+
+    assert done.returncode == 1 and "hint: HF_TOKEN" in done.stderr
+
+
 def test_offline_is_a_status_of_its_own(hub, tmp_path):
     ours = Sconce(hub, tmp_path)
     ours.variables["HF_HUB_OFFLINE"] = "1"

@@ -231,6 +231,14 @@ def test_a_plan_says_what_fits_and_refuses_what_does_not(store, gguf):
     store.run("up", str(gguf), "--no-auth", "--port", "0", "--concurrency", "4000", "--context", "8192", status=7)
 
 
+def test_a_share_is_of_a_model_that_there_is_and_said_once(store, gguf):
+    store.run("import", str(gguf), "--name", "small")
+    absent = store.run("up", "small", "--memory-share", "other=10%", status=3)
+    assert "`other`" in absent.stderr and "hint: " in absent.stderr
+    twice = store.run("up", "small", "--memory-share", "small=10%", "--memory-share", "small=20%", status=2)
+    assert "`small` twice" in twice.stderr
+
+
 def test_a_plan_is_kept(store, gguf):
     """What a worker takes once its weights, buffers and cache are used is near what was planned."""
     flags = ["--kv-cache-bytes", str(64 << 20), "--max-num-seqs", "8"]
@@ -258,6 +266,10 @@ def test_defaults_take_effect_when_the_model_is_served(store, gguf, tmp_path):
     )
     created = store.json("create", "helper", "-f", str(recipe))
     assert created["id"] == "helper@1" and created["model"] == store.json("show", "base")["model"]
+
+    listed = store.run("list").stdout
+    assert "base@1, with defaults of its own" in listed and "create:" not in listed
+    assert "made of    base@1\n" in store.run("show", "helper").stdout
 
     server = Server(model="helper", home=store.home)
     try:

@@ -12,7 +12,7 @@ use super::output::Output;
 use crate::name::{ModelId, ModelName};
 use crate::plan;
 use crate::settings::Settings;
-use crate::store::{Defaults, Store};
+use crate::store::{Defaults, Manifest, Store};
 
 /// Makes a version of a model with defaults of its own, from a file
 ///
@@ -72,7 +72,7 @@ impl Create {
         }
         let base = store.get(&recipe.base)?;
         let program = std::env::current_exe().context("finding this program")?;
-        check(&program, &base.model, &recipe.defaults).await?;
+        check(&program, &base, &recipe.defaults).await?;
         let manifest = store.create(self.name, &recipe.base, recipe.defaults)?;
         self.output.print(&manifest, || {
             let defaults = manifest.defaults.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -82,15 +82,14 @@ impl Create {
 }
 
 /// The worker has the last word on what it can do with this model.
-async fn check(program: &Path, model: &Path, defaults: &Defaults) -> anyhow::Result<()> {
+async fn check(program: &Path, base: &Manifest, defaults: &Defaults) -> anyhow::Result<()> {
     let mut template = tempfile::NamedTempFile::new().context("checking the defaults")?;
     let text = defaults.chat_template.as_deref();
     std::io::Write::write_all(&mut template, text.unwrap_or_default().as_bytes())
         .context("checking the defaults")?;
     let flags: Vec<OsString> = defaults.worker_args(text.map(|_| template.path()), &[]);
-    let described = plan::describe(program, model, &flags).await;
-    let shown = model.display().to_string();
-    described.map_err(|source| Fault::Describe { model: shown, source })?;
+    let described = plan::describe(program, &base.model, &flags).await;
+    described.map_err(|source| Fault::Describe { model: base.id.to_string(), source })?;
     Ok(())
 }
 

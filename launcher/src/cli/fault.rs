@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use indicatif::BinaryBytes;
 use tonic::Code;
 
-use crate::name::Tag;
+use crate::name::{ModelId, Tag};
 use crate::plan::{DescribeError, Misfit};
 use crate::store::ImportError;
 
@@ -26,7 +27,10 @@ pub enum Fault {
     #[error("`{0}` is a name of the catalogue")]
     Catalogue(Tag),
     /// What may not go takes more room than it should.
-    #[error("{after} bytes are left and {max_size} were asked for: the rest may not go")]
+    #[error(
+        "{} are left and {} were asked for: the rest may not go",
+        BinaryBytes(*.after), BinaryBytes(*.max_size)
+    )]
     OverBudget {
         /// Bytes that stay.
         after: u64,
@@ -93,6 +97,15 @@ pub enum Fault {
     /// More than all of it.
     #[error("the memory shares add up to {0} %")]
     Shares(u32),
+    /// A share of a model that there is not.
+    #[error("--memory-share names `{0}`, and neither is it served nor does the store have it")]
+    ShareOfNone(ModelId),
+    /// Two shares of one model.
+    #[error("--memory-share names `{0}` twice")]
+    SharedTwice(ModelId),
+    /// A version that names give traffic to was to be unloaded.
+    #[error("{}", .0.message())]
+    Serving(tonic::Status),
     /// Nothing runs that a command could be for.
     #[error("no server runs in the background")]
     NoServer,
@@ -143,7 +156,7 @@ impl Fault {
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Damaged { .. } => 6,
-            Self::NoServer | Self::NoLauncher(_) | Self::NoBatch(_) => 3,
+            Self::NoServer | Self::NoLauncher(_) | Self::NoBatch(_) | Self::ShareOfNone(_) => 3,
             Self::SomeFailed { .. } | Self::BatchEnded { .. } => 8,
             // 128 and the number of SIGINT, as shells have it.
             Self::NotBegun | Self::LeftRunning(_) => 130,
@@ -155,6 +168,7 @@ impl Fault {
             | Self::JsonChat
             | Self::NamedTwice(_)
             | Self::Scale { .. }
+            | Self::SharedTwice(_)
             | Self::Shares(_) => 2,
             // As if it had been started in the foreground.
             Self::Background { status, .. } => status
@@ -167,6 +181,7 @@ impl Fault {
             | Self::OverBudget { .. }
             | Self::Exists(_)
             | Self::Foreground(_)
+            | Self::Serving(_)
             | Self::Managed(_) => 4,
             Self::NoLog(_) => 1,
         }
@@ -191,6 +206,10 @@ impl Fault {
             Self::NoLog(_) => "`journalctl -u` with its unit shows that of systemd",
             Self::NoServer => "`sconce up -d MODEL` starts one",
             Self::WhichServer(_) => "--server NAME says which",
+            Self::ShareOfNone(_) => "`sconce list` shows the models: what is before the `@`",
+            Self::Serving(_) => {
+                "`sconce promote` moves the traffic to another version; --force unloads it all the same"
+            }
             Self::NoBatch(_) => "`sconce batch list` shows the batches of the key",
             Self::Exists(_) => "--force writes over it, -o and --errors name other files",
             Self::NoLauncher(name) => {
@@ -213,6 +232,7 @@ impl Fault {
             | Self::JsonChat
             | Self::NamedTwice(_)
             | Self::Scale { .. }
+            | Self::SharedTwice(_)
             | Self::Shares(_)
             | Self::Unfit(_)
             | Self::Background { .. } => {

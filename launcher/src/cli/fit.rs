@@ -38,6 +38,8 @@ pub(crate) struct Fitted {
 
 /// What is to be fitted.
 pub(crate) struct Subject<'a> {
+    /// What it is called in errors.
+    pub(crate) name: &'a str,
     /// What runs as worker.
     pub(crate) program: &'a Path,
     /// The model.
@@ -88,12 +90,12 @@ impl FitArgs {
 
 /// Fits a model. `defaults` makes flags of a version's defaults, given those that were typed.
 pub(crate) async fn fit(
-    Subject { program, path, room }: Subject<'_>,
+    Subject { name, program, path, room }: Subject<'_>,
     typed: FitArgs,
     given: &[OsString],
     defaults: impl FnOnce(&[OsString]) -> anyhow::Result<Vec<OsString>>,
 ) -> anyhow::Result<Fitted> {
-    let model = path.display().to_string();
+    let model = name.to_owned();
     typed.check(given)?;
     let said = [given, &typed.flags()].concat();
     let mut args = [defaults(&said)?, given.to_vec()].concat();

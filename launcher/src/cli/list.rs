@@ -39,7 +39,8 @@ fn row(listed: &Listed) -> Vec<String> {
     let manifest = &listed.manifest;
     let mut names: Vec<_> = listed.aliases.iter().map(ToString::to_string).collect();
     // What came from elsewhere by its full name has that in its source.
-    if !manifest.name.contains('/') && !names.contains(&manifest.name) {
+    let is_name = !manifest.name.contains('/') && manifest.base().is_none();
+    if is_name && !names.contains(&manifest.name) {
         names.push(manifest.name.clone());
     }
     let used = match (listed.running, listed.last_used) {
@@ -48,5 +49,9 @@ fn row(listed: &Listed) -> Vec<String> {
         (false, None) => "never".to_owned(),
     };
     let size = BinaryBytes(listed.size).to_string();
-    vec![manifest.id.to_string(), names.join(" "), size, used, manifest.source.to_string()]
+    let source = match manifest.base() {
+        Some(base) => format!("{base}, with defaults of its own"),
+        None => manifest.source.to_string(),
+    };
+    vec![manifest.id.to_string(), names.join(" "), size, used, source]
 }

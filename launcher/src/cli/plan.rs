@@ -63,7 +63,8 @@ impl Plan {
             Some(manifest) => Ok(store.worker_args(manifest, given)?),
             None => Ok(Vec::new()),
         };
-        let of = Subject { program: &program, path: &path, room: Room::ALL };
+        let name = self.name.to_string();
+        let of = Subject { name: &name, program: &program, path: &path, room: Room::ALL };
         let fitted = fit(of, self.fit, &self.worker_args, defaults).await?;
         let Fitted { plan, description, args, .. } = fitted;
         let args: Vec<_> = args.iter().map(|word| word.to_string_lossy()).collect();

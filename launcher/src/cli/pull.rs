@@ -28,7 +28,10 @@ Examples:
   sconce pull hf:Qwen/Qwen3-0.6B-GGUF --include '*Q8_0*'
   HF_TOKEN=hf_… sconce pull hf:meta-llama/Llama-3.2-1B    whose terms your account accepted
   HF_ENDPOINT=https://mirror.example sconce pull hf:Qwen/Qwen3-0.6B
-  sconce pull --locked models.lock                 as `sconce sync models.lock`")]
+  sconce pull --locked models.lock                 as `sconce sync models.lock`
+
+Exit status 3 says that the hub or the catalogue has no such model, 5 that the network may not be
+used, 6 that other files came than were pinned.")]
 pub struct Pull {
     /// `name:tag`, `hf:owner/repo[@revision][:file]`, a version to mend, or a path
     #[arg(required_unless_present = "locked")]

@@ -41,7 +41,10 @@ fn page(listed: &Listed) -> String {
     let aliases = if aliases.is_empty() { "none".to_owned() } else { aliases.join(" ") };
     let mut rows = [
         ["version", &manifest.id.to_string()],
-        ["pulled as", &manifest.name],
+        match manifest.base() {
+            Some(base) => ["made of", base],
+            None => ["pulled as", &manifest.name],
+        },
         ["aliases", &aliases],
         ["content", &manifest.version],
         ["source", &manifest.source.to_string()],

@@ -29,8 +29,8 @@ use crate::fleet::{Scale, WHOLE};
 use crate::name::{ModelId, ModelName};
 use crate::servers::{Mode, Servers};
 use crate::settings::{Network, Settings};
-use crate::store::Check;
 use crate::store::files::create_private;
+use crate::store::{Check, Store};
 
 /// Pulls models if needed, and serves them behind one router
 ///
@@ -252,7 +252,7 @@ impl Up {
         let pulling = Instant::now();
         let served = self.pull(settings.clone()).await?;
         let files = pulling.elapsed();
-        let shares = self.memory_shares()?;
+        let shares = self.memory_shares(&served, &Store::new(settings.home.clone()))?;
         let name = served.first().map(|served| served.name.clone()).unwrap_or_default();
         let servers = Servers::new(&settings.home);
         let mode = self.mode();
@@ -314,12 +314,30 @@ impl Up {
         }
     }
 
-    fn memory_shares(&self) -> Result<BTreeMap<ModelId, u16>, Fault> {
+    /// The shares of models, each of which is served or can be.
+    fn memory_shares(
+        &self,
+        served: &[Served],
+        store: &Store,
+    ) -> anyhow::Result<BTreeMap<ModelId, u16>> {
         let sum: u32 = self.shares.iter().map(|(_, share)| u32::from(*share)).sum();
         if sum > u32::from(WHOLE) {
-            return Err(Fault::Shares(sum / 100));
+            return Err(Fault::Shares(sum / 100).into());
         }
-        Ok(self.shares.iter().cloned().collect())
+        let is_served = |model: &ModelId| {
+            let manifests = served.iter().filter_map(|served| served.pulled.manifest());
+            manifests.into_iter().any(|manifest| manifest.id.model == *model)
+        };
+        let mut shares = BTreeMap::new();
+        for (model, share) in &self.shares {
+            if !is_served(model) && store.find(&ModelName::Model(model.clone()))?.is_none() {
+                return Err(Fault::ShareOfNone(model.clone()).into());
+            }
+            if shares.insert(model.clone(), *share).is_some() {
+                return Err(Fault::SharedTwice(model.clone()).into());
+            }
+        }
+        Ok(shares)
     }
 }
 

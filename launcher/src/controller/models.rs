@@ -187,7 +187,8 @@ impl Models {
         let reserved_bytes = move |device: &str| loaded.bytes(device);
         let part = f64::from(part) / f64::from(WHOLE);
         let room = Room { reserved_bytes: &reserved_bytes, part };
-        let subject = Subject { program, path: &model.path, room };
+        let name = version.to_string();
+        let subject = Subject { name: &name, program, path: &model.path, room };
         let fitted = fit(subject, *typed, given, defaults).await?;
         for reason in fitted.plan.iter().flat_map(|plan| &plan.reasons) {
             tracing::info!("{reason}");

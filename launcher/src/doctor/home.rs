@@ -93,6 +93,7 @@ fn store(home: &Path) -> Finding {
     const CHECK: &str = "store";
     // Reading an old store would number its models: here, nothing is changed.
     match Store::new(home.to_owned()).peek() {
+        Ok(1) => Finding::ok(CHECK, "1 version"),
         Ok(num_versions) => Finding::ok(CHECK, format!("{num_versions} versions")),
         Err(error) => {
             let source = std::error::Error::source(&error).map(|it| format!(": {it}"));

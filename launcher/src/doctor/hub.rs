@@ -23,7 +23,7 @@ fn network(settings: &HubSettings) -> Finding {
 fn endpoint(settings: &HubSettings) -> Finding {
     const CHECK: &str = "HF_ENDPOINT";
     let endpoint = &settings.endpoint;
-    let shown = format!("{}://{}", endpoint.scheme(), endpoint.host_str().unwrap_or_default());
+    let shown = endpoint.origin().ascii_serialization();
     if !endpoint.username().is_empty() || endpoint.password().is_some() {
         let what = format!("{shown} has a password in its URL, which other programs print");
         return Finding::warn(CHECK, what, "use HF_TOKEN instead");

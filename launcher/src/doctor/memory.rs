@@ -49,7 +49,7 @@ pub(super) fn memory(subject: &Subject) -> Finding {
 /// What a GPU has free for models.
 pub(super) fn gpu((ordinal, gpu): (usize, &Result<Gpu, String>)) -> Finding {
     const CHECK: &str = "gpu memory";
-    let Gpu { name, free_bytes, total_bytes } = match gpu {
+    let Gpu { name, cuda_version, free_bytes, total_bytes } = match gpu {
         Ok(gpu) => gpu,
         Err(error) => {
             let why = format!("cuda:{ordinal} can't be used: {error}");
@@ -57,7 +57,7 @@ pub(super) fn gpu((ordinal, gpu): (usize, &Result<Gpu, String>)) -> Finding {
         }
     };
     let (free, total) = (BinaryBytes(*free_bytes), BinaryBytes(*total_bytes));
-    let what = format!("cuda:{ordinal} ({name}): {free} of {total} free");
+    let what = format!("cuda:{ordinal} ({name}, CUDA {cuda_version}): {free} of {total} free");
     match *free_bytes < LEAST_BYTES {
         true => Finding::warn(
             CHECK,

@@ -10,6 +10,11 @@ struct Patient {
     variables: Vec<(&'static str, OsString)>,
 }
 
+fn gpu(free_bytes: u64) -> Gpu {
+    let (name, cuda_version) = ("H".to_owned(), "12.9".to_owned());
+    Gpu { name, cuda_version, free_bytes, total_bytes: 80 << 30 }
+}
+
 impl Patient {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -41,11 +46,7 @@ impl Patient {
         let subject = Subject {
             settings,
             isa: isa.to_owned(),
-            gpus: vec![
-                Ok(Gpu { name: "H".to_owned(), free_bytes: 60 << 30, total_bytes: 80 << 30 }),
-                Ok(Gpu { name: "H".to_owned(), free_bytes: 1 << 20, total_bytes: 80 << 30 }),
-                Err("it fell off the bus".to_owned()),
-            ],
+            gpus: vec![Ok(gpu(60 << 30)), Ok(gpu(1 << 20)), Err("it fell off the bus".to_owned())],
             listen: "127.0.0.1:0".parse().unwrap(),
             root: self.directory.path().to_owned(),
         };
@@ -199,7 +200,7 @@ fn a_gpu_has_the_memory_that_its_driver_says_is_free() {
     let gpus: Vec<_> = findings.iter().filter(|it| it.check == "gpu memory").collect();
     let verdicts: Vec<_> = gpus.iter().map(|it| it.verdict).collect();
     assert_eq!(verdicts, [Verdict::Ok, Verdict::Warn, Verdict::Warn]);
-    assert_eq!(gpus[0].why, "cuda:0 (H): 60.00 GiB of 80.00 GiB free");
+    assert_eq!(gpus[0].why, "cuda:0 (H, CUDA 12.9): 60.00 GiB of 80.00 GiB free");
     assert!(gpus[1].why.contains("hardly a model fits"));
     assert!(gpus[2].why.contains("it fell off the bus"));
 }

@@ -78,7 +78,11 @@ impl Fleet {
         self.check_room_for(&version, scale.min)?;
         let route = Route::new(Some(version.clone()), scale, hidden);
         self.state.routes.insert(name.to_owned(), route);
-        Ok(self.load(version, scale.min))
+        if scale.min == 0 {
+            let result = format!("`{name}` starts with its first request");
+            return Ok(Goal::Done { version: Some(version), result });
+        }
+        Ok(self.load(version))
     }
 
     fn unroute(&mut self, name: &str) -> Result<Goal, Refusal> {
@@ -110,7 +114,7 @@ impl Fleet {
         if let Some(version) = self.state.versions.get_mut(&id) {
             version.held = num;
         }
-        Ok(self.load(id, num.max(1)))
+        Ok(self.load(id))
     }
 
     fn unload(&mut self, id: VersionId, force: Force, reason: Reason) -> Result<Goal, Refusal> {
@@ -238,16 +242,16 @@ impl Fleet {
             route.scale = scale;
         }
         match current {
-            Some(current) => Ok(self.load(current, scale.min)),
-            None => Ok(Goal::Done { version: None, result: "done".to_owned() }),
+            Some(current) if scale.min > 0 => Ok(self.load(current)),
+            version => {
+                let result = format!("`{name}` may have {} to {} workers", scale.min, scale.max);
+                Ok(Goal::Done { version, result })
+            }
         }
     }
 
-    /// A version is to have replicas from now on, if at least one.
-    fn load(&mut self, id: VersionId, num: u32) -> Goal {
-        if num == 0 {
-            return Goal::Done { version: Some(id), result: "done".to_owned() };
-        }
+    /// A version is to have replicas from now on.
+    fn load(&mut self, id: VersionId) -> Goal {
         self.traffic.touch(self.now, &id);
         let is_loaded = self.num_ready(&id) > 0;
         if let Some(version) = self.state.versions.get_mut(&id) {

@@ -15,8 +15,8 @@ pub enum Error {
     /// Not a model at that path.
     #[error(transparent)]
     Local(#[from] local::Error),
-    /// The store cannot be used.
-    #[error("the model store cannot be used")]
+    /// The store cannot be used, or does not have it.
+    #[error(transparent)]
     Store(#[from] store::Error),
     /// Only what comes from elsewhere has a newest state.
     #[error("`{0}` is one version, which never changes; name where it came from")]
@@ -63,6 +63,21 @@ pub struct Failed {
 impl std::error::Error for Failed {}
 
 impl Failed {
+    /// Whether every source says that it has no such thing.
+    pub fn is_absent(&self) -> bool {
+        self.attempts.iter().all(|(_, error)| {
+            matches!(error, SourceError::Hub(hub::Error::Refused { status: 404, .. }))
+        })
+    }
+
+    /// Whether the hub wants another token, or one at all.
+    pub fn is_forbidden(&self) -> bool {
+        let is_refused = |error: &SourceError| {
+            matches!(error, SourceError::Hub(hub::Error::Refused { status: 401 | 403, .. }))
+        };
+        self.attempts.iter().any(|(_, error)| is_refused(error))
+    }
+
     /// Whether nothing was tried because the network may not be used.
     pub fn is_offline(&self) -> bool {
         self.attempts.iter().all(|(_, error)| match error {

@@ -3,6 +3,7 @@
 //! A manifest is written after its files and before `models.lock`, and removed before them: whatever
 //! happens in between, what has a manifest is whole, and the next change completes the lock file.
 
+use std::collections::HashSet;
 use std::io;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,8 @@ use std::path::{Path, PathBuf};
 use super::files::{create_private, remove_if_exists, write_atomic};
 use super::lockfile::{self, Lock, LockedVersion};
 use super::manifest::{Content, Manifest, Stored};
-use super::{Error, Store, key};
+use super::remove::place;
+use super::{Error, Origin, Store, key};
 use crate::lock::{Hold, LockFile};
 use crate::name::{ModelId, ModelName, VersionId};
 
@@ -152,7 +154,7 @@ impl Draft<'_> {
         content.check_present().map_err(Error::io(&content.model))?;
         let digest = content.digest();
         let known = self.state.versions_of(&model).find(|known| known.version == digest).cloned();
-        let manifest = match known {
+        let mut manifest = match known {
             Some(known) => {
                 let mut manifest = Manifest::new(known.id, known.name, content);
                 manifest.created = known.created;
@@ -160,6 +162,7 @@ impl Draft<'_> {
             }
             None => Manifest::new(self.next(model)?, name.to_owned(), content),
         };
+        self.claim(&mut manifest);
         self.put(manifest.clone())?;
         // The path of an import is no name: another machine has something else there.
         if let Ok(ModelName::Tag(_) | ModelName::Hub(_)) = name.parse() {
@@ -185,8 +188,21 @@ impl Draft<'_> {
             manifest.created = known.created;
             manifest.name.clone_from(&known.name);
         }
+        self.claim(&mut manifest);
         self.put(manifest.clone())?;
         Ok(manifest)
+    }
+
+    /// What a pull of another commit finds because one before brought it was not there before.
+    fn claim(&self, manifest: &mut Manifest) {
+        let known = self.state.manifests.iter().flat_map(|known| &known.files);
+        let pulled: HashSet<_> =
+            known.filter(|file| file.origin == Origin::Pulled).map(place).collect();
+        for file in &mut manifest.files {
+            if file.origin == Origin::Found && pulled.contains(&place(file)) {
+                file.origin = Origin::Pulled;
+            }
+        }
     }
 
     /// Writes a manifest, in place of the one of the same version.

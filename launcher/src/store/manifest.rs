@@ -194,7 +194,16 @@ impl Content {
     }
 }
 
+/// What the name of a version that was created begins with, before its base.
+pub(super) const CREATED: &str = "create:";
+
 impl Manifest {
+    /// The version that this one was created from, with defaults of its own. `None`: it was pulled or
+    /// imported.
+    pub fn base(&self) -> Option<&str> {
+        self.name.strip_prefix(CREATED)
+    }
+
     pub(crate) fn new(id: VersionId, name: String, content: Content) -> Self {
         let version = content.digest();
         let Content { source, model, files, defaults } = content;

@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use super::draft::{Draft, State};
 use super::files::remove_if_exists;
-use super::manifest::Manifest;
+use super::manifest::{Content, Manifest, ManifestFile};
 use super::{Error, Origin, Source, Store, select};
 use crate::lock::LockFile;
-use crate::name::{ModelName, RepoId, VersionId};
+use crate::name::{ModelId, ModelName, RepoId, VersionId};
 
 /// A pull puts its files down before it says whose they are, within this.
 const SETTLED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -77,6 +77,24 @@ impl Store {
         })
     }
 
+    /// Adds what `name` stands for now to the versions of `model`. Where that is a version that is here,
+    /// as another commit has the same content, what only the one before had goes.
+    pub(crate) fn add_pulled(
+        &self,
+        (model, name): (ModelId, &str),
+        content: Content,
+        remove_cached: RemoveCached<'_>,
+    ) -> Result<Manifest, Error> {
+        self.change(|draft| {
+            let before = draft.state.manifests.clone();
+            let manifest = draft.add(model, name, content)?;
+            if let Some(before) = before.iter().find(|before| before.id == manifest.id) {
+                draft.abandon(before, remove_cached)?;
+            }
+            Ok(manifest)
+        })
+    }
+
     /// Makes room until the files of all versions have `max_size` bytes at most: the least recently
     /// used go first. Files that belong to nothing go in any case.
     pub(crate) fn collect(
@@ -126,7 +144,7 @@ impl Store {
         state: &State,
         collected: &mut Collected,
     ) -> Result<Vec<(Manifest, LockFile)>, Error> {
-        let mut kept: HashSet<&Path> = HashSet::new();
+        let mut kept: HashSet<PathBuf> = HashSet::new();
         let mut free = Vec::new();
         for manifest in &state.manifests {
             let why = if alias_of(state, &manifest.id).is_some() {
@@ -138,14 +156,14 @@ impl Store {
             } else {
                 "it is running"
             };
-            kept.extend(manifest.files.iter().map(|file| file.path.as_path()));
+            kept.extend(manifest.files.iter().map(place));
             collected.kept.push((manifest.id.clone(), why));
         }
         free.sort_by(|(a, x, _), (b, y, _)| (a, &x.id).cmp(&(b, &y.id)));
         let mut candidates = Vec::new();
         for (_, manifest, held) in free {
             // Its going would free nothing, now or later.
-            if manifest.files.iter().all(|file| is_kept(file.origin, &file.path, &kept)) {
+            if manifest.files.iter().all(|file| is_kept(file, &kept)) {
                 collected.kept.push((manifest.id.clone(), "none of its files could go"));
                 continue;
             }
@@ -179,6 +197,17 @@ impl Store {
 }
 
 impl Draft<'_> {
+    /// Removes what pulls brought for `before`, which has its files elsewhere by now: the links of
+    /// another commit.
+    fn abandon(&self, before: &Manifest, remove_cached: RemoveCached<'_>) -> Result<(), Error> {
+        let Source::Hub { repo, .. } = &before.source else { return Ok(()) };
+        for (path, _) in own_files(before, &self.state.manifests) {
+            let removed = repo.parse().map_err(io::Error::other);
+            removed.and_then(|repo| remove_cached(&repo, path)).map_err(Error::io(path))?;
+        }
+        Ok(())
+    }
+
     /// Forgets a version and removes the files that only it has.
     fn erase(
         &mut self,
@@ -191,7 +220,9 @@ impl Draft<'_> {
         let template = store.template_path(&manifest.id);
         remove_if_exists(&template).map_err(Error::io(&template))?;
         let mut freed = 0;
-        for (path, size) in own_files(manifest, &self.state.manifests) {
+        // What it frees is known while its links are there.
+        let own: Vec<_> = own_files(manifest, &self.state.manifests).collect();
+        for (path, size) in own {
             match &manifest.source {
                 Source::Hub { repo, .. } => repo
                     .parse()
@@ -214,31 +245,42 @@ impl Draft<'_> {
     }
 }
 
-/// The files that pulls brought for `manifest` and none of `others` has.
+/// The files that pulls brought for `manifest` and none of `others` has, and what the end of each frees:
+/// nothing where another commit's file is the same.
 fn own_files<'a>(
     manifest: &'a Manifest,
     others: &[Manifest],
 ) -> impl Iterator<Item = (&'a Path, u64)> {
-    let shared: HashSet<PathBuf> =
-        others.iter().flat_map(|other| &other.files).map(|file| file.path.clone()).collect();
+    let shared: HashSet<&Path> =
+        others.iter().flat_map(|other| &other.files).map(|file| file.path.as_path()).collect();
+    let mut counted: HashSet<PathBuf> =
+        others.iter().flat_map(|other| &other.files).map(place).collect();
     let pulled = manifest.files.iter().filter(|file| file.origin == Origin::Pulled);
     let own: HashMap<&Path, u64> = pulled
-        .filter(move |file| !shared.contains(&file.path))
-        .map(|file| (file.path.as_path(), file.size))
+        .filter(|file| !shared.contains(file.path.as_path()))
+        .map(|file| {
+            let is_last = counted.insert(place(file));
+            (file.path.as_path(), if is_last { file.size } else { 0 })
+        })
         .collect();
     own.into_iter()
+}
+
+/// Where the content of a file is: commits that have the same one link to one place.
+pub(super) fn place(file: &ManifestFile) -> PathBuf {
+    std::fs::canonicalize(&file.path).unwrap_or_else(|_| file.path.clone())
 }
 
 /// Bytes of all files that pulls and imports brought, each counted once.
 fn total(manifests: &[Manifest]) -> u64 {
     let files = manifests.iter().flat_map(|manifest| &manifest.files);
     let pulled = files.filter(|file| file.origin == Origin::Pulled);
-    let sizes: HashMap<&Path, u64> = pulled.map(|file| (file.path.as_path(), file.size)).collect();
+    let sizes: HashMap<PathBuf, u64> = pulled.map(|file| (place(file), file.size)).collect();
     sizes.values().sum()
 }
 
-fn is_kept(origin: Origin, path: &Path, kept: &HashSet<&Path>) -> bool {
-    origin == Origin::Found || kept.contains(path)
+fn is_kept(file: &ManifestFile, kept: &HashSet<PathBuf>) -> bool {
+    file.origin == Origin::Found || kept.contains(&place(file))
 }
 
 fn alias_of(state: &State, id: &VersionId) -> Option<crate::name::Tag> {

@@ -1,4 +1,4 @@
-//! What a process says on its standard output once it can be used.
+//! What a process says on its standard output: once it can be used, and when it ends in order.
 
 use std::net::SocketAddr;
 
@@ -9,6 +9,14 @@ pub enum Announcement {
     Ready(serde_json::Value),
     /// `listening http://HOST:PORT`: a router.
     Listening(SocketAddr),
+}
+
+/// The last line of a worker that ends in order.
+const LAST_WORD: &str = "stopped";
+
+/// Whether a process that wrote `said` ended in order. One that writes no last word may have, too.
+pub(super) fn ended_in_order(said: &str) -> bool {
+    said.strip_suffix('\n').and_then(|said| said.lines().next_back()) == Some(LAST_WORD)
 }
 
 impl Announcement {
@@ -43,6 +51,16 @@ mod tests {
         for line in ["", "ready", "ready or not", "listening tcp://a:1", "listening http://host:x"]
         {
             assert_eq!(Announcement::parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_last_word_is_a_whole_line_and_the_last() {
+        for said in ["stopped\n", "ready {}\nstopped\n"] {
+            assert!(ended_in_order(said), "{said}");
+        }
+        for said in ["", "\n", "stopped", "ready {}\n", "stopped\nready {}\n", "it stopped\n"] {
+            assert!(!ended_in_order(said), "{said}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! pidfd holds on to it while it is looked at and signaled.
 
 use std::io;
+use std::process::ExitStatus;
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -117,15 +118,19 @@ impl Held {
         end.readable().await.map(drop)
     }
 
-    /// Lets the system forget a process that has ended, if it is a child of this one: so it is where a
-    /// launcher has started itself again.
-    pub(super) fn reap(&self) {
+    /// Lets the system forget a process that has ended, and returns how, if it is a child of this one: so
+    /// it is where a launcher has started itself again.
+    pub(super) fn reap(&self) -> Option<ExitStatus> {
         use std::os::fd::AsFd;
+        use std::os::unix::process::ExitStatusExt;
 
         use rustix::process::{WaitId, WaitIdOptions, waitid};
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         // Another's child is waited for by that one.
-        let _ = waitid(WaitId::PidFd(self.0.as_fd()), options);
+        let status = waitid(WaitId::PidFd(self.0.as_fd()), options).ok()??;
+        // As `wait` has it: the status above the signal.
+        let signal = status.terminating_signal().unwrap_or(0);
+        Some(ExitStatus::from_raw((status.exit_status().unwrap_or(0) << 8) | signal))
     }
 }
 
@@ -151,7 +156,7 @@ impl Held {
     }
 
     /// Lets the system forget it.
-    pub(super) fn reap(&self) {
+    pub(super) fn reap(&self) -> Option<ExitStatus> {
         match self.0 {}
     }
 }

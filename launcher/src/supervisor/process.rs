@@ -165,7 +165,15 @@ impl Process {
         tokio::select! {
             biased;
             Some(announcement) = self.announcements.recv() => Event::Announced(announcement),
-            death = self.life.ended() => Event::Died(death),
+            death = self.life.ended() => Event::Died(self.seen(death)),
+        }
+    }
+
+    /// How it died, by its own last word where nobody was told its exit status.
+    fn seen(&self, death: Death) -> Death {
+        match (&death, &self.files) {
+            (Death::Unseen, Some(files)) if files.ended_in_order() => Death::Drained,
+            _ => death,
         }
     }
 
@@ -236,10 +244,7 @@ impl Life {
         match self {
             Self::Child { child, .. } => death(child.wait().await),
             Self::Adopted(held) => match held.ended().await {
-                Ok(()) => {
-                    held.reap();
-                    Death::Unseen
-                }
+                Ok(()) => held.reap().map_or(Death::Unseen, Death::Exited),
                 Err(error) => Death::NotStarted(error.to_string()),
             },
         }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Spec;
 use super::identity::{Held, ProcessId, boot};
+use super::{Spec, announcement};
 use crate::digest::Sha256Hash;
 use crate::store::files::{create_private, fingerprint, remove_if_exists, write_atomic};
 
@@ -201,6 +201,11 @@ impl Files {
     /// What it says on its standard output: announcements.
     pub(super) fn out(&self) -> PathBuf {
         self.path("out")
+    }
+
+    /// Whether the last that it said is that it ended in order.
+    pub(super) fn ended_in_order(&self) -> bool {
+        std::fs::read_to_string(self.out()).is_ok_and(|said| announcement::ended_in_order(&said))
     }
 
     /// What it says on its standard error stream.

@@ -4,11 +4,14 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use sconce_launcher::digest::Sha256Hash;
-use sconce_launcher::pull::Pulled;
-use sconce_launcher::store::{Check, Origin};
+use sconce_launcher::name::VersionId;
+use sconce_launcher::pull::{Pulled, Wish};
+use sconce_launcher::store::{Check, Manifest, Origin};
 
 use crate::support::{REPO, Site, bytes, entry, hf};
 use sconce_stand_in_hub::COMMIT;
+
+const LATER: &str = "89abcdef0123456789abcdef0123456789abcdef";
 
 /// Lays out `content` as `huggingface_hub` does; returns the blob.
 fn lay_out(site: &Site, file: &str, content: &[u8]) -> PathBuf {
@@ -132,6 +135,52 @@ async fn a_chain_of_links_is_followed_and_its_end_never_deleted() {
     site.puller().remove(&"repo".parse().unwrap()).unwrap();
     assert!(std::fs::symlink_metadata(&blob).is_err());
     assert_eq!(std::fs::read(&shared).unwrap(), content);
+}
+
+/// The repository's branch moves to another commit, and its newest state is pulled.
+async fn update(site: &Site, commit: &str) -> Manifest {
+    site.hub.move_to(commit);
+    let wish = Wish::newest();
+    let pulled =
+        site.puller().pull_as(&format!("hf:{REPO}").parse().unwrap(), &wish).await.unwrap();
+    pulled.manifest().unwrap().clone()
+}
+
+#[tokio::test]
+async fn what_two_commits_have_alike_goes_with_the_last_version_that_has_it() {
+    let weights = bytes(5000);
+    let site = Site::with("model.safetensors", &weights).await;
+    site.hub.put(REPO, "config.json", b"{}");
+    let first = site.fetch(&format!("hf:{REPO}")).await;
+    site.hub.put(REPO, "config.json", b"{\"a\": 1}");
+    let second = update(&site, LATER).await;
+    assert_ne!(first.id, second.id);
+
+    let blob = site.repo_dir().join("blobs").join(Sha256Hash::of(&weights).to_string());
+    let freed = |id: &VersionId| {
+        site.puller().remove(&id.to_string().parse().unwrap()).unwrap().remove(0).freed
+    };
+    assert_eq!(freed(&first.id), 2);
+    assert!(blob.exists() && second.model.join("model.safetensors").exists());
+    assert_eq!(freed(&second.id), 5008);
+    assert!(!blob.exists());
+}
+
+#[tokio::test]
+async fn a_commit_that_changes_nothing_leaves_nothing_behind() {
+    let weights = bytes(5000);
+    let site = Site::with("model.safetensors", &weights).await;
+    site.hub.put(REPO, "config.json", b"{}");
+    let first = site.fetch(&format!("hf:{REPO}")).await;
+
+    let second = update(&site, LATER).await;
+
+    assert_eq!(first.id, second.id);
+    assert!(second.files.iter().all(|file| file.origin == Origin::Pulled));
+    let removed = site.puller().remove(&"repo".parse().unwrap()).unwrap();
+    assert_eq!(removed[0].freed, 5002);
+    let blobs = site.repo_dir().join("blobs");
+    assert!(!std::fs::read_dir(blobs).is_ok_and(|mut blobs| blobs.next().is_some()));
 }
 
 #[tokio::test]

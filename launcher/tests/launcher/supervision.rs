@@ -254,11 +254,38 @@ async fn an_adopted_process_that_dies_is_started_again() {
     let state = until(&second, |state| !matches!(state, State::Ready(_))).await;
     until(&second, |state| matches!(state, State::Ready(_))).await;
 
-    assert!(matches!(state, State::Restarting(Death::Unseen) | State::Starting), "{state:?}");
+    match state {
+        State::Restarting(death) => assert!(!death.is_orderly(), "{death:?}"),
+        other => assert!(matches!(other, State::Starting), "{other:?}"),
+    }
     let after = second.running().unwrap();
     assert_eq!((after.adopted, after.num_restarts), (false, 1));
     assert_ne!(after.process, before.process);
     second.stop(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn an_adopted_process_that_ends_in_order_has_not_died() {
+    for (last_word, is_orderly) in [("echo stopped", true), ("exit 3", false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let told = directory.path().join("told");
+        let script = format!(
+            "echo 'ready {{}}'; until [ -e {} ]; do sleep 0.02; done; {last_word}",
+            told.display()
+        );
+        let spec = outliving(&directory, &script);
+        let first = Service::start_once(spec.clone());
+        first.ready("child").await.unwrap();
+        drop(first);
+        let second = Service::adopt(spec).unwrap();
+        second.ready("child").await.unwrap();
+
+        std::fs::write(&told, "").unwrap();
+        let state = until(&second, |state| matches!(state, State::Failed(_))).await;
+
+        let State::Failed(death) = state else { panic!("{state:?}") };
+        assert_eq!(death.is_orderly(), is_orderly, "{death:?}");
+    }
 }
 
 #[tokio::test]

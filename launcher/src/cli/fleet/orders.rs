@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use sconce_proto::fleet as proto;
+use tonic::Code;
 
 use super::client::follow;
 use super::{ReasonArgs, ServerArgs};
+use crate::cli::Fault;
 use crate::cli::output::Output;
 
 /// What every order takes: whom it is given, why, and how its progress is told.
@@ -169,7 +171,13 @@ impl Unload {
     pub async fn run(self) -> anyhow::Result<()> {
         let Self { model, force, order: OrderArgs { server, reason, output } } = self;
         let request = proto::UnloadRequest { model, force, reason: Some(reason.into()) };
-        follow(server.connect().await?.unload(request).await, output).await
+        let call = match server.connect().await?.unload(request).await {
+            Err(status) if status.code() == Code::FailedPrecondition && !force => {
+                return Err(Fault::Serving(status).into());
+            }
+            call => call,
+        };
+        follow(call, output).await
     }
 }
 
