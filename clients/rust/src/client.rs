@@ -48,11 +48,11 @@ struct Inner {
 /// use sconce_client::{Client, Error, Retries};
 ///
 /// let client = Client::builder("https://api.example/openai")
-///     .api_key("sk-…")
+///     .api_key("sk-with-its\n")
 ///     .retries(Retries { max_retries: 5, ..Retries::default() })
 ///     .idle_timeout(Duration::from_secs(60))
 ///     .build();
-/// // No header can carry what is not ASCII.
+/// // No header can carry the end of a line.
 /// assert!(matches!(client, Err(Error::Key)));
 ///
 /// let client = Client::new("http://127.0.0.1:8000").unwrap();
