@@ -1,5 +1,6 @@
 """Whether `sconce bench` measures what other clients measure: guidellm and `vllm-rs bench serve` on the
-same server with the same prompts, in turn. Prints a table of medians over rounds, each with its spread.
+same server with the same prompts, in turn. Prints a table of medians over rounds, each with its spread, and
+which names of vLLM's JSON ours does not have.
 
     pip download --no-deps vllm && unzip vllm-*.whl 'vllm/vllm-rs'
     pip install guidellm
@@ -138,7 +139,7 @@ def sconce(options, url, texts, folder):
     out = folder / "s.json"
     run([
         options.sconce, "bench", "--url", url, "--model", "hash", "--trace", trace, "--ignore-eos",
-        "-n", str(options.requests), "--no-live", "--output-json", str(out),
+        "-n", str(options.requests), "--no-live", "--save-detailed", "--output-json", str(out),
         *(["--rate", str(options.rate), "--burstiness", "inf"] if options.rate
           else ["--concurrency", str(options.concurrency)]),
     ])
@@ -152,7 +153,7 @@ def vllm_rs(options, url, texts, folder):
         "--endpoint", "/v1/chat/completions", "--model", "hash", "--tokenizer", options.tokenizer,
         "--dataset-name", "custom", "--dataset-path", data, "--ignore-eos", "--disable-tqdm",
         "--custom-output-len", str(options.tokens), "--num-prompts", str(options.requests),
-        "--no-steady-state", "--save-result", "--percentile-metrics", "ttft,tpot,itl,e2el",
+        "--no-steady-state", "--save-result", "--save-detailed", "--percentile-metrics", "ttft,tpot,itl,e2el",
         "--result-filename", str(folder / "v.json"),
         # It knows no clock, but gaps that hardly differ.
         *(["--request-rate", str(options.rate), "--burstiness", "10000"] if options.rate
@@ -219,6 +220,12 @@ def table(found):
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
+def missing(folder):
+    """Names in vLLM's JSON that ours does not have."""
+    ours, theirs = (json.loads((folder / name).read_text()) for name in ("s.json", "v.json"))
+    return sorted(set(theirs) - set(ours))
+
+
 def main():
     options = arguments()
     clients = {"sconce bench": sconce}
@@ -236,7 +243,9 @@ def main():
                     began = time.monotonic()
                     found[name].append(client(options, server.url, texts, folder))
                     print(f"round {round_ + 1}, {name}: {time.monotonic() - began:.0f} s", flush=True)
-    print(f"\n{table(found)}")
+        print(f"\n{table(found)}")
+        if options.vllm_rs:
+            print(f"\nof vLLM's names, ours has all but: {', '.join(missing(folder)) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """A batch whose routers and workers are killed all the time, and what it does to others.
 
-Serves the hash model, whose every answer is known from asking before. Its router and its workers are
+Serves the hash model, whose every answer is known from asking before. Its routers and its workers are
 killed with SIGKILL, one after the other, and started again; every line must be answered exactly once,
-and rightly. With --ttft, nobody is killed, and the time to the first token of requests that are not
-the batch's is measured without it and beside it. `tests/run.sh soak` runs both; uses only the standard
+and rightly. With --database postgres, two routers share the batch by way of a PostgreSQL server, which
+this starts. With --ttft, nobody is killed, and the time to the first token of requests that are not the
+batch's is measured without it and beside it. `tests/run.sh soak` runs all of it; uses only the standard
 library.
 """
 
@@ -11,6 +12,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -22,6 +24,9 @@ import sys
 import tempfile
 import threading
 import time
+
+sys.path.append(str(pathlib.Path(__file__).parent / "e2e"))
+import postgres  # noqa: E402
 
 BINARY = os.environ.get("SCONCE_BIN", "target/debug/sconce")
 ENDPOINT = "/v1/completions"
@@ -60,14 +65,13 @@ class Process:
 
 
 class Fleet:
-    """A router and two workers, each of them killable."""
+    """Routers and workers, each of them killable. `database` is where the routers keep the batch."""
 
-    def __init__(self, state, options):
-        self.port = free_port()
+    def __init__(self, state, options, database):
         self.log = open(state / "log", "w+")
-        database = ["--database", str(state / "sconce.db")]
         # What the hash model answers depends on the salt of the key's cache, which a restart must not change.
-        keys = [BINARY, "keys", "create", "--name", "soak", *database]
+        shared = ["--database", database, "--pepper", str(state / "pepper")]
+        keys = [BINARY, "keys", "create", "--name", "soak", *shared]
         self.key = subprocess.run(keys, check=True, capture_output=True, text=True).stdout.split()[-1]
         sockets = [f"unix:{state / f'worker{i}.sock'}" for i in range(2 if options.model == "hash" else 1)]
         self.num_words = 1 if options.model == "hash" else 64
@@ -76,19 +80,22 @@ class Fleet:
             [BINARY, "worker", "--model", options.model, "--name", "hash", "--listen", address, *kind,
              "--max-num-seqs", str(options.max_num_seqs), "--max-model-len", "512"], "ready", self.log)
         self.workers = [worker(address) for address in sockets]
-        self.router = Process(
+        # Those of one SQLite file are on one machine, where one is enough.
+        self.ports = [free_port() for _ in range(2 if options.database == "postgres" else 1)]
+        router = lambda port: Process(
             [BINARY, "router", *(word for it in sockets for word in ("--worker", it)), "--listen",
-             f"127.0.0.1:{self.port}", *database],
-            "listening", self.log)
+             f"127.0.0.1:{port}", *shared, "--files", str(state / "files")], "listening", self.log)
+        self.routers = [router(port) for port in self.ports]
+        self.turns = itertools.cycle(self.ports)
 
     def headers(self, content_type="application/json"):
         return {"Content-Type": content_type, "Authorization": f"Bearer {self.key}"}
 
     def request(self, method, path, body=None, content_type="application/json"):
-        """Status and body; asks again while nobody is there."""
+        """Status and body, of one router after the other; asks again while nobody is there."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", next(self.turns), timeout=60)
             try:
                 connection.request(method, path, body, self.headers(content_type))
                 reply = connection.getresponse()
@@ -139,7 +146,7 @@ class Fleet:
         return [json.loads(line) for line in text.splitlines()]
 
     def stop(self):
-        for process in [self.router, *self.workers]:
+        for process in [*self.routers, *self.workers]:
             process.kill()
         self.log.seek(0)
         tail = self.log.read()[-4000:]
@@ -168,7 +175,7 @@ class Killer:
     """Kills one process after the other while the block runs, and starts it again."""
 
     def __init__(self, fleet, every):
-        self.processes, self.every = [fleet.router, *fleet.workers], every
+        self.processes, self.every = [*fleet.routers, *fleet.workers], every
         self.num_kills, self.ends = 0, threading.Event()
         self.failure = None
         self.thread = threading.Thread(target=self.run)
@@ -209,8 +216,8 @@ def check(fleet, batch, answers, num_lines):
     return dict(lost=lost, twice=twice, wrong=wrong, failed=len(failed), unknown=len(seen) - num_lines + lost)
 
 
-def survive(options, state):
-    fleet = Fleet(state, options)
+def survive(options, state, database):
+    fleet = Fleet(state, options, database)
     try:
         answers = expected(fleet)
         began = time.monotonic()
@@ -218,8 +225,8 @@ def survive(options, state):
             batch = fleet.wait(fleet.batch(options.lines))
         took = time.monotonic() - began
         counts = check(fleet, batch, answers, options.lines)
-        print(f"{options.lines} lines in {took:.1f} s, {killer.num_kills} kills, "
-              f"{batch['status']}, {batch['request_counts']}, {counts}")
+        print(f"{options.lines} lines in {options.database} by {len(fleet.routers)} routers in {took:.1f} s, "
+              f"{killer.num_kills} kills, {batch['status']}, {batch['request_counts']}, {counts}")
         return batch["status"] == "completed" and not any(counts.values()) and killer.num_kills > 0
     except BaseException:
         print(fleet.stop(), file=sys.stderr)
@@ -232,7 +239,7 @@ def survive(options, state):
 def first_token(fleet, prompt):
     # About 300 tokens for a real model, which none has cached.
     asked = dict(body(prompt), prompt=f"{time.monotonic()} " + "a word and another " * fleet.num_words)
-    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.ports[0], timeout=60)
     began = time.monotonic()
     connection.request("POST", ENDPOINT, json.dumps(dict(asked, stream=True)), fleet.headers())
     reply = connection.getresponse()
@@ -244,8 +251,8 @@ def first_token(fleet, prompt):
     return took
 
 
-def beside(options, state):
-    fleet = Fleet(state, options)
+def beside(options, state, database):
+    fleet = Fleet(state, options, database)
     try:
         fleet.request("GET", "/ready")
         measure = lambda: [first_token(fleet, i) for i in range(options.requests)]
@@ -269,13 +276,21 @@ def main():
     parser.add_argument("--kill-every", type=float, default=5, help="seconds between two kills")
     parser.add_argument("--step-us", type=int, default=10_000, help="microseconds of a worker's step")
     parser.add_argument("--max-num-seqs", type=int, default=32)
+    parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite",
+                        help="where the batch is kept; postgres: by two routers")
     parser.add_argument("--ttft", action="store_true", help="measure others' time to first token instead")
     parser.add_argument("--model", default="hash", help="a model's path, with --ttft")
     parser.add_argument("--requests", type=int, default=100, help="requests of a measurement")
     options = parser.parse_args()
+    run = beside if options.ttft else survive
     with tempfile.TemporaryDirectory(prefix="sconce-soak-") as directory:
-        run = beside if options.ttft else survive
-        sys.exit(0 if run(options, pathlib.Path(directory)) else 1)
+        state = pathlib.Path(directory)
+        server = contextlib.nullcontext(str(state / "sconce.db"))
+        if options.database == "postgres":
+            server = postgres.running()
+        with server as database:
+            held = run(options, state, database)
+    sys.exit(0 if held else 1)
 
 
 if __name__ == "__main__":

@@ -89,8 +89,10 @@ if [ "$what" = soak ]; then
     done
     say "soak: the systemd unit"
     tests/systemd.sh
-    say "soak: a batch whose routers and workers are killed"
-    python3 tests/batch_soak.py
+    for database in sqlite postgres; do
+        say "soak: a batch in $database whose routers and workers are killed"
+        python3 tests/batch_soak.py --database "$database"
+    done
     say "soak: others beside a batch"
     export SCONCE_HOME=$root/target/test-home
     "$SCONCE_BIN" pull smollm2:135m

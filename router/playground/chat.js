@@ -143,6 +143,7 @@ export class Chat {
   }
 
   #draw() {
+    const giveBack = this.#holdFocus();
     this.#views = tree.path(this.tree).map((node) => {
       const branches = tree.siblings(this.tree, node);
       return new MessageView(node, this.#actions(node, branches), { at: branches.indexOf(node), of: branches.length });
@@ -150,6 +151,21 @@ export class Chat {
     const welcome = h("p.welcome", {}, "Ask the model something. Conversations stay in this browser.");
     this.#messages.replaceChildren(...(this.#views.length ? this.#views.map(({ element }) => element) : [welcome]));
     this.#messages.scrollTop = this.#messages.scrollHeight;
+    giveBack();
+  }
+
+  /** Remembers which button of which message has the focus, for who uses no mouse; what it returns gives it back. */
+  #holdFocus() {
+    const name = (element) => element.getAttribute("aria-label") ?? element.textContent;
+    const held = document.activeElement;
+    const at = this.#views.findIndex(({ element }) => element.contains(held));
+    if (at < 0) return () => {};
+    return () => {
+      const buttons = [...(this.#views[at]?.element.querySelectorAll("button:enabled") ?? [])];
+      const same = buttons.find((button) => name(button) === name(held));
+      // There is none at the end of the branches, but one back.
+      (same ?? buttons.find((button) => button.closest(".branches")) ?? this.#text).focus();
+    };
   }
 
   #actions(node, branches) {

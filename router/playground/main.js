@@ -1,9 +1,10 @@
 // Ties the page together: views, the list of conversations, models, the key, colours.
 
-import { ApiError, getKey, models, setKey } from "./api.js";
+import { getKey, setKey } from "./api.js";
 import { Chat } from "./chat.js";
 import { byId, download, h } from "./dom.js";
 import { Live } from "./live.js";
+import { Picker } from "./picker.js";
 import { Settings } from "./settings.js";
 import * as storage from "./storage.js";
 import { wireTabs } from "./tabs.js";
@@ -11,12 +12,11 @@ import * as tree from "./tree.js";
 
 /** Files of conversations may be so large. */
 const MAX_IMPORT_BYTES = 64 << 20;
-/** A server that is starting is asked again so soon. */
-const RETRY_MS = 2000;
 
 const settings = new Settings(byId("settings"));
+const picker = new Picker(settings, needKey);
 const chat = new Chat(settings, {
-  model: () => byId("model").value,
+  model: () => picker.value,
   needKey,
   changed: list,
   complain: (field, message) => (openPanel("settings", true), settings.complain(field, message)),
@@ -29,7 +29,7 @@ wireKey();
 wireTheme();
 wirePanels();
 wireConversations();
-loadModels();
+picker.load();
 list();
 
 /** `#key=…` opens the page with a key: a fragment is never sent, and it leaves the address at once. */
@@ -38,20 +38,6 @@ function takeKeyFromAddress() {
   if (!key) return;
   setKey(key);
   history.replaceState(null, "", location.pathname + location.search);
-}
-
-async function loadModels() {
-  const select = byId("model");
-  try {
-    const names = (await models()).map(({ id }) => id);
-    const wanted = select.value || settings.values.model;
-    select.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
-    if (names.includes(wanted)) select.value = wanted;
-    if (names.length === 0) setTimeout(loadModels, RETRY_MS);
-  } catch (error) {
-    if (error instanceof ApiError && error.status === 401) needKey(getKey() ? error.message : undefined);
-    else setTimeout(loadModels, RETRY_MS);
-  }
 }
 
 function needKey(reason) {
@@ -69,15 +55,13 @@ function wireKey() {
     setKey(target.returnValue === "use" ? byId("key").value.trim() : "");
     byId("key").value = "";
     target.returnValue = "";
-    loadModels();
+    picker.load();
     live.watch(!byId("view-server").hidden);
   });
   // Enter in the field means the key, not the first button.
   byId("key").addEventListener("keydown", (event) => {
     if (event.key === "Enter") (event.preventDefault(), byId("key-dialog").close("use"));
   });
-  byId("model").addEventListener("change", ({ target }) => settings.set("model", target.value));
-  byId("model").addEventListener("focus", loadModels);
 }
 
 function wireTheme() {

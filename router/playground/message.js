@@ -16,6 +16,7 @@ export class MessageView {
   #calls = h("div.calls");
   #meta = h("p.meta");
   #scores = h("div");
+  #editButton;
 
   constructor(node, actions, place) {
     this.node = node;
@@ -69,7 +70,8 @@ export class MessageView {
     const { role } = this.node.message;
     const copy = button("Copy", () => navigator.clipboard.writeText(this.node.message.content));
     const own = role === "assistant" ? [button("Again", this.actions.again)] : [];
-    return h("footer", {}, copy, ...own, button("Edit", () => this.#edit()), button("Delete", this.actions.remove));
+    this.#editButton = button("Edit", () => this.#edit());
+    return h("footer", {}, copy, ...own, this.#editButton, button("Delete", this.actions.remove));
   }
 
   /** Turns the text into a field. */
@@ -77,7 +79,7 @@ export class MessageView {
     const before = this.node.message.content;
     const field = h("textarea.edit", { rows: String(Math.min(20, before.split("\n").length + 1)), "aria-label": "Edited message" });
     field.value = before;
-    const end = () => (form.remove(), this.#body.hidden = false);
+    const end = () => (form.remove(), this.#body.hidden = false, this.#editButton.focus());
     const form = h("form.edit", { onsubmit: (event) => (event.preventDefault(), end(), this.actions.edit(field.value)) }, field,
       h("div.row", {}, h("button", { type: "button", onclick: end }, "Cancel"), h("button.primary", {}, this.node.message.role === "user" ? "Send" : "Save")));
     field.addEventListener("keydown", (event) => {

@@ -56,6 +56,7 @@ const FILES: &[File] = files! {
     "markdown.js": SCRIPT,
     "math.js": SCRIPT,
     "message.js": SCRIPT,
+    "picker.js": SCRIPT,
     "prometheus.js": SCRIPT,
     "request.js": SCRIPT,
     "settings.js": SCRIPT,

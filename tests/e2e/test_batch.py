@@ -1,10 +1,12 @@
 """Files and batches: by OpenAI's SDK as it is, by `sconce batch`, in a bucket, in a shared database, and
 with everybody killed."""
 
+import contextlib
 import io
 import json
 import os
 import pathlib
+import pty
 import re
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import urllib.request
 
 import pytest
 
+import postgres
 from conftest import BINARY, PATIENCE, Output
 from prompts import chat
 
@@ -304,34 +307,10 @@ def test_files_lie_in_a_bucket(stack, bucket):
 @pytest.fixture
 def database():
     """The URL of a database of a PostgreSQL server of the test's own."""
-    installed = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda it: int(it.parts[4]))
-    if not installed:
+    if postgres.programs() is None:
         pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory(prefix="sconce-postgres-") as directory:
-        yield from serve_postgres(pathlib.Path(directory), installed[-1].parent)
-
-
-def serve_postgres(directory, programs):
-    data, mine = directory / "data", {}
-    if os.getuid() == 0:
-        # It does not run as root.
-        os.chown(directory, 65534, 65534)
-        mine = dict(user=65534, group=65534, extra_groups=[])
-    subprocess.run(
-        [programs / "initdb", "--auth=trust", "--username=sconce", "--no-sync", "--encoding=UTF8", "--locale=C",
-         "-D", data], check=True, capture_output=True, cwd=directory, **mine)
-    server = subprocess.Popen(
-        [programs / "postgres", "-D", data, "-k", directory, "-c", "listen_addresses=", "-c", "fsync=off"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory, **mine)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while subprocess.run([programs / "pg_isready", "-q", "-h", directory]).returncode:
-            assert server.poll() is None and time.monotonic() < deadline, "PostgreSQL did not start"
-            time.sleep(0.1)
-        yield f"postgres://sconce@localhost/postgres?host={directory}"
-    finally:
-        server.send_signal(signal.SIGQUIT)
-        server.wait()
+    with postgres.running() as url:
+        yield url
 
 
 def test_two_routers_share_files_and_batches(database, stack):
@@ -356,10 +335,13 @@ def test_two_routers_share_files_and_batches(database, stack):
         one.files.retrieve(batch.output_file_id)
 
 
-def test_every_line_is_answered_once_whoever_is_killed():
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_every_line_is_answered_once_whoever_is_killed(database):
+    if database == "postgres" and postgres.programs() is None:
+        pytest.skip("PostgreSQL is not installed")
     run = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "batch_soak.py"), "--lines", "300", "--kill-every", "1.5",
-         "--max-num-seqs", "4", "--step-us", "10000"],
+         "--max-num-seqs", "4", "--step-us", "10000", "--database", database],
         env=dict(os.environ, SCONCE_BIN=os.path.abspath(BINARY)), capture_output=True, text=True,
         timeout=10 * PATIENCE,
     )
@@ -424,6 +406,29 @@ def test_the_command_runs_a_file_and_writes_answers_and_failures(stack, tmp_path
     terminal.run("status", "batch_none", status=3)
     (tmp_path / "no.jsonl").write_text("\nno\n")
     assert "line 2" in terminal.run("run", "no.jsonl", status=1).stderr
+
+
+def test_a_bar_is_shown_on_a_terminal(stack, tmp_path):
+    terminal = Terminal(stack(step_us=20_000, worker=["--max-num-seqs", "4"]).router("--no-auth"), tmp_path)
+    (tmp_path / "in.jsonl").write_bytes(jsonl(text_lines(100)))
+    master, slave = pty.openpty()
+    child = subprocess.Popen(
+        [os.path.abspath(BINARY), "batch", "run", "in.jsonl"], cwd=tmp_path, env={**terminal.environment, "TERM": "xterm"},
+        stdin=slave, stdout=slave, stderr=slave,
+    )
+    os.close(slave)
+    shown = b""
+    # The terminal is hung up when its last user ends.
+    with contextlib.suppress(OSError):
+        while data := os.read(master, 65536):
+            shown += data
+    os.close(master)
+
+    assert child.wait(PATIENCE) == 0, shown
+    shown = shown.decode(errors="replace")
+    seen = [int(it) for it in re.findall(r"(\d+)/100 ", shown)]
+    assert seen == sorted(seen) and any(0 < it < 100 for it in seen), shown
+    assert "in_progress" in shown and "100 of 100 answered" in shown
 
 
 def test_an_interrupt_leaves_the_batch_running_and_says_how_to_come_back(stack, tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import npm
 from conftest import BINARY, PATIENCE
 
 
@@ -58,6 +59,30 @@ def test_mixes_and_conversations_are_answered(server, tmp_path):
         "--input-tokens", "8", "--output-tokens", "64", "--output-json", path,
     )
     assert json.load(open(path))["failed"] == 0
+
+
+def test_vectors_are_asked_for(pair, tmp_path):
+    path = str(tmp_path / "r.json")
+    bench(
+        pair, "--endpoint", "embeddings", "--model", "minilm", "--texts", "3", "--input-tokens", "16",
+        "-n", "4", "--concurrency", "2", "--output-json", path,
+    )
+    result = json.load(open(path))
+    assert (result["completed"], result["total_input_sequences"], result["total_output_tokens"]) == (4, 12, 0)
+    assert result["total_input_tokens"] > 12 * 16
+
+
+@npm.needs_modules
+@npm.needs_chromium
+def test_the_page_of_a_sweep_stands_by_itself(server, tmp_path):
+    report = tmp_path / "report.html"
+    bench(
+        server, "--sweep", "concurrency=1,2,4", "-n", "8", "--input-tokens", "16", "--output-tokens", "12",
+        "--ignore-eos", "--slo", "ttft=1h", "--html", str(report),
+    )
+    pictures = npm.HERE.parent.parent / "target" / "bench"
+    pictures.mkdir(parents=True, exist_ok=True)
+    npm.run("bench-report", REPORT=str(report), PICTURES=str(pictures))
 
 
 def test_a_condition_that_does_not_hold_fails_the_command(server):

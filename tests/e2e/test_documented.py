@@ -45,6 +45,7 @@ ELSEWHERE = {
     "tests/run.sh soak": TESTS,
     "tests/run.sh gpu": TESTS,
     "tests/run.sh open-webui": TESTS,
+    "python tests/batch_soak.py --database postgres": TESTS,
     "tests/sanitize.sh": TESTS,
     "tests/miri.sh": TESTS,
     "tests/neon.sh": TESTS,

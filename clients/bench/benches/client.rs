@@ -1,6 +1,7 @@
 //! How many tokens a second one core of the load generator takes in: each token an event, a chunk
 //! and a write of its own. At once, as a server sends them that has nothing to wait for; and with a
-//! pause after each, so that each is also a wake-up and a read of the client's.
+//! pause after each, so that each is also a wake-up and a read of the client's. Before that, how long
+//! it takes from a process's start until its first request is at the server.
 //!
 //!     cargo bench -p sconce-bench
 //!
@@ -12,7 +13,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use sconce_bench::Bench;
@@ -28,12 +29,48 @@ struct Cli {
 
 fn main() {
     let mut words = std::env::args().skip(1);
-    if words.next().as_deref() == Some("serve") {
-        return serve(Duration::from_micros(words.next().unwrap().parse().unwrap()));
+    match words.next().as_deref() {
+        Some("serve") => {
+            return serve(Duration::from_micros(words.next().unwrap().parse().unwrap()));
+        }
+        Some("send") => return send(&words.next().unwrap()),
+        _ => (),
     }
+    measure_start();
     for pause in ["0", "1000"] {
         measure(pause);
     }
+}
+
+/// Starts a client, and takes the time until its request has come.
+fn measure_start() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut times = Vec::new();
+    for _ in 0..30 {
+        let start = Instant::now();
+        let program = std::env::current_exe().unwrap();
+        let mut command = Command::new(program);
+        command.args(["send", &url]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut client = command.spawn().unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 4]).unwrap();
+        times.push(start.elapsed());
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+    times.sort();
+    println!(
+        "\nfrom start to the first request: {:.1?} in the median, {:.1?} at most\n",
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
+}
+
+/// Sends one request.
+fn send(url: &str) {
+    let words = ["bench", "--url", url, "--model", "m", "-n", "1", "--no-live"];
+    let _ = Cli::parse_from(words).bench.run();
 }
 
 /// Against a server that pauses for so many microseconds before each token.

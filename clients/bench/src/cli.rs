@@ -149,6 +149,7 @@ impl Bench {
             workload,
             think: self.work.think_time,
             counts: counter.is_some(),
+            keeps_texts: self.output.save_detailed,
         });
         self.warm_up(&plan).await?;
         let about = About {
@@ -157,7 +158,7 @@ impl Bench {
             label: self.output.label.clone(),
             slo: self.slo,
             threads: self.threads.get(),
-            keeps_itls: self.output.save_detailed,
+            is_detailed: self.output.save_detailed,
             counter,
             now: std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
         };

@@ -35,8 +35,12 @@ pub(crate) struct Record {
     pub(crate) cached_tokens: Option<u64>,
     /// The server did not tell usage: the completion's tokens are the chunks that came.
     pub(crate) is_counted_here: bool,
+    /// Texts that it asked vectors of.
+    pub(crate) num_texts: u64,
     /// What kind of error it ended with.
     pub(crate) error: Option<String>,
+    /// What was answered, where it is to be told.
+    pub(crate) text: String,
     /// What was asked and answered, where it is to be counted.
     pub(crate) texts: Option<Texts>,
 }

@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) think: Duration,
     /// Whether texts are to be counted after the run.
     pub(crate) counts: bool,
+    /// Whether answers are to be told.
+    pub(crate) keeps_texts: bool,
 }
 
 /// How much of it, and when.
@@ -151,7 +153,7 @@ async fn open_loop(times: &[Duration], stage: &Stage, shared: &Arc<Shared>) {
 impl Shared {
     /// Sends the requests of a conversation, each with the answers before it.
     async fn converse(&self, number: usize, session: &Session, intended: Option<Duration>) {
-        let Plan { target, shape, think, counts, .. } = &*self.plan;
+        let Plan { target, shape, think, counts, keeps_texts, .. } = &*self.plan;
         let mut before = session.before.clone();
         let mut due = intended;
         for (turn, asked) in session.turns.iter().enumerate() {
@@ -162,6 +164,7 @@ impl Shared {
                 session: number,
                 turn,
                 kind: asked.kind,
+                num_texts: asked.texts().len() as u64,
                 intended: due.unwrap_or(sent),
                 sent,
                 ..Record::default()
@@ -170,8 +173,11 @@ impl Shared {
                 record.texts = Some(Texts::asked(&body));
             }
             self.live.started();
-            let keep = if is_last { Keep::Nothing } else { Keep::Text };
+            let keep = if is_last && !keeps_texts { Keep::Nothing } else { Keep::Text };
             let text = target.call(&body, &mut record, keep, &self.live).await;
+            if *keeps_texts {
+                record.text.clone_from(&text);
+            }
             let (failed, ended) = (record.error.is_some(), record.ended());
             // The receiver outlives all of these.
             let _ = self.records.send(record);

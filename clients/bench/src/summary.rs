@@ -4,12 +4,17 @@
 //! word for follows. Latencies in names that end with `_ms` and in `metrics` are milliseconds, in
 //! the lists of single requests seconds.
 
+mod date;
+mod ramp;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::date::date;
+use self::ramp::Ramp;
 use crate::measure::Record;
 use crate::request::{Endpoint, Kind};
 use crate::run::{Outcome, Stage};
@@ -44,6 +49,9 @@ pub(crate) struct Summary {
     pub(crate) request_rate: Value,
     pub(crate) burstiness: Option<f64>,
     pub(crate) max_concurrency: Option<usize>,
+    /// Of a ramp: the rates that it goes from and to, and when it reached whole ones.
+    #[serde(flatten)]
+    pub(crate) ramp: Option<Ramp>,
     /// Seconds.
     pub(crate) duration: f64,
     pub(crate) completed: usize,
@@ -58,6 +66,11 @@ pub(crate) struct Summary {
     pub(crate) total_token_throughput: f64,
     pub(crate) max_output_tokens_per_s: f64,
     pub(crate) max_concurrent_requests: usize,
+    /// Seconds of sound a second: nothing here is heard.
+    pub(crate) rtfx: f64,
+    /// Texts that were embedded, and how many a second.
+    #[serde(flatten)]
+    pub(crate) texts: Option<TextCounts>,
     /// `mean_ttft_ms`, `p99_itl_ms`, …
     #[serde(flatten)]
     pub(crate) latencies: BTreeMap<String, Value>,
@@ -89,11 +102,26 @@ pub(crate) struct Summary {
     pub(crate) ttfts: Vec<f64>,
     pub(crate) tpots: Vec<f64>,
     pub(crate) e2els: Vec<f64>,
+    #[serde(rename = "latencies")]
+    pub(crate) e2els_as_vllm_names_them: Vec<f64>,
+    /// How much later than scheduled each was sent.
+    pub(crate) queue_times: Vec<f64>,
     pub(crate) start_times: Vec<f64>,
     pub(crate) errors: Vec<String>,
     /// Of each request, the times between tokens. Only where they are asked for: they are many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) itls: Vec<Vec<f64>>,
+    /// What was answered. Only where it is asked for, too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) generated_texts: Vec<String>,
+}
+
+/// What was embedded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TextCounts {
+    pub(crate) total_input_sequences: u64,
+    /// A second.
+    pub(crate) input_sequence_throughput: f64,
 }
 
 /// What the load cost the machine that made it.
@@ -127,7 +155,8 @@ pub(crate) struct About {
     pub(crate) label: Option<String>,
     pub(crate) slo: Option<Slo>,
     pub(crate) threads: usize,
-    pub(crate) keeps_itls: bool,
+    /// Whether there are lists of what each request has many of.
+    pub(crate) is_detailed: bool,
     pub(crate) counter: Option<Counter>,
     /// Seconds since 1970.
     pub(crate) now: u64,
@@ -180,6 +209,8 @@ impl Summary {
             total_token_throughput: (input + output) as f64 / seconds,
             max_output_tokens_per_s: peak_rate(&arrivals),
             max_concurrent_requests: peak_concurrency(records),
+            ramp: Ramp::of(stage, records, about.now),
+            texts: (about.endpoint == Endpoint::Embeddings).then(|| texts(&good, seconds)),
             latencies: latencies(&metrics),
             load: stage.load.to_string(),
             kinds: kinds(records),
@@ -197,14 +228,14 @@ impl Summary {
             metrics,
             ..Self::default()
         };
-        summary.take_requests(records, about.keeps_itls);
+        summary.take_requests(records, about.is_detailed);
         summary.warnings = summary.find_warnings(records, outcome.is_interrupted);
         let check = summary.token_check.unwrap_or_default();
         summary.warnings.extend(check.warnings(about.endpoint));
         summary
     }
 
-    fn take_requests(&mut self, records: &[Record], keeps_itls: bool) {
+    fn take_requests(&mut self, records: &[Record], is_detailed: bool) {
         let seconds = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64();
         for record in records {
             self.input_lens.push(record.prompt_tokens);
@@ -212,12 +243,15 @@ impl Summary {
             self.ttfts.push(seconds(record.ttft));
             self.tpots.push(seconds(record.tpot()));
             self.e2els.push(seconds(Some(record.e2e)));
+            self.queue_times.push(seconds(Some(record.lateness())));
             self.start_times.push(seconds(Some(record.sent)));
             self.errors.push(record.error.clone().unwrap_or_default());
-            if keeps_itls {
+            if is_detailed {
                 self.itls.push(record.gaps.iter().map(|gap| f64::from(gap.ms) / 1e3).collect());
+                self.generated_texts.push(record.text.clone());
             }
         }
+        self.e2els_as_vllm_names_them.clone_from(&self.e2els);
     }
 
     fn find_warnings(&self, records: &[Record], is_interrupted: bool) -> Vec<String> {
@@ -321,11 +355,29 @@ fn errors(records: &[Record]) -> BTreeMap<String, usize> {
     errors
 }
 
-/// The names that `vllm bench serve` has for the four latencies.
+fn texts(records: &[&Record], seconds: f64) -> TextCounts {
+    let total = records.iter().map(|record| record.num_texts).sum::<u64>();
+    TextCounts { total_input_sequences: total, input_sequence_throughput: total as f64 / seconds }
+}
+
+/// The names that `vllm bench serve` has for latencies.
 fn latencies(metrics: &BTreeMap<String, Distribution>) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
-    for (ours, theirs) in [("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2e", "e2el")] {
-        let told = metrics.get(ours).copied().unwrap_or_default();
+    for (ours, theirs) in [
+        ("ttft", "ttft"),
+        ("tpot", "tpot"),
+        ("itl", "itl"),
+        ("e2e", "e2el"),
+        ("lateness", "client_queue_time"),
+        ("e2e_intended", "e2el_including_client_queue"),
+    ] {
+        let is_scheduled = metrics.contains_key("lateness");
+        let told = match ours {
+            // Without a schedule nobody waits to be sent.
+            "e2e_intended" if !is_scheduled => metrics.get("e2e"),
+            _ => metrics.get(ours),
+        };
+        let told = told.copied().unwrap_or_default();
         let named = [
             ("mean", told.mean),
             ("median", told.p50),
@@ -403,23 +455,6 @@ fn timeline(records: &[Record], arrivals: &[(f64, u64)], wall: Duration) -> Vec<
     ticks
 }
 
-/// `20261126-101500`, of seconds since 1970, as `vllm bench serve` writes it. In UTC.
-///
-/// The civil calendar from a count of days: Hinnant, "chrono-Compatible Low-Level Date Algorithms".
-fn date(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -461,7 +496,7 @@ mod tests {
             label: None,
             slo: Some(slo.parse().unwrap()),
             threads: 1,
-            keeps_itls: true,
+            is_detailed: true,
             counter: None,
             now: 0,
         };
@@ -509,34 +544,30 @@ mod tests {
             metrics: BTreeMap::new(),
             histograms: BTreeMap::new(),
             timeline: Vec::new(),
+            latencies: BTreeMap::new(),
             ..summary
         };
         let read = serde_json::from_str::<Summary>(&text).unwrap();
         assert_eq!(read.metrics.len(), summary.metrics.len());
+        assert!(read.latencies.keys().eq(summary.latencies.keys()));
         assert_eq!(plain(read), plain(summary));
         let value: Value = serde_json::from_str(&text).unwrap();
         // What `vllm bench serve --save-result` writes.
         for key in "date endpoint_type backend label model_id tokenizer_id num_prompts request_rate \
                     burstiness max_concurrency duration completed failed total_input_tokens \
                     total_output_tokens request_throughput output_throughput total_token_throughput \
-                    max_output_tokens_per_s max_concurrent_requests request_goodput: input_lens output_lens ttfts \
-                    itls errors start_times"
+                    max_output_tokens_per_s max_concurrent_requests request_goodput: rtfx input_lens output_lens ttfts \
+                    itls latencies queue_times start_times generated_texts errors"
             .split_whitespace()
         {
             assert!(value.get(key).is_some(), "{key}");
         }
-        for metric in ["ttft", "tpot", "itl", "e2el"] {
+        for metric in
+            ["ttft", "tpot", "itl", "e2el", "client_queue_time", "e2el_including_client_queue"]
+        {
             for stat in ["mean", "median", "std", "p99"] {
                 assert!(value[format!("{stat}_{metric}_ms")].is_number(), "{stat} {metric}");
             }
         }
-    }
-
-    #[test]
-    fn dates_are_civil() {
-        assert_eq!(date(0), "19700101-000000");
-        assert_eq!(date(951_782_399), "20000228-235959");
-        assert_eq!(date(951_782_400), "20000229-000000");
-        assert_eq!(date(1_795_687_512), "20261126-100512");
     }
 }

@@ -142,6 +142,76 @@ fn a_trace_is_replayed_at_its_times() {
 }
 
 #[test]
+fn every_format_of_a_trace_is_replayed_at_its_times() {
+    let pair = |asked: &str, answered: &str| json!([{"from": "human", "value": asked}, {"from": "gpt", "value": answered}]);
+    let share_gpt = [0.5, 0.7].map(|at| {
+        json!({"timestamp": at, "conversations": pair("a b", "twelve chars")}).to_string()
+    });
+    let burst_gpt = [
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type".to_owned(),
+        "5,ChatGPT,30,3,33,Conversation log".to_owned(),
+        "5.1,ChatGPT,30,0,30,Conversation log".to_owned(),
+        "5.2,GPT-4,30,3,33,API log".to_owned(),
+    ];
+    let prompts = [0.1, 0.3].map(|at| {
+        json!({"timestamp": at, "prompt": "a b", "max_tokens": 3, "body": {"top_k": 2}}).to_string()
+    });
+    for (format, lines) in
+        [("sharegpt", &share_gpt[..]), ("burstgpt", &burst_gpt), ("prompts", &prompts)]
+    {
+        let server = Server::start(Answers::default());
+        let trace = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(trace.path(), lines.join("\n")).unwrap();
+
+        let (ran, json) = bench(&server, &["--trace", trace.path().to_str().unwrap()]);
+
+        ran.unwrap();
+        assert_eq!((&json["completed"], &json["total_output_tokens"]), (&json!(2), &json!(6)));
+        let starts = json["start_times"].as_array().unwrap();
+        assert!(starts[1].as_f64().unwrap() >= 0.199, "{format}: {starts:?}");
+        assert!(json["metrics"].get("lateness").is_some(), "{format}");
+        if format == "prompts" {
+            assert_eq!(server.asked()[0]["top_k"], 2);
+        }
+    }
+}
+
+#[test]
+fn ramps_and_bursts_are_told_as_they_were_asked_for() {
+    let server = Server::start(Answers::default());
+
+    let (ran, json) = bench(&server, &["--ramp", "10:30", "--duration", "1s", "--save-detailed"]);
+
+    ran.unwrap();
+    assert_eq!(
+        (&json["ramp_up_strategy"], &json["load"]),
+        (&json!("linear"), &json!("10 to 30 requests/s"))
+    );
+    assert_eq!(
+        (&json["ramp_up_start_rps"], &json["ramp_up_end_rps"]),
+        (&json!(10.0), &json!(30.0))
+    );
+    let rates: Vec<_> = json["rps_change_events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["rps"].as_u64().unwrap())
+        .collect();
+    assert!(rates[0] == 10 && rates.is_sorted() && rates[rates.len() - 1] < 30, "{rates:?}");
+    let texts = json["generated_texts"].as_array().unwrap();
+    assert!(
+        texts.len() > 5 && texts.iter().all(|text| text.as_str().unwrap().starts_with(" hi hi"))
+    );
+
+    let words = ["--rate", "200", "-n", "10", "--burstiness", "0.5", "--max-concurrency", "4"];
+    let (ran, json) = bench(&server, &words);
+    ran.unwrap();
+    assert_eq!((&json["burstiness"], &json["max_concurrency"]), (&json!(0.5), &json!(4)));
+    assert!(json.get("ramp_up_strategy").is_none() && json.get("generated_texts").is_none());
+    assert_eq!(json["queue_times"].as_array().unwrap().len(), 10);
+}
+
+#[test]
 fn chunks_of_several_tokens_are_split_where_the_server_tells() {
     let server = Server::start(Answers { tokens_per_chunk: 4, ..Answers::default() });
     let words = ["-n", "2", "--output-tokens", "12"];
@@ -169,7 +239,11 @@ fn whole_answers_texts_and_vectors_are_asked_for() {
     assert!(whole["metrics"].get("ttft").is_none() && whole["total_output_tokens"] == 128);
     assert_eq!(run(&["--endpoint", "completions"])["metrics"]["ttft"]["count"], 2);
     let vectors = run(&["--endpoint", "embeddings", "--texts", "3"]);
-    assert_eq!(vectors["total_output_tokens"], 0);
+    assert_eq!(
+        (&vectors["total_output_tokens"], &vectors["total_input_sequences"]),
+        (&json!(0), &json!(6))
+    );
+    assert!(vectors["input_sequence_throughput"].as_f64().unwrap() > 0.0);
     assert_eq!(server.asked().last().unwrap()["input"].as_array().unwrap().len(), 3);
     let mixed = run(&["--tools-share", "0.5", "--schema-share", "0.5"]);
     assert_eq!(mixed["failed"], 0);

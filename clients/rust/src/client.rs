@@ -41,6 +41,24 @@ struct Inner {
 }
 
 /// How a client is set up.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use sconce_client::{Client, Error, Retries};
+///
+/// let client = Client::builder("https://api.example/openai")
+///     .api_key("sk-with-its\n")
+///     .retries(Retries { max_retries: 5, ..Retries::default() })
+///     .idle_timeout(Duration::from_secs(60))
+///     .build();
+/// // No header can carry the end of a line.
+/// assert!(matches!(client, Err(Error::Key)));
+///
+/// let client = Client::new("http://127.0.0.1:8000").unwrap();
+/// assert_eq!(client.base_url().path(), "/v1");
+/// assert!(matches!(Client::new("ftp://a.example"), Err(Error::Url(_))));
+/// ```
 #[derive(Clone)]
 pub struct Builder {
     base: String,
@@ -196,6 +214,20 @@ impl Client {
     }
 
     /// Answers a chat.
+    ///
+    /// ```no_run
+    /// # async fn run(client: sconce_client::Client) -> Result<(), sconce_client::Error> {
+    /// use sconce_client::ChatRequest;
+    ///
+    /// let mut request = ChatRequest::new("smollm2:135m").system("Be brief.").user("Why is the sky blue?");
+    /// request.temperature = Some(0.0);
+    /// // What has no type here goes along by its name.
+    /// request.extra.insert("top_k".to_owned(), 20.into());
+    /// let answer = client.chat(&request).await?;
+    /// println!("{} ({} tokens)", answer.text(), answer.usage.map_or(0, |it| it.completion_tokens));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn chat(&self, request: &ChatRequest) -> Result<Chat, Error> {
         self.post("chat/completions", request).await
     }
@@ -219,6 +251,18 @@ impl Client {
     }
 
     /// Embeds texts. The vectors are in the texts' order.
+    ///
+    /// ```no_run
+    /// # async fn run(client: sconce_client::Client) -> Result<(), sconce_client::Error> {
+    /// use sconce_client::EmbeddingRequest;
+    ///
+    /// let request = EmbeddingRequest::new("minilm", ["The cat eats fish.", "Rain falls."]);
+    /// for it in client.embed(&request).await?.data {
+    ///     println!("{} dimensions", it.embedding.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn embed(&self, request: &EmbeddingRequest) -> Result<Embeddings, Error> {
         let mut reply: Embeddings = self.post("embeddings", request).await?;
         reply.data.sort_by_key(|embedding| embedding.index);
@@ -258,6 +302,29 @@ impl Client {
     }
 
     /// Makes a batch of an uploaded file.
+    ///
+    /// ```no_run
+    /// # async fn run(client: sconce_client::Client) -> Result<(), sconce_client::Error> {
+    /// use std::time::Duration;
+    ///
+    /// use sconce_client::{BatchRequest, FileUpload};
+    ///
+    /// let file = client.upload(FileUpload::from_path("requests.jsonl", "batch")).await?;
+    /// let request = BatchRequest::new(file.id, "/v1/chat/completions");
+    /// let mut batch = client.create_batch(&request).await?;
+    /// while !batch.status.is_final() {
+    ///     tokio::time::sleep(Duration::from_secs(5)).await;
+    ///     batch = client.batch(&batch.id).await?;
+    /// }
+    /// if let Some(output) = batch.output_file_id {
+    ///     let mut content = client.file_content(&output).await?;
+    ///     while let Some(piece) = content.next().await {
+    ///         println!("{} bytes", piece?.len());
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn create_batch(&self, request: &BatchRequest) -> Result<Batch, Error> {
         self.post("batches", request).await
     }
@@ -284,6 +351,17 @@ impl Client {
 
     /// What a POST of `body` to `path`, below the base, is answered with. Either may be a
     /// [`serde_json::Value`].
+    ///
+    /// ```no_run
+    /// # async fn run(client: sconce_client::Client) -> Result<(), sconce_client::Error> {
+    /// use serde_json::{Value, json};
+    ///
+    /// let body = json!({"model": "minilm", "query": "cats", "documents": ["a kitten", "rain"]});
+    /// let ranked: Value = client.post("rerank", &body).await?;
+    /// println!("{}", ranked["results"][0]["index"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn post<B, T>(&self, path: &str, body: &B) -> Result<T, Error>
     where
         B: Serialize + ?Sized,

@@ -10,6 +10,20 @@ use crate::sse::TooLong;
 /// Why there is no answer, or no more of it.
 ///
 /// None says what was asked or answered: prompts do not get into logs this way.
+///
+/// ```no_run
+/// # async fn run(client: sconce_client::Client) {
+/// use sconce_client::{ChatRequest, Error};
+///
+/// match client.chat(&ChatRequest::new("nobody").user("Hi")).await {
+///     Ok(answer) => println!("{}", answer.text()),
+///     Err(Error::Status { status: 404, error, .. }) => println!("no such model: {error}"),
+///     // It was tried again already, as often and as late as the server and `Retries` said.
+///     Err(error) if error.is_transient() => println!("later, perhaps: {error}"),
+///     Err(error) => println!("never: {error}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is not one of a web server.

@@ -311,10 +311,11 @@ async fn completions_and_embeddings_are_typed_too() {
 }
 
 /// What `cargo test` has built of `examples/`.
-async fn run_example(name: &str, url: &str) -> String {
+async fn run_example(name: &str, url: &str, args: &[&str]) -> String {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
-    let run = tokio::process::Command::new(&program).env("SCONCE_URL", url).output().await;
+    let mut command = tokio::process::Command::new(&program);
+    let run = command.args(args).env("SCONCE_URL", url).output().await;
     let output = run.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -330,6 +331,15 @@ async fn the_examples_run() {
         vector(2, [-1.0, 0.0]),
         vector(3, [1.0, 0.0]),
     ];
+    let batch = |fields: Value| {
+        let mut batch = json!({"id": "batch_1", "endpoint": "e", "input_file_id": "file-1"});
+        batch.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        Answer::Json(200, batch)
+    };
+    let line = json!({
+        "custom_id": "question-0",
+        "response": {"body": {"choices": [{"message": {"content": "Mice."}}]}},
+    });
     let refusal = json!({"error": {"message": "no", "param": "model", "code": "model_not_found"}});
     let answers = vec![
         models(),
@@ -338,13 +348,20 @@ async fn the_examples_run() {
         Answer::Json(200, json!({"model": "m", "data": vectors})),
         models(),
         Answer::Json(404, refusal),
+        models(),
+        file(),
+        batch(json!({"status": "in_progress"})),
+        batch(json!({"status": "completed", "output_file_id": "file-2"})),
+        Answer::Json(200, line),
     ];
     let (_, _, url) = serve(answers).await;
 
-    assert_eq!(run_example("chat", &url).await, "Hello\n(0 tokens in, 1 out)\n");
-    assert_eq!(run_example("embeddings", &url).await, "Cats live on mice and fish.\n");
-    let errors = run_example("errors", &url).await;
+    assert_eq!(run_example("chat", &url, &[]).await, "Hello\n(0 tokens in, 1 out)\n");
+    assert_eq!(run_example("embeddings", &url, &[]).await, "Cats live on mice and fish.\n");
+    let errors = run_example("errors", &url, &[]).await;
     assert!(errors.contains("refused with 404, code Some(\"model_not_found\")"), "{errors}");
+    let answers = run_example("batch", &url, &["What do cats eat?"]).await;
+    assert_eq!(answers, "completed\n\"question-0\": \"Mice.\"\n");
 }
 
 fn file() -> Answer {

@@ -7,6 +7,7 @@ const load = (name) => import(pathToFileURL(`${process.env.SCONCE_PLAYGROUND}/${
 const tree = await load("tree.js");
 const { EventReader } = await load("sse.js");
 const { Answer, SettingError, toBody } = await load("request.js");
+const { versions } = await load("picker.js");
 const { parse, quantile, split, sum } = await load("prometheus.js");
 
 const user = (content) => ({ role: "user", content });
@@ -125,4 +126,13 @@ test("versions are told with what they get of a name, the largest share first", 
     ["a:prod", "a@1", 0.9, 0], ["a:prod", "a@2", 0.1, 0], ["a:prod", "a@3", 0, 0.25],
   ]);
   assert.deepEqual(split(parse("sconce_num_requests_running 1")), []);
+});
+
+test("versions to pick are those that get requests, and others of the same models", () => {
+  const part = (name, version, share) => ({ name, version, share, shadow: 0 });
+  const parts = [part("a:prod", "a@1", 0.9), part("a:prod", "a@2", 0.1), part("b", "b@4", 1)];
+  const workers = ["a@1", "a@3", "a@3", "b@4", "ab@1", null].map((version) => ({ version }));
+  assert.deepEqual(versions("a:prod", parts, workers), [{ version: "a@1", share: 0.9 }, { version: "a@2", share: 0.1 }, { version: "a@3", share: 0 }]);
+  assert.deepEqual(versions("b", parts, workers), [{ version: "b@4", share: 1 }]);
+  assert.deepEqual(versions("hash", [], workers), []);
 });

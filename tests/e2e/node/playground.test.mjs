@@ -62,6 +62,25 @@ async function set(page, tab, label, value) {
   else await field.fill(value);
 }
 
+/** What of the page those can't use who see little, or use no mouse. */
+async function obstacles(page) {
+  await page.addScriptTag({ content: axe }).catch(() => page.evaluate(axe));
+  const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa"] }));
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ").slice(0, 300)}`);
+}
+
+/** During a rollout: another version has a tenth, and a third one gets copies. */
+async function split(page) {
+  await page.route("**/metrics", async (route) => {
+    const reply = await route.fetch();
+    const text = (await reply.text()).replace(/^(sconce_route_share\{model_name="([^"]+)",.*) 1$/m, (_, first, name) => [
+      `${first} 0.9`, `sconce_route_share{model_name="${name}",version="new@2"} 0.1`,
+      `sconce_route_shadow_share{model_name="${name}",version="new@3"} 0.255`,
+    ].join("\n"));
+    await route.fulfill({ response: reply, body: text });
+  });
+}
+
 beforeEach(async () => {
   await page?.context().close();
   page = await open();
@@ -90,6 +109,8 @@ test("an answer can be stopped, made again, edited and branched", async () => {
   await set(page, "Sampling", "Most tokens", "2000");
   await say(page, "Write a long story about the sea.");
   await page.waitForFunction(() => document.querySelector("article.assistant > .text")?.innerText.length > 20, undefined, PATIENCE);
+  // Told while it is being written.
+  await page.waitForFunction(() => /first token \d+ ms · [\d.]+ tokens\/s/.test(document.querySelector(".growing .meta")?.innerText), undefined, PATIENCE);
   await page.keyboard.press("Escape");
   await finished(page);
   assert.match(await answers(page).first().locator(".meta").innerText(), /stopped/);
@@ -243,6 +264,29 @@ test("the key is asked for, kept in the tab alone, and can be forgotten", async 
   assert.equal(await page.evaluate(() => sessionStorage.length), 0);
 });
 
+test("a version is asked for by itself, and it is told what each gets", async () => {
+  const picker = page.locator("#version");
+  await page.waitForFunction(() => document.getElementById("version").options.length > 1);
+  const [all, version] = await picker.locator("option").allTextContents();
+  assert.equal(all, "as served");
+  assert.match(version, /@\d+$/);
+  await set(page, "Sampling", "Most tokens", "8");
+  await picker.selectOption(version);
+  const [request] = await Promise.all([page.waitForRequest("**/v1/chat/completions"), say(page, "Hello")]);
+  assert.equal(request.postDataJSON().model, version);
+  await finished(page);
+  assert.ok((await answers(page).first().locator(".meta").innerText()).includes(version));
+
+  await page.reload();
+  await page.waitForFunction((version) => document.getElementById("version").value === version, version);
+  await split(page);
+  await page.locator("#model").focus();
+  await picker.focus();
+  await page.waitForFunction(() => document.getElementById("version").textContent.includes("90 %"));
+  assert.deepEqual(await picker.locator("option").allTextContents(), [all, `${version} (90 %)`, "new@2 (10 %)", "new@3"]);
+  assert.equal(await picker.inputValue(), version);
+});
+
 test("the server's state is shown live", async () => {
   await page.getByRole("tab", { name: "Server" }).click();
   await page.waitForFunction(() => /^\d/.test(document.querySelector(".number").textContent), undefined, PATIENCE);
@@ -251,26 +295,26 @@ test("the server's state is shown live", async () => {
   const names = page.locator("#view-server section", { has: page.getByRole("heading", { name: "Names" }) });
   assert.match(await names.locator("tbody").innerText(), /@\d+\s+100 %\s+–/);
 
-  // As during a rollout: another version has a tenth, and a third one gets copies.
-  await page.route("**/metrics", async (route) => {
-    const reply = await route.fetch();
-    const text = (await reply.text()).replace(/^(sconce_route_share\{model_name="([^"]+)",.*) 1$/m, (_, first, name) => [
-      `${first} 0.9`, `sconce_route_share{model_name="${name}",version="new@2"} 0.1`,
-      `sconce_route_shadow_share{model_name="${name}",version="new@3"} 0.255`,
-    ].join("\n"));
-    await route.fulfill({ response: reply, body: text });
-  });
+  // A request of somebody's is seen.
+  await page.evaluate((key) => {
+    globalThis.hangUp = new AbortController();
+    const body = JSON.stringify({ model: document.getElementById("model").value, messages: [{ role: "user", content: "Hi" }], stream: true, ignore_eos: true, max_tokens: 6000 });
+    fetch("/v1/chat/completions", { method: "POST", body, headers: { "content-type": "application/json", authorization: `Bearer ${key}` }, signal: globalThis.hangUp.signal }).catch(() => {});
+  }, key);
+  const shown = (title) => page.waitForFunction((title) => parseFloat(document.querySelector(`.chart[aria-label="${title}"] .number`).textContent) > 0, title, PATIENCE);
+  for (const title of ["Running", "KV cache", "Tokens generated per second", "Open streams"]) await shown(title);
+  await page.evaluate(() => globalThis.hangUp.abort());
+
+  await split(page);
   await names.getByText("90 %").waitFor();
   const rows = await names.locator("tbody tr").allInnerTexts();
   assert.deepEqual(rows.map((row) => row.split(/\t/).slice(1).map((cell) => cell.trim())).slice(1), [["new@2", "10 %", "–"], ["new@3", "–", "25.5 %"]]);
   assert.equal(await names.getByRole("meter").count(), 3);
-  await page.addScriptTag({ content: axe }).catch(() => page.evaluate(axe));
-  const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa"] }));
-  assert.deepEqual(violations.map(({ id }) => id), []);
+  assert.deepEqual(await obstacles(page), []);
   await page.screenshot({ path: `${pictures}/server.png` });
 });
 
-test("everything can be reached by keyboard, at the width of a phone too, in enough contrast", async () => {
+test("the page fits, also on a phone, and has enough contrast in both colours", async () => {
   for (const [name, options] of [
     ["light", {}],
     ["dark", { colorScheme: "dark" }],
@@ -284,12 +328,109 @@ test("everything can be reached by keyboard, at the width of a phone too, in eno
     await finished(page);
     assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${name}: wider than the page`);
     await page.getByRole("button", { name: "Settings" }).click();
-    await page.addScriptTag({ content: axe }).catch(() => page.evaluate(axe));
-    const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa"] }));
-    assert.deepEqual(violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ").slice(0, 300)}`), [], name);
+    assert.deepEqual(await obstacles(page), [], name);
     await page.screenshot({ path: `${pictures}/${name}.png` });
   }
   await page.getByRole("button", { name: "Settings" }).click();
   await page.getByRole("button", { name: "Conversations" }).click();
   assert.ok(await page.getByRole("button", { name: "New conversation", exact: true }).isVisible());
+});
+
+test("all that an answer may hold has enough contrast in both colours", async () => {
+  const likelihoods = [0.95, 0.7, 0.4, 0.2, 0.05];
+  const scores = likelihoods.map((it, i) => ({ token: ` t${i}`, logprob: Math.log(it), bytes: null, top_logprobs: [{ token: " x", logprob: Math.log(it), bytes: null }] }));
+  const text = "# Title\n\n> quoted `code`, [a link](https://example.org), $x^2$\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```rust\n/// c\nfn main() { let x = \"s\"; println!(\"{}\", 1.5); }\n```\n";
+  const call = { index: 0, id: "c1", function: { name: "look_up", arguments: "{}" } };
+  const parts = [[{ reasoning_content: "Let me see." }], [{ content: text }, { content: scores }], [{ tool_calls: [call] }]];
+  const chunks = parts.map(([delta, logprobs]) => `data: ${JSON.stringify({ model: "m", choices: [{ index: 0, delta, logprobs }] })}\n\n`);
+  for (const colorScheme of ["light", "dark"]) {
+    await page.context().close();
+    page = await open({ colorScheme });
+    await page.waitForFunction(() => document.getElementById("model").value !== "");
+    await page.route("**/v1/chat/completions", (route) => route.fulfill({ contentType: "text/event-stream", body: chunks.join("") + "data: [DONE]\n\n" }));
+    await say(page, "Hello");
+    await finished(page);
+    await answers(page).locator("math").first().waitFor();
+    await answers(page).locator(".hljs-keyword").first().waitFor();
+    await answers(page).locator("summary").click();
+    assert.equal(await answers(page).locator(".heatmap .tokens .token").count(), scores.length);
+    assert.deepEqual(await obstacles(page), [], colorScheme);
+    await answers(page).screenshot({ path: `${pictures}/answer-${colorScheme}.png` });
+  }
+});
+
+test("the colours are changed by a button, and stay so", async () => {
+  const theme = () => page.evaluate(() => [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]);
+  const [, light] = await theme();
+  await page.getByRole("button", { name: "Colours" }).click();
+  const [name, dark] = await theme();
+  assert.equal(name, "dark");
+  assert.notEqual(dark, light);
+  await page.reload();
+  assert.deepEqual(await theme(), [name, dark]);
+});
+
+/** Goes once around the page with Tab. What was not reached, or does not show that it is. */
+async function unreachable(page) {
+  await page.evaluate(() => document.activeElement.blur());
+  for (let i = 0; i < 150; i += 1) {
+    await page.keyboard.press("Tab");
+    const isRound = await page.evaluate(() => {
+      const at = document.activeElement;
+      if (at === document.body || at.dataset.reached) return at.dataset.reached !== undefined;
+      const { outlineStyle, outlineWidth } = getComputedStyle(at);
+      at.dataset.reached = outlineStyle !== "none" && parseFloat(outlineWidth) >= 2 ? "seen" : "unseen";
+      return false;
+    });
+    if (isRound) break;
+  }
+  return page.evaluate(() => {
+    const all = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")];
+    const usable = all.filter((it) => it.checkVisibility() && !it.disabled && it.tabIndex >= 0);
+    const missed = usable.filter((it) => it.dataset.reached !== "seen").map((it) => `${it.dataset.reached ?? "missed"}: ${it.outerHTML.slice(0, 120)}`);
+    for (const it of all) delete it.dataset.reached;
+    return missed;
+  });
+}
+
+test("everything is reached, and used, by keyboard alone", async () => {
+  const focused = () => page.evaluate(() => document.activeElement.getAttribute("aria-label") ?? document.activeElement.textContent);
+  const press = async (...keys) => { for (const key of keys) await page.keyboard.press(key); };
+  await script(page, { content: "Some `code`.\n\n```js\nlet a = 1;\n```" });
+  // The message field has the focus from the start.
+  await page.keyboard.type("Hello");
+  await press("Enter");
+  await finished(page);
+  assert.deepEqual(await unreachable(page), []);
+
+  await page.locator("#tab-chat").focus();
+  await press("ArrowRight");
+  assert.ok(await page.locator("#view-server").isVisible());
+  assert.deepEqual(await unreachable(page), []);
+  await page.locator("#tab-server").focus();
+  await press("ArrowLeft");
+  assert.ok(await page.locator("#view-chat").isVisible());
+
+  await page.locator("#toggle-settings").focus();
+  await press("Enter");
+  for (const pane of ["prompt", "sampling", "tools", "schema"]) {
+    assert.ok(await page.locator(`#settings-${pane}`).isVisible());
+    assert.deepEqual(await unreachable(page), [], pane);
+    await page.locator(`#settings-${pane}-tab`).focus();
+    await press("ArrowRight");
+  }
+
+  // What was used keeps the focus, though the messages are drawn anew.
+  await answers(page).getByRole("button", { name: "Again" }).focus();
+  await press("Enter");
+  await finished(page);
+  assert.equal(await focused(), "Again");
+  await answers(page).getByRole("button", { name: "Previous branch" }).focus();
+  await press("Enter");
+  assert.equal(await focused(), "Next branch");
+  await page.getByRole("textbox", { name: "Message", exact: true }).focus();
+  await press("ArrowUp");
+  assert.equal(await focused(), "Edited message");
+  await press("Escape");
+  assert.equal(await focused(), "Edit");
 });

@@ -27,7 +27,7 @@ pub(super) struct OutputArgs {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// With the times between tokens of each request in the JSON
+    /// With the times between tokens, and the text, of each answer in the JSON
     #[arg(long)]
     pub(super) save_detailed: bool,
 

@@ -61,7 +61,8 @@ pub(crate) fn html(summary: &Summary) -> String {
 }
 
 fn table(rows: &[Vec<String>]) -> String {
-    let mut html = "<div class=\"scroll\"><table>".to_owned();
+    // With a tab stop, for who scrolls by keys.
+    let mut html = "<div class=\"scroll\" tabindex=\"0\"><table>".to_owned();
     for (index, row) in rows.iter().enumerate() {
         let tag = if index == 0 { "th" } else { "td" };
         let cells = row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)));
