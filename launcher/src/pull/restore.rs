@@ -154,7 +154,7 @@ impl Puller {
         }
         let model = self.store.lay_out(&fetched)?;
         let model = model.unwrap_or_else(|| model_of(&fetched, &self.settings.home));
-        Ok(Brought { source: version.source.clone(), model, files: fetched })
+        Ok(Brought { source: version.source.clone(), model, files: fetched, defaults: None })
     }
 }
 

