@@ -143,7 +143,7 @@ class Fleet:
             return []
         status, text = self.request("GET", f"/v1/files/{file_id}/content")
         assert status == 200, f"{status} {text[:500]}"
-        return [json.loads(line) for line in text.removesuffix("\n").split("\n")]
+        return [json.loads(line) for line in text.splitlines()]
 
     def stop(self):
         for process in [*self.routers, *self.workers]:

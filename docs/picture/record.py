@@ -37,7 +37,7 @@ SESSION = [
     "sconce history",
     "sconce stop smollm2:135m",
 ]
-FILES = {"calm.toml": 'base = "smollm2@1"\n\n[sampling]\ntemperature = 0.3\n'}
+FILES = {"calm.toml": 'base = "smollm2@1"\n\n[sampling]\ntemperature = 0.1\n'}
 PROMPT, AFTER_PROMPT = r"\[\e[1;32m\]$\[\e[0m\] ", b"\x1b[0m "
 # A palette that is read on white pages and on black ones.
 BACK, FRONT, FRAME_COLOR, DIM = "#16181d", "#d8dee9", "#2b2f38", "#7b8494"
