@@ -280,74 +280,38 @@ impl Block for P8 {
     }
 }
 
-/// 4-bit codes, a scale and a minimum per 32.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p4<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: the caller's.
-    unsafe { blocks::<S, M, P4, true>(tile) }
+/// A kernel for each way to store codes.
+macro_rules! quantized {
+    ($($(#[$doc:meta])* $name:ident: $block:ident,)*) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Safety
+            /// The instruction set must be there and the tile's pointers valid for its sizes.
+            #[inline(always)]
+            pub(super) unsafe fn $name<S: Simd, const M: usize>(tile: &Tile) {
+                // SAFETY: the caller's.
+                unsafe { blocks::<S, M, $block, true>(tile) }
+            }
+        )*
+    };
 }
 
-/// 5-bit codes around 16, a scale per 32.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p5<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: the caller's.
-    unsafe { blocks::<S, M, P5, true>(tile) }
-}
-
-/// 5-bit codes, a scale and a minimum per 32.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p5_min<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: the caller's.
-    unsafe { blocks::<S, M, P5Min, true>(tile) }
-}
-
-/// 4-bit codes, a scale and a minimum per 32 in two levels.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p4k<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: the caller's.
-    unsafe { blocks::<S, M, P4K, true>(tile) }
-}
-
-/// 5-bit codes, a scale and a minimum per 32 in two levels.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p5k<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: the caller's.
-    unsafe { blocks::<S, M, P5K, true>(tile) }
-}
-
-/// 6-bit codes around 32, a scale per 16 in two levels.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p6k<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: the caller's.
-    unsafe { blocks::<S, M, P6K, true>(tile) }
-}
-
-/// 8-bit codes around 128, a scale per 32.
-///
-/// # Safety
-/// The instruction set must be there and the tile's pointers valid for its sizes.
-#[inline(always)]
-pub(super) unsafe fn p8<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: the caller's.
-    unsafe { blocks::<S, M, P8, true>(tile) }
+quantized! {
+    /// 4-bit codes, a scale and a minimum per 32.
+    p4: P4,
+    /// 5-bit codes around 16, a scale per 32.
+    p5: P5,
+    /// 5-bit codes, a scale and a minimum per 32.
+    p5_min: P5Min,
+    /// 4-bit codes, a scale and a minimum per 32 in two levels.
+    p4k: P4K,
+    /// 5-bit codes, a scale and a minimum per 32 in two levels.
+    p5k: P5K,
+    /// 6-bit codes around 32, a scale per 16 in two levels.
+    p6k: P6K,
+    /// 8-bit codes around 128, a scale per 32.
+    p8: P8,
 }
 
 /// As `p8`, of a panel that is not followed by others.
