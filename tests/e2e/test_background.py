@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -83,6 +84,21 @@ def test_a_server_runs_in_the_background_until_it_is_stopped(machine):
     assert not is_live(server["url"])
     machine.run("stop", "tiny", status=3)
     assert "stopping" in machine.run("logs", "tiny")
+
+
+def test_a_container_whose_session_began_outside_of_it_has_a_server_too(machine):
+    # The session of what runs there has no number within, as after `docker exec`.
+    enter = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*enter, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody make a container")
+    script = 'awk "{print \\$6}" /proc/self/stat; "$0" up -d tiny --port 0 && "$0" stop tiny'
+    done = subprocess.run(
+        [*enter, "sh", "-c", script, BINARY], capture_output=True, text=True, env=machine.environment,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    session, *said = done.stdout.splitlines()
+    assert session == "0" and any("ready in " in line for line in said) and said[-1] == "stopped tiny"
 
 
 def test_a_restart_serves_what_the_alias_stands_for_now(machine):

@@ -194,11 +194,12 @@ impl Up {
             return self.run_detached(settings, program).await;
         }
         if self.in_background {
-            // A terminal that closes takes nothing with it.
-            // One that started itself again has left it before.
-            let has_left = rustix::process::getsid(None).ok() == Some(rustix::process::getpid());
-            if !has_left {
-                rustix::process::setsid().context("leaving the terminal")?;
+            // A terminal that closes takes nothing with it. Not permitted: this leads a session already,
+            // which it left the terminal for before it started itself again. Asking for the session
+            // instead fails in a container whose session began outside: it has no number there.
+            match rustix::process::setsid() {
+                Ok(_) | Err(rustix::io::Errno::PERM) => {}
+                Err(error) => return Err(error).context("leaving the terminal"),
             }
         }
         self.run_with(settings, program, hooks, &mut std::io::stdout()).await
