@@ -168,7 +168,7 @@ impl Model {
     }
 }
 
-fn buffers(model: &Model, case: &Case, kv_dtype: KvDtype) -> Result<Buffers, Error> {
+fn buffers(cpu: &Cpu, model: &Model, case: &Case, kv_dtype: KvDtype) -> Result<Buffers, Error> {
     let total = case.num_seqs * case.num_tokens;
     let blocks_per_seq = (case.num_computed + case.num_tokens).div_ceil(16);
     let shape = KvShape {
@@ -204,7 +204,7 @@ fn buffers(model: &Model, case: &Case, kv_dtype: KvDtype) -> Result<Buffers, Err
         logits: vec![0.0; case.num_logits * VOCAB],
         last: vec![0.0; case.num_logits * HIDDEN],
         sampled: vec![0; case.num_logits],
-        activations: Activations::new(total, FF, operands, ActivationDtype::Int8),
+        activations: Activations::new(cpu, total, FF, operands, ActivationDtype::Int8),
         kv: KvCache::new(shape, kv_dtype)?,
         positions: (0..total).map(|i| token(i).1 as u32).collect(),
         slots: (0..total).map(slot).collect(),
@@ -239,7 +239,7 @@ fn fill(cpu: &Cpu, model: &Model, buffers: &mut Buffers) -> Result<(), Error> {
 }
 
 fn run(cpu: &Cpu, model: &Model, case: &Case, kv_dtype: KvDtype) -> Result<(), Error> {
-    let mut buffers = buffers(model, case, kv_dtype)?;
+    let mut buffers = buffers(cpu, model, case, kv_dtype)?;
     fill(cpu, model, &mut buffers)?;
     let mut seconds = Vec::new();
     for repeat in 0..case.repeats + 2 {

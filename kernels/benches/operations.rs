@@ -16,7 +16,9 @@ use sconce_kernels::dtype::Dtype;
 
 fn device() -> Cpu {
     let threads = env::var("SCONCE_BENCH_THREADS").ok().and_then(|threads| threads.parse().ok());
-    Cpu::new(threads.unwrap_or(NonZeroUsize::MIN), Isa::detect()).expect("a device")
+    let isa = env::var("SCONCE_BENCH_ISA").ok().and_then(|isa| isa.parse().ok());
+    let isa = isa.unwrap_or_else(Isa::detect);
+    Cpu::new(threads.unwrap_or(NonZeroUsize::MIN), isa).expect("a device")
 }
 
 fn matrix(cpu: &Cpu, dtype: Dtype, rows: usize, cols: usize) -> PackedMatrix {
@@ -42,7 +44,7 @@ fn matmul(criterion: &mut Criterion) {
         for num_tokens in [1, 2, 4, 8, 64, 512] {
             let x = vec![0.5; num_tokens * cols];
             let mut activations =
-                Activations::new(num_tokens, cols, weights.operands(), ActivationDtype::Int8);
+                Activations::new(&cpu, num_tokens, cols, weights.operands(), ActivationDtype::Int8);
             cpu.activations(&x, num_tokens, None, &mut activations).expect("activations");
             let mut out = vec![0.0; num_tokens * rows];
             group.throughput(Throughput::Elements((rows * cols * num_tokens) as u64));
@@ -98,7 +100,7 @@ fn rows(criterion: &mut Criterion) {
     for num_tokens in [1, 8] {
         let x = vec![0.5; num_tokens * 3072];
         let operands = matrix(&cpu, Dtype::Q4_1, 16, 32).operands();
-        let mut out = Activations::new(num_tokens, 1536, operands, ActivationDtype::Int8);
+        let mut out = Activations::new(&cpu, num_tokens, 1536, operands, ActivationDtype::Int8);
         group.bench_function(format!("rms_norm_576/{num_tokens}_tokens"), |bencher| {
             let norm = Some(RmsNorm { weight: &weight, eps: 1e-5 });
             bencher.iter(|| cpu.activations(&x[..num_tokens * 576], num_tokens, norm, &mut out));

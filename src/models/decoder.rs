@@ -163,6 +163,7 @@ impl Decoder {
     /// `max_logits_rows` are sampled from.
     pub(crate) fn workspace(
         &self,
+        cpu: &Cpu,
         max_tokens: usize,
         max_logits_rows: usize,
         dtype: ActivationDtype,
@@ -183,6 +184,7 @@ impl Decoder {
             logits: vec![0.0; max_logits_rows * config.vocab_size],
             argmax: Vec::with_capacity(max_logits_rows),
             activations: Activations::new(
+                cpu,
                 max_tokens.max(max_logits_rows),
                 max_cols,
                 operands,
@@ -191,7 +193,7 @@ impl Decoder {
         }
     }
 
-    /// Bytes of [`Self::workspace`], at most; `has_floats`: of matrices that read f32.
+    /// Bytes of [`Self::workspace`], at most; `has_floats`: of matrices that read f32 or bf16.
     pub(crate) fn workspace_bytes(
         config: &DecoderConfig,
         max_tokens: u64,
@@ -205,8 +207,8 @@ impl Decoder {
             + 2 * config.intermediate_size
             + config.delta_size()
             + ExpertsWorkspace::width(config)
-            // Two lanes of integers with their scales take 3.25 bytes an element.
-            + max_cols * if has_floats { 2 } else { 1 };
+            // Two lanes of integers with their scales take 3.25 bytes an element, f32 and bf16 six.
+            + max_cols * if has_floats { 3 } else { 1 };
         let logits = config.hidden_size + config.vocab_size;
         4 * (max_tokens * widths as u64 + max_logits_rows * logits as u64)
     }

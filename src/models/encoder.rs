@@ -98,7 +98,12 @@ impl Encoder {
     }
 
     /// Allocates the buffers for batches of up to `max_tokens` tokens.
-    pub(crate) fn workspace(&self, max_tokens: usize, dtype: ActivationDtype) -> Workspace {
+    pub(crate) fn workspace(
+        &self,
+        cpu: &Cpu,
+        max_tokens: usize,
+        dtype: ActivationDtype,
+    ) -> Workspace {
         let config = &self.config;
         let operands = (self.matrices())
             .map(PackedMatrix::operands)
@@ -109,7 +114,7 @@ impl Encoder {
             added: vec![0.0; max_tokens * config.hidden_size],
             qkv: vec![0.0; max_tokens * 3 * config.hidden_size],
             intermediate: vec![0.0; max_tokens * config.intermediate_size],
-            activations: Activations::new(max_tokens, max_cols, operands, dtype),
+            activations: Activations::new(cpu, max_tokens, max_cols, operands, dtype),
         }
     }
 

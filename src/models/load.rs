@@ -176,11 +176,8 @@ impl Source<'_> {
     fn experts(&self, config: config::Experts, prefix: &str) -> Result<Experts, Error> {
         let mlps = (0..config.num_experts).map(|i| self.mlp(&format!("{prefix}.experts.{i}")));
         // A few wrong choices cost more than the router's few weights.
-        let exact = match self.compute {
-            Compute::F32 => Compute::F32,
-            Compute::Int8 | Compute::Q8 | Compute::Q4 => Compute::Int8,
-        };
-        let router = Source { compute: exact, ..*self }.matrix(&[format!("{prefix}.gate.weight")]);
+        let exact = Source { compute: Compute::F32, ..*self };
+        let router = exact.matrix(&[format!("{prefix}.gate.weight")]);
         Ok(Experts { config, router: router?, mlps: mlps.collect::<Result<_, _>>()? })
     }
 

@@ -136,7 +136,8 @@ impl CpuRunner {
         let kv = KvCache::new(shape, options.kv_dtype)?;
         let max_tokens = limits.max_num_batched_tokens as usize;
         let max_logits_rows = limits.max_num_seqs as usize + MAX_DRAFTS;
-        let workspace = decoder.workspace(max_tokens, max_logits_rows, options.activation_dtype);
+        let workspace =
+            decoder.workspace(&cpu, max_tokens, max_logits_rows, options.activation_dtype);
         let sampler = Sampler::new(checkpoint.eos_token_ids().to_vec(), cpu.num_threads());
         let (input, scored) = (Input::default(), Vec::new());
         Ok(Self {

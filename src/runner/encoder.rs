@@ -31,7 +31,7 @@ impl EncoderRunner {
         check_memory("the model's weights", needed)?;
         let encoder = load::encoder(&cpu, checkpoint, options.compute)?;
         let max_tokens = limits.max_num_batched_tokens as usize;
-        let workspace = encoder.workspace(max_tokens, options.activation_dtype);
+        let workspace = encoder.workspace(&cpu, max_tokens, options.activation_dtype);
         Ok(Self { cpu, encoder, workspace, limits })
     }
 

@@ -57,7 +57,7 @@ impl PooledRunner {
         };
         let kv = KvCache::new(shape, KvDtype::F32)?;
         let max_tokens = limits.max_num_batched_tokens as usize;
-        let workspace = decoder.workspace(max_tokens, 0, options.activation_dtype);
+        let workspace = decoder.workspace(&cpu, max_tokens, 0, options.activation_dtype);
         let (plan, input) = (StepPlan::default(), Input::default());
         Ok(Self { cpu, decoder, pooler, kv, workspace, plan, input, limits })
     }

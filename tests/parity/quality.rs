@@ -284,6 +284,7 @@ fn every_format_is_nearly_as_good_as_exact() {
         GgmlDType::Q5K,
         GgmlDType::Q6K,
         GgmlDType::F16,
+        GgmlDType::BF16,
     ] {
         let name = format!("{format:?}");
         if wanted != "1" && !wanted.split(',').any(|wanted| wanted == name) {

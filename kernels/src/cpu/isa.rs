@@ -48,9 +48,15 @@ impl Isa {
     /// The 16-bit type of a KV cache that goes with activations: what is multiplied fastest, or
     /// what is most precise where they are.
     pub fn kv_dtype(self, activations: ActivationDtype) -> KvDtype {
-        match (self, activations) {
-            (Self::Avx512Bf16, ActivationDtype::Mixed | ActivationDtype::Int8) => KvDtype::BF16,
-            _ => KvDtype::F16,
+        if self.rounds_to_bf16(activations) { KvDtype::BF16 } else { KvDtype::F16 }
+    }
+
+    /// Whether activations that meet bf16 are rounded to it, because it is multiplied twice as fast: an
+    /// error of at most 0.4 % of each element, 0.1 % on average. Not where they are to be precise.
+    pub fn rounds_to_bf16(self, activations: ActivationDtype) -> bool {
+        match activations {
+            ActivationDtype::Mixed | ActivationDtype::Int8 => self == Self::Avx512Bf16,
+            ActivationDtype::Int16 => false,
         }
     }
 

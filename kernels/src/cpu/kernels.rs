@@ -26,6 +26,7 @@ pub(super) struct Kernels {
     pub f32: Widths<Tile>,
     pub f16: Widths<Tile>,
     pub bf16: Widths<Tile>,
+    pub bf16_pairs: Widths<Tile>,
     pub scores_f16: Widths<Scores>,
     pub scores_bf16: Widths<Scores>,
     pub scores_f32: Widths<Scores>,
@@ -87,7 +88,7 @@ macro_rules! compile {
             use super::super::simd::$simd as S;
             use super::*;
 
-            compile!(@wide Tile, gemm, [p4, p5, p5_min, p4k, p5k, p6k, p8, f32, f16, bf16] $(, $feature)?);
+            compile!(@wide Tile, gemm, [p4, p5, p5_min, p4k, p5k, p6k, p8, f32, f16, bf16, bf16_pairs] $(, $feature)?);
             compile!(@wide Scores, attend, [scores_f16, scores_bf16, scores_f32, scores_int8] $(, $feature)?);
             compile!(@wide Mix, attend, [mix_f16, mix_bf16, mix_f32, mix_int8] $(, $feature)?);
 
@@ -174,6 +175,7 @@ macro_rules! compile {
                 f32: &[$(f32::<$width>),*],
                 f16: &[$(f16::<$width>),*],
                 bf16: &[$(bf16::<$width>),*],
+                bf16_pairs: &[$(bf16_pairs::<$width>),*],
                 scores_bf16: &[$(scores_bf16::<$rows>),*],
                 scores_f16: &[$(scores_f16::<$rows>),*],
                 scores_f32: &[$(scores_f32::<$rows>),*],

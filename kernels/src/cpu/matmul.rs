@@ -10,7 +10,7 @@ use super::matrix::{PackedMatrix, PackedPart};
 use super::panels::{BLOCK, Format};
 use super::shared::SharedMut;
 use super::simd::LANES;
-use super::{Activations, Cpu, activations};
+use super::{Activations, Cpu, Operands, activations};
 use crate::{Error, check_len};
 
 /// Bytes of activations that a pass over a unit's panels reads.
@@ -55,9 +55,7 @@ impl Cpu {
         out: Output<'_>,
     ) -> Result<(), Error> {
         check_len("matmul: the activations' columns", x.cols, weights.cols())?;
-        let (needs, holds) = (weights.operands(), x.holds());
-        let held = (holds.int8 || !needs.int8) && (holds.dense || !needs.dense);
-        if !held || x.tile != self.kernels.tile() {
+        if !x.has(weights.operands()) || x.tile != self.kernels.tile() {
             return Err(Error::Operand);
         }
         let (accumulate, out, argmax) = match out {
@@ -84,14 +82,16 @@ impl Product<'_> {
     /// Multiplies all tokens with panels `first..end`.
     fn run(&self, first: usize, end: usize) {
         let tile = self.x.tile;
-        let token_bytes = (if self.x.holds().dense { 4 } else { 0 } + 2 * self.x.num_lanes())
-            * self.x.cols.max(1);
+        let Operands { dense, bf16, .. } = self.x.holds();
+        let element_bytes =
+            if dense { 4 } else { 0 } + if bf16 { 2 } else { 0 } + 2 * self.x.num_lanes();
+        let token_bytes = element_bytes * self.x.cols.max(1);
         let chunk = (CHUNK_BYTES / token_bytes).max(tile) / tile * tile;
         for chunk_start in (0..self.x.num_tokens).step_by(chunk) {
             let chunk_end = self.x.num_tokens.min(chunk_start + chunk);
             for panel in first..end {
                 let part = self.weights.part_of_panel(panel);
-                let lanes = if part.format.is_dense() { 1 } else { self.x.num_lanes() };
+                let lanes = if part.format.is_float() { 1 } else { self.x.num_lanes() };
                 for lane in (chunk_start * lanes..chunk_end * lanes).step_by(tile) {
                     self.run_tile(part, panel, lane, lanes);
                 }
@@ -108,7 +108,7 @@ impl Product<'_> {
         let num_rows = LANES.min(part.rows - row);
         let stride = self.weights.rows();
         let start = token * stride + part.first_row + row;
-        let blocks = if part.format.is_dense() { 0 } else { lane * (x.cols / BLOCK) };
+        let blocks = if part.format.is_float() { 0 } else { lane * (x.cols / BLOCK) };
         let tile = Tile {
             weights: self.weights.panel(part, panel).as_ptr(),
             num_blocks: x.cols / part.format.block_len(),
@@ -119,11 +119,12 @@ impl Product<'_> {
             },
             rest: pointers(&x.rest).at_group(blocks, 1),
             dense: x.dense.as_ptr().wrapping_add(token * x.cols),
+            pairs: x.pairs.as_ptr().wrapping_add(token * (x.cols / 2)),
             out: self.out.at(start),
             out_stride: stride,
             accumulate: self.accumulate,
         };
-        let kernel = kernels_of(self.kernels, part.format)[width - 1];
+        let kernel = kernels_of(self.kernels, part.format, x.holds())[width - 1];
         let argmax = self.argmax.get(token..).unwrap_or_default();
         let argmax = &argmax[..argmax.len().min(width / lanes)];
         if num_rows == LANES && lanes == 1 && !argmax.iter().any(Argmax::is_wanted) {
@@ -166,8 +167,9 @@ fn pointers(codes: &activations::Codes) -> Codes {
     }
 }
 
-fn kernels_of(kernels: &Kernels, format: Format) -> Widths<Tile> {
+fn kernels_of(kernels: &Kernels, format: Format, holds: Operands) -> Widths<Tile> {
     match format {
+        Format::BF16 if holds.bf16 => kernels.bf16_pairs,
         Format::P4 => kernels.p4,
         Format::P5 => kernels.p5,
         Format::P5Min => kernels.p5_min,

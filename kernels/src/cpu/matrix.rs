@@ -20,7 +20,8 @@ use crate::{Error, check_index, check_len, check_multiple};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compute {
     /// Quantized weights stay quantized and meet activations quantized per 32 elements. Plain
-    /// float weights stay what they are and meet f32 activations.
+    /// float weights stay what they are and meet floats: bf16 weights those of
+    /// [`Isa::rounds_to_bf16`](super::Isa::rounds_to_bf16), others f32.
     Int8,
     /// All weights become f32: exact, and several times slower and larger.
     F32,
@@ -32,11 +33,13 @@ pub enum Compute {
 }
 
 impl Compute {
-    fn format(self, dtype: Dtype) -> Format {
+    fn format(self, dtype: Dtype, cols: usize) -> Format {
         match (self, Format::of(dtype)) {
             (Self::F32, _) => Format::F32,
-            (Self::Q8, format) if format.is_dense() => Format::P8,
-            (Self::Q4, format) if format.is_dense() => Format::P4,
+            (Self::Q8, format) if format.is_float() => Format::P8,
+            (Self::Q4, format) if format.is_float() => Format::P4,
+            // Pairs of columns have no room for half a pair, and no model has such a matrix.
+            (Self::Int8, Format::BF16) if !cols.is_multiple_of(2) => Format::F32,
             (Self::Int8 | Self::Q8 | Self::Q4, format) => format,
         }
     }
@@ -148,7 +151,7 @@ impl PackedMatrix {
         for part in parts {
             part.check()?;
             check_len("the columns of a matrix's part", part.cols, cols)?;
-            let format = compute.format(part.dtype);
+            let format = compute.format(part.dtype, cols);
             check_multiple("a matrix's columns", cols, format.block_len())?;
             let panel_bytes = format.panel_bytes(cols);
             let part =
@@ -197,9 +200,11 @@ impl PackedMatrix {
 
     /// What the matrix needs of the activations it is multiplied with.
     pub fn operands(&self) -> Operands {
+        let has = |is: &dyn Fn(Format) -> bool| self.parts.iter().any(|part| is(part.format));
         Operands {
-            int8: self.parts.iter().any(|part| !part.format.is_dense()),
-            dense: self.parts.iter().any(|part| part.format.is_dense()),
+            int8: has(&|format| !format.is_float()),
+            dense: has(&|format| matches!(format, Format::F32 | Format::F16)),
+            bf16: has(&|format| format == Format::BF16),
         }
     }
 
@@ -249,7 +254,8 @@ impl Cpu {
 fn pack_panel(part: &MatrixPart<'_>, format: Format, rows: &[&[u8]], out: &mut [u8]) {
     match format {
         Format::F32 => pack_floats(part, rows, out),
-        Format::F16 | Format::BF16 => pack_halves(rows, out),
+        Format::F16 => pack_columns::<2>(rows, out),
+        Format::BF16 => pack_columns::<4>(rows, out),
         Format::P4 | Format::P5 | Format::P5Min | Format::P8 => {
             for (index, block) in out.chunks_exact_mut(format.block_bytes()).enumerate() {
                 format.put_group(block, rows.len(), |row| group(part, format, rows[row], index));
@@ -266,7 +272,7 @@ fn pack_panel(part: &MatrixPart<'_>, format: Format, rows: &[&[u8]], out: &mut [
 
 /// A group of a row as it will be packed.
 fn group(part: &MatrixPart<'_>, format: Format, row: &[u8], index: usize) -> Group {
-    if !Format::of(part.dtype).is_dense() {
+    if !Format::of(part.dtype).is_float() {
         return blocks::group(part.dtype, row, index);
     }
     let bytes = BLOCK * part.dtype.block_bytes();
@@ -285,13 +291,14 @@ fn pack_floats(part: &MatrixPart<'_>, rows: &[&[u8]], out: &mut [u8]) {
     }
 }
 
-/// A few columns of all rows at a time: they stay in the first-level cache.
-fn pack_halves(rows: &[&[u8]], out: &mut [u8]) {
-    for (chunk, out) in out.chunks_mut(2 * LANES * BLOCK).enumerate() {
+/// Puts columns of `BYTES`, or so many bytes of several, beside those of the other rows: a few of all
+/// rows at a time, which stay in the first-level cache.
+fn pack_columns<const BYTES: usize>(rows: &[&[u8]], out: &mut [u8]) {
+    for (chunk, out) in out.chunks_mut(BYTES * LANES * BLOCK).enumerate() {
         for (lane, row) in rows.iter().enumerate() {
-            let (elements, _) = row[2 * BLOCK * chunk..].as_chunks::<2>();
-            for (element, column) in elements.iter().zip(out.chunks_exact_mut(2 * LANES)) {
-                column[2 * lane..][..2].copy_from_slice(element);
+            let (elements, _) = row[BYTES * BLOCK * chunk..].as_chunks::<BYTES>();
+            for (element, column) in elements.iter().zip(out.chunks_exact_mut(BYTES * LANES)) {
+                column[BYTES * lane..][..BYTES].copy_from_slice(element);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Packed weights: panels of 16 rows, and within a panel blocks of 32 columns (dense panels:
-//! single columns), so that one vector holds the same column group of 16 rows.
+//! Packed weights: panels of 16 rows, and within a panel blocks of 32 columns (of floats single columns,
+//! of bf16 pairs), so that one vector holds the same column group of 16 rows.
 //!
 //! In a block, vector `j` holds for each row the four columns `4j..4j+4`; of [`Format::P4`], the
 //! low halves are columns `4j..`, the high halves columns `16+4j..`, of `j` in 0..4. So it is of
@@ -78,6 +78,7 @@ pub(super) enum Format {
     P8,
     F32,
     F16,
+    /// Two columns in a lane, the first in its low half.
     BF16,
 }
 
@@ -98,15 +99,16 @@ impl Format {
         }
     }
 
-    /// Whether it multiplies f32 activations; the others multiply int8.
-    pub(super) fn is_dense(self) -> bool {
+    /// Whether it multiplies float activations; the others multiply int8.
+    pub(super) fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F16 | Self::BF16)
     }
 
     /// Columns that are stored together.
     pub(super) fn block_len(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::F32 | Self::F16 => 1,
+            Self::BF16 => 2,
             Self::P4 | Self::P5 | Self::P5Min | Self::P8 => BLOCK,
             Self::P4K | Self::P5K | Self::P6K => GROUPS * BLOCK,
         }
@@ -122,8 +124,8 @@ impl Format {
             Self::P5K => P5K_BYTES,
             Self::P6K => P6K_BYTES,
             Self::P8 => P8_BYTES,
-            Self::F32 => 4 * LANES,
-            Self::F16 | Self::BF16 => 2 * LANES,
+            Self::F32 | Self::BF16 => 4 * LANES,
+            Self::F16 => 2 * LANES,
         }
     }
 
@@ -227,7 +229,10 @@ impl Format {
                 }
                 Self::F16 => out[0] = f16_at(block, 0, row),
                 Self::BF16 => {
-                    out[0] = bf16::from_le_bytes([block[2 * row], block[2 * row + 1]]).to_f32();
+                    let (elements, _) = block[4 * row..].as_chunks();
+                    for (out, element) in out.iter_mut().zip(elements) {
+                        *out = bf16::from_le_bytes(*element).to_f32();
+                    }
                 }
                 Self::P4 | Self::P5 | Self::P5Min | Self::P8 => self.read_group(block, row, out),
                 Self::P4K | Self::P5K | Self::P6K => self.read_super_block(block, row, out),

@@ -43,7 +43,6 @@ pub(super) trait Simd: Copy + 'static {
     unsafe fn store(to: *mut f32, value: Self::F);
     unsafe fn store_first(to: *mut f32, value: Self::F, count: usize);
     unsafe fn load_f16(from: *const u16) -> Self::F;
-    unsafe fn load_bf16(from: *const u16) -> Self::F;
     unsafe fn load_i8(from: *const i8) -> Self::F;
     unsafe fn store_f16(to: *mut u16, value: Self::F);
     /// Rounds to the nearest, ties to even. Numbers below the normal ones may become zero.
@@ -71,6 +70,8 @@ pub(super) trait Simd: Copy + 'static {
     /// Adds the products of pairs of bf16, the first of which is the low half of its lane. Numbers
     /// below the normal ones may count as zero.
     unsafe fn dot_bf16(sum: Self::F, a: Self::I, b: Self::I) -> Self::F;
+    /// The first bf16 of each pair, and the second.
+    unsafe fn split_bf16(pairs: Self::I) -> [Self::F; 2];
     /// The pairs with zeros for their second halves.
     unsafe fn low_halves(pairs: Self::I) -> Self::I;
     /// To the nearest integer, ties to even.

@@ -25,7 +25,7 @@ fn gelu_matches_its_formula_also_far_from_zero() {
                 *value *= [1.0, 3.0, 10.0, 1e4][i % 4];
             }
             let bias = random.floats(cols);
-            let mut out = Activations::new(num_tokens, cols, DENSE, ActivationDtype::Int8);
+            let mut out = Activations::new(&cpu, num_tokens, cols, DENSE, ActivationDtype::Int8);
 
             cpu.gelu(&x, num_tokens, &bias, &mut out).unwrap();
 
@@ -164,7 +164,7 @@ fn what_does_not_fit_is_refused() {
     let (a, b) = ([0.0; 4], [0.0; 3]);
     let norm = LayerNorm { linear_bias: &a, weight: &a, bias: &b, eps: 0.0 };
     assert!(cpu.add_layer_norm(&[0.0; 8], norm, &mut [0.0; 8]).is_err());
-    let mut activations = Activations::new(1, 4, DENSE, ActivationDtype::Int8);
+    let mut activations = Activations::new(cpu, 1, 4, DENSE, ActivationDtype::Int8);
     assert!(cpu.gelu(&[0.0; 8], 2, &a, &mut activations).is_err());
     assert!(cpu.gelu(&[0.0; 7], 1, &a, &mut activations).is_err());
 }

@@ -5,6 +5,8 @@
 mod attention;
 mod encoder;
 mod fuzz;
+#[cfg(target_os = "linux")]
+mod inlined;
 mod matmul;
 mod mixed;
 mod reference;

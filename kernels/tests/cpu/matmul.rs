@@ -7,10 +7,10 @@ use sconce_kernels::cpu::{
 };
 use sconce_kernels::dtype::Dtype;
 
-use crate::reference::{DTYPES, dequantize, int8_rounded, random_weights};
+use crate::reference::{DTYPES, bf16_rounded, dequantize, int8_rounded, random_weights};
 use crate::{Random, devices};
 
-const BOTH: Operands = Operands { int8: true, dense: true };
+const BOTH: Operands = Operands { int8: true, dense: true, bf16: false };
 
 fn is_super_block(dtype: Dtype) -> bool {
     dtype.block_len() == 256
@@ -26,13 +26,19 @@ fn is_plain(dtype: Dtype) -> bool {
     dtype.block_len() == 1
 }
 
+/// Whether weights of this type meet activations of bf16.
+pub(crate) fn is_bf16(cpu: &Cpu, dtype: Dtype, rounding: ActivationDtype) -> bool {
+    dtype == Dtype::BF16 && cpu.isa().rounds_to_bf16(rounding)
+}
+
 fn multiply(cpu: &Cpu, matrix: &PackedMatrix, x: &[f32]) -> Vec<f32> {
     multiply_as(ActivationDtype::Int8, cpu, matrix, x)
 }
 
 fn multiply_as(dtype: ActivationDtype, cpu: &Cpu, matrix: &PackedMatrix, x: &[f32]) -> Vec<f32> {
     let num_tokens = x.len() / matrix.cols();
-    let mut activations = Activations::new(num_tokens, matrix.cols(), matrix.operands(), dtype);
+    let mut activations =
+        Activations::new(cpu, num_tokens, matrix.cols(), matrix.operands(), dtype);
     cpu.activations(x, num_tokens, None, &mut activations).unwrap();
     let mut out = vec![f32::NAN; num_tokens * matrix.rows()];
     cpu.matmul(matrix, &activations, Output::Store(&mut out)).unwrap();
@@ -155,7 +161,13 @@ fn products_match_plain_loops_for_every_type_and_batch() {
 
                     let out = multiply(&cpu, &matrix, &x);
 
-                    let x = if int8 { int8_rounded(&x) } else { x };
+                    let bf16 =
+                        compute == Compute::Int8 && is_bf16(&cpu, dtype, ActivationDtype::Int8);
+                    let x = match () {
+                        () if int8 => int8_rounded(&x),
+                        () if bf16 => bf16_rounded(&x),
+                        () => x,
+                    };
                     println!("{} {dtype:?} {num_tokens}", cpu.isa());
                     check_products(&weights, cols, &x, &out, tolerance);
                 }
@@ -288,7 +300,8 @@ fn sixteen_bits_keep_plain_parts_and_what_is_there() {
         let product = multiply_as(ActivationDtype::Int16, &cpu, &matrix, &x);
         let eight_bits = multiply(&cpu, &matrix, &x);
         let operands = matrix.operands();
-        let mut activations = Activations::new(num_tokens, cols, operands, ActivationDtype::Int16);
+        let mut activations =
+            Activations::new(&cpu, num_tokens, cols, operands, ActivationDtype::Int16);
         cpu.activations(&x, num_tokens, None, &mut activations).unwrap();
         let mut out = before.clone();
         cpu.matmul(&matrix, &activations, Output::Add(&mut out)).unwrap();
@@ -359,7 +372,8 @@ fn add_adds_to_what_is_there() {
         let before = random.floats(num_tokens * rows);
 
         let operands = matrix.operands();
-        let mut activations = Activations::new(num_tokens, cols, operands, ActivationDtype::Int8);
+        let mut activations =
+            Activations::new(&cpu, num_tokens, cols, operands, ActivationDtype::Int8);
         cpu.activations(&x, num_tokens, None, &mut activations).unwrap();
         let mut out = before.clone();
         cpu.matmul(&matrix, &activations, Output::Add(&mut out)).unwrap();
@@ -439,14 +453,14 @@ fn wrong_shapes_are_refused() {
     assert!(matches!(pack(&[part, wider]), Err(Error::Shape { .. })));
 
     let matrix = pack(&[part]).unwrap();
-    let operands = Operands { int8: false, dense: true };
-    let mut dense = Activations::new(2, 64, operands, ActivationDtype::Int8);
+    let operands = Operands { int8: false, dense: true, bf16: false };
+    let mut dense = Activations::new(cpu, 2, 64, operands, ActivationDtype::Int8);
     cpu.activations(&[0.0; 128], 2, None, &mut dense).unwrap();
     let mut out = [0.0; 32];
     let outcome = cpu.matmul(&matrix, &dense, Output::Store(&mut out));
     assert!(matches!(outcome, Err(Error::Operand)));
 
-    let mut x = Activations::new(2, 64, BOTH, ActivationDtype::Int8);
+    let mut x = Activations::new(cpu, 2, 64, BOTH, ActivationDtype::Int8);
     assert!(cpu.activations(&[0.0; 192], 3, None, &mut x).is_err());
     assert!(cpu.activations(&[0.0; 192], 2, None, &mut x).is_err());
     assert!(cpu.activations(&[], 0, None, &mut x).is_err());

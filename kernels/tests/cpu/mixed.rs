@@ -38,7 +38,7 @@ fn normalized(
     (x, weight): (&[f32], &[f32]),
 ) -> Activations {
     let num_tokens = x.len() / COLS;
-    let mut activations = Activations::new(num_tokens, COLS, matrix.operands(), dtype);
+    let mut activations = Activations::new(cpu, num_tokens, COLS, matrix.operands(), dtype);
     let norm = RmsNorm { weight, eps: 1e-5 };
     cpu.activations(x, num_tokens, Some(norm), &mut activations).unwrap();
     activations
@@ -118,7 +118,7 @@ fn outliers_of_the_row_before_are_forgotten() {
         let mut used = normalized(&cpu, ActivationDtype::Mixed, &matrix, (&x, &weight));
         cpu.activations(&calm, 9, None, &mut used).unwrap();
 
-        let mut fresh = Activations::new(9, COLS, matrix.operands(), ActivationDtype::Mixed);
+        let mut fresh = Activations::new(&cpu, 9, COLS, matrix.operands(), ActivationDtype::Mixed);
         cpu.activations(&calm, 9, None, &mut fresh).unwrap();
 
         assert_eq!(multiply(&cpu, &matrix, &used), multiply(&cpu, &matrix, &fresh));

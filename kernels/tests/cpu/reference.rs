@@ -182,3 +182,8 @@ pub(crate) fn int8_rounded(x: &[f32]) -> Vec<f32> {
     }
     out
 }
+
+/// Rounds activations as a multiplication with bf16 may.
+pub(crate) fn bf16_rounded(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect()
+}

@@ -8,7 +8,7 @@ use sconce_kernels::dtype::Dtype;
 
 use crate::{Random, devices};
 
-pub(crate) const DENSE: Operands = Operands { int8: false, dense: true };
+pub(crate) const DENSE: Operands = Operands { int8: false, dense: true, bf16: false };
 
 /// Reads activations back by multiplying with the identity.
 pub(crate) fn read_back(cpu: &Cpu, x: &Activations, cols: usize) -> Vec<f32> {
@@ -57,7 +57,7 @@ fn rms_norm_matches_its_formula() {
     for cpu in devices() {
         for (num_tokens, cols) in [(1, 64), (13, 96), (5, 50)] {
             let (x, weight) = (random.floats(num_tokens * cols), random.floats(cols));
-            let mut out = Activations::new(num_tokens, cols, DENSE, ActivationDtype::Int8);
+            let mut out = Activations::new(&cpu, num_tokens, cols, DENSE, ActivationDtype::Int8);
 
             let norm = RmsNorm { weight: &weight, eps: 1e-5 };
             cpu.activations(&x, num_tokens, Some(norm), &mut out).unwrap();
@@ -77,7 +77,7 @@ fn silu_mul_matches_its_formula_also_far_from_zero() {
             for (i, value) in x.iter_mut().enumerate() {
                 *value *= [1.0, 10.0, 100.0, 1e4][i % 4];
             }
-            let mut out = Activations::new(num_tokens, cols, DENSE, ActivationDtype::Int8);
+            let mut out = Activations::new(&cpu, num_tokens, cols, DENSE, ActivationDtype::Int8);
 
             cpu.silu_mul(&x, num_tokens, &mut out).unwrap();
 
@@ -189,7 +189,7 @@ fn gelu_tanh_mul_matches_its_formula_also_far_from_zero() {
             for (i, value) in x.iter_mut().enumerate() {
                 *value *= [1.0, 5.0, 100.0, 1e4][i % 4];
             }
-            let mut out = Activations::new(num_tokens, cols, DENSE, ActivationDtype::Int8);
+            let mut out = Activations::new(&cpu, num_tokens, cols, DENSE, ActivationDtype::Int8);
 
             cpu.gelu_tanh_mul(&x, num_tokens, &mut out).unwrap();
 

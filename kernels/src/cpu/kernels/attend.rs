@@ -72,8 +72,7 @@ pub(in super::super) struct Mix {
 #[inline(always)]
 pub(super) unsafe fn softmax<S: Simd>(args: &mut Softmax) {
     let Softmax { scores, first, visible, num_blocks, .. } = *args;
-    // Of the block that begins it, the lanes before.
-    let (first_block, before) = (first / LANES, first % LANES);
+    let first_block = first / LANES;
     let num_full = (visible / LANES).min(num_blocks);
     // Of the block that ends it.
     let in_last = if num_full < num_blocks { visible % LANES } else { 0 };
@@ -83,33 +82,31 @@ pub(super) unsafe fn softmax<S: Simd>(args: &mut Softmax) {
         let zero = S::splat(0.0);
         let lowest = S::splat(f32::NEG_INFINITY);
         let mut largest = lowest;
-        let seen = |block: usize| {
-            let scores = S::load(scores.add(block * LANES));
-            if block == first_block { S::first_or(lowest, before, scores) } else { scores }
-        };
         for block in first_block..num_full {
-            largest = S::max(largest, seen(block));
+            let scores = S::load(scores.add(block * LANES));
+            largest = S::max(largest, unless_before::<S>(block, first, scores, lowest));
         }
         if in_last > 0 {
-            largest = S::max(largest, S::first_or(seen(num_full), in_last, lowest));
+            let scores = S::load(scores.add(num_full * LANES));
+            let scores = unless_before::<S>(num_full, first, scores, lowest);
+            largest = S::max(largest, S::first_or(scores, in_last, lowest));
         }
         let largest = S::largest(largest);
         let mut sum = zero;
-        let seen = |args: &Softmax, block: usize| {
-            let weights = weights::<S>(args, block, largest);
-            if block == first_block { S::first_or(zero, before, weights) } else { weights }
-        };
         for block in 0..first_block {
             put_weights::<S>(args, block, zero);
         }
         for block in first_block..num_full {
-            let weights = seen(args, block);
+            let weights = weights::<S>(args, block, largest);
+            let weights = unless_before::<S>(block, first, weights, zero);
             sum = S::add(sum, weights);
             put_weights::<S>(args, block, weights);
         }
         let mut block = num_full;
         if in_last > 0 {
-            let weights = S::first_or(seen(args, block), in_last, zero);
+            let weights = weights::<S>(args, block, largest);
+            let weights = unless_before::<S>(block, first, weights, zero);
+            let weights = S::first_or(weights, in_last, zero);
             sum = S::add(sum, weights);
             put_weights::<S>(args, block, weights);
             block += 1;
@@ -119,6 +116,16 @@ pub(super) unsafe fn softmax<S: Simd>(args: &mut Softmax) {
         }
         (args.largest, args.sum) = (largest, S::sum(sum));
     }
+}
+
+/// A block's lanes from position `first` on, and `other` for those before.
+///
+/// # Safety
+/// The instruction set must be there.
+#[inline(always)]
+unsafe fn unless_before<S: Simd>(block: usize, first: usize, lanes: S::F, other: S::F) -> S::F {
+    // SAFETY: the caller's.
+    if block == first / LANES { unsafe { S::first_or(other, first % LANES, lanes) } } else { lanes }
 }
 
 /// # Safety

@@ -13,19 +13,23 @@ use super::super::simd::{LANES, Simd};
 /// How many groups of 32 columns ahead weights are asked for: far enough for DRAM, near enough to stay
 /// in L1.
 const PREFETCH_GROUPS: usize = 8;
+/// How many bytes ahead those of bf16.
+const PREFETCH_BYTES: usize = 4096;
 
 /// A panel, a tile of `M` tokens, and where the 16 x `M` results go.
 pub(in super::super) struct Tile {
     /// The panel: `num_blocks` blocks of 16 rows, or dense columns of 16 rows.
     pub weights: *const u8,
-    /// Blocks of 32 columns or of 256, as the format has them, or columns of a dense panel.
+    /// Blocks of 32 columns or of 256, as the format has them, or columns of a panel of floats, or pairs.
     pub num_blocks: usize,
     pub codes: Codes,
     /// `[columns / 32]`: of which groups `rest` has what rounding has left. Null: of none.
     pub outliers: *const bool,
     pub rest: Codes,
-    /// `[columns][M]`, for a dense panel.
+    /// `[columns][M]`, for a panel of floats.
     pub dense: *const f32,
+    /// `[columns / 2][M]`: two bf16 each, for one of bf16.
+    pub pairs: *const i32,
     /// `[M]` rows, `out_stride` floats apart, of 16 floats.
     pub out: *mut f32,
     pub out_stride: usize,
@@ -331,7 +335,13 @@ pub(super) unsafe fn p8_near<S: Simd, const M: usize>(tile: &Tile) {
 #[inline(always)]
 unsafe fn start<S: Simd, const M: usize, const SHIFT: i32>(offsets: *const i32) -> [S::I; M] {
     // SAFETY: the caller's.
-    unsafe { std::array::from_fn(|t| S::splat_int(*offsets.add(t) >> SHIFT)) }
+    unsafe {
+        let mut sums = [S::splat_int(0); M];
+        for t in 0..M {
+            sums[t] = S::splat_int(*offsets.add(t) >> SHIFT);
+        }
+        sums
+    }
 }
 
 /// A group's scales or minima of 16 rows: factors times what they all have.
@@ -386,7 +396,6 @@ trait Element {
 
 struct F32;
 struct F16;
-struct BF16;
 
 impl Element for F32 {
     const BYTES: usize = 4;
@@ -403,15 +412,6 @@ impl Element for F16 {
     unsafe fn load<S: Simd>(from: *const u8) -> S::F {
         // SAFETY: the caller's.
         unsafe { S::load_f16(from.cast()) }
-    }
-}
-
-impl Element for BF16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const u8) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load_bf16(from.cast()) }
     }
 }
 
@@ -453,6 +453,58 @@ pub(super) unsafe fn f16<S: Simd, const M: usize>(tile: &Tile) {
 /// The instruction set must be there and the tile's pointers valid for its sizes.
 #[inline(always)]
 pub(super) unsafe fn bf16<S: Simd, const M: usize>(tile: &Tile) {
-    // SAFETY: the caller's.
-    unsafe { dense::<S, M, BF16>(tile) }
+    // SAFETY: every access is inside the panel and the tile, whose sizes the caller vouches for.
+    unsafe {
+        let mut sums = [S::splat(0.0); M];
+        for pair in 0..tile.num_blocks {
+            let [low, high] = S::split_bf16(S::load_int(tile.weights.add(pair * 4 * LANES).cast()));
+            let x = tile.dense.add(2 * pair * M);
+            for t in 0..M {
+                sums[t] = S::fma(low, S::splat(*x.add(t)), sums[t]);
+                sums[t] = S::fma(high, S::splat(*x.add(M + t)), sums[t]);
+            }
+        }
+        finish::<S, M>(tile, sums);
+    }
+}
+
+/// Of bf16 with bf16, by the dot product of pairs. The sums of even and of odd pairs are apart, or each
+/// product of a single token would wait for the one before.
+///
+/// # Safety
+/// The instruction set must be there and the tile's pointers valid for its sizes.
+#[inline(always)]
+pub(super) unsafe fn bf16_pairs<S: Simd, const M: usize>(tile: &Tile) {
+    // SAFETY: as above.
+    unsafe {
+        let (mut even, mut odd) = ([S::splat(0.0); M], [S::splat(0.0); M]);
+        for pair in (1..tile.num_blocks).step_by(2) {
+            add_pair::<S, M>(&mut even, tile, pair - 1);
+            add_pair::<S, M>(&mut odd, tile, pair);
+        }
+        if tile.num_blocks % 2 == 1 {
+            add_pair::<S, M>(&mut even, tile, tile.num_blocks - 1);
+        }
+        for t in 0..M {
+            even[t] = S::add(even[t], odd[t]);
+        }
+        finish::<S, M>(tile, even);
+    }
+}
+
+/// # Safety
+/// The instruction set must be there, and the pair in the tile and its panel.
+#[inline(always)]
+unsafe fn add_pair<S: Simd, const M: usize>(sums: &mut [S::F; M], tile: &Tile, pair: usize) {
+    // SAFETY: the caller's; a prefetch may be of any address.
+    unsafe {
+        let w = tile.weights.add(pair * 4 * LANES);
+        if M > 1 {
+            S::prefetch(w.wrapping_add(PREFETCH_BYTES));
+        }
+        let (w, x) = (S::load_int(w.cast()), tile.pairs.add(pair * M));
+        for t in 0..M {
+            sums[t] = S::dot_bf16(sums[t], w, S::splat_int(*x.add(t)));
+        }
+    }
 }

@@ -239,10 +239,15 @@ pub(super) unsafe fn quantize<S: Simd>(row: &[f32], slot: &RowSlot, rest: &mut [
 #[inline(always)]
 unsafe fn largest_of<S: Simd>(a: S::F, b: S::F) -> f32 {
     // SAFETY: the caller's.
-    unsafe {
-        let magnitude = |v: S::F| S::max(v, S::sub(S::splat(0.0), v));
-        S::largest(S::max(magnitude(a), magnitude(b)))
-    }
+    unsafe { S::largest(S::max(magnitude::<S>(a), magnitude::<S>(b))) }
+}
+
+/// # Safety
+/// The instruction set must be there.
+#[inline(always)]
+unsafe fn magnitude<S: Simd>(lanes: S::F) -> S::F {
+    // SAFETY: the caller's.
+    unsafe { S::max(lanes, S::sub(S::splat(0.0), lanes)) }
 }
 
 /// The scale above which a block of the row is an outlier.
@@ -319,17 +324,23 @@ pub(super) unsafe fn to_f16<S: Simd>(from: &[f32], to: &mut [u16]) {
     }
 }
 
-/// Rounds a row, a multiple of 16 long, to bf16.
+/// Rounds a row to bf16.
 ///
 /// # Safety
 /// The instruction set must be there; `to` must be as long as `from`.
 #[inline(always)]
 pub(super) unsafe fn to_bf16<S: Simd>(from: &[f32], to: &mut [u16]) {
-    // SAFETY: indexes are below the slices' common length, a multiple of 16.
-    unsafe {
-        for i in (0..from.len()).step_by(LANES) {
-            S::store_bf16(to.as_mut_ptr().add(i), S::load(from.as_ptr().add(i)));
-        }
+    let (whole, rest) = from.as_chunks::<LANES>();
+    let (to_whole, to_rest) = to.as_chunks_mut::<LANES>();
+    for (from, to) in whole.iter().zip(to_whole) {
+        // SAFETY: both have 16 elements.
+        unsafe { S::store_bf16(to.as_mut_ptr(), S::load(from.as_ptr())) };
+    }
+    if !rest.is_empty() {
+        let mut last = [0; LANES];
+        // SAFETY: the first has as many elements as it says, the second 16.
+        unsafe { S::store_bf16(last.as_mut_ptr(), S::load_first(rest.as_ptr(), rest.len())) };
+        to_rest.copy_from_slice(&last[..rest.len()]);
     }
 }
 

@@ -92,19 +92,6 @@ macro_rules! common {
 
         #[inline]
         #[target_feature(enable = "avx2")]
-        unsafe fn load_bf16(from: *const u16) -> Floats {
-            // SAFETY: the caller gives 16 readable half floats.
-            let low = unsafe { _mm_loadu_si128(from.cast()) };
-            // SAFETY: as above.
-            let high = unsafe { _mm_loadu_si128(from.add(8).cast()) };
-            [
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(low))),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(high))),
-            ]
-        }
-
-        #[inline]
-        #[target_feature(enable = "avx2")]
         unsafe fn load_i8(from: *const i8) -> Floats {
             // SAFETY: the caller gives 16 readable bytes.
             let bytes = unsafe { _mm_loadu_si128(from.cast()) };
@@ -243,6 +230,16 @@ macro_rules! common {
                 *sum = _mm256_fmadd_ps(high_a, high_b, _mm256_fmadd_ps(low_a, low_b, *sum));
             }
             sum
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        unsafe fn split_bf16(pairs: Ints) -> [Floats; 2] {
+            let high = _mm256_set1_epi32(-0x1_0000);
+            [
+                pairs.map(|pairs| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))),
+                pairs.map(|pairs| _mm256_castsi256_ps(_mm256_and_si256(pairs, high))),
+            ]
         }
 
         #[inline]

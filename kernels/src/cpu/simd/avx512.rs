@@ -84,14 +84,6 @@ macro_rules! common {
 
         #[inline]
         #[target_feature(enable = "avx512f")]
-        unsafe fn load_bf16(from: *const u16) -> __m512 {
-            // SAFETY: the caller gives 16 readable half floats.
-            let bits = unsafe { _mm256_loadu_si256(from.cast()) };
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
-        }
-
-        #[inline]
-        #[target_feature(enable = "avx512f")]
         unsafe fn load_i8(from: *const i8) -> __m512 {
             // SAFETY: the caller gives 16 readable bytes.
             let bytes = unsafe { _mm_loadu_si128(from.cast()) };
@@ -244,6 +236,16 @@ macro_rules! common {
 
         #[inline]
         #[target_feature(enable = "avx512f")]
+        unsafe fn split_bf16(pairs: __m512i) -> [__m512; 2] {
+            let high = _mm512_set1_epi32(-0x1_0000);
+            [
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
+                _mm512_castsi512_ps(_mm512_and_si512(pairs, high)),
+            ]
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f")]
         unsafe fn low_halves(pairs: __m512i) -> __m512i {
             _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff))
         }
@@ -318,11 +320,9 @@ impl Simd for Avx512Vnni {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn dot_bf16(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-        let high = _mm512_set1_epi32(-0x1_0000);
-        let low_a = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a));
-        let low_b = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(b));
-        let high_a = _mm512_castsi512_ps(_mm512_and_si512(a, high));
-        let high_b = _mm512_castsi512_ps(_mm512_and_si512(b, high));
+        // SAFETY: the caller has the instruction set.
+        let ([low_a, high_a], [low_b, high_b]) =
+            unsafe { (Self::split_bf16(a), Self::split_bf16(b)) };
         _mm512_fmadd_ps(high_a, high_b, _mm512_fmadd_ps(low_a, low_b, sum))
     }
 }

@@ -111,19 +111,6 @@ impl Simd for NeonDotprod {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn load_bf16(from: *const u16) -> Floats {
-        // SAFETY: the caller gives 16 readable half floats.
-        let [a, b] = unsafe { [vld1q_u16(from), vld1q_u16(from.add(8))] };
-        [
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(a))),
-            vreinterpretq_f32_u32(vshll_high_n_u16::<16>(a)),
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(b))),
-            vreinterpretq_f32_u32(vshll_high_n_u16::<16>(b)),
-        ]
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
     unsafe fn load_i8(from: *const i8) -> Floats {
         // SAFETY: the caller gives 16 readable bytes.
         let bytes = unsafe { vld1q_s8(from) };
@@ -300,6 +287,16 @@ impl Simd for NeonDotprod {
             *sum = vfmaq_f32(vfmaq_f32(*sum, low_a, low_b), high_a, high_b);
         }
         sum
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn split_bf16(pairs: Ints) -> [Floats; 2] {
+        let high = vdupq_n_s32(-0x1_0000);
+        [
+            pairs.map(|pairs| vreinterpretq_f32_s32(vshlq_n_s32::<16>(pairs))),
+            pairs.map(|pairs| vreinterpretq_f32_s32(vandq_s32(pairs, high))),
+        ]
     }
 
     #[inline]

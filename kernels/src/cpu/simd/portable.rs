@@ -63,13 +63,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Floats {
-        // SAFETY: the caller gives 16 readable half floats.
-        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
-        bits.map(|bits| bf16::from_bits(bits).to_f32())
-    }
-
-    #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> [f32; LANES] {
         // SAFETY: the caller gives 16 readable bytes.
         unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
@@ -178,6 +171,15 @@ impl Simd for Portable {
         std::array::from_fn(|lane| {
             sum[lane] + low(a[lane]) * low(b[lane]) + high(a[lane]) * high(b[lane])
         })
+    }
+
+    #[inline(always)]
+    unsafe fn split_bf16(pairs: [i32; LANES]) -> [Floats; 2] {
+        let bits = pairs.map(i32::cast_unsigned);
+        [
+            bits.map(|bits| f32::from_bits(bits << 16)),
+            bits.map(|bits| f32::from_bits(bits & 0xffff_0000)),
+        ]
     }
 
     #[inline(always)]

@@ -133,6 +133,7 @@ pub(in super::super) unsafe fn scores_int8<S: Simd, const M: usize>(args: &Score
                 outliers: std::ptr::null(),
                 rest: codes,
                 dense: std::ptr::null(),
+                pairs: std::ptr::null(),
                 out: args.scores.add(block * LANES),
                 out_stride: SPLIT,
                 accumulate: false,
