@@ -206,9 +206,14 @@ impl Checkpoint {
         }
     }
 
-    /// Whether there is a matrix of plain floats.
+    /// Whether there is a matrix of plain floats, but for those that choose a mixture's experts: these stay
+    /// what they are whatever the others become.
     pub fn has_float_matrices(&self) -> bool {
-        self.spans.values().any(|span| span.shape.len() > 1 && span.dtype.block_len() == 1)
+        self.spans.iter().any(|(name, span)| {
+            span.shape.len() > 1
+                && span.dtype.block_len() == 1
+                && !name.ends_with(".mlp.gate.weight")
+        })
     }
 
     /// Reads the tensor with this Hugging Face name, such as `model.embed_tokens.weight`.

@@ -37,6 +37,8 @@ impl CpuRunner {
         let tokens = u64::from(options.max_num_batched_tokens);
         let rows = u64::from(options.max_num_seqs) + MAX_DRAFTS as u64;
         let has_floats = options.compute == Compute::F32
+            // What chooses them is multiplied with 32-bit floats.
+            || config.variant.experts.is_some()
             || options.compute == Compute::Int8 && checkpoint.has_float_matrices();
         let trained = config.max_position_embeddings as u64;
         let positions = options.max_model_len.map_or(trained, u64::from);

@@ -307,3 +307,15 @@ fn experts_do_not_become_8_bit_floats() {
 
     assert!(matches!(refused, Some(LoadError::Fp8Experts)), "{refused:?}");
 }
+
+#[test]
+fn experts_that_are_quantized_are_not_quantized_again() {
+    // All but what chooses them, which stays floats.
+    let checkpoint = QWEN3_MOE.checkpoint();
+    let device = Device::open(0).expect("a GPU, or the stand-in for its driver");
+    let options = GpuOptions { quantize: Some(GpuQuantization::Q8), ..options(GpuDtype::BF16) };
+
+    let refused = CudaRunner::load(device, &checkpoint, &options).err();
+
+    assert!(matches!(refused, Some(LoadError::NothingToQuantize)), "{refused:?}");
+}
