@@ -13,8 +13,14 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def describe():
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    model = models[0] if models else "unknown processor"
+    fields = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    model = fields.get("model name", "unknown processor")
+    # Virtual machines hide the rest of the name.
+    if "cpu family" in fields:
+        model += f" (family {fields['cpu family']}, model {fields.get('model')})"
     return f"{model}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
 
 
