@@ -91,15 +91,16 @@ def complete(url, model, max_tokens=20):
 class Load:
     """Clients that ask one after the other until the block ends."""
 
-    def __init__(self, url, model, num_clients=4, max_tokens=20):
-        self.url, self.model, self.max_tokens = url, model, max_tokens
+    def __init__(self, url, model, num_clients=4, max_tokens=20, more_each=0):
+        self.url, self.model = url, model
         self.answers, self.failures = [], []
         self.ends = threading.Event()
-        self.threads = [threading.Thread(target=self.ask) for _ in range(num_clients)]
+        lengths = [max_tokens + index * more_each for index in range(num_clients)]
+        self.threads = [threading.Thread(target=self.ask, args=[length]) for length in lengths]
 
-    def ask(self):
+    def ask(self, max_tokens):
         while not self.ends.is_set():
-            version, failure = complete(self.url, self.model, self.max_tokens)
+            version, failure = complete(self.url, self.model, max_tokens)
             if failure:
                 self.failures.append(failure)
             else:

@@ -87,8 +87,9 @@ def test_a_version_whose_requests_fail(machine):
     server = machine.up(NAME)
     canary(machine, "50%")
 
-    # Long answers, so that many break off at once: what was begun is not begun again.
-    with Load(server["url"], NAME, num_clients=24, max_tokens=300) as load:
+    # Long answers, so that many break off at once: what was begun is not begun again. Each client's are of another
+    # length, or all would end together, and nothing might be begun at that moment.
+    with Load(server["url"], NAME, num_clients=24, max_tokens=240, more_each=10) as load:
         until(lambda: load.answers.count("alpha@2") >= 20)
         [replica] = machine.replicas("alpha@2")
         os.kill(replica["pid"], signal.SIGKILL)
