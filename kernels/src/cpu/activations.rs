@@ -311,14 +311,14 @@ impl Cpu {
     }
 }
 
-pub(super) fn with_scratch(
-    which: &'static LocalKey<RefCell<Vec<f32>>>,
+pub(super) fn with_scratch<T: Clone + Default>(
+    which: &'static LocalKey<RefCell<Vec<T>>>,
     len: usize,
-    use_it: impl FnOnce(&mut [f32]),
+    use_it: impl FnOnce(&mut [T]),
 ) {
     which.with_borrow_mut(|row| {
         if row.len() < len {
-            row.resize(len, 0.0);
+            row.resize(len, T::default());
         }
         use_it(&mut row[..len]);
     });

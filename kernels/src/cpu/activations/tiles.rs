@@ -171,11 +171,7 @@ impl Cpu {
 
     /// Rounds a token's columns to bf16.
     fn write_pairs(&self, tiles: &Tiles<'_>, part: Part, row: &[f32]) {
-        HALVES.with_borrow_mut(|halves| {
-            if halves.len() < row.len() {
-                halves.resize(row.len(), 0);
-            }
-            let halves = &mut halves[..row.len()];
+        with_scratch(&HALVES, row.len(), |halves| {
             // SAFETY: the table is this machine's; both are as long.
             unsafe { (self.kernels.to_bf16)(row, halves) };
             let (pairs, _) = halves.as_chunks::<2>();
@@ -230,12 +226,18 @@ impl Tiles<'_> {
         to: &SharedMut<'_, T>,
         part: Part,
         columns: usize,
-        elements: impl Iterator<Item = T>,
+        elements: impl ExactSizeIterator<Item = T>,
     ) {
         let lane = part.token % self.tile;
         let first = part.token - lane;
         let width = self.tile.min(self.num_tokens - first);
         let start = first * (self.cols / columns) + part.start / columns * width + lane;
+        if width == 1 {
+            // SAFETY: the caller's.
+            let to = unsafe { to.part(start, elements.len()) };
+            to.iter_mut().zip(elements).for_each(|(to, element)| *to = element);
+            return;
+        }
         for (index, element) in elements.enumerate() {
             // SAFETY: in bounds by `at`; the caller's.
             unsafe { to.at(start + index * width).write(element) };

@@ -221,13 +221,13 @@ macro_rules! common {
         #[inline]
         #[target_feature(enable = "avx2,fma")]
         unsafe fn dot_bf16(mut sum: Floats, a: Ints, b: Ints) -> Floats {
-            let high = _mm256_set1_epi32(-0x1_0000);
-            for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
-                let low_a = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a));
-                let low_b = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b));
-                let high_a = _mm256_castsi256_ps(_mm256_and_si256(a, high));
-                let high_b = _mm256_castsi256_ps(_mm256_and_si256(b, high));
-                *sum = _mm256_fmadd_ps(high_a, high_b, _mm256_fmadd_ps(low_a, low_b, *sum));
+            // SAFETY: the caller has the instruction set.
+            let [low_a, high_a] = unsafe { Self::split_bf16(a) };
+            // SAFETY: as above.
+            let [low_b, high_b] = unsafe { Self::split_bf16(b) };
+            for (i, sum) in sum.iter_mut().enumerate() {
+                *sum = _mm256_fmadd_ps(low_a[i], low_b[i], *sum);
+                *sum = _mm256_fmadd_ps(high_a[i], high_b[i], *sum);
             }
             sum
         }

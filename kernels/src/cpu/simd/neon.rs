@@ -278,13 +278,11 @@ impl Simd for NeonDotprod {
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn dot_bf16(mut sum: Floats, a: Ints, b: Ints) -> Floats {
-        let high = vdupq_n_s32(-0x1_0000);
-        for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
-            let low_a = vreinterpretq_f32_s32(vshlq_n_s32::<16>(a));
-            let low_b = vreinterpretq_f32_s32(vshlq_n_s32::<16>(b));
-            let high_a = vreinterpretq_f32_s32(vandq_s32(a, high));
-            let high_b = vreinterpretq_f32_s32(vandq_s32(b, high));
-            *sum = vfmaq_f32(vfmaq_f32(*sum, low_a, low_b), high_a, high_b);
+        // SAFETY: the caller has the instruction set.
+        let ([low_a, high_a], [low_b, high_b]) =
+            unsafe { (Self::split_bf16(a), Self::split_bf16(b)) };
+        for (i, sum) in sum.iter_mut().enumerate() {
+            *sum = vfmaq_f32(vfmaq_f32(*sum, low_a[i], low_b[i]), high_a[i], high_b[i]);
         }
         sum
     }

@@ -166,10 +166,11 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn dot_bf16(sum: Floats, a: [i32; LANES], b: [i32; LANES]) -> Floats {
-        let low = |pair: i32| f32::from_bits(pair.cast_unsigned() << 16);
-        let high = |pair: i32| f32::from_bits(pair.cast_unsigned() & 0xffff_0000);
+        // SAFETY: this needs no instruction set.
+        let ([low_a, high_a], [low_b, high_b]) =
+            unsafe { (Self::split_bf16(a), Self::split_bf16(b)) };
         std::array::from_fn(|lane| {
-            sum[lane] + low(a[lane]) * low(b[lane]) + high(a[lane]) * high(b[lane])
+            sum[lane] + low_a[lane] * low_b[lane] + high_a[lane] * high_b[lane]
         })
     }
 
